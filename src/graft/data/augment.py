@@ -1,0 +1,80 @@
+"""What may happen to a training image, as plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from graft.errors import ConfigError
+
+POLICIES = ("trivial", "rand", "auto")
+
+SCALE = (0.08, 1.0)
+RATIO = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Chance in training images; evaluation has none of it. The default is no augmentation at all.
+
+    Attributes:
+        random_resized_crop: {"scale": (least, most share of the area), "ratio": (least, most width /
+            height)}, cut out and resized to the network's input; replaces evaluation's resize and crop.
+            None: evaluation's.
+        random_crop_padding: pixels of reflected border around the image before a crop of its own size; None:
+            no crop.
+        horizontal_flip, vertical_flip: probabilities.
+        policy: torchvision's "trivial" (TrivialAugmentWide), "rand" (RandAugment) or "auto" (AutoAugment,
+            ImageNet).
+        color_jitter: strength of brightness, contrast and saturation changes; hue changes a quarter as much;
+            0: none.
+        random_erasing: probability that a rectangle turns into the mean colour.
+    """
+
+    random_resized_crop: Mapping[str, Sequence[float]] | None = None
+    random_crop_padding: int | None = None
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
+    policy: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.policy is not None and self.policy not in POLICIES:
+            nearest = get_close_matches(str(self.policy), POLICIES, n=1, cutoff=0.3)
+            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigError(f"augment.policy={self.policy}: there are null, {', '.join(POLICIES)}.{hint}")
+        for key in ("horizontal_flip", "vertical_flip", "random_erasing"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(f"augment.{key}={getattr(self, key)}: a probability lies between 0 and 1.")
+        if self.color_jitter < 0:
+            raise ConfigError(f"augment.color_jitter={self.color_jitter}: a strength is 0 (none) or more.")
+        if self.random_crop_padding is not None and self.random_crop_padding < 0:
+            raise ConfigError(f"augment.random_crop_padding={self.random_crop_padding}: pixels, 0 or more, or null.")
+        self._check_resized_crop()
+
+    def _check_resized_crop(self) -> None:
+        for name, (least, most) in self.resized_crop_ranges().items():
+            if not 0 < least <= most or (name == "scale" and most > 1):
+                raise ConfigError(
+                    f"augment.random_resized_crop.{name}=[{least:g}, {most:g}]: "
+                    "the least comes first and is above 0" + (", the most is at most 1." if name == "scale" else ".")
+                )
+
+    def resized_crop_ranges(self) -> dict[str, tuple[float, float]]:
+        """(least, most) of "scale" and "ratio", ImageNet's where not given; empty without such a crop."""
+        if self.random_resized_crop is None:
+            return {}
+        ranges: dict[str, Sequence[float]] = {"scale": SCALE, "ratio": RATIO}
+        for name, given in self.random_resized_crop.items():
+            if name not in ranges:
+                raise ConfigError(f"augment.random_resized_crop.{name}: there are scale and ratio.")
+            if given is not None:
+                if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 2:
+                    raise ConfigError(f"augment.random_resized_crop.{name}={given}: two numbers, [least, most].")
+                ranges[name] = given
+        return {name: (float(pair[0]), float(pair[1])) for name, pair in ranges.items()}
+
+    @property
+    def batchable(self) -> bool:
+        """Whether it can be done to whole batches of evaluation's images: only flips and padded crops."""
+        return self.random_resized_crop is None and not (self.policy or self.color_jitter or self.random_erasing)

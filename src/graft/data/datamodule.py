@@ -1,0 +1,235 @@
+"""The loaders of an experiment."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from graft.chance import seed_of
+from graft.data.augment import Augment
+from graft.data.cores import available_cores
+from graft.data.datasets import Batch, FileDataset, ResidentDataset, collate, decode_resident
+from graft.data.images import ImageSet
+from graft.data.sampler import EpochSampler
+from graft.data.splits import Splits
+from graft.data.transforms import eval_transform, train_transform
+from graft.errors import ConfigError, DataError
+from graft.preprocessing import Preprocessing
+
+MOST_WORKERS = 16
+LARGEST_EVAL_BATCH = 512
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that knows how many batches of which epoch it has handed out, and can go on from there.
+
+    Lightning stores `state_dict()` in its checkpoints and restores it before the first batch.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._epoch, self._handed_out = 0, 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # A generator, so that the sampler is asked at the first batch, when Lightning has told it the epoch.
+        sampler, batch_size = self._places()
+        self._epoch, self._handed_out = sampler.epoch, sampler.start // batch_size
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and batches of it handed out so far."""
+        return {"epoch": self._epoch, "batches": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration begin where that state was taken; after a whole epoch, with the next one."""
+        sampler, batch_size = self._places()
+        done = state["batches"] >= len(self)
+        sampler.set_epoch(state["epoch"] + done)
+        sampler.start = 0 if done else state["batches"] * batch_size
+        self._epoch, self._handed_out = state["epoch"], state["batches"]
+
+    def _places(self) -> tuple[EpochSampler, int]:
+        assert isinstance(self.sampler, EpochSampler)
+        assert self.batch_size is not None
+        return self.sampler, self.batch_size
+
+
+class ImageDataModule(LightningDataModule):
+    """Training, validation and test loaders of `Batch`es: uint8, not normalised, the same whatever the
+    workers.
+
+    Sets that fit into `resident_gb` (altogether, in each process) are decoded once and held in memory, the
+    training set only if its augmentation can be done to whole batches, the test set only if it validates too
+    or needs no decoding.
+
+    Args:
+        splits: the images.
+        preprocessing: what evaluation does to them.
+        augment: what chance does to training images.
+        batch_size: images per process and training step.
+        num_workers: processes that decode; "auto": by the cores available and whether a GPU has to be fed.
+        seed: decides order and augmentation, together with the epoch.
+        resident_gb: memory for decoded sets, in 2**30 bytes; 0: none.
+        avoid_single: leave a last training batch of one image out, because BatchNorm cannot train on it.
+        eval_batch_size: images per process and evaluation step; None: twice `batch_size`, up to 512.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        preprocessing: Preprocessing,
+        augment: Augment,
+        *,
+        batch_size: int,
+        num_workers: int | str = "auto",
+        seed: int = 0,
+        resident_gb: float = 2.0,
+        avoid_single: bool = False,
+        eval_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size={batch_size}: at least 1.")
+        self.splits, self.preprocessing, self.augment = splits, preprocessing, augment
+        self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
+        self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, LARGEST_EVAL_BATCH))
+        self.num_workers = _checked_workers(num_workers)
+        self.resident = self._choose_resident(resident_gb)
+        self._evaluated: dict[int, FileDataset | ResidentDataset] = {}
+        self._trained: FileDataset | ResidentDataset | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches of this process in an epoch."""
+        return -(-len(self._train_sampler()) // self.batch_size)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled, augmented; begins with the Trainer's current epoch."""
+        if self._trained is None:
+            self._trained = self._train_dataset()
+        sampler = self._train_sampler()
+        if self.trainer is not None:
+            sampler.set_epoch(self.trainer.current_epoch)
+        return self._loader(self._trained, sampler, self.batch_size, keep_workers=True)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """In order, without augmentation."""
+        return self._eval_loader("val", keep_workers=True)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """In order, without augmentation."""
+        return self._eval_loader("test", keep_workers=False)
+
+    def _choose_resident(self, resident_gb: float) -> frozenset[str]:
+        splits, left, chosen = self.splits, resident_gb * 2**30, set()
+        eligible = {
+            "train": self.augment.batchable,
+            "val": True,
+            "test": splits.test is splits.val or splits.test.pixels is not None,
+        }
+        for name, images in splits.parts().items():
+            need = 0 if name == "test" and images is splits.val else len(images) * 3 * self.preprocessing.input_size**2
+            if eligible[name] and need <= left and (need or "val" in chosen):
+                left -= need
+                chosen.add(name)
+        return frozenset(chosen)
+
+    def _train_dataset(self) -> FileDataset | ResidentDataset:
+        images = self.splits.train
+        if "train" in self.resident:
+            pixels = decode_resident(images, self.preprocessing, what="training images")
+            return ResidentDataset(pixels, images.labels, augment=self.augment, seed=self.seed)
+        transform = train_transform(self.preprocessing, self.augment)
+        return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed)
+
+    def _eval_dataset(self, name: str) -> FileDataset | ResidentDataset:
+        """The set of a part; one set for two parts that are the same images."""
+        images = self.splits.parts()[name]
+        if id(images) not in self._evaluated:
+            self._evaluated[id(images)] = self._read_eval_dataset(name, images)
+        return self._evaluated[id(images)]
+
+    def _read_eval_dataset(self, name: str, images: ImageSet) -> FileDataset | ResidentDataset:
+        if name in self.resident:
+            pixels = decode_resident(images, self.preprocessing, what=f"{name} images")
+            return ResidentDataset(pixels, images.labels, augment=None, seed=self.seed)
+        transform = eval_transform(self.preprocessing)
+        return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed)
+
+    def _eval_loader(self, name: str, *, keep_workers: bool) -> ResumableLoader:
+        rank, world = self._place()
+        dataset = self._eval_dataset(name)
+        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
+        return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
+
+    def _train_sampler(self) -> EpochSampler:
+        rank, world = self._place()
+        drop_last_of = self.batch_size if self.avoid_single else None
+        count = len(self.splits.train)
+        sampler = EpochSampler(count, seed=self.seed, shuffle=True, rank=rank, world=world, drop_last_of=drop_last_of)
+        if self.avoid_single and len(sampler) == 1:
+            raise DataError(
+                f"{count} training images for {world} processes make a batch of one image, "
+                "on which BatchNorm cannot train.\nAdd images, raise data.shots, or set trainer.devices=1."
+            )
+        return sampler
+
+    def _loader(
+        self,
+        dataset: FileDataset | ResidentDataset,
+        sampler: EpochSampler,
+        batch_size: int,
+        *,
+        keep_workers: bool,
+    ) -> ResumableLoader:
+        resident = isinstance(dataset, ResidentDataset)
+        workers = 0 if resident else self._workers(-(-len(sampler) // batch_size))
+        return ResumableLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_it_is if resident else collate,
+            pin_memory=self._on_gpu(),
+            persistent_workers=keep_workers and workers > 0,
+            # its own generator: a loader without one draws from the global generator whenever it is iterated
+            generator=torch.Generator().manual_seed(seed_of(self.seed, "loader")),
+        )
+
+    def _workers(self, batches: int) -> int:
+        """Processes worth having: no more than there are batches."""
+        if isinstance(self.num_workers, int):
+            return min(self.num_workers, batches)
+        trainer = self.trainer
+        cores = available_cores() // (max(1, trainer.num_devices) if trainer is not None else 1)
+        wanted = max(1, cores - 1) if self._on_gpu() else cores // 2  # a CPU that trains needs its cores itself
+        return min(wanted, MOST_WORKERS, batches)
+
+    def _on_gpu(self) -> bool:
+        if self.trainer is None:
+            return torch.cuda.is_available()
+        return self.trainer.strategy.root_device.type == "cuda"
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, world) of this process."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _checked_workers(num_workers: int | str) -> int | str:
+    if num_workers == "auto":
+        return num_workers
+    try:
+        count = int(num_workers)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise ConfigError(f"data.num_workers={num_workers}: auto, or 0 or more.")
+    return count
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,218 @@
+"""Pictures as batches; what chance does to one is a pure function of (seed, epoch, index)."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from graft.chance import seed_of
+from graft.data.augment import Augment
+from graft.data.cores import available_cores
+from graft.data.images import ImageSet
+from graft.data.sampler import PADDING
+from graft.data.transforms import Transform, eval_transform
+from graft.preprocessing import Preprocessing
+
+Key = tuple[int, int] | int
+"""(epoch, index); an index alone counts as of epoch 0."""
+
+Draws = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
+"""What chance gives each of N pictures, down and across: (offsets, flips), each [N, 1]."""
+
+
+class Batch(NamedTuple):
+    """Images before normalisation, and what they are.
+
+    Attributes:
+        images: uint8 [B, 3, S, S].
+        labels: int64 [B]; -1 for padding, which counts in no loss and no metric.
+        indices: int64 [B], into the data set; -1 for padding.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class FileDataset(Dataset[tuple[Tensor, int, int]]):
+    """Decodes and transforms a picture each time it is asked for.
+
+    Args:
+        images: the pictures.
+        transform: PIL RGB → uint8 [3, S, S]; draws from torch's global generator, if from any.
+        size: S.
+        seed: seeds that generator, together with epoch and index; outside it goes on undisturbed.
+    """
+
+    def __init__(self, images: ImageSet, transform: Transform, *, size: int, seed: int) -> None:
+        self.images, self.transform, self.size, self.seed = images, transform, size, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+        epoch, index = _pair(key)
+        if index == PADDING:
+            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
+        picture = self.images.load(index)
+        with _cpu_generator_seeded(seed_of(self.seed, "augment", epoch, index)):
+            return self.transform(picture), int(self.images.labels[index]), index
+
+
+def collate(samples: Sequence[tuple[Tensor, int, int]]) -> Batch:
+    """Samples of a FileDataset as a Batch."""
+    images, labels, indices = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(indices))
+
+
+class ResidentDataset(Dataset[Batch]):
+    """All pictures decoded once and held in memory; a whole batch is cropped and flipped at once.
+
+    Args:
+        pixels: uint8 [N, S, S, 3], as evaluation sees them.
+        labels: int64 [N].
+        augment: flips and padded crops; None for evaluation.
+        seed: with the epoch, decides a table of every picture's offsets and flips.
+    """
+
+    def __init__(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        *,
+        augment: Augment | None,
+        seed: int,
+    ) -> None:
+        if augment is not None and not augment.batchable:
+            raise ValueError("only flips and padded crops can be done to whole batches")
+        self.pixels, self.labels, self.seed = np.ascontiguousarray(pixels), labels, seed
+        self.augment = None if augment == Augment() else augment
+        self._table: tuple[int, Draws] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """The batch of these (epoch, index) pairs, all of one epoch."""
+        pairs = [_pair(key) for key in keys]
+        epoch = pairs[0][0]
+        if any(other != epoch for other, _ in pairs):
+            raise ValueError("a batch belongs to one epoch")
+        indices = np.array([index for _, index in pairs], dtype=np.int64)
+        padding = indices == PADDING
+        rows = np.where(padding, 0, indices)
+        images = self.pixels[rows] if self.augment is None else self._augmented(epoch, rows)
+        images[padding] = 0
+        labels = np.where(padding, PADDING, self.labels[rows])
+        # NumPy, because a thread team costs more than it gains here; channels last is what convolutions like
+        return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels), torch.from_numpy(indices))
+
+    def _augmented(self, epoch: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Crop and flip by looking each output pixel's row and column up in the picture."""
+        size = self.pixels.shape[1]
+        ys, xs = (_positions(offsets[rows], flips[rows], size) for offsets, flips in self._draws(epoch))
+        source = (rows[:, None, None] * size + ys[:, :, None]) * size + xs[:, None, :]  # [B, S, S]
+        return self.pixels.reshape(-1, 3).take(source, axis=0)
+
+    def _draws(self, epoch: int) -> Draws:
+        if self._table is None or self._table[0] != epoch:
+            self._table = epoch, self._draw(epoch)
+        return self._table[1]
+
+    def _draw(self, epoch: int) -> Draws:
+        assert self.augment is not None
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "augment", epoch))
+        count, padding = len(self), self.augment.random_crop_padding or 0
+        return [
+            (
+                torch.randint(-padding, padding + 1, (count, 1), generator=generator).numpy(),
+                (torch.rand(count, 1, generator=generator) < flip).numpy(),
+            )
+            for flip in (self.augment.vertical_flip, self.augment.horizontal_flip)
+        ]
+
+
+def _positions(offsets: npt.NDArray[np.int64], flips: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.int64]:
+    """Which of `size` source positions each output position shows, mirrored at the border: [B, size]."""
+    straight = np.arange(size)
+    positions = np.where(flips, size - 1 - straight, straight) + offsets
+    period = max(2 * (size - 1), 1)
+    folded = positions % period
+    return np.where(folded < size, folded, period - folded)
+
+
+def decode_resident(images: ImageSet, preprocessing: Preprocessing, *, what: str = "images") -> npt.NDArray[np.uint8]:
+    """All pictures as evaluation sees them, uint8 [N, S, S, 3]; with threads, and a progress bar on a
+    terminal.
+
+    Raises:
+        DataError: a picture cannot be read; names the file.
+    """
+    size = preprocessing.input_size
+    if images.pixels is not None and images.pixels.shape[1:3] == (size, size) == (preprocessing.resize_size,) * 2:
+        return images.pixels
+    transform = eval_transform(preprocessing)
+    with torch.inference_mode(False):  # Lightning asks for loaders in inference mode; training uses these pixels too
+        pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
+
+    def decode(index: int) -> None:
+        pixels[index] = transform(images.load(index)).permute(1, 2, 0).numpy()
+
+    with (
+        ThreadPoolExecutor(available_cores(), "decode") as pool,
+        contextlib.closing(_Progress(what, len(images))) as bar,
+    ):
+        for done, _ in enumerate(pool.map(decode, range(len(images)), chunksize=1), 1):
+            bar.update(done)
+    return pixels
+
+
+class _Progress:
+    """A bar on stderr, on a terminal, once the work has taken a second."""
+
+    PATIENCE = 1.0
+
+    def __init__(self, what: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task(f"decoding {what}", total=total)
+        self.due: float | None = time.monotonic() + self.PATIENCE
+
+    def update(self, done: int) -> None:
+        """`done` pictures are decoded."""
+        self.bar.update(self.task, completed=done)
+        if self.due is not None and time.monotonic() > self.due:
+            self.due = None
+            self.bar.start()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+
+def _pair(key: Key) -> tuple[int, int]:
+    return (0, key) if isinstance(key, int) else key
+
+
+@contextlib.contextmanager
+def _cpu_generator_seeded(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator alone, and put it back: `torch.manual_seed` would seed the GPUs' too."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)

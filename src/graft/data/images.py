@@ -1,0 +1,108 @@
+"""Pictures with labels, and the one way from any kind of picture to RGB."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from graft.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What counts as an image: the endings torchvision's ImageFolder takes, in any case."""
+
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as upright 8-bit RGB.
+
+    EXIF rotation is applied; transparency lies over white; 16-bit grey is scaled to 8 bits (65535 becomes
+    255); grey of floats counts as [0, 1] when nothing exceeds 1, else as [0, 255]; of an animation the first
+    frame is taken.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
+    else:  # "I;16" is 16 bits by name; "I" holds 32, of which files use 16 when they use more than 8
+        scale = 255 / 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
+    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+def read_image(path: Path) -> Image.Image:
+    """The picture in `path` as upright RGB, fully decoded.
+
+    Raises:
+        DataError: the file is missing, damaged or no image; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path}: cannot be read as an image ({reason}).\n"
+            "Remove or replace it; `graft inspect` with the same data=… lists every such file."
+        ) from error
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled pictures, either in files or in memory.
+
+    Attributes:
+        names: what each picture is called, N of them; for files the POSIX path below the data root.
+        labels: class index of each picture, int64 [N].
+        paths: the files, N of them; None when the pictures are in memory.
+        pixels: uint8 [N, H, W, 3]; None when the pictures are in files.
+    """
+
+    names: Sequence[str]
+    labels: npt.NDArray[np.int64]
+    paths: Sequence[Path] | None = None
+    pixels: npt.NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.paths is None) == (self.pixels is None):
+            raise ValueError("an ImageSet has either paths or pixels")
+        content = self.paths if self.paths is not None else self.pixels
+        if content is None or not len(self.names) == len(self.labels) == len(content):
+            raise ValueError("an ImageSet's names, labels and pictures differ in number")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        """Picture `index` as upright RGB; raises DataError naming the file when it cannot be read."""
+        if self.pixels is not None:
+            return Image.fromarray(self.pixels[index])
+        assert self.paths is not None
+        return read_image(self.paths[index])
+
+    def select(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "ImageSet":
+        """The pictures at `indices`, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return ImageSet(
+            names=[self.names[i] for i in chosen],
+            labels=self.labels[chosen],
+            paths=None if self.paths is None else [self.paths[i] for i in chosen],
+            pixels=None if self.pixels is None else self.pixels[chosen],
+        )
+
+    def counts(self, num_classes: int) -> list[int]:
+        """How many pictures each of the `num_classes` classes has."""
+        return np.bincount(self.labels, minlength=num_classes).tolist()

@@ -1,0 +1,121 @@
+"""Reading folders of class folders, the same way on every machine and file system."""
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from graft.data.images import EXTENSIONS, ImageSet
+from graft.errors import DataError
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What the folder of a split may be called, in any case."""
+
+_JUNK = ("__MACOSX",)
+
+
+def image_files(folder: Path) -> list[tuple[str, Path]]:
+    """(POSIX path below `folder`, file) of each image at any depth, sorted by name in code point order.
+
+    Hidden files and folders are passed over (`._x.jpg` is no photograph); linked folders are followed, once.
+    """
+    return sorted(_walk(folder, "", set()))
+
+
+def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + _plain(entry.name)
+            if entry.name.startswith(".") or entry.name in _JUNK:
+                continue
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, f"{name}/", seen)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                yield name, folder / entry.name
+
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Name → folder of each visible folder directly in `folder`, sorted by name in code point order."""
+    found = {
+        _plain(entry.name): entry
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in _JUNK
+    }
+    return dict(sorted(found.items()))
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders of `root` that are named as splits: "train", "val" and "test" → folder, those there are."""
+    folders = {name.lower(): folder for name, folder in class_folders(root).items()}
+    return {
+        split: next(folders[name] for name in names if name in folders)
+        for split, names in SPLIT_NAMES.items()
+        if any(name in folders for name in names)
+    }
+
+
+def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str] | None = None) -> ImageSet:
+    """All images of a folder of class folders, class by class, each sorted by name.
+
+    Args:
+        folder: has one folder a class.
+        prefix: put before each image's name, e.g. "train/".
+        classes: the classes in the order of their labels; None: the folders' names, sorted. A folder that is
+            not among them is an error, one that is missing is not.
+
+    Raises:
+        DataError: no class folders, a class folder without images, or one that is not among `classes`.
+    """
+    folders = class_folders(folder)
+    if not folders:
+        raise DataError(no_class_folders(folder))
+    order = list(classes) if classes is not None else list(folders)
+    strangers = [name for name in folders if name not in order]
+    if strangers:
+        raise DataError(
+            f'{folders[strangers[0]]}: class "{strangers[0]}" is not among the training classes '
+            f"({', '.join(order)}).\nRename or remove that folder, or add training images of the class."
+        )
+    files = {name: image_files(path) for name, path in folders.items()}
+    empty = [name for name, found in files.items() if not found]
+    if empty:
+        raise DataError(
+            f"{folders[empty[0]]}: no images in this class folder (looked for {', '.join(EXTENSIONS)}).\n"
+            "Add images to it, or remove the folder."
+        )
+    rows = [
+        (f"{prefix}{name}/{picture}", path, label)
+        for label, name in enumerate(order)
+        for picture, path in files.get(name, [])
+    ]
+    return ImageSet(
+        names=[name for name, _, _ in rows],
+        labels=np.array([label for _, _, label in rows], dtype=np.int64),
+        paths=[path for _, path, _ in rows],
+    )
+
+
+def no_class_folders(folder: Path) -> str:
+    """What to tell someone whose folder holds no class folders."""
+    loose = sum(1 for entry in folder.iterdir() if entry.name.lower().endswith(EXTENSIONS))
+    found = f"{loose} images but no class folders" if loose else "no images"
+    return (
+        f"{folder}: {found}.\n"
+        f"Wanted: one folder of images a class ({folder.name}/cats/1.jpg, {folder.name}/dogs/2.jpg, …), "
+        f"or such folders below {folder.name}/train, {folder.name}/val and {folder.name}/test."
+    )
+
+
+def _plain(name: str) -> str:
+    """One spelling for accented letters, however the file system stores them."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,77 @@
+"""Faces with and without masks: person folders ID_SEX_RACE_AGE of seven pictures, labelled by file name."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from graft.data.images import ImageSet
+from graft.data.layout import class_folders, image_files
+from graft.data.sources.base import Source
+from graft.errors import ConfigError, DataError
+
+CLASSES = ("normal", "mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask")
+
+PERSON = re.compile(r"(?P<id>\d+)(?:-\d+)?_[^_]+_[^_]+_[^_]+")
+"""`000020_male_Asian_25`, and the irregular `000020-1_male_Asian_25`, which is person 20 too."""
+
+LAYOUT = (
+    "Wanted: folders ID_SEX_RACE_AGE (000020_male_Asian_25), each with normal.jpg, mask1.jpg … mask5.jpg and "
+    "incorrect_mask.jpg."
+)
+WANTED = "There is no public address for this set: put its person folders there, or give data.root=FOLDER.\n" + LAYOUT
+
+
+def load(root: Path, *, seed: int, train_max_id: int = 500, val_min_id: int = 1000, val_max_id: int = 1050) -> Source:
+    """Persons with id < `train_max_id` train, those with `val_min_id` < id < `val_max_id` validate and test.
+
+    Nothing is renamed on disk; a person is on one side only, because the two ranges may not overlap.
+    """
+    del seed
+    if val_min_id + 1 < train_max_id:
+        raise ConfigError(
+            f"data.options.train_max_id={train_max_id} and data.options.val_min_id={val_min_id} disagree: "
+            f"persons {val_min_id + 1} to {min(train_max_id, val_max_id) - 1} would train and validate.\n"
+            f"Set data.options.val_min_id={train_max_id - 1} or more."
+        )
+    folders = class_folders(root)
+    persons = {name: PERSON.fullmatch(name) for name in folders}
+    ids = {name: int(match["id"]) for name, match in persons.items() if match}
+    if not ids:
+        raise DataError(f"data.root={root}: no person folders.\n{LAYOUT}")
+    train = _pictures({name: folders[name] for name in ids if ids[name] < train_max_id})
+    val = _pictures({name: folders[name] for name in ids if val_min_id < ids[name] < val_max_id})
+    bounds = ((train, f"id < {train_max_id}"), (val, f"{val_min_id} < id < {val_max_id}"))
+    for images, bound in bounds:
+        if not len(images):
+            raise DataError(
+                f"data.root={root}: no pictures of persons with {bound} (ids here: "
+                f"{min(ids.values())} to {max(ids.values())}).\n"
+                f"Change data.options.train_max_id, val_min_id or val_max_id.\n{LAYOUT}"
+            )
+    return Source(CLASSES, train, val=val, notes=tuple(_notes(ids, persons.keys() - ids.keys(), train, val)))
+
+
+def _pictures(folders: dict[str, Path]) -> ImageSet:
+    rows = [
+        (f"{person}/{name}", path, CLASSES.index(stem))
+        for person, folder in folders.items()
+        for name, path in image_files(folder)
+        if (stem := Path(name).stem.lower()) in CLASSES
+    ]
+    return ImageSet(
+        names=[name for name, _, _ in rows],
+        labels=np.array([label for _, _, label in rows], dtype=np.int64),
+        paths=[path for _, path, _ in rows],
+    )
+
+
+def _notes(ids: dict[str, int], strange: set[str], train: ImageSet, val: ImageSet) -> list[str]:
+    used = {name.split("/")[0] for name in (*train.names, *val.names)}
+    unused = sorted(set(ids) - used)
+    notes = []
+    if unused:
+        notes.append(f"{len(unused)} person folders are outside the id bounds or hold no known picture: {unused[0]}, …")
+    if strange:
+        notes.append(f"{len(strange)} folders are not named ID_SEX_RACE_AGE and were passed over: {min(strange)}, …")
+    return notes

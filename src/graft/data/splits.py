@@ -1,0 +1,156 @@
+"""Which picture trains, which validates, which tests: seeded draws and the result of them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from graft.data.images import ImageSet
+from graft.errors import DataError
+
+Labels = Sequence[int] | npt.NDArray[np.int64]
+
+
+def stratified_split(
+    labels: Labels, test_counts: Mapping[int, int], seed: int, *, classes: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """Draw exactly `test_counts[c]` indices of each class `c` for the test side.
+
+    Args:
+        labels: class index of each sample, length N.
+        test_counts: number of test samples wanted per class.
+        seed: the only source of chance; the same on every machine and file system.
+        classes: class names, for the error message.
+
+    Returns:
+        (train, test): sorted, disjoint indices into `labels` that together cover it.
+
+    Raises:
+        DataError: a class has no more samples than are wanted; names the class and both numbers.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    drawn = np.zeros(len(labels), dtype=bool)
+    for label, wanted in sorted(test_counts.items()):
+        members = np.flatnonzero(labels == label)
+        if wanted and len(members) <= wanted:
+            raise DataError(
+                f"{_class_name(label, classes)} has {_images(len(members))}, "
+                f"but {wanted} are wanted for the test side and at least one must remain."
+            )
+        order = _order(len(members), seed, label)
+        drawn[members[order[:wanted]]] = True
+    return np.flatnonzero(~drawn).tolist(), np.flatnonzero(drawn).tolist()
+
+
+def stratified_fraction(
+    labels: Labels, fraction: float, seed: int, *, key: str, way_out: str, classes: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """Draw `fraction` of each class, rounded, at least one sample of each and never all.
+
+    Args:
+        labels: class index of each sample, length N.
+        fraction: share of each class to draw, above 0 and below 1.
+        seed: the only source of chance.
+        key: the configuration key that asked for the fraction, for the error message.
+        way_out: what the user can do about the error, for the error message.
+        classes: class names, for the error message.
+
+    Returns:
+        (rest, drawn): sorted, disjoint indices into `labels` that together cover it.
+
+    Raises:
+        DataError: a class has a single sample.
+    """
+    counts = np.bincount(np.asarray(labels, dtype=np.int64))
+    for label, count in enumerate(counts):
+        if count == 1:
+            raise DataError(
+                f"{_class_name(label, classes)} has 1 image, but {key}={fraction:g} needs at least 2.\n{way_out}"
+            )
+    wanted = {label: min(max(round(n * fraction), 1), n - 1) for label, n in enumerate(counts.tolist()) if n}
+    return stratified_split(labels, wanted, seed, classes=classes)
+
+
+def few_shot(labels: Labels, shots: int, seed: int, *, classes: Sequence[str] = ()) -> tuple[list[int], list[int]]:
+    """Draw exactly `shots` samples of each class.
+
+    The draws are nested: with one seed, the samples of fewer shots are among those of more.
+
+    Returns:
+        (drawn, rest): sorted, disjoint indices into `labels` that together cover it.
+
+    Raises:
+        DataError: a class has fewer samples than that; names the class and both numbers.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    drawn = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        if len(members) < shots:
+            raise DataError(
+                f"{_class_name(label, classes)} has {_images(len(members))} to train on, "
+                f"but data.shots={shots} wants {shots}.\nSet data.shots={len(members)} or fewer."
+            )
+        order = _order(len(members), seed, label)
+        drawn[members[order[:shots]]] = True
+    return np.flatnonzero(drawn).tolist(), np.flatnonzero(~drawn).tolist()
+
+
+def _order(count: int, seed: int, label: int) -> npt.NDArray[np.int64]:
+    """A permutation that no machine, NumPy version or other class changes."""
+    words = [seed % 2**32] if 0 <= seed < 2**32 else [seed % 2**32, (seed >> 32) % 2**32]
+    # RandomState's streams are frozen by NumPy's policy (NEP 19), its newer generators' are not
+    return np.random.RandomState([*words, label]).permutation(count)
+
+
+def _class_name(label: int, classes: Sequence[str]) -> str:
+    return f'class "{classes[label]}"' if label < len(classes) else f"class {label}"
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, divided.
+
+    Attributes:
+        classes: class names; a label is an index into them.
+        train, val, test: the parts; `val` and `test` may be the same object, then a note says so.
+        notes: what a reader of the results ought to know, one sentence each.
+        root: where the files lie; None when there are none.
+    """
+
+    classes: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    notes: tuple[str, ...] = ()
+    root: Path | None = None
+
+    def parts(self) -> dict[str, ImageSet]:
+        """The three parts by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images per split and class name."""
+        return {
+            name: dict(zip(self.classes, part.counts(len(self.classes)), strict=True))
+            for name, part in self.parts().items()
+        }
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over classes, splits, names, labels and contents: pixels, or the sizes of files."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for name, part in self.parts().items():
+            digest.update(f"\n{name} {len(part)}\n".encode())
+            sizes = [path.stat().st_size for path in part.paths] if part.paths is not None else [0] * len(part)
+            for picture, label, size in zip(part.names, part.labels.tolist(), sizes, strict=True):
+                digest.update(f"{picture}\0{label}\0{size}\n".encode())
+            if part.pixels is not None:
+                digest.update(np.ascontiguousarray(part.pixels).data)
+        return digest.hexdigest()

@@ -1,0 +1,41 @@
+"""What a user is told when something cannot be done: a plain sentence, never a stack trace."""
+
+
+class GraftError(Exception):
+    """A mistake the user can mend. The message names the thing, the reason and the way out."""
+
+
+class ConfigError(GraftError):
+    """The configuration asks for something impossible or unknown."""
+
+
+class DataError(GraftError):
+    """The data set is missing, empty or not as its source expects."""
+
+
+class WeightsError(GraftError):
+    """A weight file is unreadable or does not fit the network."""
+
+
+class TrainingError(GraftError):
+    """Training cannot go on, or cannot be taken up again."""
+
+
+class NotAvailable(GraftError):
+    """Something that would be downloaded is neither here nor within reach.
+
+    Args:
+        what: the thing, e.g. "hymenoptera data" or "ImageNet weights of vgg16".
+        url: its address.
+        place: the file or folder where it belongs when fetched by hand.
+        reason: why it could not be fetched, e.g. "no network: Name or service not known".
+    """
+
+    def __init__(self, what: str, url: str, place: str, reason: str) -> None:
+        self.what, self.url, self.place, self.reason = what, url, place, reason
+        super().__init__(
+            f"{what}: not on this machine, and {url} cannot be fetched ({reason}).\nPut it by hand at {place}."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.what, self.url, self.place, self.reason)

@@ -1,0 +1,39 @@
+"""What evaluation does to an image before the network sees it, as plain values a checkpoint can carry."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop and normalise.
+
+    Attributes:
+        input_size: side of the square the network sees, in pixels.
+        resize_size: with fit="crop", the short side before the centre crop, in pixels (at least `input_size`).
+        fit: "crop" keeps the aspect ratio (short side to `resize_size`, centre crop to `input_size`);
+            "squash" resizes both sides to `input_size` and loses nothing at the borders.
+        mean, std: per RGB channel, of values in [0, 1].
+        interpolation: "bilinear", "bicubic" or "nearest".
+    """
+
+    input_size: int = 224
+    resize_size: int = 256
+    fit: Literal["crop", "squash"] = "crop"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only: what a checkpoint, a summary or a JSON file can hold."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`."""
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)

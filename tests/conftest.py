@@ -1,0 +1,86 @@
+"""Fixtures shared by all tests."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("GRAFT_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pictures in the layout of the original data sets; set GRAFT_SHARED if they lie elsewhere."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set GRAFT_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> Path:
+    """Real pretrained weights; set GRAFT_SHARED if they lie elsewhere."""
+    folder = SHARED / "weights"
+    if not folder.is_dir():
+        pytest.skip(f"no pretrained weights at {folder} (set GRAFT_SHARED)")
+    return folder
+
+
+@dataclass
+class FileServer:
+    """A local HTTP server over `folder`: `requests` lists (path, Range header) as they came in."""
+
+    folder: Path
+    url: str = ""
+    ranges: bool = True
+    cut_after: int | None = None
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def __init__(self, *args: object, server_state: FileServer, **kwargs: object) -> None:
+        self.state = server_state
+        super().__init__(*args, directory=str(server_state.folder), **kwargs)  # type: ignore[arg-type]
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.state.requests.append((self.path, wanted))
+        file = Path(self.translate_path(self.path))
+        if not file.is_file():
+            self.send_error(404)
+            return
+        content = file.read_bytes()
+        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and self.state.ranges else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        if self.state.cut_after is not None:  # a connection that breaks in the middle, once
+            body, self.state.cut_after = body[: self.state.cut_after], None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def http_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
+    """Put files into `http_server.folder`, fetch them from `http_server.url + "/name"`."""
+    state = FileServer(tmp_path_factory.mktemp("served"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, server_state=state))
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()

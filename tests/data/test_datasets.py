@@ -1,0 +1,136 @@
+"""What chance does to an image depends on seed, epoch and index alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from graft.data.augment import Augment
+from graft.data.datasets import FileDataset, ResidentDataset, collate, decode_resident
+from graft.data.images import ImageSet
+from graft.data.transforms import eval_transform, train_transform
+from graft.errors import DataError
+from graft.preprocessing import Preprocessing
+
+SIZE = 12
+SMALL = Preprocessing(input_size=SIZE, resize_size=SIZE)
+STRONG = Augment(random_resized_crop={}, horizontal_flip=0.5, policy="trivial", random_erasing=0.3)
+SHIFT_AND_FLIP = Augment(random_crop_padding=3, horizontal_flip=0.5, vertical_flip=0.5)
+
+
+def in_memory(count: int = 8, size: int = SIZE) -> ImageSet:
+    pixels = np.random.RandomState(0).randint(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return ImageSet([str(i) for i in range(count)], np.arange(count) % 3, pixels=pixels)
+
+
+def file_dataset(seed: int = 0, augment: Augment = STRONG) -> FileDataset:
+    return FileDataset(in_memory(), train_transform(SMALL, augment), size=SIZE, seed=seed)
+
+
+def resident(augment: Augment | None = SHIFT_AND_FLIP, seed: int = 0, count: int = 8) -> ResidentDataset:
+    images = in_memory(count)
+    return ResidentDataset(decode_resident(images, SMALL), images.labels, augment=augment, seed=seed)
+
+
+@pytest.mark.parametrize("dataset", [file_dataset(), resident(), resident(None)])
+def test_the_global_generators_are_untouched(dataset: FileDataset | ResidentDataset) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    for epoch in range(3):
+        dataset[(epoch, 1)]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
+
+
+def test_an_image_is_the_same_whatever_came_before_it_and_differs_by_epoch_seed_and_index() -> None:
+    first = file_dataset()[(4, 2)][0]
+    torch.manual_seed(99)
+    again = file_dataset()
+    again[(0, 0)]
+    assert torch.equal(again[(4, 2)][0], first)
+    others = [file_dataset()[(5, 2)][0], file_dataset(seed=1)[(4, 2)][0]]
+    assert not any(torch.equal(other, first) for other in others)
+
+
+def test_a_resident_image_does_not_depend_on_its_batch() -> None:
+    order = [5, 0, 3, 3]
+    batch = resident().__getitems__([(2, i) for i in order])
+    for row, index in enumerate(order):
+        alone = resident()[(2, index)]
+        assert torch.equal(batch.images[row], alone.images[0])
+        assert (batch.labels[row], batch.indices[row]) == (index % 3, index)
+
+
+def test_resident_epochs_and_seeds_differ_and_come_back() -> None:
+    dataset = resident()
+    keys = [[(epoch, i) for i in range(8)] for epoch in (0, 1)]
+    first, second = (dataset.__getitems__(k).images for k in keys)
+    assert not torch.equal(first, second)
+    assert torch.equal(dataset.__getitems__(keys[0]).images, first)
+    assert not torch.equal(resident(seed=1).__getitems__(keys[0]).images, first)
+
+
+def test_a_resident_crop_is_a_window_of_the_reflected_image_flipped_or_not() -> None:
+    """Every outcome is a window of the image padded by reflection, and many different ones come up."""
+    image = in_memory(1).pixels
+    assert image is not None
+    padded = np.pad(image[0], ((3, 3), (3, 3), (0, 0)), mode="reflect")
+    windows = {
+        np.ascontiguousarray(padded[y : y + SIZE, x : x + SIZE][::down, ::across]).tobytes(): (
+            y,
+            x,
+            down,
+            across,
+        )
+        for y in range(7)
+        for x in range(7)
+        for down in (1, -1)
+        for across in (1, -1)
+    }
+    dataset = resident(count=1)
+    seen = {
+        windows[dataset[(epoch, 0)].images[0].permute(1, 2, 0).contiguous().numpy().tobytes()] for epoch in range(400)
+    }
+    assert len(windows) == 7 * 7 * 4
+    assert len(seen) > 150
+    assert {y for y, *_ in seen} == {x for _, x, *_ in seen} == set(range(7))
+
+
+def test_resident_evaluation_is_exactly_evaluation_s_transform() -> None:
+    images = in_memory(size=20)
+    pixels = decode_resident(images, Preprocessing(input_size=SIZE, resize_size=16))
+    transform = eval_transform(Preprocessing(input_size=SIZE, resize_size=16))
+    batch = ResidentDataset(pixels, images.labels, augment=None, seed=0).__getitems__([(0, i) for i in range(8)])
+    for i in range(8):
+        assert torch.equal(batch.images[i], transform(images.load(i)))
+
+
+@pytest.mark.parametrize("augment", [None, Augment(), SHIFT_AND_FLIP])
+def test_padding_is_black_and_labelled_as_nothing(augment: Augment | None) -> None:
+    dataset = resident(augment)
+    before = dataset.pixels.copy()
+    for batch in (
+        dataset.__getitems__([(0, 2), (0, -1)]),
+        collate([file_dataset()[(0, 2)], file_dataset()[(0, -1)]]),
+    ):
+        assert batch.labels.tolist() == [2, -1]
+        assert batch.indices.tolist() == [2, -1]
+        assert batch.images[1].max() == 0
+        assert batch.images.dtype == torch.uint8
+    assert (dataset.pixels == before).all(), "a batch is a copy: the next epoch needs the originals"
+
+
+def test_only_batchable_augmentation_is_resident() -> None:
+    with pytest.raises(ValueError, match="only flips and padded crops"):
+        resident(STRONG)
+
+
+def test_decoding_names_the_damaged_file(tmp_path: Path) -> None:
+    for i in range(5):
+        Image.new("RGB", (9, 9), (i, i, i)).save(tmp_path / f"{i}.png")
+    images = ImageSet(list("01234"), np.zeros(5, np.int64), paths=[tmp_path / f"{i}.png" for i in range(5)])
+    assert decode_resident(images, SMALL)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    (tmp_path / "3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"3\.png: cannot be read"):
+        decode_resident(images, SMALL)

@@ -1,0 +1,118 @@
+"""Any kind of picture becomes upright 8-bit RGB."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graft.data.images import ImageSet, read_image, to_rgb
+from graft.errors import DataError
+
+RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
+
+
+def through_file(image: Image.Image, path: Path, **options: object) -> np.ndarray:
+    """Save and read back as a data set would."""
+    image.save(path, **options)
+    return np.asarray(read_image(path))
+
+
+def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
+    assert through_file(grey, tmp_path / "a.png")[0, :, 0].tolist() == [0, 100, 255]
+    assert through_file(grey, tmp_path / "a.tif")[0, :, 1].tolist() == [0, 100, 255]
+
+
+def test_float_grey_in_the_unit_interval_is_scaled_and_larger_is_not() -> None:
+    def shades(*values: float) -> list[int]:
+        return np.asarray(to_rgb(Image.fromarray(np.array([values], dtype=np.float32))))[0, :, 2].tolist()
+
+    assert shades(0.0, 0.5, 1.0) == [0, 128, 255]
+    assert shades(-3.0, 100.0, 300.0) == [0, 100, 255]
+
+
+def test_cmyk_red_stays_red(tmp_path: Path) -> None:
+    cmyk = Image.new("RGB", (8, 8), RED).convert("CMYK")
+    red, green, blue = through_file(cmyk, tmp_path / "a.jpg", quality=100)[4, 4].tolist()
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
+def test_transparency_lies_over_white(mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), CLEAR_RED)
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    assert np.asarray(to_rgb(image.convert(mode)))[0].tolist() == [[255, 255, 255], [0, 0, 0]]
+
+
+def test_half_transparent_black_over_white_is_grey() -> None:
+    assert np.asarray(to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 128))))[0, 0, 0] == 127
+
+
+def test_palette_with_a_transparent_colour(tmp_path: Path) -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    read = through_file(palette, tmp_path / "a.png", transparency=0)
+    assert read[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+    assert through_file(palette, tmp_path / "b.png")[0].tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_rgb_with_a_transparent_colour(tmp_path: Path) -> None:
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), (0, 0, 0))
+    assert through_file(image, tmp_path / "a.png", transparency=RED)[0].tolist() == [
+        [255, 255, 255],
+        [0, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grey_and_bilevel_become_three_equal_channels(mode: str) -> None:
+    image = Image.new(mode, (2, 1), 0)
+    image.putpixel((1, 0), 255)
+    assert np.asarray(to_rgb(image))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 16), "black")
+    image.paste("white", (0, 0, 16, 16))  # white at the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate 90 degrees clockwise to look at it
+    read = through_file(image, tmp_path / "a.jpg", exif=exif, quality=100)
+    assert read.shape == (32, 16, 3)
+    assert read[4, 8, 0] > 240  # white at the top now
+    assert read[28, 8, 0] < 15
+
+
+def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert np.asarray(read_image(tmp_path / "a.webp"))[0, 0].tolist() == [255, 0, 0]
+
+
+def truncated(path: Path) -> None:
+    Image.effect_noise((64, 64), 80).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:700])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"<html>not found</html>"), truncated],
+    ids=["empty", "html", "truncated"],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    path = tmp_path / "bad.jpg"
+    spoil(path)
+    with pytest.raises(DataError, match=r"bad\.jpg: cannot be read as an image"):
+        read_image(path)
+
+
+def test_select_keeps_names_labels_and_pictures_together() -> None:
+    pixels = np.arange(4, dtype=np.uint8).repeat(3).reshape(4, 1, 1, 3)
+    images = ImageSet(list("abcd"), np.array([0, 1, 0, 1]), pixels=pixels).select([3, 0])
+    assert (images.names, images.labels.tolist()) == (["d", "a"], [1, 0])
+    assert images.load(0).getpixel((0, 0)) == (3, 3, 3)
+    assert images.counts(3) == [1, 1, 0]

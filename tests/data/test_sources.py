@@ -1,0 +1,567 @@
+"""From names and folders to splits: published counts, the mistakes people make, and nothing ever written."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graft.data import load_splits
+from graft.data.layout import image_files
+from graft.data.sources import ensure, hymenoptera, known_sources, locate
+from graft.data.sources.base import Download
+from graft.data.splits import Splits
+from graft.errors import ConfigError, DataError, NotAvailable
+
+BLACK = io.BytesIO()
+Image.new("RGB", (4, 4)).save(BLACK, "PNG")
+
+
+def fill(root: Path, counts: Mapping[str, int]) -> Path:
+    """A folder with so many images below each of its subfolders."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            (root / folder / f"{i}.png").write_bytes(BLACK.getvalue())
+    return root
+
+
+def load(name: str, root: Path | None, **options: Any) -> Splits:
+    return load_splits(name, root=root, seed=options.pop("seed", 0), download=False, **options)
+
+
+def sizes(splits: Splits) -> tuple[int, int, int]:
+    return len(splits.train), len(splits.val), len(splits.test)
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every path below `folder` with its size and time of change."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
+
+
+# ---- the real sets
+
+
+def test_flowers_gives_the_published_counts_and_a_fixed_test_set(shared_data: Path) -> None:
+    root = shared_data / "flower_photos"
+    before = state(root)
+    splits, other_seed = load("flowers", root), load("flowers", root, seed=7)
+    assert list(splits.counts()["test"].values()) == [92, 132, 91, 101, 124]
+    assert splits.classes == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+    assert len(splits.train) + len(splits.val) == 3130
+    assert set(splits.test.names) == set(other_seed.test.names)
+    assert set(splits.val.names) != set(other_seed.val.names)
+    names = [*splits.train.names, *splits.val.names, *splits.test.names]
+    assert len(set(names)) == len(names) == 3670
+    assert state(root) == before
+
+
+def test_hymenoptera_gives_the_published_counts_and_says_what_tests(shared_data: Path) -> None:
+    splits = load("hymenoptera", shared_data / "hymenoptera_data")
+    assert sizes(splits) == (244, 153, 153)
+    assert splits.test is splits.val
+    assert "serve as test" in " ".join(splits.notes)
+    assert not any(name.endswith(".gif") for name in splits.train.names)
+
+
+def test_mask_divides_persons_by_id_and_labels_by_file_name(shared_data: Path) -> None:
+    root = shared_data / "mask"
+    before = state(root)
+    splits = load("mask", root)
+    assert sizes(splits) == (959, 322, 322)
+    assert splits.classes == ("normal", "mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask")
+    assert set(splits.counts()["val"].values()) == {46}
+    assert any("-1_" in name for name in splits.train.names)
+    for name, label in zip(splits.train.names, splits.train.labels, strict=True):
+        assert Path(name).stem == splits.classes[label]
+    assert state(root) == before
+
+
+def test_five_shots_of_faces_leave_the_rest_to_test() -> None:
+    splits = load("faces", None, shots=5)
+    assert splits.counts() == {
+        "train": {"face": 5, "no_face": 5},
+        "val": {"face": 95, "no_face": 95},
+        "test": {"face": 95, "no_face": 95},
+    }
+    assert "as validation and as test" in splits.notes[0]
+    assert not set(splits.train.names) & set(splits.test.names)
+    assert set(splits.train.names) != set(load("faces", None, shots=5, seed=1).train.names)
+
+
+def test_faces_are_photographs_and_the_others_darker_background() -> None:
+    """lfw_subset's first hundred are the faces: bright in the middle, unlike the rest."""
+    pool = load("faces", None)
+    pixels = np.concatenate([part.pixels for part in pool.parts().values() if part.pixels is not None])
+    labels = np.concatenate([part.labels for part in pool.parts().values()])
+    middle = pixels[:, 8:17, 8:17].mean(axis=(1, 2, 3))
+    assert len(labels) == 200
+    assert pixels.shape[1:] == (25, 25, 3)
+    assert pixels.max() == 255
+    assert middle[labels == 0].mean() > middle[labels == 1].mean() + 20
+
+
+def test_digits_use_the_whole_range_and_keep_their_test_set() -> None:
+    splits = load("digits", None)
+    assert sum(sizes(splits)) == 1797
+    assert splits.train.pixels is not None
+    assert sorted(np.unique(splits.train.pixels))[::16] == [0, 255]
+    assert set(splits.test.names) == set(load("digits", None, seed=5).test.names)
+
+
+# ---- anybody's folder
+
+
+def test_class_folders_are_split_by_fractions_the_same_whatever_the_seed(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", {"cats": 20, "dogs": 10})
+    splits = load("folder", root, val_fraction=0.25)
+    assert splits.counts() == {
+        "train": {"cats": 12, "dogs": 6},
+        "val": {"cats": 4, "dogs": 2},
+        "test": {"cats": 4, "dogs": 2},
+    }
+    assert set(load("folder", root, seed=9).test.names) == set(splits.test.names)
+
+
+def test_the_split_does_not_depend_on_the_file_system_s_order(tmp_path: Path) -> None:
+    names = [f"{letter}{i}.png" for i in range(8) for letter in "aBäZ"]
+    for folder, order in (("one", names), ("two", sorted(names)[::-1])):
+        for class_folder in ("Zebra", "ape")[:: -1 if folder == "two" else 1]:
+            (tmp_path / folder / class_folder).mkdir(parents=True)
+            for name in order:
+                (tmp_path / folder / class_folder / name).write_bytes(BLACK.getvalue())
+    one, two = (load("folder", tmp_path / folder) for folder in ("one", "two"))
+    assert one.classes == two.classes == ("Zebra", "ape")
+    assert one.fingerprint() == two.fingerprint()
+
+
+def test_accents_are_spelled_one_way(tmp_path: Path) -> None:
+    for name in ("caf\u00e9", "cafe\u0301x"):
+        fill(tmp_path, {name: 1})
+    assert [name for name, _ in image_files(tmp_path)][:2] == ["caf\u00e9/0.png", "caf\u00e9x/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        ({"train": 10, "val": 4, "test": 6}, (20, 8, 12)),
+        ({"train": 10, "val": 4}, (20, 8, 8)),
+        ({"train": 10, "test": 6}, (18, 2, 12)),
+        ({"train": 10}, (14, 2, 4)),
+        ({"Training": 10, "Validation": 4, "Testing": 6}, (20, 8, 12)),
+    ],
+)
+def test_split_folders_are_used_as_they_are(
+    tmp_path: Path, folders: dict[str, int], expected: tuple[int, int, int]
+) -> None:
+    counts = {f"{split}/{name}": count for split, count in folders.items() for name in ("a", "b")}
+    assert sizes(load("folder", fill(tmp_path / "set", counts))) == expected
+
+
+def test_no_validation_fraction_validates_on_test_and_says_so(tmp_path: Path) -> None:
+    splits = load("folder", fill(tmp_path / "set", {"a": 10, "b": 10}), val_fraction=0)
+    assert splits.val is splits.test
+    assert "data.val_fraction=0" in splits.notes[0]
+
+
+def test_shots_leave_validation_and_test_alone(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"a": 30, "b": 20})
+    whole, few = load("folder", root), load("folder", root, shots=3)
+    assert few.counts()["train"] == {"a": 3, "b": 3}
+    assert few.val.names == whole.val.names
+    assert few.test.names == whole.test.names
+    assert set(few.train.names) < set(whole.train.names)
+
+
+def test_hidden_files_are_passed_over_and_nested_and_linked_ones_found(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"a": 3, "a/deeper": 2, "b": 3})
+    (root / "a" / "._0.jpg").write_bytes(b"junk of macOS")
+    (root / "a" / "notes.txt").write_text("none")
+    fill(root, {"__MACOSX": 1, ".thumbnails": 1})
+    (root / "b" / "elsewhere").symlink_to(fill(tmp_path / "more", {"x": 2}))
+    (root / "b" / "loop").symlink_to(root / "b")
+    splits = load("folder", root)
+    assert splits.classes == ("a", "b")
+    assert sum(sizes(splits)) == 10
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({"a": 5}, 'one class only ("a")'),
+        ({"a": 5, "b": 0}, "b: no images in this class folder"),
+        ({"a": 5, "b": 1}, 'class "b" has 1 image, but data.options.test_fraction=0.2 needs at least 2'),
+        ({"a": 5, "b": 2}, 'class "b" has 1 image, but data.val_fraction=0.1 needs at least 2'),
+        ({"val/a": 5, "val/b": 5}, "has a val folder but no train"),
+        ({"train/a": 5, "train/b": 5, "val/c": 2}, 'class "c" is not among the training classes (a, b)'),
+        ({"train/a": 5, "val/a": 5}, 'one class only ("a")'),
+        ({"train/a": 5, "train/b": 5, "val": 3}, "val: 3 images but no class folders"),
+        ({".": 4}, "4 images but no class folders"),
+    ],
+)
+def test_a_folder_that_cannot_be_learned_from_says_why(tmp_path: Path, folders: dict[str, int], message: str) -> None:
+    root = tmp_path / "photos"
+    for folder, count in folders.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            (root / folder / f"{i}.png").write_bytes(BLACK.getvalue())
+    with pytest.raises(DataError) as raised:
+        load("folder", root)
+    assert message in str(raised.value)
+    assert "photos" in str(raised.value)
+    assert "\n" in str(raised.value), "the way out has its own line"
+
+
+def test_the_message_of_the_style_guide(tmp_path: Path) -> None:
+    root = fill(tmp_path, {"train/roses": 5, "train/tulips": 1, "test/roses": 1})
+    with pytest.raises(DataError) as raised:
+        load("folder", root)
+    assert str(raised.value) == (
+        f'data.root={root}: class "tulips" has 1 image, but data.val_fraction=0.1 needs at least 2.\n'
+        "Add images, or set data.val_fraction=0 to validate on the test split."
+    )
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
+def test_a_folder_that_is_not_there_names_the_key(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "nowhere")
+    for name in ("folder", "mask"):
+        with pytest.raises(DataError, match=r"data\.root=.*nowhere: .*cannot be downloaded"):
+            load(name, tmp_path / "nowhere")
+        assert isinstance(locate(name, tmp_path / "nowhere"), DataError)
+
+
+def test_the_error_of_mask_tells_the_layout(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="ID_SEX_RACE_AGE"):
+        load("mask", tmp_path / "mask")
+    with pytest.raises(DataError, match=r"no person folders.\nWanted: folders ID_SEX_RACE_AGE"):
+        load("mask", fill(tmp_path / "other", {"a": 1}))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"name": "flwers"}, "no such data set. Did you mean flowers"),
+        ({"name": "no.such.module"}, "cannot be imported"),
+        ({"name": "json"}, "no such data set"),
+        ({"name": "json.decoder"}, "has no function load"),
+        ({"name": "folder", "root": None}, "data.root is not set"),
+        (
+            {"options": {"tset_fraction": 0.1}},
+            "data.options.tset_fraction: not an option of data=folder. Did you mean",
+        ),
+        ({"options": {"test_fraction": "many"}}, "data.options.test_fraction=many: wants float"),
+        ({"options": {"test_fraction": 1.5}}, "data.options.test_fraction=1.5"),
+        ({"shots": 0}, "data.shots=0"),
+        ({"val_fraction": 1.0}, "data.val_fraction=1.0"),
+    ],
+)
+def test_a_mistaken_key_is_named(tmp_path: Path, call: dict[str, Any], message: str) -> None:
+    root = fill(tmp_path / "set", {"a": 3, "b": 3})
+    arguments: dict[str, Any] = {"name": "folder", "root": root} | call
+    with pytest.raises(ConfigError) as raised:
+        load(**arguments)
+    assert message in str(raised.value)
+
+
+def test_too_many_shots_name_the_class_and_both_numbers(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.root=.*has 7 images to train on, but data\.shots=8 wants 8"):
+        load("folder", fill(tmp_path / "set", {"a": 10, "b": 10}), shots=8)
+    with pytest.raises(DataError, match=r"data=faces: .*data\.shots=100 leaves none"):
+        load("faces", None, shots=100)
+
+
+# ---- mask by hand
+
+
+def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(tmp_path: Path) -> None:
+    for person in (
+        "000020_male_Asian_25",
+        "000020-1_male_Asian_25",
+        "001001_male_Asian_30",
+        "000700_male_Asian_3",
+    ):
+        (tmp_path / person).mkdir()
+        for kind in ("normal", "mask1", "Incorrect_Mask", "selfie"):
+            (tmp_path / person / f"{kind}.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match='class "mask2" has no training images'):
+        load("mask", tmp_path)
+    for folder in tmp_path.iterdir():
+        for kind in ("mask2", "mask3", "mask4", "mask5"):
+            (folder / f"{kind}.jpg").write_bytes(b"")
+    splits = load("mask", tmp_path)
+    assert sizes(splits) == (14, 7, 7)
+    assert any("000700" in note for note in splits.notes)
+    shifted = load("mask", tmp_path, options={"train_max_id": 21, "val_min_id": 20, "val_max_id": 1000})
+    assert {name.split("_")[0] for name in shifted.val.names} == {"000700"}
+    with pytest.raises(ConfigError, match=r"train_max_id=1002 and data\.options\.val_min_id=1000 disagree"):
+        load("mask", tmp_path, options={"train_max_id": 1002})
+
+
+# ---- cifar10 in both forms
+
+
+def cifar_images(root: Path) -> Path:
+    from graft.data.sources.cifar10 import CLASSES
+
+    return fill(root, {f"{part}/{name}": 4 for part in ("train", "test") for name in CLASSES})
+
+
+def cifar_batches(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for batch in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        content = {"data": np.full((10, 3072), 7, np.uint8), "labels": list(range(10))}
+        (folder / batch).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    return folder
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_cifar10_is_found_as_class_folders(tmp_path: Path, inside: bool) -> None:
+    folder = cifar_images(tmp_path / "cifar10")
+    assert sizes(load("cifar10", folder if inside else tmp_path)) == (30, 10, 40)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_cifar10_is_read_from_batches_in_torchvision_s_class_order(
+    tmp_path: Path, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+
+    from graft.data.sources.cifar10 import CLASSES
+
+    folder = cifar_batches(tmp_path / "cifar-10-batches-py")
+    with pytest.raises(DataError, match="incomplete or damaged"):  # these are not the published bytes
+        load("cifar10", tmp_path)
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    splits = load("cifar10", folder if inside else tmp_path)
+    assert sizes(splits) == (40, 10, 10)
+    assert splits.classes == CLASSES == tuple(sorted(CLASSES))
+    assert splits.test.names[3] == "test/cat/00003"
+    assert splits.test.load(0).size == (32, 32)
+
+
+def test_cifar10_s_archive_belongs_below_the_data_folder(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "cifar-10-batches-py", tmp_path / "cifar10"):
+        error = locate("cifar10", root, download=False)
+        assert isinstance(error, NotAvailable)
+        assert f"{tmp_path}/cifar-10-python.tar.gz" in str(error)
+
+
+# ---- fetching
+
+
+@pytest.fixture
+def served(http_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """hymenoptera's archive, small, on a local server."""
+    fill(
+        tmp_path / "origin" / "hymenoptera_data",
+        {f"{part}/{name}": 2 for part in ("train", "val") for name in "ab"},
+    )
+    shutil.make_archive(str(http_server.folder / "hymenoptera_data"), "zip", tmp_path / "origin")
+    monkeypatch.setattr(
+        hymenoptera, "DOWNLOAD", Download(f"{http_server.url}/hymenoptera_data.zip", "hymenoptera_data")
+    )
+    return http_server
+
+
+def test_a_set_is_fetched_once_and_nothing_is_left_beside_it(served: Any, tmp_path: Path) -> None:
+    root = tmp_path / "data" / "hymenoptera_data"
+    assert locate("hymenoptera", root) is None
+    for _ in range(2):
+        assert sizes(load_splits("hymenoptera", root=root, seed=0)) == (4, 4, 4)
+    assert [path for path, _ in served.requests] == ["/hymenoptera_data.zip"]
+    assert [path.name for path in root.parent.iterdir() if not path.name.startswith(".")] == ["hymenoptera_data"]
+
+
+def test_data_download_false_fetches_nothing_and_says_so(served: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match=r"data\.download=false"):
+        load("hymenoptera", tmp_path / "data" / "hymenoptera_data")
+    assert served.requests == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_archive_put_by_hand_is_unpacked_and_kept(served: Any, tmp_path: Path) -> None:
+    root = tmp_path / "data" / "hymenoptera_data"
+    message = str(locate("hymenoptera", root, download=False))
+    by_hand = root.parent / "hymenoptera_data.zip"
+    assert str(by_hand) in message
+    assert str(root) in message
+    root.parent.mkdir()
+    shutil.copy(served.folder / "hymenoptera_data.zip", by_hand)
+    assert locate("hymenoptera", root, download=False) is None
+    assert sizes(load("hymenoptera", root)) == (4, 4, 4)
+    assert by_hand.is_file()
+    assert served.requests == []
+
+
+def test_the_unpacked_folder_put_by_hand_is_used_even_where_nothing_may_be_written(tmp_path: Path, served: Any) -> None:
+    root = tmp_path / "origin" / "hymenoptera_data"
+    before = state(tmp_path / "origin")
+    ensure("hymenoptera", root)
+    assert state(tmp_path / "origin") == before
+
+
+def test_a_damaged_archive_put_by_hand_is_named_and_kept(tmp_path: Path) -> None:
+    root = tmp_path / "flower_photos"
+    (tmp_path / "flower_photos.tgz").write_bytes(b"half of it")
+    with pytest.raises(DataError, match=r"flower_photos\.tgz: damaged or another file"):
+        ensure("flowers", root)
+    assert (tmp_path / "flower_photos.tgz").is_file()
+
+
+def test_a_damaged_archive_from_the_server_does_not_stay(served: Any, tmp_path: Path) -> None:
+    whole = (served.folder / "hymenoptera_data.zip").read_bytes()
+    (served.folder / "hymenoptera_data.zip").write_bytes(whole[:200])
+    root = tmp_path / "data" / "hymenoptera_data"
+    with pytest.raises(DataError, match=r"hymenoptera_data\.zip: "):
+        ensure("hymenoptera", root)
+    (served.folder / "hymenoptera_data.zip").write_bytes(whole)
+    ensure("hymenoptera", root)
+    assert (root / "train" / "a" / "0.png").is_file()
+
+
+def test_what_a_killed_run_left_is_cleared_away(served: Any, tmp_path: Path) -> None:
+    root = tmp_path / "data" / "hymenoptera_data"
+    fill(root.parent / ".hymenoptera_data.x1.partial", {"content/half": 1})
+    ensure("hymenoptera", root)
+    assert not list(root.parent.glob("*.partial")) + list(root.parent.glob(".*.partial"))
+
+
+def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "http://127.0.0.1:1/hymenoptera_data.zip"
+    monkeypatch.setattr(hymenoptera, "DOWNLOAD", Download(url, "hymenoptera_data"))
+    root = tmp_path / "data" / "hymenoptera_data"
+    error = locate("hymenoptera", root)
+    assert isinstance(error, NotAvailable)
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(NotAvailable) as raised:
+        ensure("hymenoptera", root)
+    for message in (str(error), str(raised.value)):
+        assert url in message
+        assert "Connection refused" in message
+        assert f"{root.parent}/hymenoptera_data.zip (the archive as it is), or unpacked at {root}" in message
+
+
+TWO_RUNS = """
+import sys
+from pathlib import Path
+from graft.data.sources import ensure, hymenoptera
+from graft.data.sources.base import Download
+hymenoptera.DOWNLOAD = Download(sys.argv[1], "hymenoptera_data")
+sys.stdin.readline()
+ensure("hymenoptera", Path(sys.argv[2]))
+print(sorted(path.name for path in Path(sys.argv[2]).rglob("*.png")))
+"""
+
+
+def test_two_runs_share_one_download(served: Any, tmp_path: Path) -> None:
+    root = tmp_path / "data" / "hymenoptera_data"
+    command = [sys.executable, "-c", TWO_RUNS, f"{served.url}/hymenoptera_data.zip", str(root)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+    for run in runs:
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    outputs = [run.communicate(timeout=60)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0]
+    assert len(set(outputs)) == 1
+    assert outputs[0].count("0.png") == 4
+    assert [path for path, _ in served.requests] == ["/hymenoptera_data.zip"]
+
+
+# ---- sources are light, and open to others
+
+
+NO_TORCH = """
+import sys, json
+from pathlib import Path
+from graft.data import load_splits
+from graft.data.sources import known_sources, locate
+for name in known_sources():
+    locate(name, Path("/nowhere"), download=False)
+try:
+    load_splits("folder", root=Path(sys.argv[1]), seed=0)
+except Exception as error:
+    print(type(error).__name__)
+load_splits("faces", root=None, seed=0)
+heavy = ("torch", "torchvision", "lightning", "hydra", "sklearn")
+print(json.dumps([name for name in heavy if name in sys.modules]))
+"""
+
+
+def test_sources_do_not_import_torch(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"a": 3})
+    done = subprocess.run([sys.executable, "-c", NO_TORCH, str(root)], capture_output=True, text=True, check=True)
+    kind, loaded = done.stdout.splitlines()
+    assert kind == "DataError"
+    assert json.loads(loaded) == []
+
+
+def test_every_data_config_names_a_source_and_its_options() -> None:
+    import inspect
+    from importlib import import_module
+
+    from omegaconf import OmegaConf
+
+    from graft.config import conf_dir
+
+    files = sorted((conf_dir() / "data").glob("*.yaml"))
+    assert [file.stem for file in files] == known_sources()
+    for file in files:
+        config = OmegaConf.load(file)
+        assert config.name == file.stem
+        keywords = inspect.signature(import_module(f"graft.data.sources.{file.stem}").load).parameters
+        for key, value in (config.options or {} if "options" in config else {}).items():
+            assert keywords[key].default == value, "a config repeats its source's default, so that it can be seen"
+
+
+def test_a_source_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_sets").mkdir()
+    (tmp_path / "my_sets" / "two.py").write_text(
+        "from graft.data.layout import read_class_folders\n"
+        "from graft.data.sources import Source\n"
+        "def load(root, *, seed, upside_down: bool = False):\n"
+        "    return Source(('a', 'b'), read_class_folders(root))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    root = fill(tmp_path / "set", {"a": 10, "b": 10})
+    assert sizes(load("my_sets.two", root, options={"upside_down": True})) == (18, 2, 2)
+    with pytest.raises(ConfigError, match="Did you mean upside_down"):
+        load("my_sets.two", root, options={"upsidedown": True})
+
+
+def test_flowers_in_train_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"train/daisy": 10, "train/roses": 10, "test/daisy": 3, "test/roses": 2})
+    assert sizes(load("flowers", root)) == (18, 2, 5)
+    partial = fill(tmp_path / "part", dict.fromkeys(("daisy", "dandelion", "roses", "sunflowers"), 200))
+    with pytest.raises(DataError, match="there is no tulips"):
+        load("flowers", partial)
+    with pytest.raises(DataError, match='class "tulips" has 3 images, but 124 are wanted'):
+        load("flowers", fill(partial, {"tulips": 3}))
+
+
+def test_tar_archives_of_flowers_are_checked_before_they_are_unpacked(tmp_path: Path) -> None:
+    archive = tmp_path / "flower_photos.tgz"
+    with tarfile.open(archive, "w:gz") as content:
+        content.add(fill(tmp_path / "origin", {"daisy": 1}), "flower_photos")
+    assert not zipfile.is_zipfile(archive)
+    with pytest.raises(DataError, match="checksum"):
+        ensure("flowers", tmp_path / "flower_photos")
+    assert os.listdir(tmp_path / "origin") == ["daisy"]

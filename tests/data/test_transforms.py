@@ -1,0 +1,81 @@
+"""Evaluation is torchvision's own, training stays within what its options say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import AlexNet_Weights
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from graft.data.augment import Augment
+from graft.data.images import read_image
+from graft.data.transforms import eval_transform, train_transform
+from graft.preprocessing import Preprocessing
+
+EVERYTHING = Augment(
+    random_resized_crop={"scale": [0.3, 1.0]},
+    random_crop_padding=3,
+    horizontal_flip=0.5,
+    vertical_flip=0.5,
+    color_jitter=0.4,
+    random_erasing=0.5,
+)
+
+
+def picture(width: int = 90, height: int = 60) -> Image.Image:
+    values = np.random.RandomState(0).randint(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((width, height))
+
+
+def denormalised(reference: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return ((reference * std + mean) * 255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("size", [(90, 60), (61, 200), (20, 20)])
+def test_evaluation_equals_torchvision_s_preset_up_to_normalisation(interpolation: str, size: tuple[int, int]) -> None:
+    ours = Preprocessing(input_size=48, resize_size=56, interpolation=interpolation)  # type: ignore[arg-type]
+    theirs = ImageClassification(crop_size=48, resize_size=56, interpolation=InterpolationMode(interpolation))
+    image = picture(*size)
+    assert torch.equal(eval_transform(ours)(image), denormalised(theirs(image), ours))
+
+
+def test_a_real_photograph_equals_torchvision_s_own_preset(shared_data: Path) -> None:
+    path = next((shared_data / "hymenoptera_data" / "val" / "ants").glob("*.jpg"))
+    reference = AlexNet_Weights.DEFAULT.transforms()(Image.open(path))
+    assert torch.equal(eval_transform(Preprocessing())(read_image(path)), denormalised(reference, Preprocessing()))
+
+
+def test_squash_loses_nothing_at_the_borders() -> None:
+    image = Image.new("RGB", (100, 20), "black")
+    image.paste("white", (0, 0, 10, 20))
+    squashed = eval_transform(Preprocessing(input_size=10, resize_size=10, fit="squash"))(image)
+    cropped = eval_transform(Preprocessing(input_size=10, resize_size=10, fit="crop"))(image)
+    assert squashed.shape == cropped.shape == (3, 10, 10)
+    assert squashed[0, 5, 0] > 200
+    assert cropped.max() == 0, "the centre alone"
+
+
+@pytest.mark.parametrize("policy", [None, "trivial", "rand", "auto"])
+def test_training_gives_uint8_of_the_network_s_size(policy: str | None) -> None:
+    augment = Augment(**{**EVERYTHING.__dict__, "policy": policy})
+    for size in ((90, 60), (31, 200), (20, 20)):
+        image = train_transform(Preprocessing(input_size=32, resize_size=32), augment)(picture(*size))
+        assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 32, 32))
+
+
+def test_training_without_augmentation_is_evaluation() -> None:
+    preprocessing = Preprocessing(input_size=32, resize_size=40)
+    assert torch.equal(train_transform(preprocessing, Augment())(picture()), eval_transform(preprocessing)(picture()))
+
+
+def test_erasing_leaves_the_mean_colour() -> None:
+    torch.manual_seed(0)
+    preprocessing = Preprocessing(input_size=16, resize_size=16, mean=(1.0, 0.5, 0.0))
+    image = train_transform(preprocessing, Augment(random_erasing=1.0))(Image.new("RGB", (16, 16), (9, 9, 9)))
+    colours = {tuple(pixel) for pixel in image.flatten(1).T.tolist()}
+    assert colours == {(9, 9, 9), (255, 128, 0)}
