@@ -1,0 +1,87 @@
+"""Where a network's head is: the layers drawn anew for new classes, and what else is above the trunk."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from graft.errors import ConfigError
+from graft.models.vgg import VGG
+
+HEADS: dict[str, tuple[str, ...]] = {
+    "AlexNet": ("classifier.6",),
+    "DenseNet": ("classifier",),
+    "GoogLeNet": ("fc", "aux1.fc2", "aux2.fc2"),
+    "Inception3": ("fc", "AuxLogits.fc"),
+    "ResNet": ("fc",),
+    "SqueezeNet": ("classifier.1",),
+}
+"""Class of network -> its head. A VGG says its own; of any other it is the last linear layer or
+convolution."""
+
+TOPS: dict[str, tuple[str, ...]] = {
+    "VGG": ("classifier",),
+    "AlexNet": ("classifier",),
+    "Inception3": ("AuxLogits",),
+    "GoogLeNet": ("aux1", "aux2"),
+}
+"""Class of network -> modules above the trunk that a weight file may lack as a whole, besides the head."""
+
+SQUEEZENET_BIAS = 10.0
+
+
+def head_modules(network: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that make logits, with a normalisation that is part of it; the main head first.
+
+    Raises:
+        ConfigError: the network has neither a linear layer nor a convolution.
+    """
+    if isinstance(network, VGG):
+        return network.head
+    if type(network).__name__ in HEADS:
+        return HEADS[type(network).__name__]
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise ConfigError(f"{type(network).__name__}: no linear layer or convolution that could be its head.")
+    return (layers[-1],)
+
+
+def top_modules(network: nn.Module) -> tuple[str, ...]:
+    """Names of the modules above the trunk, the head among them."""
+    return *TOPS.get(type(network).__name__, ()), *head_modules(network)
+
+
+def belongs(name: str, modules: Iterable[str]) -> bool:
+    """Whether a parameter's or module's `name` is one of `modules` or lies inside one."""
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def draw_fresh_layer(layer: nn.Module) -> None:
+    """Draw a head as a new `nn.Linear` or `nn.Conv2d` draws itself: what replacing it by hand gives."""
+    layer.reset_parameters()  # type: ignore[operator]
+
+
+@torch.no_grad()
+def draw_squeezenet_head(layer: nn.Module) -> None:
+    """Draw SqueezeNet's 1x1 convolution so that the ReLU behind it stays open: N(0, 0.01) and bias 10.
+
+    A class's logit is the mean over the map of ReLU(w x + b). With b = 0 half the map is shut from the start,
+    and one large step can shut all of it: then the logit is 0, its gradient is 0, and the class never comes
+    back. Softmax does not see a bias that all classes share, so b = 10 changes no probability, but it keeps
+    every ReLU in its linear part until a logit has fallen 10 below the others, where cross-entropy no longer
+    pushes it (its gradient is exp(-10)). Fine-tuning 1.0 on ants and bees (SGD 0.001, momentum 0.9) shuts b =
+    0, 1 and 5 for good within an epoch, and not b = 10. It is no cure for steps that are too large: that
+    trunk's features are of size 40, so clip gradients (`trainer.gradient_clip_val=1`) or slow the trunk.
+    Weights as Iandola et al. 2016."""
+    nn.init.normal_(layer.weight, 0.0, 0.01)  # type: ignore[arg-type]
+    nn.init.constant_(layer.bias, SQUEEZENET_BIAS)  # type: ignore[arg-type]
+
+
+DRAWERS: dict[str, Callable[[nn.Module], None]] = {"SqueezeNet": draw_squeezenet_head}
+
+
+def draw_head(network: nn.Module) -> None:
+    """Draw the head of one of torchvision's networks anew from torch's global generator."""
+    draw = DRAWERS.get(type(network).__name__, draw_fresh_layer)
+    for name in head_modules(network):
+        draw(network.get_submodule(name))

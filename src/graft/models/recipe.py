@@ -1,0 +1,161 @@
+"""A network as plain values: what a config says and a checkpoint carries. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from graft.errors import ConfigError
+from graft.models.configurations import (
+    CLASSIFIERS,
+    NETWORKS,
+    TABLES,
+    TORCHVISION_VGGS,
+    Facts,
+    M,
+    Table,
+    known_models,
+    nearest,
+    smallest_input,
+    torchvision_classifiers,
+)
+
+VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name and what departs from that network as it is known; None means as known.
+
+    Attributes:
+        name: one of `known_models()`, or any name when `table` is given (a VGG of one's own).
+        table: convolutions (channels) and pools ("M") of a VGG, from input to output.
+        batch_norm: BatchNorm after every convolution of a VGG.
+        classifier: on top of a VGG: "vgg" (three linear layers), "linear" (one on the flattened features)
+            or "pooled" (average pool, BatchNorm, one linear layer).
+        dropout: probability of the dropout layers, in [0, 1).
+        input_size: side of the square image, in pixels.
+        average_pool: side of the adaptive average pool under a VGG's classifier; 0 is none.
+    """
+
+    name: str
+    table: tuple[int | str, ...] | None = None
+    batch_norm: bool | None = None
+    classifier: str | None = None
+    dropout: float | None = None
+    input_size: int | None = None
+    average_pool: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.table is not None:
+            object.__setattr__(self, "table", tuple(self.table))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only: what a checkpoint, a summary or a JSON file can hold."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The inverse of `to_dict`; missing keys are as known.
+
+        Raises:
+            ConfigError: a key that no recipe has; names the nearest.
+        """
+        names = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ConfigError(f"model.{key}: no such key.{nearest(key, names)} There are {', '.join(names)}.")
+        return cls(**values)
+
+    def facts(self) -> Facts:
+        """The network described whole: its row of `NETWORKS` with this recipe's departures in place.
+
+        Raises:
+            ConfigError: an unknown name, a table that is none, a key this network does not have, a number out
+                of range, or an input smaller than the pools allow; names the key and the nearest right value.
+        """
+        known = self._known()
+        if known.family != "vgg":
+            self._refuse_vgg_keys()
+        departures = {
+            key: value for key in (*VGG_ONLY, "dropout", "input_size") if (value := getattr(self, key)) is not None
+        }
+        if self.table is not None:
+            departures["table"] = checked_table(self.table)
+            departures["min_size"] = smallest_input(departures["table"])
+        facts = replace(known, **departures)
+        _check(facts)
+        if self.average_pool is not None and facts.classifier == "pooled":
+            raise ConfigError(
+                f"model.average_pool={self.average_pool} and model.classifier=pooled disagree: "
+                "pooled averages the whole map. Leave one of them out."
+            )
+        return facts
+
+    def torchvision_name(self) -> str | None:
+        """The torchvision network whose weights have these convolutions; None where there is none.
+
+        A VGG is known by its table, so `name: vgg16, batch_norm: true` takes the weights of vgg16_bn.
+        """
+        facts = self.facts()
+        if facts.family == "torchvision":
+            return self.name
+        for name, (letter, batch_norm) in TORCHVISION_VGGS.items():
+            if (facts.table, facts.batch_norm) == (TABLES[letter], batch_norm):
+                return name
+        return None
+
+    def _known(self) -> Facts:
+        if self.name in NETWORKS:
+            return NETWORKS[self.name]
+        if self.table is not None:
+            return NETWORKS["vgg_custom"]
+        if self.name in torchvision_classifiers():
+            return Facts("torchvision")
+        raise ConfigError(
+            f'model.name="{self.name}": no such network.{nearest(self.name, known_models())} '
+            f"There are {', '.join(NETWORKS)}, every other torchvision classifier by its name, "
+            "and any name with a model.table of layers."
+        )
+
+    def _refuse_vgg_keys(self) -> None:
+        for key in VGG_ONLY:
+            if getattr(self, key) is not None:
+                raise ConfigError(
+                    f"model.{key}: only our VGGs have it, and model.name={self.name} is torchvision's own. "
+                    f"Leave model.{key} out, or choose a VGG."
+                )
+
+
+def checked_table(layers: Sequence[int | str]) -> Table:
+    """`layers` as a table, each entry a positive number of channels or "M".
+
+    Raises:
+        ConfigError: empty, a pool first, or an entry that is neither; names its position.
+    """
+    if not layers:
+        raise ConfigError("model.table: empty; name at least one convolution, as in model.table=[64,M,128,M].")
+    for position, layer in enumerate(layers):
+        if layer != M and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 1):
+            raise ConfigError(
+                f"model.table: entry {position} is {layer!r}; each is a number of channels or M (max-pool)."
+            )
+    if layers[0] == M:
+        raise ConfigError("model.table: begins with a pool; the first entry is a convolution's number of channels.")
+    return tuple(layers)  # type: ignore[arg-type]
+
+
+def _check(facts: Facts) -> None:
+    if facts.classifier is not None and facts.classifier not in CLASSIFIERS:
+        raise ConfigError(
+            f"model.classifier={facts.classifier}: unknown.{nearest(facts.classifier, CLASSIFIERS)} "
+            f"There are {', '.join(CLASSIFIERS)}."
+        )
+    if facts.dropout is not None and not 0 <= facts.dropout < 1:
+        raise ConfigError(f"model.dropout={facts.dropout}: a probability in [0, 1) is wanted.")
+    if facts.average_pool is not None and facts.average_pool < 0:
+        raise ConfigError(f"model.average_pool={facts.average_pool}: 0 (none) or the side of the pooled map is wanted.")
+    if facts.input_size < facts.min_size:
+        raise ConfigError(
+            f"model.input_size={facts.input_size}: its pools need {facts.min_size} pixels or more. "
+            f"Set model.input_size={facts.min_size} or more, or choose a network with fewer pools."
+        )

@@ -1,0 +1,171 @@
+"""A network as an ordered list of named parts, from input to output."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from graft.models.heads import belongs, head_modules
+
+HEAD = "head"
+CLASSIFIER = "classifier"
+FEATURES = "features"
+AUXILIARY = "aux"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network that is frozen, unfrozen and given a learning rate together.
+
+    Attributes:
+        name: unique in the network, e.g. "block3".
+        group: several stages may share one, e.g. "features"; learning rates go by group.
+        modules: names of its modules (or of single parameters), each with all that is inside.
+    """
+
+    name: str
+    group: str
+    modules: tuple[str, ...]
+
+    def holds(self, name: str) -> bool:
+        """Whether the parameter or module called `name` is in this stage."""
+        return belongs(name, self.modules)
+
+
+def stages_of(network: nn.Module) -> tuple[Stage, ...]:
+    """The stages of `network`; each parameter is in exactly one.
+
+    The VGGs have `block1..` (group features), the linear layers below the last (group classifier) and `head`.
+    The networks of `LAYOUTS` have the parts their papers name. Any other is taken apart at its own containers
+    until no part holds more than half of the trunk.
+
+    Raises:
+        ConfigError: the network has no layer that could be its head.
+    """
+    layout = LAYOUTS.get(type(network).__name__, _generic)
+    return tuple(stage for stage in layout(network) if any(stage.holds(name) for name, _ in network.named_parameters()))
+
+
+def stage_by_parameter(network: nn.Module, stages: Sequence[Stage]) -> dict[str, Stage]:
+    """For each parameter of `network`, in order, the stage it belongs to."""
+    return {name: next(stage for stage in stages if stage.holds(name)) for name, _ in network.named_parameters()}
+
+
+def _cut(network: nn.Module, names: Sequence[str], group_of: Callable[[str], str]) -> list[Stage]:
+    """One stage for each of `names` that has parameters.
+
+    One without goes with what comes before it in the same container, else with what comes next.
+
+    The stage of the head gathers all that belongs to the head and is called so; another has its own name.
+    """
+    parameters = [name for name, _ in network.named_parameters()]
+    head = head_modules(network)
+    parts: list[list[str]] = []
+    pending: list[str] = []
+    for name in names:
+        if not any(belongs(parameter, (name,)) for parameter in parameters):
+            follows = parts and parts[-1][0].rpartition(".")[0] == name.rpartition(".")[0]
+            (parts[-1] if follows else pending).append(name)
+            continue
+        if not (parts and belongs(name, head) and belongs(parts[-1][0], head)):
+            parts.append([])
+        parts[-1] += [name, *pending]
+        pending.clear()
+    return [
+        Stage(HEAD, HEAD, tuple(part)) if belongs(part[0], head) else Stage(part[0], group_of(part[0]), tuple(part))
+        for part in parts
+    ]
+
+
+def _plain(network: nn.Module) -> list[Stage]:
+    """VGG, AlexNet, SqueezeNet: convolutions cut behind each max-pool (block1, ...), then the classifier."""
+    blocks: list[list[str]] = [[]]
+    for name, layer in network.get_submodule(FEATURES).named_children():
+        blocks[-1].append(f"{FEATURES}.{name}")
+        if isinstance(layer, nn.MaxPool2d):
+            blocks.append([])
+    layers = [f"{CLASSIFIER}.{name}" for name, _ in network.get_submodule(CLASSIFIER).named_children()]
+    return [
+        *(Stage(f"block{i}", FEATURES, tuple(block)) for i, block in enumerate(filter(None, blocks), start=1)),
+        *_cut(network, layers, lambda name: CLASSIFIER),
+    ]
+
+
+def _generic(network: nn.Module) -> list[Stage]:
+    """Any network: its children, opened as long as one hides the head or more than half of the trunk."""
+    head = head_modules(network)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    half = sum(size for name, size in sizes.items() if not belongs(name, head)) / 2
+
+    def inside(prefix: str) -> list[str]:
+        module = network.get_submodule(prefix)
+        children = [name for name, _ in module.named_parameters(recurse=False)]
+        children += [name for name, _ in module.named_children()]
+        return [f"{prefix}.{name}" if prefix else name for name in children]
+
+    def opened(name: str) -> list[str]:
+        if name in sizes or belongs(name, head) or not any(True for _ in network.get_submodule(name).children()):
+            return [name]
+        hides = any(belongs(module, (name,)) for module in head)
+        heavy = sum(size for parameter, size in sizes.items() if belongs(parameter, (name,))) > half
+        return [part for child in inside(name) for part in opened(child)] if hides or heavy else [name]
+
+    beside_head = head[0].rpartition(".")[0]
+    names = [part for child in inside("") for part in opened(child)]
+    return _cut(network, names, lambda name: CLASSIFIER if beside_head and belongs(name, (beside_head,)) else name)
+
+
+def _rows(*rows: tuple[str, tuple[str, ...]]) -> Callable[[nn.Module], list[Stage]]:
+    return lambda network: [Stage(name, name, modules) for name, modules in rows]
+
+
+def _each(prefix: str, *names: str) -> tuple[str, ...]:
+    return tuple(prefix + name for name in names)
+
+
+LAYOUTS: Mapping[str, Callable[[nn.Module], list[Stage]]] = {
+    "VGG": _plain,
+    "AlexNet": _plain,
+    "SqueezeNet": _plain,
+    "ResNet": _rows(
+        ("stem", ("conv1", "bn1", "relu", "maxpool")),
+        ("layer1", ("layer1",)),
+        ("layer2", ("layer2",)),
+        ("layer3", ("layer3",)),
+        ("layer4", ("layer4",)),
+        (HEAD, ("avgpool", "fc")),
+    ),
+    "DenseNet": _rows(
+        ("stem", _each("features.", "conv0", "norm0", "relu0", "pool0")),
+        ("denseblock1", _each("features.", "denseblock1", "transition1")),
+        ("denseblock2", _each("features.", "denseblock2", "transition2")),
+        ("denseblock3", _each("features.", "denseblock3", "transition3")),
+        ("denseblock4", _each("features.", "denseblock4", "norm5")),
+        (HEAD, (CLASSIFIER,)),
+    ),
+    "Inception3": _rows(
+        (
+            "stem",
+            (
+                *_each("Conv2d_", "1a_3x3", "2a_3x3", "2b_3x3"),
+                "maxpool1",
+                "Conv2d_3b_1x1",
+                "Conv2d_4a_3x3",
+                "maxpool2",
+            ),
+        ),
+        ("Mixed_5", _each("Mixed_", "5b", "5c", "5d")),
+        ("Mixed_6", _each("Mixed_", "6a", "6b", "6c", "6d", "6e")),
+        (AUXILIARY, ("AuxLogits.conv0", "AuxLogits.conv1")),
+        ("Mixed_7", _each("Mixed_", "7a", "7b", "7c")),
+        (HEAD, ("avgpool", "dropout", "fc", "AuxLogits.fc")),
+    ),
+    "GoogLeNet": _rows(
+        ("stem", ("conv1", "maxpool1", "conv2", "conv3", "maxpool2")),
+        ("inception3", ("inception3a", "inception3b", "maxpool3")),
+        ("inception4", (*_each("inception4", *"abcde"), "maxpool4")),
+        (AUXILIARY, (*_each("aux1.", "conv", "fc1", "dropout"), *_each("aux2.", "conv", "fc1", "dropout"))),
+        ("inception5", ("inception5a", "inception5b")),
+        (HEAD, ("avgpool", "dropout", "fc", "aux1.fc2", "aux2.fc2")),
+    ),
+}

@@ -1,0 +1,97 @@
+"""What is known of networks without building them, and without torch."""
+
+import subprocess
+import sys
+
+import pytest
+import torchvision
+
+from graft.errors import ConfigError
+from graft.models.configurations import NETWORKS, TABLES, known_models, torchvision_classifiers
+from graft.models.recipe import Recipe
+
+
+def test_recipes_and_configurations_import_without_torch():
+    code = (
+        "import sys, graft.models, graft.models.recipe as r; r.Recipe('resnet50').facts();"
+        "assert not {'torch', 'torchvision', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_classifiers_read_from_source_are_those_torchvision_registers():
+    assert torchvision_classifiers() == set(torchvision.models.list_models(module=torchvision.models))
+
+
+def test_tables_equal_torchvisions_and_count_their_names():
+    for letter, layers in [("A", 11), ("B", 13), ("D", 16), ("E", 19)]:
+        assert list(TABLES[letter]) == torchvision.models.vgg.cfgs[letter]
+        assert sum(layer != "M" for layer in TABLES[letter]) + 3 == layers
+
+
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_0", "squeezenet1_1", "densenet121", "googlenet", "vgg16"])
+def test_smallest_input_is_what_torchvision_says(name):
+    assert NETWORKS[name].min_size == torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"][0]
+
+
+def test_a_recipe_survives_plain_types():
+    recipe = Recipe("mine", table=(8, "M", 16), batch_norm=True, dropout=0.1, input_size=32)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert recipe.to_dict()["table"] == [8, "M", 16]
+
+
+def test_departures_go_before_what_is_known():
+    facts = Recipe("vgg16", classifier="pooled", dropout=0.2, table=[64, "M"]).facts()
+    assert (facts.classifier, facts.dropout, facts.table, facts.min_size) == ("pooled", 0.2, (64, "M"), 2)
+    assert Recipe("vgg16_cifar").facts().fixed_size
+    assert not Recipe("vgg16").facts().fixed_size
+    assert not Recipe("vgg16_cifar", classifier="pooled").facts().fixed_size
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights_of"),
+    [
+        (Recipe("vgg16"), "vgg16"),
+        (Recipe("vgg16", batch_norm=True), "vgg16_bn"),
+        (Recipe("mine", table=TABLES["A"], batch_norm=False), "vgg11"),
+        (Recipe("vgg16", table=[64, "M"]), None),
+        (Recipe("vgg_mini"), None),
+        (Recipe("resnet50"), "resnet50"),
+    ],
+)
+def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
+    assert recipe.torchvision_name() == weights_of
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe("vgg61"), ["model.name=", "vgg61", "vgg16"]),
+        (Recipe("resnet19"), ["resnet18"]),
+        (Recipe("resnet18", classifier="pooled"), ["model.classifier", "resnet18"]),
+        (Recipe("vgg16", classifier="poled"), ["model.classifier", "poled", "pooled"]),
+        (Recipe("vgg16", input_size=31), ["model.input_size=31", "32"]),
+        (Recipe("inception_v3", input_size=224), ["299"]),
+        (Recipe("vgg16", dropout=1.0), ["model.dropout=1.0"]),
+        (Recipe("vgg_custom", table=[]), ["model.table", "empty"]),
+        (Recipe("vgg_custom", table=["M", 8]), ["begins with a pool"]),
+        (Recipe("vgg_custom", table=[8, "X"]), ["entry 1", "'X'"]),
+        (Recipe("vgg_custom", table=[8, 0]), ["entry 1", "0"]),
+        (Recipe("vgg16", average_pool=-1), ["model.average_pool=-1"]),
+        (Recipe("vgg_mini", average_pool=2), ["model.average_pool=2", "model.classifier=pooled"]),
+    ],
+)
+def test_a_wrong_recipe_names_the_key_and_the_nearest(recipe, words):
+    with pytest.raises(ConfigError) as error:
+        recipe.facts()
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_wrong_key_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"model\.batchnorm.*batch_norm"):
+        Recipe.from_dict({"name": "vgg16", "batchnorm": True})
+
+
+def test_ours_are_listed_before_the_rest():
+    assert known_models()[: len(NETWORKS)] == tuple(NETWORKS)
+    assert "convnext_tiny" in known_models()

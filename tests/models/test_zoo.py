@@ -1,0 +1,117 @@
+"""torchvision's networks with a head for other classes."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.inception import InceptionOutputs
+
+from graft.errors import ConfigError
+from graft.models import Recipe, build_network
+from graft.models.heads import head_modules
+
+HEADS = {
+    "resnet18": ("fc",),
+    "alexnet": ("classifier.6",),
+    "squeezenet1_0": ("classifier.1",),
+    "squeezenet1_1": ("classifier.1",),
+    "densenet121": ("classifier",),
+    "inception_v3": ("fc", "AuxLogits.fc"),
+    "googlenet": ("fc", "aux1.fc2", "aux2.fc2"),
+    "resnet50": ("fc",),
+    "mobilenet_v3_small": ("classifier.3",),
+    "efficientnet_b0": ("classifier.1",),
+    "convnext_tiny": ("classifier.2",),
+    "vit_b_16": ("heads.head",),
+    "swin_t": ("head",),
+    "maxvit_t": ("classifier.5",),
+    "shufflenet_v2_x0_5": ("fc",),
+    "mnasnet0_5": ("classifier.1",),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_head_is_found_and_has_one_row_per_class(name):
+    with torch.device("meta"):
+        network = build_network(Recipe(name), 7)
+    assert head_modules(network) == HEADS[name]
+    assert all(len(network.get_submodule(head).weight) == 7 for head in HEADS[name])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "squeezenet1_0", "densenet121"])
+def test_the_network_is_torchvisions(name):
+    torch.manual_seed(0)
+    ours = build_network(Recipe(name), 1000).eval()
+    theirs = torchvision.models.get_model(name, weights=None)
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        assert torch.equal(ours(images), theirs.eval()(images))
+
+
+def test_inception_sees_what_torchvisions_sees_with_weights_and_trains_two_heads():
+    torch.manual_seed(0)
+    ours = build_network(Recipe("inception_v3"), 4).eval()
+    theirs = torchvision.models.inception_v3(
+        weights=None, num_classes=4, init_weights=False, transform_input=True
+    ).eval()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 299, 299)
+    with torch.inference_mode():
+        assert torch.equal(ours(images), theirs(images))
+        output = ours.train()(images)
+    assert isinstance(output, InceptionOutputs)
+    assert output.logits.shape == output.aux_logits.shape == (2, 4)
+
+
+def test_a_fresh_head_is_drawn_as_a_fresh_layer_is():
+    bound = 2048**-0.5
+    weight = build_network(Recipe("inception_v3"), 10).fc.weight
+    assert bound * 0.9 < weight.abs().max() <= bound
+
+
+def test_dropout_is_set_wherever_there_is_some():
+    network = build_network(Recipe("alexnet", dropout=0.25), 2)
+    assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.25}
+    with pytest.raises(ConfigError, match=r"model\.dropout=0\.25: resnet18"):
+        build_network(Recipe("resnet18", dropout=0.25), 2)
+
+
+def _train_squeezenets_head(bias: float | None, seed: int) -> tuple[torch.Tensor, float, float]:
+    """Forty steps of SGD 0.001, momentum 0.9, on features as large as a trained trunk's.
+
+    Returns:
+        logits [8, 2] at the end, norm of the head's gradient there, mean loss of the last five steps.
+    """
+    torch.manual_seed(seed)
+    classifier = build_network(Recipe("squeezenet1_1"), 2).classifier.train()
+    if bias is not None:
+        nn.init.constant_(classifier[1].bias, bias)
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.001, momentum=0.9)
+    signature = torch.rand(2, 512)
+    losses = []
+
+    def step(labels: torch.Tensor) -> torch.Tensor:
+        features = 3 * (torch.rand(8, 512, 5, 5) + signature[labels][:, :, None, None])
+        optimizer.zero_grad()
+        logits = classifier(features).flatten(1)
+        loss = nn.functional.cross_entropy(logits, labels)
+        loss.backward()
+        losses.append(loss.item())
+        return logits
+
+    for _ in range(40):
+        step((torch.rand(8) < 0.5).long())
+        optimizer.step()
+    logits = step(torch.arange(8) % 2)
+    return logits.detach(), classifier[1].weight.grad.norm().item(), sum(losses[-6:-1]) / 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_squeezenets_fresh_head_lives_where_one_without_bias_is_shut(seed):
+    shut, _, _ = _train_squeezenets_head(bias=0.0, seed=seed)
+    logits, gradient, loss = _train_squeezenets_head(bias=None, seed=seed)
+    assert (shut == 0).float().mean() >= 0.5
+    assert bool((logits > 0).all())
+    assert gradient > 0
+    assert loss < 0.1

@@ -1,0 +1,251 @@
+"""Frozen is frozen: no gradient, no optimizer state, no decay, no statistics, no dropout."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from graft.errors import ConfigError
+from graft.models import Recipe, build_network
+from graft.models.weights import WeightsReport
+from graft.transfer import FreezeOptions, TransferPlan, stages_of
+from graft.transfer.freeze import POLICIES
+from graft.transfer.groups import parameter_groups
+
+VGG = Recipe("small", table=(8, "M", 16, "M", 16), batch_norm=True, average_pool=1, input_size=32)
+
+
+def _plan(network, policy, **options) -> TransferPlan:
+    stages = stages_of(network)
+    groups = parameter_groups(network, stages, 0.1, weight_decay=0.1)
+    return TransferPlan(network, stages, policy, FreezeOptions(**options), groups)
+
+
+def _train(plan: TransferPlan, epochs: int, optimizer=None) -> torch.optim.Optimizer:
+    """A loop that switches modes as training and validation do."""
+    network = plan.network
+    optimizer = optimizer or torch.optim.SGD(plan.groups, lr=0.1, momentum=0.9)
+    for epoch in range(epochs):
+        network.eval()
+        network(torch.randn(2, 3, 32, 32))
+        network.train()
+        plan.apply(epoch)
+        plan.set_modes(epoch)
+        for _ in range(2):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(torch.randn(4, 3, 32, 32)), torch.arange(4) % 2).backward()
+            optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("recipe", [VGG, Recipe("resnet18"), Recipe("densenet121")])
+@pytest.mark.parametrize("policy", ["backbone", "features"])
+def test_frozen_tensors_and_statistics_are_bit_identical_after_training(recipe, policy):
+    torch.manual_seed(0)
+    network = build_network(recipe, 2)
+    plan = _plan(network, policy)
+    before = copy.deepcopy(network.state_dict())
+    optimizer = _train(plan, 2)
+    frozen = plan.frozen(0)
+    assert frozen
+    stages = [stage for stage in plan.stages if stage.group != "head"]
+    if policy == "features":
+        stages = [stage for stage in stages if stage.group != "classifier"]
+    for name, tensor in network.state_dict().items():
+        if any(stage.holds(name) for stage in stages):
+            assert torch.equal(tensor, before[name]), name
+    parameters = dict(network.named_parameters())
+    assert all(parameters[name].grad is None and parameters[name] not in optimizer.state for name in frozen)
+    assert not any(torch.equal(parameters[name], before[name]) for name in plan.trainable(0))
+
+
+@pytest.mark.parametrize("recipe", [VGG, Recipe("alexnet"), Recipe("squeezenet1_1")])
+def test_dropout_of_a_frozen_part_is_silent_and_of_the_rest_fires(recipe):
+    network = build_network(recipe, 2)
+    for policy in ("backbone", "none"):
+        plan = _plan(network, policy)
+        for _ in range(3):
+            network.eval()
+            network.train()
+            plan.set_modes(0)
+        stages = {stage.name: stage for stage in plan.stages}
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Dropout):
+                assert module.training is (policy == "none" or stages["head"].holds(name))
+
+
+def test_a_frozen_trunk_gives_the_same_features_in_training_mode():
+    network = build_network(Recipe("resnet18"), 2)
+    plan = _plan(network, "backbone")
+    trunk = nn.Sequential(*list(network.children())[:-1])
+    images = torch.randn(4, 3, 32, 32)
+    expected = network.eval() and trunk(images)
+    network.train()
+    plan.set_modes(0)
+    assert torch.equal(trunk(images), expected)
+
+
+def test_setting_modes_leaves_a_network_in_evaluation_there():
+    network = build_network(VGG, 2).eval()
+    _plan(network, "backbone").set_modes(0)
+    assert not any(module.training for module in network.modules())
+
+
+def test_patterns_freeze_what_they_name_and_no_more():
+    torch.manual_seed(0)
+    network = build_network(VGG, 2)
+    plan = _plan(network, "custom", patterns=("features.0.*", "features.1", "*bias", "classifier.3"))
+    before = copy.deepcopy(network.state_dict())
+    _train(plan, 2)
+    names = [name for name, _ in network.named_parameters()]
+    expected = {n for n in names if n.endswith("bias") or n.startswith(("features.0.", "features.1.", "classifier.3."))}
+    assert plan.frozen(0) == expected
+    after = network.state_dict()
+    assert {name for name in names if torch.equal(after[name], before[name])} == expected
+    assert torch.equal(after["features.1.running_mean"], before["features.1.running_mean"])
+    assert not torch.equal(after["features.5.running_mean"], before["features.5.running_mean"])
+    assert not network.features[1].training
+    assert network.features[5].training
+    assert "classifier.5" in plan.frozen_modules(0)
+    assert "classifier.2" not in plan.frozen_modules(0)
+
+
+@pytest.mark.parametrize("pattern", ["block2", "block[2]", "bloc?2", "features.3", "*.3.*", "features.[3-9].*"])
+def test_stages_and_globs_are_patterns_too(pattern):
+    recipe = Recipe("small", table=(8, "M", 16, "M"), batch_norm=False, classifier="linear", average_pool=1)
+    frozen = _plan(build_network(recipe, 2), "custom", patterns=(pattern,)).frozen(0)
+    assert frozen >= {"features.3.bias"}
+    assert frozen <= {"features.3.weight", "features.3.bias"}
+
+
+def test_a_pattern_that_matches_nothing_names_the_nearest():
+    network = build_network(VGG, 2)
+    with pytest.raises(ConfigError, match=r'"blok1" matches no.*Did you mean block1'):
+        _plan(network, "custom", patterns=("features.0", "blok1"))
+    with pytest.raises(ConfigError, match=r"freeze\.patterns"):
+        _plan(network, "custom")
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        _plan(build_network(VGG, 2), "custom", patterns=("*",))
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        _plan(build_network(VGG, 2), "gradual", schedule={"head": 2})
+
+
+def test_an_unknown_policy_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"freeze\.policy=backbon.*backbone"):
+        _plan(build_network(VGG, 2), "backbon")
+
+
+def _groups_in_training(plan: TransferPlan, epoch: int) -> list[str]:
+    learns = plan.trainable(epoch)
+    return [stage.name for stage in plan.stages if any(stage.holds(name) for name in learns)]
+
+
+def test_gradual_goes_from_the_head_down_group_by_group():
+    plan = _plan(build_network(Recipe("resnet18"), 2), "gradual", every=2)
+    assert not plan.static
+    down = ["head", "layer4", "layer3", "layer2", "layer1", "stem"]
+    assert [_groups_in_training(plan, epoch)[0] for epoch in range(12)] == [name for name in down for _ in range(2)]
+    assert plan.frozen(100) == frozenset()
+
+
+def test_a_schedule_names_groups_and_stages_and_what_it_omits_never_trains():
+    plan = _plan(
+        build_network(VGG, 2),
+        "gradual",
+        schedule={"classifier": 1, "classifier.0": 3, "features": 5, "block1": 9},
+    )
+    assert _groups_in_training(plan, 0) == ["head"]
+    assert _groups_in_training(plan, 1) == ["classifier.3", "head"]
+    assert _groups_in_training(plan, 3) == ["classifier.0", "classifier.3", "head"]
+    assert _groups_in_training(plan, 8) == ["block2", "block3", "classifier.0", "classifier.3", "head"]
+    assert plan.frozen(9) == frozenset()
+    plan = _plan(build_network(VGG, 2), "gradual", schedule={"classifier": 1})
+    assert _groups_in_training(plan, 1000) == ["classifier.0", "classifier.3", "head"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": {"features": -1}}, "features=-1"),
+        ({"schedule": {"feature": 1}}, '"feature".*Did you mean features'),
+        ({"every": 0}, r"freeze\.every=0"),
+    ],
+)
+def test_a_wrong_schedule_says_what_is_wrong(options, words):
+    with pytest.raises(ConfigError, match=words):
+        _plan(build_network(VGG, 2), "gradual", **options)
+
+
+def test_what_trains_depends_on_the_epoch_alone():
+    """As after a resume: a fresh plan asked for epoch 2 at once, and one that walked there."""
+    walked = _plan(build_network(VGG, 2), "gradual")
+    for epoch in (0, 1, 2, 1, 0, 2):
+        walked.apply(epoch)
+        fresh = _plan(build_network(VGG, 2), "gradual")
+        fresh.apply(epoch)
+        fresh.network.train(), walked.network.train()
+        fresh.set_modes(epoch), walked.set_modes(epoch)
+        pairs = zip(walked.network.named_parameters(), fresh.network.named_parameters(), strict=True)
+        assert all(a.requires_grad == b.requires_grad for (_, a), (_, b) in pairs)
+        assert [m.training for m in walked.network.modules()] == [m.training for m in fresh.network.modules()]
+
+
+def test_gradual_trains_the_same_optimizer_over_all_parameters():
+    torch.manual_seed(0)
+    network = build_network(VGG, 2)
+    plan = _plan(network, "gradual")
+    before = copy.deepcopy(network.state_dict())
+    optimizer = _train(plan, 1)
+    assert torch.equal(network.classifier[3].weight, before["classifier.3.weight"])
+    _train(plan, 3, optimizer=optimizer)
+    assert not any(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+
+
+def test_inceptions_auxiliary_branch_is_frozen_but_its_head():
+    with torch.device("meta"):
+        network = build_network(Recipe("inception_v3"), 2)
+    plan = _plan(network, "backbone")
+    assert plan.trainable(0) == {f"{head}.{kind}" for head in ("fc", "AuxLogits.fc") for kind in ("weight", "bias")}
+    network.train()
+    plan.set_modes(0)
+    assert not network.AuxLogits.conv0.bn.training
+    assert network.AuxLogits.fc.training
+    assert network.dropout.training
+
+
+def test_frozen_layers_that_were_left_random_are_named():
+    network = build_network(VGG, 2)
+    random = tuple(name for name, _ in network.named_parameters() if name.startswith("classifier"))
+    report = WeightsReport("file", None, (), random, None, None)
+    assert _plan(network, "features").frozen_but_random(report) == ()
+    assert _plan(network, "backbone").frozen_but_random(report) == tuple(
+        f"classifier.{i}.{kind}" for i in (0, 3) for kind in ("weight", "bias")
+    )
+
+
+def test_the_table_counts_what_trains():
+    network = build_network(VGG, 2)
+    rows = {row.name: row for row in _plan(network, "features").table()}
+    assert list(rows) == ["features", "classifier", "head"]
+    assert rows["features"].trainable == 0
+    assert rows["features"].parameters == sum(p.numel() for p in network.features.parameters())
+    assert rows["head"].trainable == rows["head"].parameters == 4096 * 2 + 2
+    assert (rows["head"].tensors, rows["head"].lr) == (2, 0.1)
+
+
+def test_a_plan_survives_copy_and_pickle():
+    plan = _plan(build_network(Recipe("vgg_mini"), 2), "gradual")
+    plan.apply(0)
+    for other in (copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+        assert other.trainable(1) == plan.trainable(1)
+
+
+def test_the_policies_are_those_of_the_contract():
+    assert set(POLICIES) == {"none", "features", "backbone", "custom", "gradual"}
+    assert [name for name, policy in POLICIES.items() if not policy.static] == ["gradual"]
