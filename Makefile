@@ -1,0 +1,35 @@
+# make quickstart   .venv, the package, and the main job on embedded data: three strategies, three seeds
+# make test         the tests (the slow ones too: make test-all)
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: install quickstart test test-all lint weights clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: .venv/installed
+
+quickstart: install
+	$(BIN)/graft train -m experiment=quickstart strategy=scratch,feature_extract,finetune seed=0,1,2
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m ''
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The bundled weights, made again: CIFAR-10 in data/ (downloaded where it is not), about 20 minutes on two cores.
+weights: install
+	$(BIN)/graft train experiment=cifar10_vgg_mini hydra.run.dir=outputs/train/vgg_mini
+	$(BIN)/python -m graft.tasks.bundle outputs/train/vgg_mini
+
+clean:
+	rm -rf .venv build dist

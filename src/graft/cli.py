@@ -1,0 +1,128 @@
+"""The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+TASKS = {
+    "train": "fit a network, keep its best checkpoint, test it, write the run folder",
+    "compare": "all finished runs side by side",
+}
+
+TRUSTED = ["graft.*", "hydra.*", "hydra_plugins.*", "logging.*"]
+"""What a configuration may call into being; anything else in it is data (see Hydra's execution whitelist)."""
+
+USAGE = """graft: transfer learning on images
+
+  graft TASK [key=value ...]      graft TASK --help shows every key and group
+
+{tasks}
+
+  graft train experiment=quickstart             offline, on embedded data and weights
+  graft train model=vgg16 strategy=finetune     the default: VGG16 fine-tuned on ants and bees
+  tensorboard --logdir outputs                  look at the runs
+"""
+
+
+def main(task: str | None = None) -> None:
+    """Run `task`, or the one named by the first argument.
+
+    Exit codes: 0 done, 1 a mistake or a failed run (said in plain words; HYDRA_FULL_ERROR=1 shows the
+    stack trace), 2 unknown task, 130 interrupted.
+    """
+    if task is None:
+        task = _task_from_arguments()
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
+    try:
+        _hydra_app(task)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if full_error:
+            raise
+        sys.stderr.write(explain(error) or traceback.format_exc())
+        sys.exit(1)
+
+
+def _task_from_arguments() -> str:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in TASKS:
+        sys.argv = [f"{sys.argv[0]}", *sys.argv[2:]]
+        return name
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0)
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    sys.stderr.write(f"graft: no task {name!r}." + (f" Did you mean {near[0]!r}?" if near else "") + "\n\n" + usage())
+    sys.exit(2)
+
+
+def usage() -> str:
+    """What `graft --help` prints."""
+    return USAGE.format(tasks="\n".join(f"  {name:<10}{what}" for name, what in TASKS.items()))
+
+
+def _hydra_app(task: str) -> Callable[[], Any]:
+    import hydra
+
+    from graft.config import conf_dir
+    from graft.config.schema import register
+
+    register()
+    return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(RUN[task])
+
+
+def _run_train(config: Any) -> float | None:
+    return import_module("graft.tasks.train").main(config)
+
+
+def _run_compare(config: Any) -> None:
+    import_module("graft.tasks.compare").main(config)
+
+
+RUN: dict[str, Callable[[Any], Any]] = {"train": _run_train, "compare": _run_compare}
+
+
+def explain(error: BaseException) -> str | None:
+    """The plain words for a mistake of the user's, or None for what is a fault of ours."""
+    from hydra.errors import CompactHydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from graft.errors import GraftError
+
+    if isinstance(error, GraftError):
+        return f"{error}\n"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or _options(group))
+        near = difflib.get_close_matches(option, options, n=3, cutoff=0.5)
+        return (
+            f"{group}={option}: there is no such {group or 'config'}."
+            + (f" Did you mean {' or '.join(near)}?" if near else "")
+            + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
+            + "\n"
+        )
+    if isinstance(error, CompactHydraException | OmegaConfBaseException):
+        lines = [str(error)]
+        if isinstance(error.__cause__, OmegaConfBaseException):
+            lines.append(str(error.__cause__))
+        hidden = ("full_key:", "object_type=", "reference_type=")
+        shown = [line for text in lines for line in text.splitlines() if not line.strip().startswith(hidden)]
+        return "\n".join(dict.fromkeys(shown)) + "\n"
+    return None
+
+
+def _options(group: str) -> list[str]:
+    from graft.config import conf_dir
+
+    return [file.stem for file in (conf_dir() / Path(group)).glob("*.yaml")] if group else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Every key of a Graft configuration, its type and its default. No heavy import: `--help` reads this."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    weights: str | None = "default"
+    """"default" (torchvision's ImageNet weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
+    classifier: str | None = None
+    """VGG only: "vgg" (three linear layers), "linear" (one) or "pooled" (average pool, BatchNorm, one linear)."""
+    table: list[Any] | None = None
+    """VGG only: channels of each convolution, "M" for a 2x2 max-pool."""
+    batch_norm: bool | None = None
+    dropout: float | None = None
+    input_size: int | None = None
+    """Side of the input in pixels; null: the network's own."""
+    average_pool: int | None = None
+    """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+
+
+@dataclass
+class PreprocessConfig:
+    """What evaluation does to an image; every null means: as the network's weights want it."""
+
+    input_size: int | None = None
+    resize_size: int | None = None
+    fit: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: str | None = None
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    root: str | None = None
+    batch_size: int = 32
+    num_workers: int | str = "auto"
+    download: bool = True
+    shots: int | None = None
+    """Keep this many seeded training images of each class."""
+    val_fraction: float = 0.1
+    """Part of the training images to validate on, where the set has no validation split; 0: validate on test."""
+    resident_gb: float = 2.0
+    """Sets whose decoded images need no more than this are held in memory and augmented as batches."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What only this data set knows, e.g. the id ranges of `mask`."""
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+
+@dataclass
+class StrategyConfig:
+    name: str = MISSING
+    pretrained: bool = True
+    """Needs pretrained weights; false ignores model.weights and starts at random."""
+    freeze: str = "none"
+    """The freeze policy of this strategy, taken by freeze=auto."""
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
+    layer_decay: float | None = None
+    decay_norm_and_bias: bool = True
+
+
+@dataclass
+class FreezeConfig:
+    policy: str = MISSING
+    patterns: list[str] = field(default_factory=list)
+    schedule: dict[str, int] | None = None
+    every: int = 1
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = MISSING
+    lr: float = MISSING
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+
+@dataclass
+class SchedulerConfig:
+    name: str = MISSING
+    warmup_epochs: float = 0.0
+    min_lr_ratio: float = 0.0
+    step_size: int = 5
+    gamma: float = 0.1
+    max_lr_ratio: float = 1.0
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    factor: float = 0.1
+    patience: int = 2
+    monitor: str = "val/loss"
+
+
+@dataclass
+class CropConfig:
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
+
+
+@dataclass
+class AugmentConfig:
+    random_resized_crop: CropConfig | None = None
+    random_crop_padding: int | None = None
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
+    policy: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass
+class LossConfig:
+    label_smoothing: float = 0.0
+    class_weights: str | list[float] | None = None
+    """null, "balanced" (inverse class frequency), or one weight a class."""
+
+
+@dataclass
+class TrainerConfig:
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    max_epochs: int = 10
+    max_steps: int = -1
+    val_check_interval: int | float | None = None
+    """Validate also every N steps (an int) or fraction of an epoch (a float); null: after each epoch."""
+    gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    log_every_n_steps: int = 10
+    deterministic: bool = False
+    channels_last: bool = True
+    compile: bool = False
+    baseline: bool = True
+    """Validate once before the first step: the figure at step 0."""
+    test: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    tensorboard: bool = True
+    csv: bool = True
+
+
+@dataclass
+class CallbacksConfig:
+    checkpoint: str = "best"
+    """"best": keep and test the weights of the best `optimized_metric`; "last": those of the last epoch."""
+    early_stopping: int | None = None
+    """Stop after this many validations without a better `optimized_metric`."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, e.g. 0.999; validated and saved in their place."""
+    progress: str = "auto"
+    """"auto" (a bar on a terminal, else a line an epoch), "bar", "lines" or "none"."""
+
+
+@dataclass
+class PathsConfig:
+    data: str = "data"
+    outputs: str = "outputs"
+
+
+@dataclass
+class TrainConfig:
+    """The whole configuration of `graft train`."""
+
+    seed: int = 0
+    resume: str | None = None
+    optimized_metric: str = "val/acc"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass
+class CompareConfig:
+    """The whole configuration of `graft compare`."""
+
+    runs: str = "outputs"
+    sort: str = "test/acc"
+    output: str | None = None
+    """Folder for compare.md and compare.csv; null: beside the runs."""
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under `schema/`."""
+    store = ConfigStore.instance()
+    for name, node in (("train", TrainConfig), ("compare", CompareConfig)):
+        store.store(group="schema", name=name, node=node, package="_global_", replace=True)

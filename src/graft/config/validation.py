@@ -1,0 +1,173 @@
+"""What a configuration must not say: combinations that cannot work, told before anything heavy is loaded."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from graft.config.recipes import recipe_of
+from graft.errors import ConfigError
+from graft.models.configurations import BUNDLED
+
+QUICKSTART = "graft train experiment=quickstart"
+
+
+def settle(config: Any) -> Any:
+    """Fill in what one choice decides for another (in place) and refuse what cannot work.
+
+    Raises:
+        ConfigError: two keys that disagree, or a value out of its range; names them and the way out.
+    """
+    one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw"))
+    one_of("scheduler.name", config.scheduler.name, ("none", "step", "cosine", "onecycle", "plateau"))
+    one_of("freeze.policy", config.freeze.policy, ("none", "features", "backbone", "custom", "gradual"))
+    one_of("callbacks.checkpoint", config.callbacks.checkpoint, ("best", "last"))
+    one_of("callbacks.progress", config.callbacks.progress, ("auto", "bar", "lines", "none"))
+    one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
+    if config.augment.policy is not None:
+        one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))
+    if config.data.preprocess.fit is not None:
+        one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
+    _metric_exists(config)
+    _ranges(config)
+    _weights_and_strategy(config)
+    _network_and_input(config)
+    return config
+
+
+def one_of(key: str, value: str, options: Iterable[str]) -> None:
+    """Refuse `value` unless it is one of `options`; names the nearest."""
+    options = list(options)
+    if value in options:
+        return
+    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"{key}={value}: unknown.{hint} There are: {' '.join(options)}")
+
+
+def _metric_exists(config: Any) -> None:
+    one_of("optimized_metric", config.optimized_metric, ("val/acc", "val/loss", "test/acc", "test/loss"))
+    if config.optimized_metric.startswith("test/") and config.callbacks.checkpoint == "best":
+        raise ConfigError(
+            f"optimized_metric={config.optimized_metric} and callbacks.checkpoint=best disagree: choosing a checkpoint "
+            "by the test set would spoil it.\nUse optimized_metric=val/acc, or callbacks.checkpoint=last."
+        )
+
+
+def _ranges(config: Any) -> None:
+    positive = {"optimizer.lr": config.optimizer.lr, "data.batch_size": config.data.batch_size}
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{key}={value}: must be more than 0.")
+    if config.trainer.max_epochs < 1 and config.trainer.max_steps < 1:
+        raise ConfigError(f"trainer.max_epochs={config.trainer.max_epochs}: nothing to train; give at least 1.")
+    fractions = {
+        "data.val_fraction": config.data.val_fraction,
+        "loss.label_smoothing": config.loss.label_smoothing,
+        "augment.horizontal_flip": config.augment.horizontal_flip,
+        "augment.vertical_flip": config.augment.vertical_flip,
+        "augment.random_erasing": config.augment.random_erasing,
+        "callbacks.ema": config.callbacks.ema or 0.0,
+        "model.dropout": config.model.dropout or 0.0,
+    }
+    for key, value in fractions.items():
+        upper_open = key in ("data.val_fraction", "loss.label_smoothing", "callbacks.ema", "model.dropout")
+        if not 0 <= value <= 1 or (upper_open and value == 1):
+            raise ConfigError(f"{key}={value}: must lie in [0, 1{')' if upper_open else ']'}.")
+    if config.data.shots is not None and config.data.shots < 1:
+        raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
+
+
+def _weights_and_strategy(config: Any) -> None:
+    weights = config.model.weights
+    if not config.strategy.pretrained:
+        config.model.weights = None
+        if config.freeze.policy != "none":
+            raise ConfigError(
+                f"strategy={config.strategy.name} and freeze={config.freeze.policy} disagree: frozen layers would stay "
+                "random.\nUse freeze=none, or strategy=feature_extract."
+            )
+    elif weights is None:
+        raise ConfigError(
+            f"strategy={config.strategy.name} and model.weights=null disagree: this strategy starts from pretrained "
+            "weights.\nUse strategy=scratch to train from random weights, or model.weights=default."
+        )
+    elif weights not in ("default", "bundled") and not Path(weights).is_file():
+        raise ConfigError(
+            f"model.weights={weights}: no such file.\n"
+            "Give a .pth, .safetensors or .ckpt file, `default` (torchvision's ImageNet weights), `bundled`, or null."
+        )
+    elif weights == "bundled" and config.model.name not in bundled_models():
+        raise ConfigError(
+            f"model={config.model.name} and model.weights=bundled disagree: only {' '.join(bundled_models())} "
+            "comes with bundled weights.\nUse model=vgg_mini, or model.weights=default."
+        )
+    elif weights == "default" and recipe_of(config).torchvision_name() is None:
+        raise ConfigError(
+            f"model={config.model.name} and model.weights=default disagree: torchvision has no weights for it."
+            "\nUse strategy=scratch"
+            + (", or model.weights=bundled." if config.model.name in bundled_models() else ", or model.weights=FILE.")
+        )
+
+
+def bundled_models() -> list[str]:
+    """Networks whose pretrained weights come with the package."""
+    return sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
+
+
+def _network_and_input(config: Any) -> None:
+    facts = recipe_of(config).facts()
+    size, key = config.data.preprocess.input_size, "data.preprocess.input_size"
+    if size is not None and size < facts.min_size:
+        raise ConfigError(
+            f"{key}={size} and model={config.model.name} disagree: this network halves its input so often that it "
+            f"needs at least {facts.min_size}x{facts.min_size} pixels.\n"
+            f"Give {key}={facts.min_size} or more, or a network with fewer pools."
+        )
+    if size is not None and facts.fixed_size and size != facts.input_size:
+        raise ConfigError(
+            f"{key}={size} and model={config.model.name} disagree: without an average pool this network takes exactly "
+            f"{facts.input_size}x{facts.input_size} pixels.\nGive model.input_size={size} too, or leave {key} out."
+        )
+    if config.data.batch_size == 1 and (facts.batch_norm or facts.classifier == "pooled"):
+        raise ConfigError(
+            f"data.batch_size=1 and model={config.model.name} disagree: BatchNorm has nothing to average over in a "
+            "batch of one image.\nGive data.batch_size=2 or more, or a network without BatchNorm."
+        )
+
+
+UNESSENTIAL = (
+    "seed",
+    "resume",
+    "optimized_metric",
+    "paths.",
+    "logger.",
+    "callbacks.progress",
+    "data.num_workers",
+    "data.root",
+    "data.download",
+    "data.resident_gb",
+    "trainer.log_every_n_steps",
+)
+
+
+def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
+    """What a run is told apart by: the options of the groups, then every key that can change its figures.
+
+    Args:
+        config: the resolved configuration, as plain containers.
+        picked: Hydra's choice of each group, e.g. {"augment": "basic"}.
+    """
+    named = {group: config[group]["name"] for group in ("model", "data", "strategy", "optimizer", "scheduler")}
+    named["freeze"] = config["freeze"]["policy"]
+    named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
+    keys = {key: value for key, value in _flat(config) if not key.startswith(UNESSENTIAL) and not key.endswith(".name")}
+    return named | keys
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

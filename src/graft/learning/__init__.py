@@ -1,0 +1,1 @@
+"""How a network learns: the LightningModule, its callbacks, loggers and checkpoints."""

@@ -1,0 +1,129 @@
+"""What happens around training: averaged weights, progress, checkpoints."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    WeightAveraging,
+)
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class AveragedWeights(WeightAveraging):
+    """Exponential moving average of weights and buffers (Polyak & Juditsky 1992), validated and saved in their place.
+
+    In place of Lightning's EMAWeightAveraging, whose decay·a + (1 - decay)·a is not a to the bit: here an
+    interpolation leaves what is frozen exactly as it is.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+class Lines(Callback):
+    """One plain line an epoch, for logs and pipes."""
+
+    def __init__(self, write: Any) -> None:
+        self.write = write
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        figures: dict[str, float] = pl_module.results  # type: ignore[assignment]
+        shown = "  ".join(
+            f"{name} {figures[name]:.4f}"
+            for name in ("train/loss", "train/acc", "val/loss", "val/acc")
+            if name in figures
+        )
+        seconds = time.perf_counter() - self.started
+        self.write(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {seconds:.1f} s")
+
+
+class Pace(Callback):
+    """How many images a second the training steps took in, validation left out."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.seconds = 0.0
+        self._begun = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._begun:
+            self._begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch.labels) * trainer.world_size
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._begun:
+            self.seconds += time.perf_counter() - self._begun
+            self._begun = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        return round(self.images / self.seconds, 2) if self.seconds else None
+
+
+def build_callbacks(config: Any, folder: Path, log: Any) -> list[Callback]:
+    """The callbacks the configuration asks for; checkpoints go to `folder`/checkpoints.
+
+    `best.ckpt` holds the weights of the best `optimized_metric` (or of the last epoch, with
+    callbacks.checkpoint=last) and no optimizer; `last.ckpt` holds all that is needed to go on.
+    """
+    mode = direction(config.optimized_metric)
+    checkpoints: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+    }
+    by_score = config.callbacks.checkpoint == "best"
+    callbacks: list[Callback] = [
+        Pace(),
+        ModelCheckpoint(
+            filename="best",
+            monitor=config.optimized_metric if by_score else None,
+            mode=mode,
+            save_weights_only=True,
+            save_on_train_epoch_end=not by_score,
+            **checkpoints,
+        ),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **checkpoints),
+    ]
+    if config.callbacks.ema is not None:
+        callbacks.insert(0, AveragedWeights(config.callbacks.ema))
+    if config.callbacks.early_stopping is not None:
+        callbacks.append(
+            EarlyStopping(config.optimized_metric, patience=config.callbacks.early_stopping, mode=mode, verbose=False)
+        )
+    progress = config.callbacks.progress
+    if progress == "auto":
+        progress = "bar" if sys.stderr.isatty() else "lines"
+    if progress == "bar":
+        callbacks.append(RichProgressBar(leave=True))
+    if progress == "lines":
+        callbacks.append(Lines(log))
+    return callbacks
+
+
+def direction(metric: str) -> str:
+    """ "min" for a loss, "max" for everything else."""
+    return "min" if metric.split("/")[-1].endswith("loss") else "max"

@@ -1,0 +1,51 @@
+"""What this machine can do, and what of it a run uses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graft.errors import ConfigError
+from graft.learning.gpu import NO_GPU
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computes: Lightning's `accelerator`, how many `devices`, and its `precision`."""
+
+    accelerator: str
+    devices: int
+    precision: str
+
+
+def cpu_has_bf16_units() -> bool:
+    """True where matrix products in bfloat16 are done in hardware (AVX512-BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def choose_device(config: Any) -> Device:
+    """Resolve every "auto" of `config` (a TrainerConfig).
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none; more devices than there are.
+    """
+    found = torch.cuda.device_count()
+    accelerator = config.accelerator
+    if accelerator in ("gpu", "cuda") and not found:
+        raise ConfigError(NO_GPU)
+    if accelerator == "auto":
+        accelerator = "gpu" if found else "mps" if torch.backends.mps.is_available() else "cpu"
+    devices = config.devices
+    if devices == "auto":
+        devices = max(1, found) if config.strategy == "ddp" and accelerator != "cpu" else 1
+    if accelerator in ("gpu", "cuda") and int(devices) > found:
+        raise ConfigError(f"trainer.devices={devices}: this machine has {found} GPU{'s' if found != 1 else ''}.")
+    return Device(accelerator, int(devices), _precision(config.precision, accelerator))
+
+
+def _precision(wanted: str, accelerator: str) -> str:
+    if wanted != "auto":
+        return wanted
+    if accelerator in ("gpu", "cuda"):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if accelerator == "cpu" and cpu_has_bf16_units() else "32-true"

@@ -1,0 +1,269 @@
+"""The LightningModule: one network, one transfer plan, one loss; the same for every strategy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision.transforms import v2
+
+from graft.chance import seed_of, seeded
+from graft.data.datasets import Batch
+from graft.learning.optimizers import build_optimizer
+from graft.learning.schedules import Length, build_schedule
+from graft.preprocessing import Preprocessing
+from graft.transfer.plan import TransferPlan
+
+PADDING = -1
+"""Label of an image that only fills up a process's share; counted nowhere."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises.
+
+    Attributes:
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1) (Szegedy et al. 2016).
+        class_weights: one factor a class, or None.
+        mixup, cutmix: alpha of the Beta distribution, 0 for off (Zhang et al. 2018; Yun et al. 2019).
+        auxiliary: weight of an auxiliary head's loss where a network has one (Inception: 0.4).
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    auxiliary: float = 0.4
+
+
+class Learner(pl.LightningModule):
+    """Trains `network` by `plan`; validates and tests it; logs under the contract's metric names.
+
+    Args:
+        network: images [B, 3, S, S] (normalised) to logits [B, C]; in training mode a network may also return
+            a named tuple (logits, aux_logits).
+        plan: what is trainable in which epoch, and the parameter groups.
+        classes: names of the C classes.
+        preprocessing: mean and std for the normalisation, done here, on the device.
+        objective: the loss.
+        optimizer, scheduler: their configurations.
+        seed: with epoch and step the only source of chance, so that a resumed run draws what it would have drawn.
+        provenance: plain values that make a checkpoint whole (recipe, config, …), saved under "graft".
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: TransferPlan,
+        *,
+        classes: tuple[str, ...],
+        preprocessing: Preprocessing,
+        objective: Objective,
+        optimizer: Any,
+        scheduler: Any,
+        seed: int,
+        provenance: Mapping[str, Any],
+        log_every: int = 10,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.plan = plan
+        self.classes = classes
+        self.preprocessing = preprocessing
+        self.objective = objective
+        self.optimizer_config, self.scheduler_config = optimizer, scheduler
+        self.seed = seed
+        self.provenance = dict(provenance)
+        self.log_every = log_every
+        scale = torch.tensor(preprocessing.std) * 255
+        self.register_buffer("mean", (torch.tensor(preprocessing.mean) * 255).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("inverse_std", (1 / scale).view(1, 3, 1, 1), persistent=False)
+        weights = None if objective.class_weights is None else torch.tensor(objective.class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        # Sums of (loss · images, correct, images) on the device, read only when something is logged. No buffers:
+        # averaged weights swap those during validation.
+        self.epoch_sums = self.window_sums = self.eval_sums = torch.zeros(3)
+        count = len(classes)
+        self.per_class = MulticlassAccuracy(count, average="none", ignore_index=PADDING)
+        self.results: dict[str, float] = {}
+
+    # -- input ---------------------------------------------------------------------------------------------
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, S, S] to float, minus mean, over std; channels-last where the network is."""
+        images = (images.float() - self.mean) * self.inverse_std
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    @property
+    def channels_last(self) -> bool:
+        first = next((p for p in self.network.parameters() if p.dim() == 4), None)
+        return first is not None and first.is_contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images [B, 3, S, S] to logits [B, C]."""
+        output = self.network(self.normalise(images))
+        return output if isinstance(output, Tensor) else output[0]
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> "Learner":
+        """As in torch, but what the plan freezes stays in evaluation mode: no BatchNorm update, no Dropout."""
+        super().train(mode)
+        if mode:
+            self.plan.set_modes(self._epoch)
+        return self
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(3, dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
+
+    @property
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self._trainer is not None else 0
+
+    def on_train_epoch_start(self) -> None:
+        self.plan.apply(self.current_epoch)
+        self.plan.set_modes(self.current_epoch)
+        self.epoch_sums, self.window_sums = self._zeros(), self._zeros()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(seed_of(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = self.normalise(batch.images), batch.labels
+        targets: Tensor = labels
+        if self.objective.mixup or self.objective.cutmix:
+            images, targets = self._mix(images, labels, batch_idx)
+        output = self.network(images)
+        logits, *auxiliary = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
+        main = self._loss(logits, targets)
+        side = sum((self._loss(part, targets) for part in auxiliary), start=main.new_zeros(()))
+        loss = main + self.objective.auxiliary * side
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            sums = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
+            self.epoch_sums += sums
+            self.window_sums += sums
+        if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
+            self._log_step({"train/loss_main": main, "train/loss_aux": side} if auxiliary else {})
+        return loss
+
+    def _last_of_accumulation(self, batch_idx: int) -> bool:
+        every = self.trainer.accumulate_grad_batches
+        return (batch_idx + 1) % every == 0 or batch_idx + 1 == self.trainer.num_training_batches
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(
+            logits.float(), targets, weight=self.class_weights, label_smoothing=self.objective.label_smoothing
+        )
+
+    def _mix(self, images: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        count = len(self.classes)
+        choices: list[nn.Module] = []
+        if self.objective.mixup:
+            choices.append(v2.MixUp(alpha=self.objective.mixup, num_classes=count))
+        if self.objective.cutmix:
+            choices.append(v2.CutMix(alpha=self.objective.cutmix, num_classes=count))
+        with seeded(self.seed, "mix", self.current_epoch, batch_idx, self.global_rank):
+            return v2.RandomChoice(choices)(images, labels)
+
+    def _log_step(self, extra: Mapping[str, Tensor]) -> None:
+        loss, correct, count = self.window_sums.tolist()
+        self.window_sums.zero_()
+        metrics = {"train/loss_step": loss / count, "train/acc_step": correct / count}
+        metrics |= {name: float(value.detach()) for name, value in extra.items()}
+        metrics |= self.learning_rates()
+        self._write(metrics, self.global_step + 1)
+
+    def learning_rates(self) -> dict[str, float]:
+        """ "lr/GROUP" of every parameter group, now."""
+        optimizer = self.trainer.optimizers[0]
+        return {f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}
+
+    def training_figures(self) -> dict[str, float]:
+        """train/loss and train/acc since the epoch began, over all processes."""
+        loss, correct, count = self._over_processes(self.epoch_sums)
+        return {"train/loss": loss / count, "train/acc": correct / count} if count else {}
+
+    def on_train_epoch_end(self) -> None:
+        self._record(self.training_figures(), self.global_step)
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def _start_evaluation(self) -> None:
+        self.eval_sums = self._zeros()
+        self.per_class.reset()
+
+    def _evaluate(self, batch: Batch) -> None:
+        logits = self(batch.images).float()
+        real = batch.labels != PADDING
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=PADDING)
+        correct = (logits.argmax(1) == batch.labels).sum()
+        self.eval_sums += torch.stack([loss, correct, real.sum()])
+        self.per_class.update(logits.argmax(1), batch.labels)
+
+    def _figures(self, split: str) -> dict[str, float]:
+        loss, correct, count = self._over_processes(self.eval_sums)
+        return {f"{split}/loss": loss / count, f"{split}/acc": correct / count}
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        figures = self._figures("val")
+        if self.trainer.state.fn == "fit":  # so that a validation within an epoch shows both sides
+            figures |= self.training_figures()
+        self._record(figures, self.global_step)
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        each = self.per_class.compute().tolist()
+        self._record(
+            self._figures("test") | {f"test/acc/{name}": acc for name, acc in zip(self.classes, each, strict=True)},
+            self.global_step,
+        )
+
+    # -- logging -------------------------------------------------------------------------------------------
+
+    def _over_processes(self, sums: Tensor) -> list[float]:
+        return self.trainer.strategy.reduce(sums.clone(), reduce_op="sum").tolist()
+
+    def _record(self, metrics: Mapping[str, float], step: int) -> None:
+        """To the callbacks (best checkpoint, early stopping, plateau), the loggers and `results`."""
+        self.log_dict(dict(metrics), logger=False, batch_size=1)
+        self.results |= metrics
+        self._write(metrics, step)
+
+    def _write(self, metrics: Mapping[str, float], step: int) -> None:
+        if self.trainer.is_global_zero:
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**metrics, "epoch": self.current_epoch}, step)
+
+    # -- optimizer and checkpoint --------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        self.plan.apply(self._epoch)
+        optimizer = build_optimizer(self.plan.groups, self.optimizer_config)
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = max(1, self.trainer.max_epochs or 1)
+        length = Length(steps, max(1, -(-steps // epochs)))
+        schedule = build_schedule(optimizer, self.scheduler_config, length)
+        return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}

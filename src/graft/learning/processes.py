@@ -1,0 +1,59 @@
+"""One run in several processes of this machine, started by torch's own elastic launcher."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graft.errors import TrainingError
+
+Result = dict[str, Any]
+
+
+def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Result:
+    """Call `function(*arguments)` in `count` processes that form one group; returns the first one's result.
+
+    Each gets the environment that Lightning reads (rank, world size, address), so nothing is started twice and
+    Hydra is not involved: there is one run folder.
+
+    Args:
+        function: importable by name; the same call in each process.
+        count: number of processes on this machine.
+        arguments: picklable; the last one is the run's folder.
+
+    Raises:
+        TrainingError: a process failed; carries its message.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    threads = max(1, (os.cpu_count() or 1) // count)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="spawn",
+    )
+    try:
+        results = elastic_launch(config, _enter)(function, *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise TrainingError(f"process {rank} of {count} failed: {failure.message}") from error
+    return results[0]
+
+
+def _enter(function: Callable[..., Result], *arguments: Any) -> Result:
+    folder: Path = arguments[-1]
+    if os.environ["RANK"] == "0":
+        handlers: list[logging.Handler] = [
+            logging.StreamHandler(sys.stdout),
+            logging.FileHandler(folder / "train.log"),
+        ]
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+    return function(*arguments)

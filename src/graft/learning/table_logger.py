@@ -1,0 +1,99 @@
+"""metrics.csv: one row a step, one column a metric."""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from graft.files import write_atomically
+
+Row = dict[str, float]
+
+
+class TableLogger(Logger):
+    """Writes `path`: "step", "epoch" and the metrics as they first came, one row a step.
+
+    Everything logged for a step lands in one row, whatever the order. Rows are appended; the file is written
+    anew (beside, then renamed) when a metric first appears or a finished step gets more. Going on with an
+    existing file drops the rows after the step that is taken up again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._columns: list[str] = ["step", "epoch"]
+        self._rows: dict[int, Row] = {}
+        self._written = 0
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            self._columns = list(reader.fieldnames or self._columns)
+            for row in reader:
+                values = {key: float(value) for key, value in row.items() if value not in (None, "")}
+                self._rows[int(values["step"])] = values
+        self._written = len(self._rows)
+
+    def go_on_after(self, step: int) -> None:
+        """Forget what was logged after optimizer step `step`: a resumed run logs it again."""
+        self._rows = {key: row for key, row in self._rows.items() if key <= step}
+        self._written = -1
+
+    @property
+    def name(self) -> str:
+        return "table"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Everything logged, in the order of steps."""
+        return [self._rows[step] for step in sorted(self._rows)]
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration has its own file, .hydra/config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        step = step or 0
+        if step in self._rows and len(self._rows) <= self._written:
+            self._written = -1  # a row on disk changes
+        for name in metrics:
+            if name not in self._columns:
+                self._columns.append(name)
+                self._written = -1
+        self._rows.setdefault(step, {"step": step}).update(metrics)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._written == len(self._rows):
+            return
+        if self._written < 0:
+            text = ",".join(self._columns) + "\n" + "".join(map(self._line, self.rows))
+            write_atomically(self.path, text.encode())
+        else:
+            new = not self.path.exists()
+            with self.path.open("a") as file:
+                file.write((",".join(self._columns) + "\n") if new else "")
+                file.writelines(map(self._line, self.rows[self._written :]))
+        self._written = len(self._rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _line(self, row: Row) -> str:
+        return ",".join(_text(row[name]) if name in row else "" for name in self._columns) + "\n"
+
+
+def _text(value: float) -> str:
+    return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 1e15 else repr(float(value))

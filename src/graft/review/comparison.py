@@ -1,0 +1,169 @@
+"""Runs side by side: those that differ only in their seed are one row, mean ± standard deviation."""
+
+import csv
+import io
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+METRICS = ("val/acc", "test/acc", "test/loss")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of one configuration.
+
+    Attributes:
+        choices: what was configured, without the seed.
+        values: metric name to the figures of the finished runs, one a seed.
+        seeds: of the finished runs.
+        seconds: mean duration.
+        statuses: of all runs, finished or not.
+        folder: of the run with the best sorting metric.
+    """
+
+    choices: dict[str, Any]
+    values: dict[str, list[float]]
+    seeds: list[int]
+    seconds: float
+    statuses: list[str]
+    folder: str
+
+    def text(self, metric: str) -> str:
+        """ "0.912 ± 0.013", or the single figure, or "–"."""
+        values = self.values.get(metric, [])
+        if not values:
+            return "–"
+        mean = statistics.fmean(values)
+        return f"{mean:.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
+
+    def mean(self, metric: str) -> float:
+        """Mean of a metric over the seeds; minus infinity where there is none."""
+        values = self.values.get(metric, [])
+        return statistics.fmean(values) if values else float("-inf")
+
+
+def read_summaries(folder: Path) -> list[dict[str, Any]]:
+    """Every summary.json below `folder`, with its run's folder as "folder"; unreadable ones are left out."""
+    summaries = []
+    for file in sorted(folder.rglob("summary.json")):
+        try:
+            summaries.append(json.loads(file.read_text()) | {"folder": str(file.parent)})
+        except (OSError, ValueError):
+            continue
+    return summaries
+
+
+def rows(summaries: Iterable[dict[str, Any]], sort: str = "test/acc") -> list[Row]:
+    """One row a configuration, the best mean of `sort` first (losses: the least)."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for summary in summaries:
+        groups[json.dumps(summary.get("config", {}), sort_keys=True)].append(summary)
+    found = [_row(group, sort) for group in groups.values()]
+    ascending = sort.endswith("loss")
+    return sorted(found, key=lambda row: -row.mean(sort) if not ascending else abs(row.mean(sort)))
+
+
+def _row(group: Sequence[dict[str, Any]], sort: str) -> Row:
+    finished = [summary for summary in group if summary["status"] == "finished"]
+    values: dict[str, list[float]] = defaultdict(list)
+    for summary in finished:
+        for name, value in summary["metrics"].items():
+            values[name].append(value)
+    sign = -1 if sort.endswith("loss") else 1
+    best = max(finished or group, key=lambda summary: sign * summary["metrics"].get(sort, float("-inf") * sign))
+    return Row(
+        choices=group[0].get("config", {}),
+        values=dict(values),
+        seeds=[summary["seed"] for summary in finished],
+        seconds=statistics.fmean(summary["seconds"] for summary in group),
+        statuses=[summary["status"] for summary in group],
+        folder=best["folder"],
+    )
+
+
+def differing(found: Sequence[Row]) -> list[str]:
+    """The choices in which the rows differ, less those that follow from a difference already shown: what is the
+    same everywhere, or wherever the same groups were chosen, needs no column."""
+    keys = list(dict.fromkeys(key for row in found for key in row.choices))
+    text = {(id(row), key): json.dumps(row.choices.get(key)) for row in found for key in keys}
+    shown = [key for key in keys if "." not in key and len({text[id(row), key] for row in found}) > 1]
+    kinds = {id(row): tuple(text[id(row), key] for key in shown) for row in found}
+    shown += [
+        key
+        for key in keys
+        if "." in key and len({(kinds[id(row)], text[id(row), key]) for row in found}) > len(set(kinds.values()))
+    ]
+    return shown or [key for key in ("model", "data", "strategy") if key in keys]
+
+
+def _cells(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    keys = differing(found)
+    header = [*keys, "runs", *METRICS, "seconds"]
+    lines = []
+    for row in found:
+        broken = len(row.statuses) - len(row.seeds)
+        runs = f"{len(row.seeds)}" + (f" (+{broken} not finished)" if broken else "")
+        shown = [_plain(row.choices.get(key)) for key in keys]
+        lines.append([*shown, runs, *(row.text(metric) for metric in METRICS), f"{row.seconds:.1f}"])
+    return header, lines
+
+
+def _plain(value: Any) -> str:
+    return "–" if value is None else str(value)
+
+
+def as_terminal(found: Sequence[Row], title: str) -> Table:
+    """A table for rich's console."""
+    header, lines = _cells(found)
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(
+            name,
+            justify="right" if name in (*METRICS, "runs", "seconds") else "left",
+            no_wrap=name in METRICS,
+        )
+    for line in lines:
+        table.add_row(*(cell.replace("[", r"\[") for cell in line))
+    return table
+
+
+def as_markdown(found: Sequence[Row]) -> str:
+    """A Markdown table."""
+    header, lines = _cells(found)
+    body = [header, ["---"] * len(header), *lines]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in body)
+
+
+def as_csv(found: Sequence[Row]) -> str:
+    """One line a configuration: every choice, then mean, standard deviation and number of every metric."""
+    keys = list(dict.fromkeys(key for row in found for key in row.choices))
+    metrics = list(dict.fromkeys(name for row in found for name in row.values))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            *keys,
+            "seeds",
+            "seconds",
+            "folder",
+            *(f"{name} {what}" for name in metrics for what in ("mean", "sd")),
+        ]
+    )
+    for row in found:
+        figures: list[Any] = []
+        for name in metrics:
+            values = row.values.get(name, [])
+            figures += [
+                statistics.fmean(values) if values else "",
+                statistics.stdev(values) if len(values) > 1 else "",
+            ]
+        seeds = " ".join(map(str, row.seeds))
+        writer.writerow([*(row.choices.get(key) for key in keys), seeds, row.seconds, row.folder, *figures])
+    return text.getvalue()

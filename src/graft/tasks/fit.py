@@ -1,0 +1,283 @@
+"""The heavy part of `graft train`: build, fit, test. Imported only when configuration and data are in order."""
+
+import dataclasses
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from graft.config.recipes import recipe_of
+from graft.data.augment import Augment
+from graft.data.datamodule import ImageDataModule
+from graft.data.splits import Splits
+from graft.errors import ConfigError
+from graft.learning.callbacks import Pace, build_callbacks
+from graft.learning.checkpoints import read_checkpoint, resume_point
+from graft.learning.device import Device, choose_device
+from graft.learning.learner import Learner, Objective
+from graft.learning.table_logger import TableLogger
+from graft.models import build_network
+from graft.models.weights import WeightsReport, default_preprocessing, load_weights
+from graft.preprocessing import Preprocessing
+from graft.review.layers import layer_table
+from graft.tasks.run import Run
+from graft.transfer import TransferPlan, plan_transfer
+
+log = logging.getLogger("graft")
+
+
+def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None:
+    """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
+    device = choose_device(config.trainer)
+    if device.devices * config.trainer.num_nodes > 1:
+        from graft.learning.processes import launch
+
+        record.summary |= launch(one_process, device.devices, plain, splits, device, record.folder)
+    else:
+        record.summary |= one_process(plain, splits, device, record.folder)
+
+
+def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: Path) -> dict[str, Any]:
+    """The run of one process (of all, where there are several): from weights to the test's figures.
+
+    Args:
+        plain: the configuration as plain containers.
+        splits: the data.
+        device: where to compute.
+        folder: the run's folder.
+
+    Returns:
+        What the summary says of it: metrics, epochs, parameters, weights, checkpoint, notes, ….
+    """
+    config = OmegaConf.create(plain)
+    quiet()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    recipe = recipe_of(config)
+    network = build_network(recipe, len(splits.classes))
+    weights = load_weights(network, recipe, config.model.weights)
+    preprocessing = settle_preprocessing(config, weights)
+    if config.trainer.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
+    parameters = parameter_counts(plan, config.trainer.max_epochs)
+    notes = [*splits.notes, *weights.notes, *said_of_random_layers(plan, weights)]
+    title = f"{parameters['trainable']:,} of {parameters['total']:,} parameters train"
+    tell(layer_table(plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
+    for note in notes:
+        log.info("note  %s", note)
+    if config.trainer.compile:
+        network.compile()  # in place: names in a checkpoint stay clean
+
+    data = ImageDataModule(
+        splits,
+        preprocessing,
+        augment_of(config),
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+        resident_gb=config.data.resident_gb,
+        avoid_single=has_batch_norm(network),
+    )
+    provenance = {
+        "recipe": recipe.to_dict(),
+        "classes": list(splits.classes),
+        "preprocessing": preprocessing.to_dict(),
+        "config": plain,
+        "weights": {"source": weights.source, "sha256": weights.sha256},
+    }
+    learner = Learner(
+        network,
+        plan,
+        classes=splits.classes,
+        preprocessing=preprocessing,
+        objective=objective_of(config, splits),
+        optimizer=config.optimizer,
+        scheduler=config.scheduler,
+        seed=config.seed,
+        provenance=provenance,
+        log_every=config.trainer.log_every_n_steps,
+    )
+    resume = resume_point(config.resume, folder)
+    trainer = build_trainer(config, device, folder, plan, resume)
+    if config.trainer.baseline and resume is None:
+        trainer.validate(learner, datamodule=data, verbose=False)
+        said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
+        log.info("before the first step  %s", said)
+    trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
+    epochs = trainer.current_epoch
+
+    best = folder / "checkpoints" / "best.ckpt"
+    figures = load_best(learner, best)
+    if config.trainer.test:
+        trainer.test(learner, datamodule=data, verbose=False)
+        figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
+    for logger in trainer.loggers:
+        logger.finalize("success")
+    log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
+    pace = next(callback for callback in trainer.callbacks if isinstance(callback, Pace))  # type: ignore[attr-defined]
+    return {
+        "metrics": figures,
+        "epochs": epochs,
+        "images_per_second": pace.images_per_second,
+        "parameters": parameters,
+        "weights": {
+            "source": weights.source,
+            "sha256": weights.sha256,
+            "loaded": len(weights.loaded),
+            "random": list(weights.random),
+        },
+        "checkpoint": str(best.relative_to(folder)),
+        "device": dataclasses.asdict(device),
+        "notes": notes,
+    }
+
+
+def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
+    """How many numbers the network has, and how many of them train in any epoch."""
+    ever = frozenset[str]().union(*(plan.trainable(epoch) for epoch in range(1 if plan.static else max(1, epochs))))
+    sizes = {name: parameter.numel() for name, parameter in plan.network.named_parameters()}
+    return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in ever)}
+
+
+def settle_preprocessing(config: Any, weights: WeightsReport) -> Preprocessing:
+    """The network's own preprocessing, with what data.preprocess says otherwise."""
+    own = weights.preprocessing or default_preprocessing(recipe_of(config), config.model.weights)
+    wanted: dict[str, Any] = {key: value for key, value in config.data.preprocess.items() if value is not None}
+    if "input_size" in wanted and "resize_size" not in wanted:
+        wanted["resize_size"] = round(own.resize_size * wanted["input_size"] / own.input_size)
+    wanted |= {key: tuple(wanted[key]) for key in ("mean", "std") if key in wanted}
+    settled = dataclasses.replace(own, **wanted)
+    if settled.resize_size < settled.input_size:
+        raise ConfigError(
+            f"data.preprocess.resize_size={settled.resize_size} and data.preprocess.input_size={settled.input_size} "
+            "disagree: the crop would be larger than the image."
+        )
+    return settled
+
+
+def augment_of(config: Any) -> Augment:
+    """The augmentation done to images one by one; MixUp and CutMix are the learner's."""
+    keys = {field.name for field in dataclasses.fields(Augment)}
+    return Augment(**{key: value for key, value in config.augment.items() if key in keys})
+
+
+def objective_of(config: Any, splits: Splits) -> Objective:
+    """The loss, with class weights counted from the training images where `balanced` asks for it."""
+    wanted = config.loss.class_weights
+    weights: tuple[float, ...] | None = None
+    if wanted == "balanced":
+        counts = [splits.counts()["train"][name] for name in splits.classes]
+        weights = tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
+    elif wanted is not None:
+        weights = tuple(float(weight) for weight in wanted)
+        if len(weights) != len(splits.classes):
+            raise ConfigError(
+                f"loss.class_weights has {len(weights)} values, but data={config.data.name} has "
+                f"{len(splits.classes)} classes: {', '.join(splits.classes)}."
+            )
+    return Objective(
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=weights,
+        mixup=config.augment.mixup,
+        cutmix=config.augment.cutmix,
+    )
+
+
+def said_of_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[str]:
+    """A warning where the freeze policy would keep layers random for ever."""
+    names = plan.frozen_but_random(weights)
+    if not names:
+        return []
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return [
+        f"frozen although random: {shown}. No weights were loaded for them and they will never learn; "
+        "freeze=features or freeze=none trains them."
+    ]
+
+
+def build_trainer(config: Any, device: Device, folder: Path, plan: TransferPlan, resume: Path | None) -> pl.Trainer:
+    """Lightning's Trainer as the configuration and the device want it."""
+    own = config.trainer
+    table = TableLogger(folder / "metrics.csv")
+    if resume is not None:
+        table.go_on_after(read_checkpoint(resume)["global_step"])
+    loggers: list[Logger] = [table] if config.logger.csv else []
+    if config.logger.tensorboard:
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
+    strategy: str | Strategy = "auto"
+    if device.devices * own.num_nodes > 1:
+        strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
+    callbacks = build_callbacks(config, folder, log.info)
+    limits = {key: own[key] for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches")}
+    trainer = pl.Trainer(
+        accelerator=device.accelerator,
+        devices=device.devices,
+        num_nodes=own.num_nodes,
+        strategy=strategy,
+        precision=device.precision,  # type: ignore[arg-type]
+        max_epochs=own.max_epochs,
+        max_steps=own.max_steps,
+        val_check_interval=own.val_check_interval,
+        gradient_clip_val=own.gradient_clip_val,
+        accumulate_grad_batches=own.accumulate_grad_batches,
+        deterministic=own.deterministic,
+        log_every_n_steps=own.log_every_n_steps,
+        logger=loggers or False,
+        callbacks=callbacks,
+        enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        **limits,
+    )
+    validate_at_epoch_end_too(trainer)
+    return trainer
+
+
+def validate_at_epoch_end_too(trainer: pl.Trainer) -> None:
+    """With trainer.val_check_interval=N, Lightning would leave out the epoch's end unless N divides its length."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    by_interval = loop._should_check_val_fx
+    loop._should_check_val_fx = lambda fetcher: by_interval(fetcher) or loop.batch_progress.is_last_batch
+
+
+def load_best(learner: Learner, best: Path) -> dict[str, float]:
+    """Put the best weights into `learner`; returns the figures of the moment they were saved."""
+    checkpoint = read_checkpoint(best)
+    learner.load_state_dict(checkpoint["state_dict"])
+    return dict(checkpoint["graft"]["metrics"])
+
+
+def has_batch_norm(network: torch.nn.Module) -> bool:
+    """Does any layer average over the batch?"""
+    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def tell(table: Any) -> None:
+    """A table, into the log: the terminal and train.log."""
+    text = io.StringIO()
+    Console(file=text, width=110).print(table)
+    log.info("%s", text.getvalue().rstrip())
+
+
+def quiet() -> None:
+    """Silence what tells a user nothing: Lightning's tips and notes to developers."""
+    for pattern in (
+        "does not have many workers",
+        "LeafSpec",
+        "Checkpoint directory",
+        "number of training batches",
+        "sync_dist",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{pattern}.*")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,94 @@
+"""A run's folder and its summary.json, written whole whatever happens."""
+
+import json
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from graft.files import write_atomically
+
+PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy")
+
+
+class Run:
+    """One run: its folder and what will be said of it.
+
+    Args:
+        folder: where everything of the run goes.
+        summary: what is known so far; the tasks add to it.
+    """
+
+    def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
+        self.folder = folder
+        self.summary = summary
+
+    @classmethod
+    def open(cls, folder: Path, *, seed: int, choices: dict[str, Any]) -> "Run":
+        """Take `folder` for a run of this seed and these choices (model, data, strategy, …)."""
+        return cls(
+            folder,
+            {
+                "status": "failed",
+                "metrics": {},
+                "epochs": 0,
+                "seconds": 0.0,
+                "seed": seed,
+                "config": choices,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": versions(),
+                "git": git_state(),
+            },
+        )
+
+    @contextmanager
+    def recording(self) -> Iterator["Run"]:
+        """Inside, the run is under way; on leaving, summary.json says how it ended."""
+        started = time.perf_counter()
+        try:
+            yield self
+            self.summary["status"] = "finished"
+        except KeyboardInterrupt:
+            self.summary["status"] = "interrupted"
+            raise
+        except BaseException as error:
+            self.summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            if not getattr(error, "__module__", "").startswith("graft."):
+                self.summary["traceback"] = traceback.format_exc()
+            raise
+        finally:
+            self.summary["seconds"] = round(time.perf_counter() - started, 2)
+            self.write()
+
+    def write(self) -> None:
+        """summary.json, atomically."""
+        text = json.dumps(self.summary, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.folder / "summary.json", text.encode())
+
+
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the checkout one stands in, or None outside of one."""
+    ask: Callable[..., str] = lambda *words: subprocess.run(  # noqa: E731
+        ["git", *words], capture_output=True, text=True, check=True, timeout=5
+    ).stdout.strip()
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

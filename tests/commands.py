@@ -1,0 +1,60 @@
+"""Running Graft as a user would, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished command: exit code, what it printed, and its run folder."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())
+
+
+def train(folder: Path, *overrides: str, timeout: float = 300, **environment: str) -> Finished:
+    """`python train.py OVERRIDES` with its run folder at `folder`, in an empty working directory."""
+    return command(
+        folder, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides, timeout=timeout, **environment
+    )
+
+
+def command(folder: Path, *words: str, timeout: float = 300, **environment: str) -> Finished:
+    """`python WORDS` in `folder`'s parent."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "HYDRA_FULL_ERROR": "0", **environment},
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr, folder)
+
+
+QUICK = (
+    "model=vgg_mini",
+    "strategy=scratch",
+    "data=digits",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2",
+    "logger.tensorboard=false",
+)
+"""A run of seconds."""

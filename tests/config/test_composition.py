@@ -1,0 +1,67 @@
+"""Every option of every group composes, validates and says how to use it."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from graft.config import conf_dir
+from graft.config.schema import register
+from graft.config.validation import choices, settle
+
+GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
+OPTIONS = sorted(str(file.relative_to(conf_dir()).with_suffix("")) for file in conf_dir().glob("*/*.yaml"))
+
+
+def composed(*overrides: str):
+    register()
+    with initialize_config_dir(str(conf_dir())):
+        return compose("train", list(overrides))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_fits_the_schema(option: str) -> None:
+    group, name = option.split("/")
+    config = composed(f"{group}={name}")
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=group not in ("data", "model"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_says_how_to_use_it(option: str) -> None:
+    text = (conf_dir() / f"{option}.yaml").read_text()
+    comments = [line for line in text.splitlines() if line.startswith("#") and "@package" not in line]
+    assert len(comments) >= 2
+    if not option.startswith("paths/"):
+        group = option.split("/")[0]
+        assert f"{group}=" in "".join(comments) or f"{group}." in "".join(comments), "no example of its use"
+
+
+def test_the_default_is_vgg16_finetuned_on_ants_and_bees() -> None:
+    config = composed()
+    assert (config.model.name, config.strategy.name, config.data.name) == ("vgg16", "finetune", "hymenoptera")
+    assert config.model.weights == "default"
+
+
+def test_a_strategy_brings_its_freeze_policy_and_an_override_wins() -> None:
+    assert composed("strategy=feature_extract").freeze.policy == "backbone"
+    assert composed("strategy=feature_extract", "freeze=features").freeze.policy == "features"
+    assert composed("strategy=finetune").freeze.policy == "none"
+    assert composed("strategy=gradual").freeze.policy == "gradual"
+
+
+def test_scratch_ignores_pretrained_weights() -> None:
+    assert settle(composed("strategy=scratch")).model.weights is None
+
+
+def test_runs_that_differ_only_in_seed_and_places_are_the_same_choice() -> None:
+    def of(*overrides: str) -> dict:
+        return choices(OmegaConf.to_container(settle(composed("strategy=scratch", *overrides)), resolve=True), {})
+
+    assert of("seed=1", "paths.outputs=elsewhere", "data.num_workers=2") == of("seed=2")
+    assert of("optimizer.lr=0.5") != of()
+    assert of("model.dropout=0.3") != of()
+
+
+def test_conf_is_found_beside_the_checkout() -> None:
+    assert conf_dir() == Path(__file__).resolve().parents[2] / "conf"

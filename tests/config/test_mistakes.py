@@ -1,0 +1,112 @@
+"""Mistakes answer in plain words, with exit code 1, before anything heavy is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graft.config import conf_dir
+
+PROBE = """
+import sys
+from graft.cli import main
+try:
+    main("train")
+finally:
+    print("torch" in sys.modules, file=sys.stdout)
+"""
+
+# overrides: what the answer must contain
+MISTAKES = {
+    "model=vgg61": ["model=vgg61", "vgg16"],
+    "strategy=fintune": ["Did you mean finetune"],
+    "optimiser=sgd": ["optimizer"],
+    "optimizer.lrr=3": ["lr"],
+    "optimizer.lr=much": ["optimizer.lr", "much"],
+    "optimizer.lr=-1": ["optimizer.lr=-1"],
+    "freeze.policy=features2": ["Did you mean features"],
+    "strategy=scratch freeze=backbone": ["strategy=scratch", "freeze=backbone", "feature_extract"],
+    "model.weights=null": ["strategy=finetune", "model.weights=null", "strategy=scratch"],
+    "model.weights=nowhere.pth": ["nowhere.pth", "no such file"],
+    "model.weights=bundled": ["model=vgg16", "bundled", "vgg_mini"],
+    "model=vgg_custom": ["model=vgg_custom", "strategy=scratch"],
+    "data.preprocess.input_size=16": ["data.preprocess.input_size=16", "vgg16", "32x32"],
+    "data.batch_size=1 model=vgg16_bn": ["data.batch_size=1", "BatchNorm"],
+    "data.val_fraction=1.0": ["data.val_fraction=1.0"],
+    "data.shots=0": ["data.shots=0"],
+    "optimized_metric=val/accuracy": ["Did you mean val/acc"],
+    "optimized_metric=test/acc": ["optimized_metric=test/acc", "callbacks.checkpoint=best"],
+    "data=folder data.root=EMPTY strategy=scratch": ["EMPTY", "no"],
+    "data=folder data.root=ONE strategy=scratch": ["ONE", "class"],
+}
+
+
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_a_mistake_names_the_way_out_without_a_stack_trace_or_torch(overrides: str, tmp_path: Path) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "ONE" / "cat").mkdir(parents=True)
+    picture = conf_dir().parent / "docs"  # any file that is no picture
+    (tmp_path / "ONE" / "cat" / "notes.txt").write_text(str(picture))
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *overrides.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.strip().endswith("False"), "torch was imported"
+    assert "Traceback" not in done.stderr
+    for word in MISTAKES[overrides]:
+        assert word in done.stderr, done.stderr
+
+
+def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = subprocess.run(
+        [sys.executable, "-m", "graft.cli", "train", "trainer=gpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no GPU" in done.stderr
+    assert "trainer=cpu" in done.stderr
+
+
+def test_the_stack_trace_comes_when_asked_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "optimizer.lr=-1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"HYDRA_FULL_ERROR": "1", "PATH": ""},
+    )
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
+def test_help_and_config_come_without_torch(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().endswith("False"), done.stderr
+    for word in ("vgg16", "hymenoptera", "finetune"):
+        assert word in done.stdout
+
+
+def test_an_unknown_task_names_the_nearest(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "graft.cli", "trian"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Did you mean 'train'" in done.stderr

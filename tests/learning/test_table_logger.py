@@ -1,0 +1,58 @@
+"""metrics.csv"""
+
+import csv
+from pathlib import Path
+
+from graft.learning.table_logger import TableLogger
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_a_step_whatever_the_order(tmp_path: Path) -> None:
+    table = TableLogger(tmp_path / "metrics.csv")
+    table.log_metrics({"val/loss": 0.5, "epoch": 0}, 0)
+    table.save()
+    table.log_metrics({"train/loss": 0.25, "epoch": 0}, 20)
+    table.save()
+    table.log_metrics({"val/loss": 0.125, "epoch": 0}, 20)
+    table.log_metrics({"val/loss": 0.1, "epoch": 1}, 40)
+    table.save()
+    assert read(table.path) == [
+        {"step": "0", "epoch": "0", "val/loss": "0.5", "train/loss": ""},
+        {"step": "20", "epoch": "0", "val/loss": "0.125", "train/loss": "0.25"},
+        {"step": "40", "epoch": "1", "val/loss": "0.1", "train/loss": ""},
+    ]
+
+
+def test_appending_gives_the_same_file_as_writing_at_once(tmp_path: Path) -> None:
+    often, once = TableLogger(tmp_path / "often.csv"), TableLogger(tmp_path / "once.csv")
+    for step in range(5):
+        for table in (often, once):
+            table.log_metrics({"train/loss": 1 / (step + 3), "epoch": step // 2}, step)
+        often.save()
+    once.finalize("success")
+    assert often.path.read_bytes() == once.path.read_bytes()
+
+
+def test_going_on_drops_what_the_resumed_run_will_log_again(tmp_path: Path) -> None:
+    whole = TableLogger(tmp_path / "whole.csv")
+    for step in range(4):
+        whole.log_metrics({"train/loss": step / 7, "epoch": 0}, step)
+    whole.save()
+    resumed = TableLogger(tmp_path / "whole.csv")
+    resumed.go_on_after(1)
+    for step in (2, 3):
+        resumed.log_metrics({"train/loss": step / 7, "epoch": 0}, step)
+    before = whole.path.read_bytes()
+    resumed.save()
+    assert whole.path.read_bytes() == before
+
+
+def test_a_half_written_last_line_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,epoch,train/loss\n0,0,0.5\n1,0")
+    table = TableLogger(path)
+    assert [row["step"] for row in table.rows] == [0.0, 1.0]

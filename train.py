@@ -1,0 +1,6 @@
+"""The front door: `python train.py model=vgg16 strategy=finetune`, the same as `graft train …`."""
+
+from graft.cli import main
+
+if __name__ == "__main__":
+    main("train")
