@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ def command(folder: Path, *words: str, timeout: float = 300, **environment: str)
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr, folder)
+
+
+def kill_after_first_checkpoint(folder: Path, *overrides: str) -> None:
+    """Start `python train.py OVERRIDES` and kill it -9 as soon as it has written last.ckpt."""
+    words = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides]
+    started = subprocess.Popen(words, cwd=folder.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = folder / "checkpoints" / "last.ckpt"
+    while not last.is_file() and started.poll() is None:
+        time.sleep(0.002)
+    started.kill()
+    assert started.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
 QUICK = (

@@ -2,10 +2,12 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -13,18 +15,30 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
     WeightAveraging,
 )
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
 
 class AveragedWeights(WeightAveraging):
     """Exponential moving average of weights and buffers (Polyak & Juditsky 1992), validated and saved in their place.
 
-    In place of Lightning's EMAWeightAveraging, whose decay·a + (1 - decay)·a is not a to the bit: here an
-    interpolation leaves what is frozen exactly as it is.
+    What is frozen stays as it is to the bit: floats are interpolated (Lightning's EMAWeightAveraging takes
+    decay·a + (1 - decay)·a, which is not a), whole numbers such as BatchNorm's counter are copied (torch's own
+    average rounds them down a little each step).
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(multi_avg_fn=_moving_average(decay))
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], _: Any) -> None:
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return update
 
 
 class Lines(Callback):

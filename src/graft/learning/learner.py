@@ -130,7 +130,7 @@ class Learner(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.plan.apply(self.current_epoch)
-        self.plan.set_modes(self.current_epoch)
+        self.train()  # what this epoch unfreezes was left in evaluation mode by the one before
         self.epoch_sums, self.window_sums = self._zeros(), self._zeros()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -258,12 +258,27 @@ class Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         self.plan.apply(self._epoch)
-        optimizer = build_optimizer(self.plan.groups, self.optimizer_config)
+        # a fused step undoes fp16's loss scaling itself, too late for clipping
+        scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
+        optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
         steps = int(self.trainer.estimated_stepping_batches)
         epochs = max(1, self.trainer.max_epochs or 1)
         length = Length(steps, max(1, -(-steps // epochs)))
         schedule = build_schedule(optimizer, self.scheduler_config, length)
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By norm. Lightning refuses to clip for a fused optimizer even in bf16, where nothing is scaled."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What makes it whole; and the figures up to here reach the disk first, so that a resumed run finds them."""
+        for logger in self.trainer.loggers:
+            logger.save()
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}

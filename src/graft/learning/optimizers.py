@@ -16,10 +16,13 @@ OPTIMIZERS: Mapping[str, tuple[Callable[..., Optimizer], tuple[str, ...]]] = {
 }
 
 
-def build_optimizer(groups: list[dict[str, Any]], config: Any) -> Optimizer:
+def build_optimizer(groups: list[dict[str, Any]], config: Any, *, fused: bool = True) -> Optimizer:
     """The optimizer `config.name` over `groups`, each with its own "lr" and "weight_decay".
 
-    The fused implementation is used: one kernel for all parameters, on CPU as on CUDA.
+    Args:
+        groups: as from `graft.transfer.groups`.
+        config: an OptimizerConfig.
+        fused: one kernel for all parameters, on CPU as on CUDA; for fp32 and fp64 parameters.
 
     Raises:
         ConfigError: an unknown name; lists those there are.
@@ -29,4 +32,4 @@ def build_optimizer(groups: list[dict[str, Any]], config: Any) -> Optimizer:
     make, keys = OPTIMIZERS[config.name]
     options = {key: tuple(value) if key == "betas" else value for key in keys if (value := config[key]) is not None}
     floats = all(p.dtype in (torch.float32, torch.float64) for group in groups for p in group["params"])
-    return make(groups, lr=config.lr, fused=floats, **options)
+    return make(groups, lr=config.lr, fused=fused and floats, **options)
