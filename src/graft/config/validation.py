@@ -1,6 +1,7 @@
 """What a configuration must not say: combinations that cannot work, told before anything heavy is loaded."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _weights_and_strategy(config: Any) -> None:
             f"strategy={config.strategy.name} and model.weights=null disagree: this strategy starts from pretrained "
             "weights.\nUse strategy=scratch to train from random weights, or model.weights=default."
         )
-    elif weights not in ("default", "bundled") and not Path(weights).is_file():
+    elif not _is_name(weights) and not Path(weights).expanduser().is_file():
         raise ConfigError(
             f"model.weights={weights}: no such file.\n"
             "Give a .pth, .safetensors or .ckpt file, `default` (torchvision's ImageNet weights), `bundled`, or null."
@@ -108,6 +109,11 @@ def _weights_and_strategy(config: Any) -> None:
             "\nUse strategy=scratch"
             + (", or model.weights=bundled." if config.model.name in bundled_models() else ", or model.weights=FILE.")
         )
+
+
+def _is_name(weights: str) -> bool:
+    """`default`, `bundled` or one of torchvision's entries such as IMAGENET1K_V2, not a file."""
+    return weights in ("default", "bundled") or re.fullmatch(r"[A-Z0-9_]+", weights) is not None
 
 
 def bundled_models() -> list[str]:

@@ -30,8 +30,8 @@ class Run:
         self.summary = summary
 
     @classmethod
-    def open(cls, folder: Path, *, seed: int, choices: dict[str, Any]) -> "Run":
-        """Take `folder` for a run of this seed and these choices (model, data, strategy, …)."""
+    def open(cls, folder: Path, *, seed: int) -> "Run":
+        """Take `folder` for a run of this seed."""
         return cls(
             folder,
             {
@@ -40,7 +40,7 @@ class Run:
                 "epochs": 0,
                 "seconds": 0.0,
                 "seed": seed,
-                "config": choices,
+                "config": {},
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "versions": versions(),
                 "git": git_state(),

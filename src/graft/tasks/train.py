@@ -14,7 +14,7 @@ from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
 
-REACH_SECONDS = 3.0
+REACH_SECONDS = 2.0
 """How long an address may take to answer before it counts as out of reach."""
 
 
@@ -24,21 +24,17 @@ def main(config: Any) -> float | None:
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    settle(config)
-    require_gpu(config.trainer.accelerator)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    picked = dict(hydra.runtime.choices)
-    run = Run.open(Path(hydra.runtime.output_dir), seed=config.seed, choices=choices(plain, picked))
+    run = Run.open(Path(hydra.runtime.output_dir), seed=config.seed)
     with run.recording():
+        settle(config)
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        run.summary["config"] = choices(plain, dict(hydra.runtime.choices))
+        require_gpu(config.trainer.accelerator)
         check_available(config)
         splits = open_data(config)
         run.summary |= {
             "classes": list(splits.classes),
-            "data": {
-                "counts": splits.counts(),
-                "fingerprint": splits.fingerprint(),
-                "notes": list(splits.notes),
-            },
+            "data": {"counts": splits.counts(), "fingerprint": splits.fingerprint(), "notes": list(splits.notes)},
         }
         from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
 
