@@ -49,6 +49,12 @@ def command(folder: Path, *words: str, timeout: float = 300, **environment: str)
     return Finished(done.returncode, done.stdout, done.stderr, folder)
 
 
+def succeeded(run: Finished) -> Finished:
+    """`run`, which must have exited with 0."""
+    assert run.code == 0, run.err
+    return run
+
+
 def kill_after_first_checkpoint(folder: Path, *overrides: str) -> None:
     """Start `python train.py OVERRIDES` and kill it -9 as soon as it has written last.ckpt."""
     words = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides]

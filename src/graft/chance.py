@@ -15,10 +15,13 @@ def seed_of(*parts: int | str) -> int:
 
 @contextlib.contextmanager
 def seeded(*parts: int | str) -> Iterator[None]:
-    """Inside, torch's CPU generator is seeded from `parts`; outside, it goes on as if nothing had happened."""
-    state = torch.get_rng_state()
-    torch.manual_seed(seed_of(*parts))
+    """Inside, torch's CPU generator is seeded from `parts`; outside, it goes on as if nothing had happened.
+
+    That generator alone: `torch.manual_seed` would seed the GPUs' too.
+    """
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed_of(*parts))
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        torch.default_generator.set_state(state)

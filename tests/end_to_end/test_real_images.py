@@ -3,15 +3,10 @@
 from pathlib import Path
 
 import pytest
-from commands import Finished, train
+from commands import succeeded, train
 
 FEW = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2",
        "trainer.limit_test_batches=2", "logger.tensorboard=false", "data.batch_size=4")  # fmt: skip
-
-
-def succeeded(run: Finished) -> Finished:
-    assert run.code == 0, run.err
-    return run
 
 
 def snapshot(folder: Path) -> set[tuple[str, int, int]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import QUICK, ROOT, Finished, command, kill_after_first_checkpoint, train
+from commands import QUICK, ROOT, Finished, command, kill_after_first_checkpoint, succeeded, train
 
 SMALL = (
     "model=vgg_custom", "model.table=[8,M,16,M]", "model.classifier=vgg", "model.input_size=32",
@@ -19,16 +19,11 @@ def weights(run: Finished, name: str = "last") -> dict[str, torch.Tensor]:
     return content.get("current_model_state") or content["state_dict"]
 
 
-def done(run: Finished) -> Finished:
-    assert run.code == 0, run.err
-    return run
-
-
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small BatchNorm VGG with three linear layers that knows digits a little."""
     folder = tmp_path_factory.mktemp("pretrained") / "run"
-    done(train(folder, *SMALL, "model.batch_norm=true", "trainer.max_epochs=1"))
+    succeeded(train(folder, *SMALL, "model.batch_norm=true", "trainer.max_epochs=1"))
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -43,7 +38,7 @@ FROZEN = {
 def test_frozen_tensors_and_batchnorm_buffers_are_bit_identical_after_training(
     policy: str, pretrained: Path, tmp_path: Path
 ) -> None:
-    run = done(
+    run = succeeded(
         train(
             tmp_path / "run",
             *SMALL,
@@ -88,9 +83,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretra
     overrides = [*SMALL, "model.batch_norm=true", "scheduler=step", "scheduler.step_size=1", *STRATEGIES[name]]
     overrides += [f"model.weights={pretrained}", "trainer.limit_train_batches=6", "trainer.limit_val_batches=2"]
     overrides += ["trainer.max_epochs=5"]
-    whole = done(train(tmp_path / "whole", *overrides))
+    whole = succeeded(train(tmp_path / "whole", *overrides))
     kill_after_first_checkpoint(tmp_path / "part", *overrides)
-    resumed = done(train(tmp_path / "part", *overrides, "resume=auto"))
+    resumed = succeeded(train(tmp_path / "part", *overrides, "resume=auto"))
     for kind in ("last", "best"):
         expected, got = weights(whole, kind), weights(resumed, kind)
         assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
@@ -111,7 +106,7 @@ def test_gradual_unfreezing_trains_each_group_from_its_epoch_on(pretrained: Path
     before = torch.load(pretrained, weights_only=True)["state_dict"]
 
     def moved(epochs: int) -> set[str]:
-        after = weights(done(train(tmp_path / str(epochs), *overrides, f"trainer.max_epochs={epochs}")))
+        after = weights(succeeded(train(tmp_path / str(epochs), *overrides, f"trainer.max_epochs={epochs}")))
         names = {name.removeprefix("network.") for name in before if not torch.equal(before[name], after[name])}
         return {"head" if name.startswith("classifier.6") else name.split(".")[0] for name in names}
 
@@ -134,8 +129,8 @@ def test_two_processes_learn_what_one_learns_from_the_same_global_batch(tmp_path
         "optimizer.momentum=0",
         "trainer.accelerator=cpu",
     )
-    one = done(train(tmp_path / "one", *common, "data.batch_size=32"))
-    two = done(train(tmp_path / "two", "trainer=ddp", "trainer.devices=2", *common, "data.batch_size=16"))
+    one = succeeded(train(tmp_path / "one", *common, "data.batch_size=32"))
+    two = succeeded(train(tmp_path / "two", "trainer=ddp", "trainer.devices=2", *common, "data.batch_size=16"))
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}, "one run folder each"
     assert {path.name for path in two.folder.iterdir()} == {path.name for path in one.folder.iterdir()}
     for name in ("val/loss", "val/acc", "test/loss"):
@@ -146,7 +141,7 @@ def test_two_processes_learn_what_one_learns_from_the_same_global_batch(tmp_path
 
 
 def test_two_processes_unfreeze_gradually(pretrained: Path, tmp_path: Path) -> None:
-    run = done(
+    run = succeeded(
         train(
             tmp_path / "run",
             *SMALL,
@@ -178,7 +173,7 @@ def test_a_sweep_of_processes_stays_in_its_folders(tmp_path: Path) -> None:
         "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1", "trainer.limit_train_batches=2",
         "seed=0,1", "hydra.sweep.dir=sweep",
     )  # fmt: skip
-    done(run)
+    succeeded(run)
     folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
     assert folders == {"0", "1"}
 

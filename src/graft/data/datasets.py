@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from graft.chance import seed_of
+from graft.chance import seed_of, seeded
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
 from graft.data.images import ImageSet
@@ -62,7 +62,7 @@ class FileDataset(Dataset[tuple[Tensor, int, int]]):
         if index == PADDING:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
         picture = self.images.load(index)
-        with _cpu_generator_seeded(seed_of(self.seed, "augment", epoch, index)):
+        with seeded(self.seed, "augment", epoch, index):
             return self.transform(picture), int(self.images.labels[index]), index
 
 
@@ -205,14 +205,3 @@ class _Progress:
 
 def _pair(key: Key) -> tuple[int, int]:
     return (0, key) if isinstance(key, int) else key
-
-
-@contextlib.contextmanager
-def _cpu_generator_seeded(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator alone, and put it back: `torch.manual_seed` would seed the GPUs' too."""
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)

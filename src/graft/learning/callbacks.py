@@ -1,8 +1,10 @@
 """What happens around training: averaged weights, progress, checkpoints."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ class Pace(Callback):
         return round(self.images / self.seconds, 2) if self.seconds else None
 
 
-def build_callbacks(config: Any, folder: Path, log: Any) -> list[Callback]:
+def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Callback]:
     """The callbacks the configuration asks for; checkpoints go to `folder`/checkpoints.
 
     `best.ckpt` holds the weights of the best `optimized_metric` (or of the last epoch, with
@@ -132,10 +134,18 @@ def build_callbacks(config: Any, folder: Path, log: Any) -> list[Callback]:
     if progress == "auto":
         progress = "bar" if sys.stderr.isatty() else "lines"
     if progress == "bar":
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks += [RichProgressBar(leave=True), Lines(partial(into_files, log))]
     if progress == "lines":
-        callbacks.append(Lines(log))
+        callbacks.append(Lines(log.info))
     return callbacks
+
+
+def into_files(log: logging.Logger, text: str) -> None:
+    """Log `text` to files only: on the terminal it would break into the progress bar."""
+    record = log.makeRecord(log.name, logging.INFO, "", 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def direction(metric: str) -> str:

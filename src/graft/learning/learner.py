@@ -245,7 +245,7 @@ class Learner(pl.LightningModule):
 
     def _record(self, metrics: Mapping[str, float], step: int) -> None:
         """To the callbacks (best checkpoint, early stopping, plateau), the loggers and `results`."""
-        self.log_dict(dict(metrics), logger=False, batch_size=1)
+        self.log_dict(dict(metrics), logger=False, batch_size=1, prog_bar=True)
         self.results |= metrics
         self._write(metrics, step)
 

@@ -6,7 +6,6 @@ are read with `weights_only=True`: a file can hold tensors and plain values, nev
 
 import contextlib
 import difflib
-import hashlib
 import json
 import pickle
 import re
@@ -16,7 +15,6 @@ import urllib.error
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -29,6 +27,7 @@ from torchvision.models import WeightsEnum
 
 from graft import downloads
 from graft.errors import NotAvailable, WeightsError
+from graft.files import sha256
 from graft.models.configurations import BUNDLED, known_models, nearest
 from graft.models.heads import belongs, head_modules, top_modules
 from graft.models.recipe import Recipe
@@ -106,7 +105,7 @@ def load_weights(network: nn.Module, recipe: Recipe, weights: str | None, *, kee
     card = _card(recipe, source)
     return WeightsReport(
         source=source.name,
-        sha256=_sha256(source.file),
+        sha256=sha256(source.file),
         loaded=tuple(name for name in parameters if name in chosen),
         random=tuple(name for name in parameters if name not in chosen),
         preprocessing=card.preprocessing,
@@ -322,7 +321,7 @@ def _fetch(recipe: Recipe, entry: WeightsEnum) -> dict[str, Tensor]:
                 downloads.require_reachable(entry.url, what=_title(recipe, entry), place=str(place))
                 _download(recipe, entry, place)
     expected = place.stem.rpartition("-")[2]
-    if not _sha256(place).startswith(expected):
+    if not sha256(place).startswith(expected):
         raise WeightsError(
             f"{place}: its SHA-256 does not begin with {expected} as its name promises; the file is damaged. "
             "Delete it, and the next run fetches it again."
@@ -427,16 +426,6 @@ def _damaged(file: Path, reason: str) -> WeightsError:
 
 def _line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
-
-
-def _sha256(file: Path) -> str:
-    return _digest(file, file.stat().st_mtime_ns)
-
-
-@cache
-def _digest(file: Path, changed: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # Fitting

@@ -106,7 +106,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: P
         log_every=config.trainer.log_every_n_steps,
     )
     resume = resume_point(config.resume, folder)
-    trainer = build_trainer(config, device, folder, plan, resume)
+    trainer = build_trainer(config, device, folder, plan, resume, -(-data.steps_per_epoch // device.devices))
     if config.trainer.baseline and resume is None:
         trainer.validate(learner, datamodule=data, verbose=False)
         said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
@@ -203,8 +203,10 @@ def said_of_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[st
     ]
 
 
-def build_trainer(config: Any, device: Device, folder: Path, plan: TransferPlan, resume: Path | None) -> pl.Trainer:
-    """Lightning's Trainer as the configuration and the device want it."""
+def build_trainer(
+    config: Any, device: Device, folder: Path, plan: TransferPlan, resume: Path | None, batches: int
+) -> pl.Trainer:
+    """Lightning's Trainer as the configuration and the device want it, for epochs of `batches` training batches."""
     own = config.trainer
     table = TableLogger(folder / "metrics.csv")
     if resume is not None:
@@ -215,7 +217,7 @@ def build_trainer(config: Any, device: Device, folder: Path, plan: TransferPlan,
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
         strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
-    callbacks = build_callbacks(config, folder, log.info)
+    callbacks = build_callbacks(config, folder, log)
     limits = {key: own[key] for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches")}
     trainer = pl.Trainer(
         accelerator=device.accelerator,
@@ -225,7 +227,7 @@ def build_trainer(config: Any, device: Device, folder: Path, plan: TransferPlan,
         precision=device.precision,  # type: ignore[arg-type]
         max_epochs=own.max_epochs,
         max_steps=own.max_steps,
-        val_check_interval=own.val_check_interval,
+        val_check_interval=validation_interval(own, batches),
         gradient_clip_val=own.gradient_clip_val,
         accumulate_grad_batches=own.accumulate_grad_batches,
         deterministic=own.deterministic,
@@ -241,6 +243,15 @@ def build_trainer(config: Any, device: Device, folder: Path, plan: TransferPlan,
     )
     validate_at_epoch_end_too(trainer)
     return trainer
+
+
+def validation_interval(config: Any, batches: int) -> int | float | None:
+    """trainer.val_check_interval; a number of steps longer than the epoch means its end."""
+    every = config.val_check_interval
+    if not isinstance(every, int):
+        return every
+    limit = config.limit_train_batches
+    return min(every, batches, limit if isinstance(limit, int) else batches)
 
 
 def validate_at_epoch_end_too(trainer: pl.Trainer) -> None:
