@@ -28,6 +28,7 @@ MISTAKES = {
     "freeze.policy=features2": ["Did you mean features"],
     "strategy=scratch freeze=backbone": ["strategy=scratch", "freeze=backbone", "feature_extract"],
     "model.weights=null": ["strategy=finetune", "model.weights=null", "strategy=scratch"],
+    "strategy=scratch model.weights=default": ["strategy=scratch", "model.weights=default", "strategy=finetune"],
     "model.weights=nowhere.pth": ["nowhere.pth", "no such file"],
     "model.weights=bundled": ["model=vgg16", "bundled", "vgg_mini"],
     "model=vgg_custom": ["model=vgg_custom", "strategy=scratch"],

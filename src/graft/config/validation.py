@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,13 @@ from graft.models.configurations import BUNDLED
 QUICKSTART = "graft train experiment=quickstart"
 
 
-def settle(config: Any) -> Any:
+def settle(config: Any, said: Collection[str] = ()) -> Any:
     """Fill in what one choice decides for another (in place) and refuse what cannot work.
+
+    Args:
+        config: a TrainConfig.
+        said: the overrides of the command line, e.g. "strategy=scratch"; empty within a sweep, where a value may be
+            meant for some of the jobs only.
 
     Raises:
         ConfigError: two keys that disagree, or a value out of its range; names them and the way out.
@@ -31,7 +36,7 @@ def settle(config: Any) -> Any:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     _metric_exists(config)
     _ranges(config)
-    _weights_and_strategy(config)
+    _weights_and_strategy(config, said)
     _network_and_input(config)
     return config
 
@@ -79,9 +84,14 @@ def _ranges(config: Any) -> None:
         raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
 
 
-def _weights_and_strategy(config: Any) -> None:
+def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
     weights = config.model.weights
     if not config.strategy.pretrained:
+        if weights is not None and f"model.weights={weights}" in said:
+            raise ConfigError(
+                f"strategy={config.strategy.name} and model.weights={weights} disagree: this strategy starts at "
+                "random.\nUse strategy=finetune or strategy=feature_extract, or leave model.weights out."
+            )
         config.model.weights = None
         if config.freeze.policy != "none":
             raise ConfigError(

@@ -43,6 +43,13 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
+class Bar(RichProgressBar):
+    """Lightning's bar with our figures, without its logger's version number."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if "/" in name}
+
+
 class Lines(Callback):
     """One plain line an epoch, for logs and pipes."""
 
@@ -134,7 +141,7 @@ def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Call
     if progress == "auto":
         progress = "bar" if sys.stderr.isatty() else "lines"
     if progress == "bar":
-        callbacks += [RichProgressBar(leave=True), Lines(partial(into_files, log))]
+        callbacks += [Bar(leave=True), Lines(partial(into_files, log))]
     if progress == "lines":
         callbacks.append(Lines(log.info))
     return callbacks

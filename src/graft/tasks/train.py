@@ -21,12 +21,13 @@ REACH_SECONDS = 2.0
 def main(config: Any) -> float | None:
     """Train as `config` (a TrainConfig, composed by Hydra) says; returns `optimized_metric` to a sweeper."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
     run = Run.open(Path(hydra.runtime.output_dir), seed=config.seed)
     with run.recording():
-        settle(config)
+        settle(config, said=hydra.overrides.task if hydra.mode == RunMode.RUN else ())
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         run.summary["config"] = choices(plain, dict(hydra.runtime.choices))
         require_gpu(config.trainer.accelerator)
