@@ -27,6 +27,30 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "checkpoints" / "best.ckpt"
 
 
+def test_averaged_weights_are_what_is_validated_kept_and_tested(tmp_path: Path) -> None:
+    run = succeeded(
+        train(
+            tmp_path / "run",
+            *SMALL,
+            "data=faces",
+            "data.shots=20",
+            "callbacks.ema=0.9",
+            "callbacks.checkpoint=last",
+            "trainer.max_epochs=3",
+            "data.batch_size=8",
+            "model.batch_norm=true",
+        )
+    )
+    best, last = (
+        torch.load(run.folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+    )
+    averaged, trained = last["state_dict"], last["current_model_state"]
+    assert any(not torch.equal(averaged[key], trained[key]) for key in averaged)
+    assert [key for key in averaged if not torch.equal(averaged[key], best["state_dict"][key])] == []
+    metrics = run.summary["metrics"]
+    assert metrics["test/loss"] == metrics["val/loss"], "validation is the test split here"
+
+
 FROZEN = {
     "backbone": ("features.", "classifier.0.", "classifier.3."),
     "features": ("features.",),

@@ -31,6 +31,13 @@ class AveragedWeights(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=_moving_average(decay))
 
+    def put_into(self, checkpoint: dict[str, Any], learner: pl.LightningModule) -> None:
+        """See to it that "state_dict" holds the averages. Lightning leaves callbacks out of checkpoints without an
+        optimizer, and those would hold the weights of the last step instead."""
+        if "averaging_state" not in checkpoint and self._average_model is not None:
+            self.on_save_checkpoint(learner.trainer, learner, checkpoint)
+            del checkpoint["averaging_state"], checkpoint["current_model_state"]
+
 
 def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from graft.chance import seed_of, seeded
 from graft.data.datasets import Batch
+from graft.learning.callbacks import AveragedWeights
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
 from graft.preprocessing import Preprocessing
@@ -281,4 +282,7 @@ class Learner(pl.LightningModule):
         """What makes it whole; and the figures up to here reach the disk first, so that a resumed run finds them."""
         for logger in self.trainer.loggers:
             logger.save()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, AveragedWeights):
+                callback.put_into(checkpoint, self)
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
