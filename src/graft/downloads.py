@@ -129,9 +129,8 @@ def extract(archive: Path, folder: Path) -> None:
     When everything in the archive lies below one folder, that folder becomes `folder`.
 
     Raises:
-        DataError: no archive, damaged, `folder` is there and not empty, or a member that is a link or a
-        device, has a
-            name that leaves the folder, or unpacks to more than LARGEST_RATIO times the archive's size.
+        DataError: no archive, damaged, `folder` is there and not empty, or a member that is a link or a device,
+            has a name that leaves the folder, or unpacks to more than LARGEST_RATIO times the archive's size.
     """
     with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

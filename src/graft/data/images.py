@@ -54,10 +54,7 @@ def read_image(path: Path) -> Image.Image:
             return to_rgb(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(
-            f"{path}: cannot be read as an image ({reason}).\n"
-            "Remove or replace it; `graft inspect` with the same data=… lists every such file."
-        ) from error
+        raise DataError(f"{path}: cannot be read as an image ({reason}).\nRemove or replace it.") from error
 
 
 @dataclass(frozen=True)

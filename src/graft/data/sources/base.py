@@ -1,8 +1,13 @@
 """What a source hands over, and what it may say about itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from graft.data.images import ImageSet
+from graft.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -42,3 +47,31 @@ class Download:
     folder: str
     sha256: str | None = None
     md5: str | None = None
+
+
+def embedded_pool(
+    classes: tuple[str, ...],
+    grey: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    names: Sequence[str],
+    *,
+    test_fraction: float,
+    split_seed: int,
+) -> Source:
+    """One pool of grey pictures that a package carries.
+
+    Args:
+        classes: class names.
+        grey: [N, H, W], from 0 (black) to 1 (white).
+        labels: class index of each, length N.
+        names: what each picture is called, N of them.
+        test_fraction, split_seed: as in `Source`.
+
+    Raises:
+        ConfigError: `test_fraction` is not between 0 and 1.
+    """
+    if not 0 < test_fraction < 1:
+        raise ConfigError(f"data.options.test_fraction={test_fraction:g}: above 0 and below 1.")
+    pixels = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    images = ImageSet(names, labels.astype(np.int64), pixels=pixels)
+    return Source(classes, images, test_fraction=test_fraction, split_seed=split_seed)

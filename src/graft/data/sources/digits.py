@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from graft.data.images import ImageSet
-from graft.data.sources.base import Source
-from graft.errors import ConfigError
+from graft.data.sources.base import Source, embedded_pool
 
 EMBEDDED = True
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -22,13 +18,9 @@ def load(root: Path | None, *, seed: int, test_fraction: float = 0.2, split_seed
         split_seed: seed of that draw.
     """
     del root, seed
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.options.test_fraction={test_fraction:g}: above 0 and below 1.")
     from sklearn.datasets import load_digits
 
     scans = load_digits()
-    grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)  # 0 … 16 → 0 … 255
-    labels = scans.target.astype(np.int64)
-    names = [f"{label}/{i:04d}" for i, label in enumerate(labels.tolist())]
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
-    return Source(CLASSES, ImageSet(names, labels, pixels=pixels), test_fraction=test_fraction, split_seed=split_seed)
+    names = [f"{label}/{i:04d}" for i, label in enumerate(scans.target.tolist())]
+    grey = scans.images / 16  # written as 0 … 16
+    return embedded_pool(CLASSES, grey, scans.target, names, test_fraction=test_fraction, split_seed=split_seed)

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.data.images import ImageSet
-from graft.data.sources.base import Source
-from graft.errors import ConfigError
+from graft.data.sources.base import Source, embedded_pool
 
 EMBEDDED = True
 CLASSES = ("face", "no_face")
@@ -22,12 +20,8 @@ def load(root: Path | None, *, seed: int, test_fraction: float = 0.5, split_seed
         split_seed: seed of that draw.
     """
     del root, seed
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.options.test_fraction={test_fraction:g}: above 0 and below 1.")
     from skimage.data import lfw_subset
 
-    grey = np.rint(lfw_subset() * 255).astype(np.uint8)
-    labels = np.repeat(np.array([0, 1], dtype=np.int64), 100)
+    labels = np.repeat([0, 1], 100)
     names = [f"{CLASSES[label]}/{i % 100:03d}" for i, label in enumerate(labels.tolist())]
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
-    return Source(CLASSES, ImageSet(names, labels, pixels=pixels), test_fraction=test_fraction, split_seed=split_seed)
+    return embedded_pool(CLASSES, lfw_subset(), labels, names, test_fraction=test_fraction, split_seed=split_seed)
