@@ -55,15 +55,17 @@ def succeeded(run: Finished) -> Finished:
     return run
 
 
-def kill_after_first_checkpoint(folder: Path, *overrides: str) -> None:
-    """Start `python train.py OVERRIDES` and kill it -9 as soon as it has written last.ckpt."""
+def signal_after_first_checkpoint(folder: Path, number: signal.Signals, *overrides: str) -> tuple[int, str]:
+    """Start `python train.py OVERRIDES` and send it a signal as soon as it has written last.ckpt; returns its exit
+    code and what it printed."""
     words = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides]
-    started = subprocess.Popen(words, cwd=folder.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(words, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     last = folder / "checkpoints" / "last.ckpt"
     while not last.is_file() and started.poll() is None:
         time.sleep(0.002)
-    started.kill()
-    assert started.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    started.send_signal(number)
+    out, _ = started.communicate()
+    return started.returncode, out
 
 
 QUICK = (

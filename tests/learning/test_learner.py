@@ -1,11 +1,13 @@
 """What a run does to a network: frozen is frozen, resume is exact, processes agree."""
 
+import json
 from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import pytest
 import torch
-from commands import QUICK, ROOT, Finished, command, kill_after_first_checkpoint, succeeded, train
+from commands import QUICK, ROOT, Finished, command, signal_after_first_checkpoint, succeeded, train
 
 SMALL = (
     "model=vgg_custom", "model.table=[8,M,16,M]", "model.classifier=vgg", "model.input_size=32",
@@ -102,13 +104,19 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+ALWAYS = ("feature_extract", "gradual", "adamw, onecycle, averaged, mixed")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretrained: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, "model.batch_norm=true", "scheduler=step", "scheduler.step_size=1", *STRATEGIES[name]]
     overrides += [f"model.weights={pretrained}", "trainer.limit_train_batches=6", "trainer.limit_val_batches=2"]
     overrides += ["trainer.max_epochs=5"]
     whole = succeeded(train(tmp_path / "whole", *overrides))
-    kill_after_first_checkpoint(tmp_path / "part", *overrides)
+    code, _ = signal_after_first_checkpoint(tmp_path / "part", SIGKILL, *overrides)
+    assert code == -SIGKILL, "it ended before it could be killed"
     resumed = succeeded(train(tmp_path / "part", *overrides, "resume=auto"))
     for kind in ("last", "best"):
         expected, got = weights(whole, kind), weights(resumed, kind)
@@ -116,6 +124,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretra
     assert (resumed.folder / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
     assert resumed.summary["metrics"] == whole.summary["metrics"]
     assert resumed.summary["epochs"] == whole.summary["epochs"]
+
+
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
+def test_an_interrupted_run_says_so_and_how_to_go_on(number: Signals, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, out = signal_after_first_checkpoint(
+        folder, number, *SMALL, "model.batch_norm=false", "trainer.max_epochs=500"
+    )
+    assert code == 130
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert f"hydra.run.dir={folder} resume=auto" in out
 
 
 def test_gradual_unfreezing_trains_each_group_from_its_epoch_on(pretrained: Path, tmp_path: Path) -> None:
@@ -184,6 +203,7 @@ def test_two_processes_unfreeze_gradually(pretrained: Path, tmp_path: Path) -> N
     assert not torch.equal(before["network.features.0.weight"], after["network.features.0.weight"])
 
 
+@pytest.mark.slow
 def test_a_compiled_network_saves_clean_names(tmp_path: Path) -> None:
     run = train(tmp_path / "run", *QUICK, "trainer.compile=true", "trainer.limit_train_batches=1")
     if run.code:

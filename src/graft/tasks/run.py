@@ -54,9 +54,9 @@ class Run:
         try:
             yield self
             self.summary["status"] = "finished"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into an exit
             self.summary["status"] = "interrupted"
-            raise
+            raise KeyboardInterrupt from None
         except BaseException as error:
             self.summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
             if not getattr(error, "__module__", "").startswith("graft."):

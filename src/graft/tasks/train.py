@@ -1,6 +1,9 @@
 """`graft train`: fit a network, keep its best checkpoint, test it, write the run folder."""
 
 import logging
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ def main(config: Any) -> float | None:
 
     hydra = HydraConfig.get()
     run = Run.open(Path(hydra.runtime.output_dir), seed=config.seed)
-    with run.recording():
+    with run.recording(), _saying_how_to_go_on(run.folder, hydra.overrides.task):
         settle(config, said=hydra.overrides.task if hydra.mode == RunMode.RUN else ())
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         run.summary["config"] = choices(plain, dict(hydra.runtime.choices))
@@ -42,6 +45,18 @@ def main(config: Any) -> float | None:
         fit.run(config, plain, splits, run)
     log.info("run folder  %s", run.folder)
     return run.summary["metrics"].get(config.optimized_metric)
+
+
+@contextmanager
+def _saying_how_to_go_on(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            kept = [word for word in overrides if not word.startswith(("resume=", "hydra.run.dir="))]
+            command = shlex.join(["graft", "train", *kept, f"hydra.run.dir={folder}", "resume=auto"])
+            log.info("interrupted; go on with\n  %s", command)
+        raise
 
 
 def check_available(config: Any) -> None:
