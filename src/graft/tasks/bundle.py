@@ -29,15 +29,17 @@ def bundle(folder: Path, target: Path | None = None) -> Path:
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
     }
+    stages = [made["config"]]
+    while (source := Path(stages[0]["model"]["weights"] or "")).is_file():  # what it was trained on from, first of all
+        stages.insert(0, read_checkpoint(source)["graft"]["config"])
     metadata = {
         "recipe": json.dumps(made["recipe"]),
         "classes": json.dumps(made["classes"]),
         "preprocessing": json.dumps(made["preprocessing"]),
-        "training": json.dumps(made["config"]),
+        "training": json.dumps(stages),
         "data": json.dumps({key: summary["data"][key] for key in ("fingerprint", "notes")}),
         "seed": str(summary["seed"]),
         "test/acc": str(summary["metrics"]["test/acc"]),
-        "epochs": str(summary["epochs"]),
         "versions": json.dumps(summary["versions"]),
     }
     save_file(tensors, target, metadata)
