@@ -101,6 +101,13 @@ def test_help_and_config_come_without_torch(words: list[str], tmp_path: Path) ->
         assert word in done.stdout
 
 
+def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
+    words = f"{sys.executable} -m graft.cli train --help | head -1"
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("graft train")
+    assert done.stderr == ""
+
+
 def test_an_unknown_task_names_the_nearest(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "graft.cli", "trian"],
