@@ -55,16 +55,31 @@ def succeeded(run: Finished) -> Finished:
     return run
 
 
-def signal_after_first_checkpoint(folder: Path, number: signal.Signals, *overrides: str) -> tuple[int, str]:
-    """Start `python train.py OVERRIDES` and send it a signal as soon as it has written last.ckpt; returns its exit
-    code and what it printed."""
+def signal_after_first_checkpoint(
+    folder: Path, number: signal.Signals, *overrides: str, delay: float = 0
+) -> tuple[int, str]:
+    """Start `python train.py OVERRIDES` and send it a signal `delay` seconds after it has written last.ckpt; returns
+    its exit code and what it printed."""
     words = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides]
-    started = subprocess.Popen(words, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    started = subprocess.Popen(
+        words,
+        cwd=folder.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a background shell ignores it for its children
+    )
     last = folder / "checkpoints" / "last.ckpt"
     while not last.is_file() and started.poll() is None:
         time.sleep(0.002)
+    time.sleep(delay)
     started.send_signal(number)
-    out, _ = started.communicate()
+    try:
+        out, _ = started.communicate(timeout=120)
+    finally:
+        started.kill()
     return started.returncode, out
 
 

@@ -98,9 +98,11 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "feature_extract": ("strategy=feature_extract",),
     "gradual": ("strategy=gradual",),
     "adamw, onecycle, averaged, mixed": (
-        "optimizer=adamw", "scheduler=onecycle", "callbacks.ema=0.9", "augment.mixup=0.5",
+        "strategy=finetune", "optimizer=adamw", "scheduler=onecycle", "callbacks.ema=0.9", "augment.mixup=0.5",
     ),
-    "plateau, early stopping": ("scheduler=plateau", "scheduler.patience=0", "callbacks.early_stopping=3"),
+    "plateau, early stopping": (
+        "strategy=finetune", "scheduler=plateau", "scheduler.patience=0", "callbacks.early_stopping=3",
+    ),
 }  # fmt: skip
 
 
@@ -112,7 +114,8 @@ ALWAYS = ("feature_extract", "gradual", "adamw, onecycle, averaged, mixed")
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretrained: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, "model.batch_norm=true", "scheduler=step", "scheduler.step_size=1", *STRATEGIES[name]]
-    overrides += [f"model.weights={pretrained}", "trainer.limit_train_batches=6", "trainer.limit_val_batches=2"]
+    overrides += ["trainer.limit_train_batches=6", "trainer.limit_val_batches=2"]
+    overrides += [f"model.weights={pretrained}"] if name != "scratch" else []
     overrides += ["trainer.max_epochs=5"]
     whole = succeeded(train(tmp_path / "whole", *overrides))
     code, _ = signal_after_first_checkpoint(tmp_path / "part", SIGKILL, *overrides)
@@ -130,7 +133,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretra
 def test_an_interrupted_run_says_so_and_how_to_go_on(number: Signals, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, out = signal_after_first_checkpoint(
-        folder, number, *SMALL, "model.batch_norm=false", "trainer.max_epochs=500"
+        folder, number, *SMALL, "model.batch_norm=false", "trainer.max_epochs=500", delay=1
     )
     assert code == 130
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
