@@ -13,14 +13,12 @@ from torchvision.transforms import v2
 
 from graft.chance import seed_of, seeded
 from graft.data.datasets import Batch
+from graft.data.sampler import PADDING
 from graft.learning.callbacks import AveragedWeights
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
 from graft.preprocessing import Preprocessing
 from graft.transfer.plan import TransferPlan
-
-PADDING = -1
-"""Label of an image that only fills up a process's share; counted nowhere."""
 
 
 @dataclass(frozen=True)
