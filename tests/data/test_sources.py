@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,40 @@ def test_shots_leave_validation_and_test_alone(tmp_path: Path) -> None:
     assert few.val.names == whole.val.names
     assert few.test.names == whole.test.names
     assert set(few.train.names) < set(whole.train.names)
+
+
+def test_folds_leave_the_test_images_alone_and_validate_every_other_once() -> None:
+    whole = load_splits("digits", root=None, seed=0)
+    parts = [load_splits("digits", root=None, seed=0, fold=fold, folds=4) for fold in range(4)]
+    assert all(part.test.names == whole.test.names for part in parts)
+    validated = [name for part in parts for name in part.val.names]
+    assert sorted(validated) == sorted([*whole.train.names, *whole.val.names])
+    assert all(not set(part.train.names) & {*part.val.names, *part.test.names} for part in parts)
+    assert "validation is fold 2 of 4 (data.fold, data.folds)" in parts[2].notes
+
+
+def test_a_fold_keeps_a_person_on_one_side(shared_data: Path) -> None:
+    parts = [load_splits("mask", root=shared_data / "mask", seed=0, fold=fold, folds=5) for fold in range(5)]
+    person = re.compile(r"\d+")
+    for part in parts:
+        sides = [{int(person.match(name)[0]) for name in images.names} for images in (part.train, part.val)]  # type: ignore[index]
+        assert not sides[0] & sides[1]
+        assert part.test is part.val
+    assert sum(len(part.val) for part in parts) == len(parts[0].train) + len(parts[0].val)
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "message"),
+    [
+        (0, None, r"data.fold=0 and data.folds=null disagree"),
+        (None, 5, r"data.fold=null and data.folds=5 disagree"),
+        (5, 5, r"data.fold=5: with data.folds=5 there are folds 0 to 4"),
+        (0, 1, r"data.folds=1: at least 2"),
+    ],
+)
+def test_a_fold_that_is_none_is_refused(fold: int | None, folds: int | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_splits("digits", root=None, seed=0, fold=fold, folds=folds)
 
 
 def test_hidden_files_are_passed_over_and_nested_and_linked_ones_found(tmp_path: Path) -> None:

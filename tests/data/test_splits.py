@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graft.data.images import ImageSet
-from graft.data.splits import Splits, few_shot, stratified_fraction, stratified_split
+from graft.data.splits import Splits, few_shot, stratified_fold, stratified_fraction, stratified_split
 from graft.errors import DataError
 
 LABELS = [0] * 10 + [1] * 20 + [2] * 5
@@ -98,3 +98,19 @@ def test_the_fingerprint_of_pictures_in_memory_depends_on_their_pixels() -> None
     assert light.pixels is not None
     light.pixels[0, 0, 0, 0] = 1
     assert Splits(("x",), dark, dark, dark).fingerprint() != Splits(("x",), light, dark, dark).fingerprint()
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 12])
+def test_folds_share_the_samples_out_evenly_in_every_class_and_in_all(folds: int) -> None:
+    parts = [stratified_fold(LABELS, fold, folds, seed=3) for fold in range(folds)]
+    assert sorted(index for _, drawn in parts for index in drawn) == list(range(35))
+    assert all(sorted(rest + drawn) == list(range(35)) for rest, drawn in parts)
+    for count in np.array([np.bincount(np.array(LABELS)[drawn], minlength=3) for _, drawn in parts]).T:
+        assert count.max() - count.min() <= 1
+    sizes = [len(drawn) for _, drawn in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_fold_of_a_class_with_one_sample_is_refused() -> None:
+    with pytest.raises(DataError, match=r'class "b" has 1 image, but data.folds=5'):
+        stratified_fold([0, 0, 0, 1], 0, 5, seed=0, classes=("a", "b"))

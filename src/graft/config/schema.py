@@ -47,6 +47,10 @@ class DataConfig:
     """Keep this many seeded training images of each class."""
     val_fraction: float = 0.1
     """Part of the training images to validate on, where the set has no validation split; 0: validate on test."""
+    fold: int | None = None
+    """With folds=K: validate on this one (0 to K - 1) of K parts of the images that are not test images."""
+    folds: int | None = None
+    """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own division."""
     resident_gb: float = 2.0
     """Sets whose decoded images need no more than this are held in memory and augmented as batches."""
     options: dict[str, Any] = field(default_factory=dict)

@@ -152,6 +152,7 @@ def _network_and_input(config: Any) -> None:
         )
 
 
+# Repetitions of one experiment differ in these (seed, fold), or in nothing that can change a figure.
 UNESSENTIAL = (
     "seed",
     "resume",
@@ -160,6 +161,7 @@ UNESSENTIAL = (
     "logger.",
     "callbacks.progress",
     "data.num_workers",
+    "data.fold",
     "data.root",
     "data.download",
     "data.resident_gb",
@@ -177,8 +179,12 @@ def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
     named = {group: config[group]["name"] for group in ("model", "data", "strategy", "optimizer", "scheduler")}
     named["freeze"] = config["freeze"]["policy"]
     named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
-    keys = {key: value for key, value in _flat(config) if not key.startswith(UNESSENTIAL) and not key.endswith(".name")}
+    keys = {key: value for key, value in _flat(config) if _essential(key) and not key.endswith(".name")}
     return named | keys
+
+
+def _essential(key: str) -> bool:
+    return not any(key.startswith(part) if part.endswith(".") else key == part for part in UNESSENTIAL)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

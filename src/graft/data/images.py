@@ -100,6 +100,15 @@ class ImageSet:
             pixels=None if self.pixels is None else self.pixels[chosen],
         )
 
+    def join(self, other: "ImageSet") -> "ImageSet":
+        """These pictures and then those of `other`, which lie in the same place: both in files or both in memory."""
+        return ImageSet(
+            names=[*self.names, *other.names],
+            labels=np.concatenate([self.labels, other.labels]),
+            paths=None if self.paths is None else [*self.paths, *(other.paths or ())],
+            pixels=None if self.pixels is None else np.concatenate([self.pixels, other.pixels]),
+        )
+
     def counts(self, num_classes: int) -> list[int]:
         """How many pictures each of the `num_classes` classes has."""
         return np.bincount(self.labels, minlength=num_classes).tolist()

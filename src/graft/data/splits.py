@@ -74,6 +74,42 @@ def stratified_fraction(
     return stratified_split(labels, wanted, seed, classes=classes)
 
 
+def stratified_fold(
+    labels: Labels, fold: int, folds: int, seed: int, *, classes: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """Fold `fold` of `folds` nearly equal parts of each class: with one seed, every sample is drawn in exactly one.
+
+    Each class is dealt out in turn, going on where the class before it stopped, so that the folds differ by at most
+    one sample in every class and by at most one in all.
+
+    Args:
+        labels: class index of each sample, length N.
+        fold: which part to draw, from 0 to folds - 1.
+        folds: number of parts, at least 2.
+        seed: the only source of chance.
+        classes: class names, for the error message.
+
+    Returns:
+        (rest, drawn): sorted, disjoint indices into `labels` that together cover it.
+
+    Raises:
+        DataError: a class has a single sample, which could then not both train and validate.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    drawn = np.zeros(len(labels), dtype=bool)
+    dealt = 0
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        if len(members) == 1:
+            raise DataError(
+                f"{_class_name(label, classes)} has 1 image, but data.folds={folds} needs at least 2.\nAdd images."
+            )
+        places = (np.arange(len(members)) + dealt) % folds
+        drawn[members[_order(len(members), seed, label)[places == fold]]] = True
+        dealt += len(members)
+    return np.flatnonzero(~drawn).tolist(), np.flatnonzero(drawn).tolist()
+
+
 def few_shot(labels: Labels, shots: int, seed: int, *, classes: Sequence[str] = ()) -> tuple[list[int], list[int]]:
     """Draw exactly `shots` samples of each class.
 

@@ -89,6 +89,8 @@ def open_data(config: Any) -> Splits:
         seed=config.seed,
         shots=data.shots,
         val_fraction=data.val_fraction,
+        fold=data.fold,
+        folds=data.folds,
         download=data.download,
         options=dict(data.options),
     )

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -22,14 +22,12 @@ from typing import Any, get_args
 from urllib.parse import urlparse
 
 from graft import downloads
-from graft.data.images import ImageSet
+from graft.data.division import divide, with_fold
 from graft.data.sources.base import Download, Source
-from graft.data.splits import Splits, few_shot, stratified_fraction
+from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, GraftError, NotAvailable
 
 __all__ = ["Download", "Source", "ensure", "known_sources", "load_splits", "locate"]
-
-VALIDATE_ON_TEST = "Add images, or set data.val_fraction=0 to validate on the test split."
 
 
 def load_splits(
@@ -39,6 +37,8 @@ def load_splits(
     seed: int,
     shots: int | None = None,
     val_fraction: float = 0.1,
+    fold: int | None = None,
+    folds: int | None = None,
     download: bool = True,
     options: Mapping[str, Any] | None = None,
 ) -> Splits:
@@ -51,6 +51,8 @@ def load_splits(
         shots: keep this many training images of each class; None: all.
         val_fraction: part of the training images to validate on, where the set has no validation part of its
             own; 0: validate on the test part.
+        fold, folds: validate on fold `fold` (from 0) of `folds` parts of all images that are not test images, and train
+            on the others; where the set has no test part the fold serves as test too. None: no such division.
         download: fetch the set when it is not there.
         options: what only this source knows.
 
@@ -62,11 +64,14 @@ def load_splits(
     module = _source(name)
     chosen = _checked_options(name, module, options or {})
     _check_numbers(shots, val_fraction)
+    _check_fold(fold, folds)
     if not _embedded(module):
         ensure(name, root, download)
     source = module.load(root, seed=seed, **chosen)
     try:
-        return _divide(source, None if _embedded(module) else root, seed, shots, val_fraction)
+        if folds is not None:
+            source = with_fold(source, fold or 0, folds, seed)
+        return divide(source, None if _embedded(module) else root, seed, shots, val_fraction)
     except DataError as error:
         where = f"data={name}" if root is None else f"data.root={root}"
         raise DataError(f"{where}: {error}") from error
@@ -159,86 +164,6 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
         archive.unlink(missing_ok=True)
 
 
-def _divide(source: Source, root: Path | None, seed: int, shots: int | None, val_fraction: float) -> Splits:
-    """Carve what is missing, keep the shots, and say what serves as what."""
-    classes, notes = source.classes, list(source.notes)
-    train, val, test = source.train, source.val, source.test
-    _refuse_nothing(classes, train)
-    if source.test_fraction is not None and shots is not None:
-        kept, rest = few_shot(train.labels, shots, seed, classes=classes)
-        _leave_some(train, kept, shots, classes)
-        train, test, shots = train.select(kept), train.select(rest), None
-        val = test
-        notes.append(f"the {len(test)} images that do not train serve as validation and as test")
-    elif source.test_fraction is not None:
-        kept, drawn = stratified_fraction(
-            train.labels,
-            source.test_fraction,
-            source.split_seed,
-            key="data.options.test_fraction",
-            way_out="Add images.",
-            classes=classes,
-        )
-        train, test = train.select(kept), train.select(drawn)
-    if val is None and (val_fraction > 0 or test is None):
-        train, val = _carve_validation(train, val_fraction, seed, classes)
-    if val is None:
-        val = test
-        notes.append(f"the {len(val or ())} test images serve as validation too (data.val_fraction=0)")
-    if test is None:
-        test = val
-        notes.append(f"this set has no test part: its {len(val or ())} validation images serve as test too")
-    assert val is not None
-    assert test is not None
-    if shots is not None:
-        kept, _ = few_shot(train.labels, shots, seed, classes=classes)
-        train = train.select(kept)
-    for part, images in (("validation", val), ("test", test)):
-        if not len(images):
-            raise DataError(f"no {part} images.")
-    absent = [name for name, count in zip(classes, test.counts(len(classes)), strict=True) if not count]
-    if absent:
-        notes.append(f"no test images of {', '.join(absent)}")
-    return Splits(classes=classes, train=train, val=val, test=test, notes=tuple(notes), root=root)
-
-
-def _carve_validation(
-    train: ImageSet, val_fraction: float, seed: int, classes: Sequence[str]
-) -> tuple[ImageSet, ImageSet]:
-    if val_fraction == 0:
-        raise DataError(
-            "data.val_fraction=0 leaves nothing to validate or test on: this set has neither part.\n"
-            "Set data.val_fraction=0.1, or provide a val or test folder."
-        )
-    rest, drawn = stratified_fraction(
-        train.labels, val_fraction, seed, key="data.val_fraction", way_out=VALIDATE_ON_TEST, classes=classes
-    )
-    return train.select(rest), train.select(drawn)
-
-
-def _refuse_nothing(classes: Sequence[str], train: ImageSet) -> None:
-    if not len(train):
-        raise DataError("no training images.")
-    if len(classes) < 2:
-        raise DataError(
-            f'one class only ("{classes[0]}"): there is nothing to tell apart.\n'
-            "Add a folder of images of another class."
-        )
-    absent = [name for name, count in zip(classes, train.counts(len(classes)), strict=True) if not count]
-    if absent:
-        raise DataError(f'class "{absent[0]}" has no training images.\nAdd some, or remove the class everywhere.')
-
-
-def _leave_some(pool: ImageSet, kept: Sequence[int], shots: int, classes: Sequence[str]) -> None:
-    rest = set(range(len(pool))) - set(kept)
-    for label, count in enumerate(pool.counts(len(classes))):
-        if count and not any(pool.labels[i] == label for i in rest):
-            raise DataError(
-                f'class "{classes[label]}" has {count} images, and data.shots={shots} leaves none to test.\n'
-                f"Set data.shots={count - 1} or fewer."
-            )
-
-
 def _source(name: str) -> ModuleType:
     if "." in name:
         return _own_source(name)
@@ -293,6 +218,24 @@ def _check_numbers(shots: int | None, val_fraction: float) -> None:
         raise ConfigError(f"data.shots={shots}: at least one training image a class, or null for all.")
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"data.val_fraction={val_fraction}: from 0 to below 1.")
+
+
+def _check_fold(fold: int | None, folds: int | None) -> None:
+    if fold is None and folds is None:
+        return
+    if fold is None or folds is None:
+        raise ConfigError(
+            f"data.fold={_null(fold)} and data.folds={_null(folds)} disagree: give both or neither, e.g. "
+            "data.fold=0 data.folds=5, swept with -m 'data.fold=range(0,5)'."
+        )
+    if folds < 2:
+        raise ConfigError(f"data.folds={folds}: at least 2.")
+    if not 0 <= fold < folds:
+        raise ConfigError(f"data.fold={fold}: with data.folds={folds} there are folds 0 to {folds - 1}.")
+
+
+def _null(value: int | None) -> str:
+    return "null" if value is None else str(value)
 
 
 def _embedded(module: ModuleType) -> bool:

@@ -1,6 +1,6 @@
 """What a source hands over, and what it may say about itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ class Source:
         test_fraction: the set is one pool: this share of each class is drawn as test, or with data.shots=K
             all but the K of each class that train. None: train and test are apart already.
         split_seed: seed of that draw, fixed so that the test images are the same whatever the run's seed.
+        group_of: from a picture's name to what must not be torn apart by folds, e.g. the person it shows.
     """
 
     classes: tuple[str, ...]
@@ -31,6 +32,7 @@ class Source:
     notes: tuple[str, ...] = ()
     test_fraction: float | None = None
     split_seed: int = 0
+    group_of: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True)

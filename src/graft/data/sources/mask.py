@@ -49,7 +49,15 @@ def load(root: Path, *, seed: int, train_max_id: int = 500, val_min_id: int = 10
                 f"{min(ids.values())} to {max(ids.values())}).\n"
                 f"Change data.options.train_max_id, val_min_id or val_max_id.\n{LAYOUT}"
             )
-    return Source(CLASSES, train, val=val, notes=tuple(_notes(ids, persons.keys() - ids.keys(), train, val)))
+    notes = tuple(_notes(ids, persons.keys() - ids.keys(), train, val))
+    return Source(CLASSES, train, val=val, notes=notes, group_of=_person)
+
+
+def _person(name: str) -> str:
+    """The id in a picture's name, PERSON_FOLDER/FILE."""
+    match = PERSON.match(name)
+    assert match is not None
+    return str(int(match["id"]))
 
 
 def _pictures(folders: dict[str, Path]) -> ImageSet:

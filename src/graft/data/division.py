@@ -1,0 +1,132 @@
+"""From a data set as its publisher divides it to training, validation and test images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from graft.data.images import ImageSet
+from graft.data.sources.base import Source
+from graft.data.splits import Splits, few_shot, stratified_fold, stratified_fraction
+from graft.errors import DataError
+
+VALIDATE_ON_TEST = "Add images, or set data.val_fraction=0 to validate on the test split."
+
+
+def with_fold(source: Source, fold: int, folds: int, seed: int) -> Source:
+    """The same images with fold `fold` as the validation part; one pool gives its test images first."""
+    train, test = source.train, source.test
+    _refuse_nothing(source.classes, train)
+    if source.test_fraction is not None:
+        train, test = _draw_test(source)
+    if source.val is not None:
+        train = train.join(source.val)
+    rest, drawn = _draw_fold(source, train, fold, folds, seed)
+    note = f"validation is fold {fold} of {folds} (data.fold, data.folds)"
+    return replace(
+        source,
+        train=train.select(rest),
+        val=train.select(drawn),
+        test=test,
+        test_fraction=None,
+        notes=(*source.notes, note),
+    )
+
+
+def _draw_fold(source: Source, pool: ImageSet, fold: int, folds: int, seed: int) -> tuple[list[int], list[int]]:
+    """(rest, drawn) of `pool`: by class, or where pictures belong together by what they belong to."""
+    if source.group_of is None:
+        return stratified_fold(pool.labels, fold, folds, seed, classes=source.classes)
+    group_of = [source.group_of(name) for name in pool.names]
+    groups = sorted(set(group_of))
+    if len(groups) < folds:
+        raise DataError(f"data.folds={folds}: there are {len(groups)} groups that must not be torn apart; give fewer.")
+    _, chosen = stratified_fold([0] * len(groups), fold, folds, seed)
+    inside = {groups[place] for place in chosen}
+    drawn = [index for index, group in enumerate(group_of) if group in inside]
+    return [index for index, group in enumerate(group_of) if group not in inside], drawn
+
+
+def _draw_test(source: Source) -> tuple[ImageSet, ImageSet]:
+    """(rest, test images) of one pool; the same test images whatever the run's seed."""
+    assert source.test_fraction is not None
+    kept, drawn = stratified_fraction(
+        source.train.labels,
+        source.test_fraction,
+        source.split_seed,
+        key="data.options.test_fraction",
+        way_out="Add images.",
+        classes=source.classes,
+    )
+    return source.train.select(kept), source.train.select(drawn)
+
+
+def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_fraction: float) -> Splits:
+    """Carve what is missing, keep the shots, and say what serves as what."""
+    classes, notes = source.classes, list(source.notes)
+    train, val, test = source.train, source.val, source.test
+    _refuse_nothing(classes, train)
+    if source.test_fraction is not None and shots is not None:
+        kept, rest = few_shot(train.labels, shots, seed, classes=classes)
+        _leave_some(train, kept, shots, classes)
+        train, test, shots = train.select(kept), train.select(rest), None
+        val = test
+        notes.append(f"the {len(test)} images that do not train serve as validation and as test")
+    elif source.test_fraction is not None:
+        train, test = _draw_test(source)
+    if val is None and (val_fraction > 0 or test is None):
+        train, val = _carve_validation(train, val_fraction, seed, classes)
+    if val is None:
+        val = test
+        notes.append(f"the {len(val or ())} test images serve as validation too (data.val_fraction=0)")
+    if test is None:
+        test = val
+        notes.append(f"this set has no test part: its {len(val or ())} validation images serve as test too")
+    assert val is not None
+    assert test is not None
+    if shots is not None:
+        kept, _ = few_shot(train.labels, shots, seed, classes=classes)
+        train = train.select(kept)
+    for part, images in (("validation", val), ("test", test)):
+        if not len(images):
+            raise DataError(f"no {part} images.")
+    absent = [name for name, count in zip(classes, test.counts(len(classes)), strict=True) if not count]
+    if absent:
+        notes.append(f"no test images of {', '.join(absent)}")
+    return Splits(classes=classes, train=train, val=val, test=test, notes=tuple(notes), root=root)
+
+
+def _carve_validation(
+    train: ImageSet, val_fraction: float, seed: int, classes: Sequence[str]
+) -> tuple[ImageSet, ImageSet]:
+    if val_fraction == 0:
+        raise DataError(
+            "data.val_fraction=0 leaves nothing to validate or test on: this set has neither part.\n"
+            "Set data.val_fraction=0.1, or provide a val or test folder."
+        )
+    rest, drawn = stratified_fraction(
+        train.labels, val_fraction, seed, key="data.val_fraction", way_out=VALIDATE_ON_TEST, classes=classes
+    )
+    return train.select(rest), train.select(drawn)
+
+
+def _refuse_nothing(classes: Sequence[str], train: ImageSet) -> None:
+    if not len(train):
+        raise DataError("no training images.")
+    if len(classes) < 2:
+        raise DataError(
+            f'one class only ("{classes[0]}"): there is nothing to tell apart.\n'
+            "Add a folder of images of another class."
+        )
+    absent = [name for name, count in zip(classes, train.counts(len(classes)), strict=True) if not count]
+    if absent:
+        raise DataError(f'class "{absent[0]}" has no training images.\nAdd some, or remove the class everywhere.')
+
+
+def _leave_some(pool: ImageSet, kept: Sequence[int], shots: int, classes: Sequence[str]) -> None:
+    rest = set(range(len(pool))) - set(kept)
+    for label, count in enumerate(pool.counts(len(classes))):
+        if count and not any(pool.labels[i] == label for i in rest):
+            raise DataError(
+                f'class "{classes[label]}" has {count} images, and data.shots={shots} leaves none to test.\n'
+                f"Set data.shots={count - 1} or fewer."
+            )
