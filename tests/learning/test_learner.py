@@ -246,3 +246,14 @@ def test_grey_levels_on_the_gpu_or_cpu_are_normalised_as_torchvision_does() -> N
     )
     expected = v2.Compose([to_float, normalise])
     torch.testing.assert_close(learner.normalise(images), expected(images))
+
+
+def test_a_network_that_sees_one_class_only_is_noticed_and_said(tmp_path: Path) -> None:
+    run = succeeded(
+        train(tmp_path / "run", *SMALL, "optimizer.lr=1000", "optimizer.momentum=0.9", "trainer.max_epochs=2")
+    )
+    said = "every validation image is taken for"
+    assert run.out.count(said) == 1
+    assert any(said in note for note in run.summary["notes"])
+    quiet = succeeded(train(tmp_path / "quiet", *SMALL, "trainer.max_epochs=1"))
+    assert said not in quiet.out

@@ -1,5 +1,6 @@
 """The LightningModule: one network, one transfer plan, one loss; the same for every strategy."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
 from graft.preprocessing import Preprocessing
 from graft.transfer.plan import TransferPlan
+
+log = logging.getLogger("graft")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,9 @@ class Learner(pl.LightningModule):
         # Sums of (loss · images, correct, images) on the device, read only when something is logged. No buffers:
         # averaged weights swap those during validation.
         self.epoch_sums = self.window_sums = self.eval_sums = torch.zeros(3)
+        self.taken_for = torch.zeros(len(classes))  # how many images of an evaluation were taken for each class
+        self.collapsed: str | None = None
+        """What to say when the last validation saw one class only."""
         count = len(classes)
         self.per_class = MulticlassAccuracy(count, average="none", ignore_index=PADDING)
         self.results: dict[str, float] = {}
@@ -198,15 +204,17 @@ class Learner(pl.LightningModule):
 
     def _start_evaluation(self) -> None:
         self.eval_sums = self._zeros()
+        self.taken_for = torch.zeros(len(self.classes), device=self.device)
         self.per_class.reset()
 
     def _evaluate(self, batch: Batch) -> None:
         logits = self(batch.images).float()
         real = batch.labels != PADDING
         loss = F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=PADDING)
-        correct = (logits.argmax(1) == batch.labels).sum()
-        self.eval_sums += torch.stack([loss, correct, real.sum()])
-        self.per_class.update(logits.argmax(1), batch.labels)
+        predicted = logits.argmax(1)
+        self.eval_sums += torch.stack([loss, (predicted == batch.labels).sum(), real.sum()])
+        self.taken_for.scatter_add_(0, predicted, real.to(self.taken_for.dtype))
+        self.per_class.update(predicted, batch.labels)
 
     def _figures(self, split: str) -> dict[str, float]:
         loss, correct, count = self._over_processes(self.eval_sums)
@@ -220,9 +228,23 @@ class Learner(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         figures = self._figures("val")
-        if self.trainer.state.fn == "fit":  # so that a validation within an epoch shows both sides
-            figures |= self.training_figures()
+        if self.trainer.state.fn == "fit":
+            figures |= self.training_figures()  # so that a validation within an epoch shows both sides
+            self._watch_for_collapse()
         self._record(figures, self.global_step)
+
+    def _watch_for_collapse(self) -> None:
+        """Say it when a trained network takes everything for one class: most often it died of too large a step."""
+        taken_for = self._over_processes(self.taken_for)
+        classes = [name for name, count in zip(self.classes, taken_for, strict=True) if count]
+        before, self.collapsed = self.collapsed, None
+        if len(classes) == 1:
+            self.collapsed = (
+                f"epoch {self.current_epoch + 1}: every validation image is taken for {classes[0]!r}. If this stays "
+                "so, the network has died: lower optimizer.lr, or set trainer.gradient_clip_val=1."
+            )
+        if self.collapsed and not before and self.trainer.is_global_zero:
+            log.warning("%s", self.collapsed)
 
     def on_test_epoch_start(self) -> None:
         self._start_evaluation()

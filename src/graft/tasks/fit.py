@@ -113,6 +113,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: P
         log.info("before the first step  %s", said)
     trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
     epochs = trainer.current_epoch
+    notes += [learner.collapsed] if learner.collapsed else []
 
     best = folder / "checkpoints" / "best.ckpt"
     figures = load_best(learner, best)
@@ -135,7 +136,8 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: P
             "random": list(weights.random),
         },
         "checkpoint": str(best.relative_to(folder)),
-        "device": dataclasses.asdict(device),
+        "device": dataclasses.asdict(device)
+        | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},
         "notes": notes,
     }
 
@@ -266,6 +268,11 @@ def load_best(learner: Learner, best: Path) -> dict[str, float]:
     checkpoint = read_checkpoint(best)
     learner.load_state_dict(checkpoint["state_dict"])
     return dict(checkpoint["graft"]["metrics"])
+
+
+def name_of(device: torch.device) -> str:
+    """A GPU's own name; else the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def has_batch_norm(network: torch.nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """A run's folder and its summary.json, written whole whatever happens."""
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from graft.data.cores import available_cores
 from graft.files import write_atomically
 
 PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy")
@@ -42,6 +44,7 @@ class Run:
                 "seed": seed,
                 "config": {},
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "machine": machine(),
                 "versions": versions(),
                 "git": git_state(),
             },
@@ -81,6 +84,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> str:
+    """The processor and the cores that this process may use, e.g. "AMD EPYC, 2 cores"."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    cores = available_cores()
+    return f"{name}, {cores} core{'s' if cores != 1 else ''}"
 
 
 def git_state() -> dict[str, Any] | None:
