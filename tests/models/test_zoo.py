@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torchvision
+from hydra import compose, initialize_config_dir
 from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
+from graft.config import conf_dir
+from graft.config.schema import register
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.heads import head_modules
@@ -77,7 +80,7 @@ def test_dropout_is_set_wherever_there_is_some():
         build_network(Recipe("resnet18", dropout=0.25), 2)
 
 
-def _train_squeezenets_head(bias: float | None, seed: int) -> tuple[torch.Tensor, float, float]:
+def _train_squeezenets_head(clip: float | None, seed: int) -> tuple[torch.Tensor, float, float]:
     """Forty steps of SGD 0.001, momentum 0.9, on features as large as a trained trunk's.
 
     Returns:
@@ -85,8 +88,6 @@ def _train_squeezenets_head(bias: float | None, seed: int) -> tuple[torch.Tensor
     """
     torch.manual_seed(seed)
     classifier = build_network(Recipe("squeezenet1_1"), 2).classifier.train()
-    if bias is not None:
-        nn.init.constant_(classifier[1].bias, bias)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.001, momentum=0.9)
     signature = torch.rand(2, 512)
     losses = []
@@ -97,6 +98,8 @@ def _train_squeezenets_head(bias: float | None, seed: int) -> tuple[torch.Tensor
         logits = classifier(features).flatten(1)
         loss = nn.functional.cross_entropy(logits, labels)
         loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(classifier.parameters(), clip)
         losses.append(loss.item())
         return logits
 
@@ -108,10 +111,17 @@ def _train_squeezenets_head(bias: float | None, seed: int) -> tuple[torch.Tensor
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_squeezenets_fresh_head_lives_where_one_without_bias_is_shut(seed):
-    shut, _, _ = _train_squeezenets_head(bias=0.0, seed=seed)
-    logits, gradient, loss = _train_squeezenets_head(bias=None, seed=seed)
+def test_squeezenets_fresh_head_lives_with_clipped_gradients_where_a_large_step_shuts_it(seed):
+    shut, _, _ = _train_squeezenets_head(clip=None, seed=seed)
+    logits, gradient, loss = _train_squeezenets_head(clip=1.0, seed=seed)
     assert (shut == 0).float().mean() >= 0.5
-    assert bool((logits > 0).all())
+    assert bool((logits > 0).any(1).all())
     assert gradient > 0
-    assert loss < 0.1
+    assert loss < 0.6, "below ln 2, which a shut head gives"
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_0", "squeezenet1_1"])
+def test_a_squeezenets_configuration_clips(name):
+    register()
+    with initialize_config_dir(str(conf_dir())):
+        assert compose("train", [f"model={name}"]).trainer.gradient_clip_val == 1.0

@@ -27,8 +27,6 @@ TOPS: dict[str, tuple[str, ...]] = {
 }
 """Class of network -> modules above the trunk that a weight file may lack as a whole, besides the head."""
 
-SQUEEZENET_BIAS = 10.0
-
 
 def head_modules(network: nn.Module) -> tuple[str, ...]:
     """Names of the modules that make logits, with a normalisation that is part of it; the main head first.
@@ -63,18 +61,15 @@ def draw_fresh_layer(layer: nn.Module) -> None:
 
 @torch.no_grad()
 def draw_squeezenet_head(layer: nn.Module) -> None:
-    """Draw SqueezeNet's 1x1 convolution so that the ReLU behind it stays open: N(0, 0.01) and bias 10.
+    """Draw SqueezeNet's 1x1 convolution as Iandola et al. 2016 do: N(0, 0.01) and bias 0.
 
-    A class's logit is the mean over the map of ReLU(w x + b). With b = 0 half the map is shut from the start,
-    and one large step can shut all of it: then the logit is 0, its gradient is 0, and the class never comes
-    back. Softmax does not see a bias that all classes share, so b = 10 changes no probability, but it keeps
-    every ReLU in its linear part until a logit has fallen 10 below the others, where cross-entropy no longer
-    pushes it (its gradient is exp(-10)). Fine-tuning 1.0 on ants and bees (SGD 0.001, momentum 0.9) shuts b =
-    0, 1 and 5 for good within an epoch, and not b = 10. It is no cure for steps that are too large: that
-    trunk's features are of size 40, so clip gradients (`trainer.gradient_clip_val=1`) or slow the trunk.
-    Weights as Iandola et al. 2016."""
+    A class's logit is the mean over the map of ReLU(w x + b), so one large step can shut a class for good: its logit
+    is 0, its gradient is 0, and it never comes back. The trunk's features are of size 40, and fine-tuning 1.0 on ants
+    and bees with SGD 0.001, momentum 0.9 dies so within an epoch. Clipped gradients keep it alive, which is why
+    `conf/model/squeezenet1_*.yaml` set `trainer.gradient_clip_val=1`; a large bias (10), which keeps every ReLU in its
+    linear part at first, was tried and does not."""
     nn.init.normal_(layer.weight, 0.0, 0.01)  # type: ignore[arg-type]
-    nn.init.constant_(layer.bias, SQUEEZENET_BIAS)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 DRAWERS: dict[str, Callable[[nn.Module], None]] = {"SqueezeNet": draw_squeezenet_head}
