@@ -192,7 +192,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "reproduce")
     parser.add_argument("--data", type=Path, default=ROOT / "data")
     parser.add_argument("--weights", type=Path, help="folder of weight files; without it they are downloaded")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_intermixed_args(words)  # options between WHAT and ROW too
     chosen = [row for row in ROWS if not arguments.rows or any(part in row.name for part in arguments.rows)]
     if arguments.what == "run":
         sys.exit(1 if run(chosen, arguments) else 0)

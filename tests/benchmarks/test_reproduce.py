@@ -55,7 +55,7 @@ def test_runs_are_made_read_and_not_made_again(tmp_path: Path, monkeypatch: pyte
     summary = tmp_path / "runs" / "quick" / "3" / "summary.json"
     written = summary.stat().st_mtime_ns
     with pytest.raises(SystemExit):
-        reproduce.main(["run", *words])
+        reproduce.main(["run", *words, "quick"])
     assert summary.stat().st_mtime_ns == written
     reproduce.main(["table", *words])
     (kept,) = json.loads((tmp_path / "results.json").read_text())
