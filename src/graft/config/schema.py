@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 
 @dataclass
@@ -22,6 +22,8 @@ class ModelConfig:
     """Side of the input in pixels; null: the network's own."""
     average_pool: int | None = None
     """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+    gradient_clip_val: float | None = None
+    """What trainer.gradient_clip_val is for this network unless it is given."""
 
 
 @dataclass
@@ -142,7 +144,8 @@ class TrainerConfig:
     max_steps: int = -1
     val_check_interval: int | float | None = None
     """Validate also every N steps (an int) or fraction of an epoch (a float); null: after each epoch."""
-    gradient_clip_val: float | None = None
+    gradient_clip_val: float | None = II("model.gradient_clip_val")
+    """Norm that gradients are clipped to; null for none; the network's own unless given."""
     accumulate_grad_batches: int = 1
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None

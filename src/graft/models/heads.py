@@ -66,7 +66,7 @@ def draw_squeezenet_head(layer: nn.Module) -> None:
     A class's logit is the mean over the map of ReLU(w x + b), so one large step can shut a class for good: its logit
     is 0, its gradient is 0, and it never comes back. The trunk's features are of size 40, and fine-tuning 1.0 on ants
     and bees with SGD 0.001, momentum 0.9 dies so within an epoch. Clipped gradients keep it alive, which is why
-    `conf/model/squeezenet1_*.yaml` set `trainer.gradient_clip_val=1`; a large bias (10), which keeps every ReLU in its
+    `conf/model/squeezenet1_*.yaml` say so; a large bias (10), which keeps every ReLU in its
     linear part at first, was tried and does not."""
     nn.init.normal_(layer.weight, 0.0, 0.01)  # type: ignore[arg-type]
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
