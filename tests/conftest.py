@@ -33,6 +33,16 @@ def shared_weights() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of seconds: vgg_mini on digits."""
+    from commands import succeeded, train
+
+    words = ("model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.options.split_seed=3")
+    limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false", "logger=none")
+    return succeeded(train(tmp_path_factory.mktemp("digits") / "run", *words, *limits)).folder
+
+
 @dataclass
 class FileServer:
     """A local HTTP server over `folder`: `requests` lists (path, Range header) as they came in."""

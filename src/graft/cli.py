@@ -1,7 +1,9 @@
 """The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
 
 import difflib
+import glob
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from typing import Any
 
 TASKS = {
     "train": "fit a network, keep its best checkpoint, test it, write the run folder",
+    "evaluate": "test a checkpoint, on its own data set or another",
+    "predict": "name what is in pictures, by a checkpoint or by ImageNet's classes",
     "compare": "all finished runs side by side",
 }
 
@@ -37,6 +41,7 @@ def main(task: str | None = None) -> None:
     """
     if task is None:
         task = _task_from_arguments()
+    sys.argv[1:] = [literal_path(word) for word in sys.argv[1:]]
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     try:
@@ -67,6 +72,19 @@ def _task_from_arguments() -> str:
     sys.exit(2)
 
 
+def literal_path(word: str) -> str:
+    """`key=value` with the value quoted where it names a file, folder or pattern here that Hydra's grammar, which knows
+    no `~`, `é` or `(`, could not read: source=~/photos, data.root=/data/Müller (2024)."""
+    key, equals, value = word.partition("=")
+    if not equals or re.fullmatch(r"[\w/\-\\+.$%*@?|: ]*", value, re.ASCII) or value[0] in "'\"[{$":
+        return word
+    path = os.path.expanduser(value)
+    if not (os.path.lexists(path) or next(glob.iglob(path, recursive=True), None)):
+        return word
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), path)
+    return f"{key}='{quoted}'"
+
+
 def usage() -> str:
     """What `graft --help` prints."""
     return USAGE.format(tasks="\n".join(f"  {name:<10}{what}" for name, what in TASKS.items()))
@@ -79,18 +97,16 @@ def _hydra_app(task: str) -> Callable[[], Any]:
     from graft.config.schema import register
 
     register()
-    return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(RUN[task])
+    return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(_runner(task))
 
 
-def _run_train(config: Any) -> float | None:
-    return import_module("graft.tasks.train").main(config)
+def _runner(task: str) -> Callable[[Any], Any]:
+    """What Hydra calls; the task's module is imported only then."""
 
+    def run(config: Any) -> Any:
+        return import_module(f"graft.tasks.{task}").main(config)
 
-def _run_compare(config: Any) -> None:
-    import_module("graft.tasks.compare").main(config)
-
-
-RUN: dict[str, Callable[[Any], Any]] = {"train": _run_train, "compare": _run_compare}
+    return run
 
 
 def explain(error: BaseException) -> str | None:

@@ -1,8 +1,10 @@
 """What evaluation does to an image before the network sees it, as plain values a checkpoint can carry."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from graft.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,3 +39,26 @@ class Preprocessing:
         """The inverse of `to_dict`."""
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**plain)
+
+    def changed(self, wanted: Mapping[str, Any], key: str) -> "Preprocessing":
+        """This with the values of `wanted` that are not None; a new input_size alone keeps the margin of the crop.
+
+        Args:
+            wanted: attributes of this class, e.g. {"resize_size": 224, "mean": None}.
+            key: where they were configured, for the error message, e.g. "data.preprocess".
+
+        Raises:
+            ConfigError: the crop would be larger than the image.
+        """
+        given: dict[str, Any] = {
+            name: tuple(v) if name in ("mean", "std") else v for name, v in wanted.items() if v is not None
+        }
+        if "input_size" in given and "resize_size" not in given:
+            given["resize_size"] = round(self.resize_size * given["input_size"] / self.input_size)
+        changed = replace(self, **given)
+        if changed.resize_size < changed.input_size:
+            raise ConfigError(
+                f"{key}.resize_size={changed.resize_size} and {key}.input_size={changed.input_size} "
+                "disagree: the crop would be larger than the image."
+            )
+        return changed

@@ -14,16 +14,20 @@ GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir(
 OPTIONS = sorted(str(file.relative_to(conf_dir()).with_suffix("")) for file in conf_dir().glob("*/*.yaml"))
 
 
-def composed(*overrides: str):
+TASKS = {"experiment/imagenet_predict": "predict"}
+"""The task an option is for, where that is not `train`."""
+
+
+def composed(*overrides: str, task: str = "train"):
     register()
     with initialize_config_dir(str(conf_dir())):
-        return compose("train", list(overrides))
+        return compose(task, list(overrides))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_the_schema(option: str) -> None:
     group, name = option.split("/")
-    config = composed(f"{group}={name}")
+    config = composed(f"{group}={name}", task=TASKS.get(option, "train"))
     OmegaConf.to_container(config, resolve=True, throw_on_missing=group not in ("data", "model"))
 
 

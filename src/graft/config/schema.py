@@ -214,8 +214,73 @@ class CompareConfig:
     """Folder for compare.md and compare.csv; null: beside the runs."""
 
 
+@dataclass
+class InferenceConfig:
+    """Where to compute; every null means: as the network was trained."""
+
+    accelerator: str | None = None
+    precision: str | None = None
+    channels_last: bool | None = None
+
+
+@dataclass
+class EvaluateDataConfig:
+    """A DataConfig of which every null means: as in the run."""
+
+    name: str | None = None
+    root: str | None = None
+    batch_size: int | None = None
+    num_workers: int | str | None = None
+    download: bool | None = None
+    shots: int | None = None
+    val_fraction: float | None = None
+    fold: int | None = None
+    folds: int | None = None
+    resident_gb: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    """What the files of the group say for training; not used here, see EvaluateConfig.preprocess."""
+
+
+@dataclass
+class EvaluateConfig:
+    """The whole configuration of `graft evaluate`."""
+
+    checkpoint: str | None = None
+    split: str = "test"
+    tta: bool = False
+    views: list[str] = field(default_factory=lambda: ["identity", "hflip"])
+    topk: int = 5
+    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    trainer: InferenceConfig = field(default_factory=InferenceConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass
+class PredictConfig:
+    """The whole configuration of `graft predict`."""
+
+    source: Any = None
+    checkpoint: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    topk: int = 5
+    rows: int = 10
+    output: str | None = None
+    show: bool = False
+    folder: str = "outputs/predict"
+    batch_size: int = 32
+    num_workers: int | str = "auto"
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    trainer: InferenceConfig = field(default_factory=InferenceConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "compare": CompareConfig}
+
+
 def register() -> None:
     """Make the schemas known to Hydra under `schema/`."""
     store = ConfigStore.instance()
-    for name, node in (("train", TrainConfig), ("compare", CompareConfig)):
+    for name, node in SCHEMAS.items():
         store.store(group="schema", name=name, node=node, package="_global_", replace=True)

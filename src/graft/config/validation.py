@@ -132,19 +132,10 @@ def bundled_models() -> list[str]:
 
 
 def _network_and_input(config: Any) -> None:
-    facts = recipe_of(config).facts()
-    size, key = config.data.preprocess.input_size, "data.preprocess.input_size"
-    if size is not None and size < facts.min_size:
-        raise ConfigError(
-            f"{key}={size} and model={config.model.name} disagree: this network halves its input so often that it "
-            f"needs at least {facts.min_size}x{facts.min_size} pixels.\n"
-            f"Give {key}={facts.min_size} or more, or a network with fewer pools."
-        )
-    if size is not None and facts.fixed_size and size != facts.input_size:
-        raise ConfigError(
-            f"{key}={size} and model={config.model.name} disagree: without an average pool this network takes exactly "
-            f"{facts.input_size}x{facts.input_size} pixels.\nGive model.input_size={size} too, or leave {key} out."
-        )
+    recipe = recipe_of(config)
+    facts = recipe.facts()
+    if config.data.preprocess.input_size is not None:
+        recipe.demand_input(config.data.preprocess.input_size, "data.preprocess.input_size")
     if config.data.batch_size == 1 and (facts.batch_norm or facts.classifier == "pooled"):
         raise ConfigError(
             f"data.batch_size=1 and model={config.model.name} disagree: BatchNorm has nothing to average over in a "

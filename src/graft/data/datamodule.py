@@ -118,11 +118,18 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> ResumableLoader:
         """In order, without augmentation."""
-        return self._eval_loader("val", keep_workers=True)
+        return self.eval_loader("val", keep_workers=True)
 
     def test_dataloader(self) -> ResumableLoader:
         """In order, without augmentation."""
-        return self._eval_loader("test", keep_workers=False)
+        return self.eval_loader("test")
+
+    def eval_loader(self, part: str, *, keep_workers: bool = False) -> ResumableLoader:
+        """The images of "train", "val" or "test" in order, without augmentation."""
+        rank, world = self._place()
+        dataset = self._eval_dataset(part)
+        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
+        return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
 
     def _choose_resident(self, resident_gb: float) -> frozenset[str]:
         splits, left, chosen = self.splits, resident_gb * 2**30, set()
@@ -159,12 +166,6 @@ class ImageDataModule(LightningDataModule):
             return ResidentDataset(pixels, images.labels, augment=None, seed=self.seed)
         transform = eval_transform(self.preprocessing)
         return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed)
-
-    def _eval_loader(self, name: str, *, keep_workers: bool) -> ResumableLoader:
-        rank, world = self._place()
-        dataset = self._eval_dataset(name)
-        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
-        return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
 
     def _train_sampler(self) -> EpochSampler:
         rank, world = self._place()

@@ -25,7 +25,12 @@ def image_files(folder: Path) -> list[tuple[str, Path]]:
 
     Hidden files and folders are passed over (`._x.jpg` is no photograph); linked folders are followed, once.
     """
-    return sorted(_walk(folder, "", set()))
+    return list(walk_images(folder))
+
+
+def walk_images(folder: Path) -> Iterator[tuple[str, Path]]:
+    """What `image_files` lists, one by one: of all names, only those of the folders on the way are in memory."""
+    return _walk(folder, "", set())
 
 
 def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
@@ -33,15 +38,21 @@ def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tup
     if (status.st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
+    for name, found, is_folder in sorted(_visible(folder)):
+        if is_folder:
+            yield from _walk(folder / found, prefix + name, seen)
+        elif found.lower().endswith(EXTENSIONS):
+            yield prefix + name, folder / found
+
+
+def _visible(folder: Path) -> Iterator[tuple[str, str, bool]]:
+    """(plain name, name, whether a folder) of what is not hidden; a folder's plain name ends in a slash, so that
+    sorting folder by folder gives the order of whole paths."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = prefix + _plain(entry.name)
-            if entry.name.startswith(".") or entry.name in _JUNK:
-                continue
-            if entry.is_dir():
-                yield from _walk(folder / entry.name, f"{name}/", seen)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                yield name, folder / entry.name
+            if not entry.name.startswith(".") and entry.name not in _JUNK:
+                is_folder = entry.is_dir()
+                yield _plain(entry.name) + "/" * is_folder, entry.name, is_folder
 
 
 def class_folders(folder: Path) -> dict[str, Path]:

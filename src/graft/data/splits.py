@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +178,30 @@ class Splits:
             name: dict(zip(self.classes, part.counts(len(self.classes)), strict=True))
             for name, part in self.parts().items()
         }
+
+    def part(self, name: str) -> ImageSet:
+        """A part by its name, or with "all" every image once."""
+        if name != "all":
+            return self.parts()[name]
+        joined = self.train.join(self.val)
+        return joined if self.test is self.val else joined.join(self.test)
+
+    def relabelled(self, classes: Sequence[str]) -> "Splits":
+        """The same images with labels that are indices into `classes`, matched by name.
+
+        Raises:
+            DataError: a class of this set that is not among `classes`; names both lists.
+        """
+        strangers = [name for name in self.classes if name not in classes]
+        if strangers:
+            raise DataError(
+                f"class {', '.join(strangers)}: not among the classes of the network. Rename or leave out.\n"
+                f"network  {', '.join(classes)}\ndata     {', '.join(self.classes)}"
+            )
+        table = np.array([classes.index(name) for name in self.classes], dtype=np.int64)
+        parts = {id(part): replace(part, labels=table[part.labels]) for part in self.parts().values()}
+        train, val, test = (parts[id(part)] for part in self.parts().values())
+        return replace(self, classes=tuple(classes), train=train, val=val, test=test)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over classes, splits, names, labels and contents: pixels, or the sizes of files."""

@@ -1,9 +1,7 @@
-"""Reading checkpoints: data, never code."""
+"""Finding and reading checkpoints: data, never code. Torch is imported when one is read."""
 
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from graft.errors import TrainingError
 
@@ -14,6 +12,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         TrainingError: no such file, not a checkpoint of ours, or damaged; names the file.
     """
+    import torch
+
     if not path.is_file():
         raise TrainingError(f"{path}: no such checkpoint.")
     try:
@@ -23,6 +23,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "graft" not in content:
         raise TrainingError(f"{path}: not a checkpoint written by graft train.")
     return content
+
+
+def checkpoint_file(wanted: str) -> Path:
+    """The checkpoint that `checkpoint=` names: a file, or a run's folder, of which it is the best one.
+
+    Raises:
+        TrainingError: there is none at that place.
+    """
+    path = Path(wanted).expanduser()
+    if path.is_dir():
+        path = path / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise TrainingError(f"checkpoint={wanted}: no checkpoint at {path}.\nGive a .ckpt file or a run's folder.")
+    return path
 
 
 def resume_point(wanted: str | None, folder: Path) -> Path | None:

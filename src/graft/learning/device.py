@@ -1,6 +1,8 @@
 """What this machine can do, and what of it a run uses."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -41,6 +43,26 @@ def choose_device(config: Any) -> Device:
     if accelerator in ("gpu", "cuda") and int(devices) > found:
         raise ConfigError(f"trainer.devices={devices}: this machine has {found} GPU{'s' if found != 1 else ''}.")
     return Device(accelerator, int(devices), _precision(config.precision, accelerator))
+
+
+def as_trained(trainer: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Device, bool]:
+    """One device for a network that is no longer trained, and whether its convolutions lie channels-last.
+
+    Args:
+        trainer: as the network was trained (a TrainerConfig); empty where that is not known.
+        wanted: accelerator, precision and channels_last; None: as it was trained, or the best there is where it was
+            trained on a GPU and this machine has none.
+
+    Raises:
+        ConfigError: a GPU is wanted and there is none.
+    """
+    usual = {"accelerator": "auto", "precision": "auto", "channels_last": True}
+    then = {key: trainer.get(key, value) for key, value in usual.items()}
+    if then["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+        then["accelerator"] = "auto"
+    chosen = then | {key: value for key, value in wanted.items() if value is not None}
+    device = choose_device(SimpleNamespace(**chosen, devices=1, strategy="auto"))
+    return device, chosen["channels_last"]
 
 
 def _precision(wanted: str, accelerator: str) -> str:

@@ -7,7 +7,7 @@ from graft.errors import ConfigError
 
 NO_GPU = (
     "trainer.accelerator=gpu: this machine has no GPU that PyTorch can use.\n"
-    "Train on the CPU with trainer=cpu, or leave the choice to trainer=auto."
+    "Take the CPU with trainer.accelerator=cpu (graft train: trainer=cpu), or leave the choice to auto."
 )
 
 

@@ -18,6 +18,7 @@ from graft.data.sampler import PADDING
 from graft.learning.callbacks import AveragedWeights
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
+from graft.models.normalise import Normalise, is_channels_last
 from graft.preprocessing import Preprocessing
 from graft.transfer.plan import TransferPlan
 
@@ -57,8 +58,6 @@ class Learner(pl.LightningModule):
         provenance: plain values that make a checkpoint whole (recipe, config, …), saved under "graft".
     """
 
-    mean: Tensor
-    inverse_std: Tensor
     class_weights: Tensor | None
 
     def __init__(
@@ -85,9 +84,7 @@ class Learner(pl.LightningModule):
         self.seed = seed
         self.provenance = dict(provenance)
         self.log_every = log_every
-        scale = torch.tensor(preprocessing.std) * 255
-        self.register_buffer("mean", (torch.tensor(preprocessing.mean) * 255).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("inverse_std", (1 / scale).view(1, 3, 1, 1), persistent=False)
+        self.normalisation = Normalise(preprocessing)
         weights = None if objective.class_weights is None else torch.tensor(objective.class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         # Sums of (loss · images, correct, images) on the device, read only when something is logged. No buffers:
@@ -104,13 +101,8 @@ class Learner(pl.LightningModule):
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] to float, minus mean, over std; channels-last where the network is."""
-        images = (images.float() - self.mean) * self.inverse_std
-        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
-
-    @property
-    def channels_last(self) -> bool:
-        first = next((p for p in self.network.parameters() if p.dim() == 4), None)
-        return first is not None and first.is_contiguous(memory_format=torch.channels_last)
+        images = self.normalisation(images)
+        return images.contiguous(memory_format=torch.channels_last) if is_channels_last(self.network) else images
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images [B, 3, S, S] to logits [B, C]."""

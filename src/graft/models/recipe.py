@@ -91,6 +91,21 @@ class Recipe:
             )
         return facts
 
+    def demand_input(self, size: int, key: str) -> None:
+        """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side."""
+        facts = self.facts()
+        if size < facts.min_size:
+            raise ConfigError(
+                f"{key}={size} and model={self.name} disagree: this network halves its input so often that it "
+                f"needs at least {facts.min_size}x{facts.min_size} pixels.\n"
+                f"Give {key}={facts.min_size} or more, or a network with fewer pools."
+            )
+        if facts.fixed_size and size != facts.input_size:
+            raise ConfigError(
+                f"{key}={size} and model={self.name} disagree: without an average pool this network takes exactly "
+                f"{facts.input_size}x{facts.input_size} pixels.\nGive model.input_size={size} too, or leave {key} out."
+            )
+
     def torchvision_name(self) -> str | None:
         """The torchvision network whose weights have these convolutions; None where there is none.
 

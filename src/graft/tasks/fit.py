@@ -152,17 +152,7 @@ def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
 def settle_preprocessing(config: Any, weights: WeightsReport) -> Preprocessing:
     """The network's own preprocessing, with what data.preprocess says otherwise."""
     own = weights.preprocessing or default_preprocessing(recipe_of(config), config.model.weights)
-    wanted: dict[str, Any] = {key: value for key, value in config.data.preprocess.items() if value is not None}
-    if "input_size" in wanted and "resize_size" not in wanted:
-        wanted["resize_size"] = round(own.resize_size * wanted["input_size"] / own.input_size)
-    wanted |= {key: tuple(wanted[key]) for key in ("mean", "std") if key in wanted}
-    settled = dataclasses.replace(own, **wanted)
-    if settled.resize_size < settled.input_size:
-        raise ConfigError(
-            f"data.preprocess.resize_size={settled.resize_size} and data.preprocess.input_size={settled.input_size} "
-            "disagree: the crop would be larger than the image."
-        )
-    return settled
+    return own.changed(config.data.preprocess, "data.preprocess")
 
 
 def augment_of(config: Any) -> Augment:

@@ -1,0 +1,82 @@
+"""What `graft evaluate` and `graft predict` must not be told, said before anything heavy is loaded."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from graft.config.validation import one_of
+from graft.errors import ConfigError
+
+SPLITS = ("test", "val", "train", "all")
+VIEWS = ("identity", "hflip", "corners", "hflip_corners")
+
+
+def said_keys(overrides: Iterable[str]) -> frozenset[str]:
+    """The keys and groups that the command line names: {"data.root", "tta"} of ["data.root=/x", "++tta=true"]."""
+    return frozenset(word.lstrip("+~").partition("=")[0] for word in overrides)
+
+
+def check_evaluate(config: Any, said: Collection[str]) -> None:
+    """Refuse what an EvaluateConfig must not say; `said` as `said_keys` gives it.
+
+    Raises:
+        ConfigError: names the key and the way out.
+    """
+    if config.checkpoint is None:
+        raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+    one_of("split", config.split, SPLITS)
+    _check_topk(config)
+    _check_preprocess(config.preprocess)
+    for view in config.views:
+        one_of("views", view, VIEWS)
+    if not config.views:
+        raise ConfigError(f"views=[]: name at least one of {', '.join(VIEWS)}.")
+    if "views" in said and not config.tta:
+        raise ConfigError(f"views=[{','.join(config.views)}]: only test-time augmentation looks at them; add tta=true.")
+    hidden = sorted(key for key in said if key.startswith("data.preprocess"))
+    if hidden:
+        key = hidden[0].removeprefix("data.")
+        raise ConfigError(
+            f"{hidden[0]}: images are prepared as the checkpoint says, whatever the data set.\nTo change it: {key}=…"
+        )
+
+
+def check_predict(config: Any) -> None:
+    """Refuse what a PredictConfig must not say.
+
+    Raises:
+        ConfigError: names the key and the way out.
+    """
+    from omegaconf import OmegaConf
+
+    named = not OmegaConf.is_missing(config.model, "name")
+    if (config.checkpoint is None) != named:
+        said = f"checkpoint={config.checkpoint} and model={config.model.name} disagree" if named else "neither is set"
+        raise ConfigError(
+            f"checkpoint or model: {said}.\nGive checkpoint=RUN_FOLDER for a network you trained, "
+            "or model=vgg16 for ImageNet's 1,000 classes."
+        )
+    if config.source is None or not sources_of(config):
+        raise ConfigError(
+            "source is not set.\nGive source=FILE, source=FOLDER, source='photos/*.jpg' or a [list,of,them]."
+        )
+    _check_topk(config)
+    _check_preprocess(config.preprocess)
+    if config.batch_size < 1:
+        raise ConfigError(f"batch_size={config.batch_size}: at least 1.")
+
+
+def sources_of(config: Any) -> list[str]:
+    """`source` as a list, whether one or many."""
+    return [str(each) for each in config.source] if not isinstance(config.source, str | int) else [str(config.source)]
+
+
+def _check_topk(config: Any) -> None:
+    if config.topk < 1:
+        raise ConfigError(f"topk={config.topk}: at least 1.")
+
+
+def _check_preprocess(preprocess: Any) -> None:
+    if preprocess.fit is not None:
+        one_of("preprocess.fit", preprocess.fit, ("crop", "squash"))
+    if preprocess.interpolation is not None:
+        one_of("preprocess.interpolation", preprocess.interpolation, ("nearest", "bilinear", "bicubic"))

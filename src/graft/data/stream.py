@@ -1,0 +1,135 @@
+"""Pictures one after the other, however many: found lazily, decoded a little ahead, in a fixed order."""
+
+import glob
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+from graft.data.images import EXTENSIONS, read_image
+from graft.data.layout import walk_images
+from graft.errors import DataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture's file; `below` is its path below the folder it was found in, with slashes."""
+
+    path: Path
+    below: str
+
+    def __str__(self) -> str:
+        """The path as text that any file or terminal can hold."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+
+def find_images(sources: Sequence[str]) -> Iterator[Found]:
+    """The pictures of `sources` one by one: a file is itself, a folder all images below it at any depth, a pattern
+    (`photos/*.jpg`, `photos/**/1*.png`) the images that match, and where it has no `**` the folders too.
+
+    Sorted by name within each source; in memory are only the names of the folders on the way. Hidden files and
+    folders are passed over; a file named outright may have any ending.
+
+    Raises:
+        DataError: nothing of that name, before any picture is yielded; a folder that cannot be listed.
+    """
+    for source in sources:
+        if not os.path.lexists(os.path.expanduser(source)) and not glob.has_magic(source):
+            raise DataError(f"source={source}: no such file or folder.")
+    return _find(sources)
+
+
+def _find(sources: Sequence[str]) -> Iterator[Found]:
+    for source in sources:
+        path = Path(source).expanduser()
+        try:
+            if path.is_dir():
+                yield from _below(path)
+            elif os.path.lexists(path):
+                yield Found(path, path.name)
+            else:
+                yield from _matching(path)
+        except OSError as error:
+            raise DataError(f"source={source}: {error.filename} cannot be listed ({error.strerror}).") from error
+
+
+def _below(folder: Path) -> Iterator[Found]:
+    return (Found(path, name) for name, path in walk_images(folder))
+
+
+def _matching(pattern: Path) -> Iterator[Found]:
+    parts = pattern.parts
+    plain = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    start = Path(*parts[:plain])
+    whole_folders = "**" not in parts
+    for path in _expand(start, parts[plain:]):
+        if path.is_dir() and whole_folders:
+            yield from (Found(found.path, f"{path.relative_to(start)}/{found.below}") for found in _below(path))
+        elif path.name.lower().endswith(EXTENSIONS) and not path.is_dir():
+            yield Found(path, path.relative_to(start).as_posix())
+
+
+def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """What `parts` of a pattern match below `folder`, each folder's entries sorted by name; `**` is any depth."""
+    part, *rest = parts
+    last = not rest
+    if part == "**":
+        yield from _expand(folder, rest or ["*"])
+        for name in _names(folder):
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                yield from _expand(folder / name, parts)
+    elif not glob.has_magic(part):
+        if (folder / part).exists():
+            yield from [folder / part] if last else _expand(folder / part, rest)
+    else:
+        for name in _names(folder):
+            if fnmatchcase(name, part):
+                yield from [folder / name] if last else _expand(folder / name, rest)
+
+
+def _names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+
+
+def read_ahead(
+    found: Iterable[Found], transform: Callable[..., T], *, workers: int, ahead: int
+) -> Generator[tuple[Found, T | DataError]]:
+    """Each picture through `transform` in a thread, or the reason why it cannot be read; in the order they were found.
+
+    Args:
+        found: the pictures; taken from only as far as needed.
+        transform: from RGB PIL images.
+        workers: threads.
+        ahead: so many results at most are in memory.
+    """
+
+    def read(path: Path) -> T | DataError:
+        try:
+            picture = read_image(path)
+        except DataError as error:
+            return error
+        except Exception as error:  # of a damaged file Pillow raises anything
+            return DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}).")
+        return transform(picture)
+
+    waiting: deque[tuple[Found, Future[T | DataError]]] = deque()
+    pool = ThreadPoolExecutor(workers, "read")
+    try:
+        for picture in found:
+            waiting.append((picture, pool.submit(read, picture.path)))
+            if len(waiting) >= ahead:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for first, result in waiting:
+            yield first, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

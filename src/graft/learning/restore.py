@@ -1,0 +1,111 @@
+"""A network with all that is needed to use it: from a checkpoint of ours, or from pretrained weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from graft.errors import WeightsError
+from graft.learning.checkpoints import read_checkpoint
+from graft.models import Recipe, build_network
+from graft.models.heads import TOPS, belongs
+from graft.models.weights import default_classes, load_weights
+from graft.preprocessing import Preprocessing
+
+PREFIX = "network."
+"""What the Learner's state dict puts before the network's own names."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A network in use.
+
+    Attributes:
+        network: in evaluation mode, on the CPU, in float32: normalised images [B, 3, S, S] to logits [B, C].
+        recipe: what it is.
+        classes: names of the C classes.
+        preprocessing: what happens to an image before.
+        source: what to call it: the checkpoint's file, or where the weights came from.
+        config: the configuration of the run, plain; empty where there was none.
+        metrics: the figures of the moment the checkpoint was saved.
+    """
+
+    network: nn.Module
+    recipe: Recipe
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    source: str
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def prepared(self, wanted: Mapping[str, Any]) -> "Restored":
+        """The same network with its preprocessing changed as `preprocess.*` wants it.
+
+        Raises:
+            ConfigError: the network does not take images of that size.
+        """
+        changed = self.preprocessing.changed(wanted, "preprocess")
+        if changed.input_size != self.preprocessing.input_size:
+            self.recipe.demand_input(changed.input_size, "preprocess.input_size")
+        return replace(self, preprocessing=changed)
+
+
+def from_checkpoint(path: Path) -> Restored:
+    """The network of a run as it was when `path` was saved.
+
+    Raises:
+        TrainingError: no checkpoint of ours, or damaged.
+        WeightsError: its weights do not fit its own recipe.
+    """
+    content = read_checkpoint(path)
+    made = content["graft"]
+    recipe, classes = Recipe.from_dict(made["recipe"]), tuple(made["classes"])
+    network = build_network(recipe, len(classes))
+    weights = {
+        name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items() if name.startswith(PREFIX)
+    }
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: its weights do not fit its network {recipe.name} ({error}).") from error
+    return Restored(
+        network=network.eval(),
+        recipe=recipe,
+        classes=classes,
+        preprocessing=Preprocessing.from_dict(made["preprocessing"]),
+        source=str(path),
+        config=made["config"],
+        metrics=made["metrics"],
+    )
+
+
+def from_pretrained(recipe: Recipe, weights: str | None) -> Restored:
+    """A network with the classes it was pretrained for, ImageNet's 1,000 as a rule.
+
+    Args:
+        recipe: the network.
+        weights: the source, as in `model.weights`.
+
+    Raises:
+        WeightsError: none, or weights without a head whose classes have names.
+        NotAvailable: neither here nor within reach.
+    """
+    classes = default_classes(recipe, weights)
+    if classes is None:
+        raise WeightsError(
+            f"model.weights={weights or 'null'}: these weights tell no classes with names apart.\n"
+            "Use model.weights=default for ImageNet's, or checkpoint=RUN_FOLDER for a network you trained."
+        )
+    network = build_network(recipe, len(classes))
+    report = load_weights(network, recipe, weights, keep_head=True)
+    auxiliary = [name for name in TOPS.get(type(network).__name__, ()) if name.lower().startswith("aux")]
+    random = [name for name in report.random if not belongs(name, auxiliary)]
+    if random:
+        raise WeightsError(
+            f"model.weights={weights}: {', '.join(random[:4])} would stay random: the head of these weights "
+            f"is not that of model={recipe.name} as configured.\nLeave out what departs from the network as known."
+        )
+    assert report.preprocessing is not None
+    return Restored(network.eval(), recipe, classes, report.preprocessing, source=report.source)

@@ -1,0 +1,28 @@
+"""What a network's input goes through on the device: from bytes to normalised floats."""
+
+import torch
+from torch import Tensor, nn
+
+from graft.preprocessing import Preprocessing
+
+
+class Normalise(nn.Module):
+    """uint8 [B, 3, S, S] to float32: minus mean, over std. Its buffers are in no state dict."""
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        scale = torch.tensor(preprocessing.std) * 255
+        self.register_buffer("mean", (torch.tensor(preprocessing.mean) * 255).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("inverse_std", (1 / scale).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) * self.inverse_std
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    """Whether its convolutions lie channels-last in memory, and want their input so."""
+    first = next((p for p in network.parameters() if p.dim() == 4), None)
+    return first is not None and first.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,165 @@
+"""What was predicted, image by image: as a table of the first ones, and as a file written line by line."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.table import Table
+from rich.text import Text
+
+from graft.errors import ConfigError
+from graft.files import writing_atomically
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: its most probable classes, best first, with their probabilities; and what it truly is, if known."""
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    true: str | None = None
+
+
+Write = Callable[[Prediction], None]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Write]:
+    """Inside, each prediction is written as it comes; the file is there when all are.
+
+    `.csv` has a line an image, `.json` one array of objects, `.jsonl` an object a line.
+
+    Raises:
+        ConfigError: another ending, or a place that cannot be written to.
+    """
+    form = format_of(path)
+    with ExitStack() as stack:
+        try:
+            raw = stack.enter_context(writing_atomically(path))
+        except OSError as error:
+            raise ConfigError(f"output={path}: cannot be written ({error.strerror}).") from error
+        file = io.TextIOWrapper(raw, "utf-8", errors="backslashreplace", newline="", write_through=True)
+        stack.callback(file.detach)
+        yield stack.enter_context(form(file))
+
+
+def format_of(path: Path) -> Callable[[TextIO], AbstractContextManager[Write]]:
+    """How to write a file of this ending; raises ConfigError for one that is not known."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"output={path}: unknown ending. There are {', '.join(FORMATS)}.")
+    return FORMATS[path.suffix.lower()]
+
+
+@contextmanager
+def _csv(file: TextIO) -> Iterator[Write]:
+    """A line an image: image, [true,] predicted, probability, [correct,] class_2, probability_2, …"""
+    writer = csv.writer(file, lineterminator="\n")
+    begun = False
+
+    def write(prediction: Prediction) -> None:
+        nonlocal begun
+        row = _columns(prediction)
+        if not begun:
+            writer.writerow(row)
+            begun = True
+        writer.writerow(row.values())
+
+    yield write
+
+
+def _columns(prediction: Prediction) -> dict[str, Any]:
+    (first, *others), (probability, *probabilities) = prediction.classes, map(_figure, prediction.probabilities)
+    row: dict[str, Any] = {"image": prediction.image}
+    if prediction.true is not None:
+        row["true"] = prediction.true
+    row |= {"predicted": first, "probability": probability}
+    if prediction.true is not None:
+        row["correct"] = int(first == prediction.true)
+    for rank, (name, figure) in enumerate(zip(others, probabilities, strict=True), 2):
+        row |= {f"class_{rank}": name, f"probability_{rank}": figure}
+    return row
+
+
+@contextmanager
+def _json(file: TextIO) -> Iterator[Write]:
+    file.write("[")
+    separator = "\n"
+
+    def write(prediction: Prediction) -> None:
+        nonlocal separator
+        file.write(separator + _object(prediction))
+        separator = ",\n"
+
+    yield write
+    file.write("\n]\n")
+
+
+@contextmanager
+def _json_lines(file: TextIO) -> Iterator[Write]:
+    def write(prediction: Prediction) -> None:
+        file.write(_object(prediction) + "\n")
+
+    yield write
+
+
+def _object(prediction: Prediction) -> str:
+    ranked = zip(prediction.classes, map(_figure, prediction.probabilities), strict=True)
+    values: dict[str, Any] = {"image": prediction.image}
+    if prediction.true is not None:
+        values |= {"true": prediction.true, "correct": prediction.classes[0] == prediction.true}
+    values["predictions"] = [{"class": name, "probability": float(figure)} for name, figure in ranked]
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _figure(probability: float) -> str:
+    return f"{probability:.6g}"
+
+
+FORMATS: dict[str, Callable[[TextIO], AbstractContextManager[Write]]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".jsonl": _json_lines,
+}
+
+
+def prediction_table(shown: Sequence[Prediction]) -> Table:
+    """One row an image, in it one line a class."""
+    table = Table(show_lines=any(len(each.classes) > 1 for each in shown))
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for each in shown:
+        figures = "\n".join(f"{probability:.2%}" for probability in each.probabilities)
+        table.add_row(Text(printable(each.image)), Text("\n".join(map(printable, each.classes))), figures)
+    return table
+
+
+def printable(text: str) -> str:
+    """`text` with what could move a terminal's cursor written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def rank(
+    images: Sequence[str],
+    probabilities: Sequence[Sequence[float]],
+    labels: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    true: Sequence[int] | None = None,
+) -> Iterator[Prediction]:
+    """The predictions of a batch.
+
+    Args:
+        images: N names.
+        probabilities, labels: of the k most probable classes of each, best first, [N][k].
+        classes: names of all classes.
+        true: labels of the images, where they are known.
+    """
+    for row, image in enumerate(images):
+        names = tuple(classes[label] for label in labels[row])
+        yield Prediction(image, names, tuple(probabilities[row]), classes[true[row]] if true is not None else None)

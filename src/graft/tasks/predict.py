@@ -1,0 +1,163 @@
+"""`graft predict`: names and probabilities for pictures, one or a million."""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from graft.config.inference import check_predict, sources_of
+from graft.config.recipes import recipe_of
+from graft.data.cores import available_cores
+from graft.data.images import EXTENSIONS, read_image
+from graft.data.stream import Found, find_images, read_ahead
+from graft.errors import DataError
+from graft.learning.checkpoints import checkpoint_file
+from graft.review.predictions import Prediction, format_of, prediction_table, printable, rank, writing
+from graft.review.progress import Bar, progress_bar
+from graft.tasks.train import REACH_SECONDS
+
+if TYPE_CHECKING:
+    from graft.learning.restore import Restored
+
+WIDE = 240
+MOST_THREADS = 16
+
+Outcome = tuple[Found, Prediction | DataError]
+
+
+def main(config: Any) -> None:
+    """Predict as `config` (a PredictConfig, composed by Hydra) says.
+
+    Raises:
+        DataError: there is no picture at all; or, when all the others are done, some could not be read.
+    """
+    check_predict(config)
+    sources = sources_of(config)
+    require_pictures(sources)
+    output = None if config.output is None else Path(config.output).expanduser()
+    if output is not None:
+        format_of(output)
+    restored = restore(config)
+    print(f"by {restored.source}")
+    shown: list[Prediction] = []
+    predicted = unreadable = 0
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(writing(output)) if output is not None else None
+        bar = stack.enter_context(progress_bar("images"))
+        count_meanwhile(sources, bar)
+        for picture, outcome in stack.enter_context(contextlib.closing(outcomes(config, restored, sources))):
+            bar.advance()
+            if isinstance(outcome, DataError):
+                unreadable += 1
+                bar.say(f"skipped  {printable(str(outcome).splitlines()[0])}")
+                continue
+            predicted += 1
+            if len(shown) < config.rows:
+                shown.append(outcome)
+            if write is not None:
+                write(outcome)
+            if config.show:
+                annotate(picture, outcome, Path(config.folder))
+    tell(shown)
+    said = [f"and {predicted - len(shown):,} more"] if predicted > len(shown) else []
+    said += [f"all {predicted:,} in {output}"] if output is not None else []
+    said += [f"annotated copies in {config.folder}"] if config.show else []
+    if said:
+        print(" · ".join(said))
+    if unreadable:
+        raise DataError(
+            f"{unreadable:,} of {predicted + unreadable:,} images could not be read and were skipped; "
+            "they are named above."
+        )
+
+
+def require_pictures(sources: Sequence[str]) -> None:
+    """Raise DataError unless there is a picture to begin with."""
+    if next(find_images(sources), None) is None:
+        raise DataError(
+            f"source={', '.join(sources)}: no picture found (looked for {', '.join(EXTENSIONS)}, at any depth)."
+        )
+
+
+def restore(config: Any) -> "Restored":
+    """The network that is to predict: a checkpoint's, or a pretrained one with the classes it was pretrained for.
+
+    Raises:
+        DataError: weights that are neither here nor within reach; says where to put them.
+    """
+    if config.checkpoint is not None:
+        checkpoint = checkpoint_file(config.checkpoint)
+        from graft.learning.restore import from_checkpoint  # torch only now that there is something to restore
+
+        return from_checkpoint(checkpoint).prepared(config.preprocess)
+    from graft.learning.restore import from_pretrained
+    from graft.models.weights import locate_weights
+
+    recipe, weights = recipe_of(config), config.model.weights
+    lacking = locate_weights(recipe, weights, timeout=REACH_SECONDS)
+    if lacking is not None:
+        raise DataError(
+            f"{lacking}\nOr give a file: model.weights=FILE. Without them: checkpoint=RUN_FOLDER, for your own network."
+        )
+    return from_pretrained(recipe, weights).prepared(config.preprocess)
+
+
+def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Generator[Outcome]:
+    """Each picture with its prediction, or the reason why it cannot be read; in the order they are found."""
+    import torch
+
+    from graft.data.transforms import eval_transform
+    from graft.learning.device import as_trained
+    from graft.learning.inference import Inference
+
+    device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
+    inference = Inference(restored, device, channels_last=channels_last)
+    topk = min(config.topk, len(restored.classes))
+    workers = min(available_cores(), MOST_THREADS) if config.num_workers == "auto" else max(1, int(config.num_workers))
+    transform = eval_transform(restored.preprocessing)
+    read = read_ahead(find_images(sources), transform, workers=workers, ahead=2 * config.batch_size + workers)
+    with contextlib.closing(read):
+        while batch := list(itertools.islice(read, config.batch_size)):
+            names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
+            images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
+            best = inference(torch.stack(images)).softmax(1).topk(topk) if images else None
+            ranked = rank(names, best.values.tolist(), best.indices.tolist(), restored.classes) if best else iter(())
+            for picture, pixels in batch:
+                yield picture, pixels if isinstance(pixels, DataError) else next(ranked)
+
+
+def count_meanwhile(sources: Sequence[str], bar: Bar) -> None:
+    """Let `bar` know how many there are as soon as a thread has counted them; nobody waits for it."""
+
+    def count() -> None:
+        with contextlib.suppress(DataError):
+            bar.set_total(sum(1 for _ in find_images(sources)))
+
+    if bar.visible:
+        threading.Thread(target=count, daemon=True).start()
+
+
+def annotate(picture: Found, prediction: Prediction, folder: Path) -> None:
+    """A copy of the picture with its prediction below it, at the same place below `folder`; nothing is overwritten."""
+    from graft.review.annotate import annotated
+
+    place = (folder / picture.below).with_suffix(".jpg")
+    for number in itertools.count(2):
+        if not place.exists():
+            break
+        place = (folder / picture.below).with_suffix(f".{number}.jpg")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    annotated(read_image(picture.path), prediction).save(place, quality=90)
+
+
+def tell(shown: Sequence[Prediction]) -> None:
+    """The table of the first ones, on the terminal."""
+    if shown:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=WIDE)  # in a file or a pipe nothing need be cut
+        console.print(prediction_table(shown))

@@ -1,0 +1,140 @@
+"""The heavy part of `graft evaluate`: restore, predict, score, tell."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graft.data.datamodule import ImageDataModule
+from graft.data.splits import Splits
+from graft.files import sha256, write_atomically
+from graft.learning.device import as_trained
+from graft.learning.inference import Inference, with_margin
+from graft.learning.restore import Restored, from_checkpoint
+from graft.learning.scores import Scored, Scores
+from graft.preprocessing import Preprocessing
+from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv, overall_table
+from graft.review.predictions import rank, writing
+from graft.review.progress import progress_bar
+from graft.tasks.evaluate import different_data, open_splits, run_config, summary_beside
+from graft.tasks.fit import augment_of, tell
+from graft.tasks.run import versions
+
+log = logging.getLogger("graft")
+
+
+def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> float:
+    """Evaluate `checkpoint` as `config` (an EvaluateConfig) says; everything written goes to `folder`.
+
+    Returns:
+        The accuracy.
+    """
+    restored = from_checkpoint(checkpoint).prepared(config.preprocess)
+    asked = run_config(config, restored.config, said)
+    views = tuple(config.views) if config.tta else ("identity",)
+    seen = with_margin(restored.preprocessing, views)
+    device, channels_last = as_trained(restored.config["trainer"], config.trainer)
+    splits = open_splits(asked)
+    summary = summary_beside(checkpoint) if asked.data.name == restored.config["data"]["name"] else {}
+    notes = [*splits.notes, *different_data(splits, summary), *fewer_then(asked, config.split)]
+    for note in notes:
+        log.info("note  %s", note)
+
+    inference = Inference(restored, device, channels_last=channels_last, views=views)
+    data = data_module(asked, splits.relabelled(restored.classes), config.split, seen)
+    scored = measure(inference, data, config.split, restored.classes, folder / "predictions.csv", config.topk)
+    result = {
+        "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+        "data": {"name": asked.data.name, "root": asked.data.root, "fingerprint": splits.fingerprint()},
+        "split": config.split,
+        "preprocessing": restored.preprocessing.to_dict(),
+        "views": list(views),
+        "metrics": named(config.split, restored.classes, scored),
+        "classes": {
+            name: dataclasses.asdict(score) for name, score in zip(restored.classes, scored.classes, strict=True)
+        },
+        "run": figures_then(restored, summary, config.split, checkpoint),
+        "device": dataclasses.asdict(device),
+        "notes": notes,
+        "versions": versions(),
+    }
+    write_atomically(folder / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(folder / "confusion_matrix.csv", confusion_csv(restored.classes, scored.confusion).encode())
+    show(result, scored, restored.classes, folder)
+    return scored.overall["acc"]
+
+
+def fewer_then(run: Any, split: str) -> list[str]:
+    """A note when the run looked at a part of the split only."""
+    limit = run.trainer.get(f"limit_{split}_batches")
+    return [] if limit is None else [f"the run had trainer.limit_{split}_batches={limit}; here every image counts"]
+
+
+def data_module(run: Any, splits: Splits, split: str, preprocessing: Preprocessing) -> ImageDataModule:
+    """The run's loaders, with `split` where they have none without augmentation in place of the test images."""
+    return ImageDataModule(
+        dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits,
+        preprocessing,
+        augment_of(run),
+        batch_size=run.data.batch_size,
+        num_workers=run.data.num_workers,
+        seed=run.seed,
+        resident_gb=run.data.resident_gb,
+    )
+
+
+def measure(
+    inference: Inference, data: ImageDataModule, split: str, classes: Sequence[str], output: Path, topk: int
+) -> Scored:
+    """Predict every image of a split, write each prediction to `output`, and score them."""
+    part = "val" if split == "val" else "test"
+    images = data.splits.parts()[part]
+    scores = Scores(len(classes), inference.place)
+    with progress_bar("images", len(images)) as bar, writing(output) as write:
+        for batch in data.eval_loader(part):
+            logits, labels = inference(batch.images), batch.labels.to(inference.place)
+            scores.update(logits, labels)
+            best = logits.softmax(1).topk(min(topk, len(classes)))
+            names = [images.names[index] for index in batch.indices.tolist()]
+            for each in rank(names, best.values.tolist(), best.indices.tolist(), classes, batch.labels.tolist()):
+                write(each)
+            bar.advance(len(labels))
+    return scores.compute()
+
+
+def named(split: str, classes: Sequence[str], scored: Scored) -> dict[str, float]:
+    """The figures under the names they have everywhere; test/acc/CLASS for classes that have images."""
+    each = {name: score.recall for name, score in zip(classes, scored.classes, strict=True) if score.images}
+    return {f"{split}/{name}": value for name, value in scored.overall.items()} | {
+        f"{split}/acc/{name}": value for name, value in each.items()
+    }
+
+
+def figures_then(restored: Restored, summary: Mapping[str, Any], split: str, checkpoint: Path) -> dict[str, float]:
+    """Loss and accuracy that the run itself had on this split with this checkpoint; empty where it is not known."""
+    if not summary:
+        return {}
+    tested = Path(summary.get("checkpoint", "")).name == checkpoint.name
+    known = restored.metrics if split == "val" else summary["metrics"] if split == "test" and tested else {}
+    return {name: known[name] for name in (f"{split}/loss", f"{split}/acc") if name in known}
+
+
+def show(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:
+    """The figures on the terminal and in the log."""
+    count, device = sum(score.images for score in scored.classes), result["device"]
+    title = f"{count:,} {result['split']} images of {result['data']['name']}"
+    if len(result["views"]) > 1:
+        title += f" · mean of {', '.join(result['views'])}"
+    log.info("%s · %s · %s", title, device["accelerator"], device["precision"])
+    tell(overall_table(scored.overall))
+    tell(class_table(result["classes"]))
+    if mistakes := commonest_mistakes(classes, scored.confusion):
+        log.info("most often mistaken  %s", mistakes)
+    then = result["run"]
+    if then:
+        same = all(result["metrics"][name] == value for name, value in then.items())
+        said = "  ".join(f"{name} {value:.6f}" for name, value in then.items())
+        log.info("%s  %s", "equal to the run's figures" if same else "the run had", said)
+    log.info("written to  %s", folder)

@@ -1,0 +1,66 @@
+"""`graft predict` and `graft evaluate` as a user types them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from commands import command, succeeded
+from PIL import Image
+
+OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "my photos (2024)"
+    (folder / "sub").mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(folder / "a.png")
+    Image.new("RGB", (30, 40), "blue").save(folder / "sub" / "é.jpg")
+    return folder
+
+
+def test_a_folder_is_named_and_a_broken_picture_ends_in_exit_code_1(
+    digits_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    words = ("-m", "graft.cli", "predict", f"checkpoint={digits_run}", f"source={photos}", "output=out.csv")
+    done = succeeded(command(tmp_path / "work" / "x", *words))
+    with (tmp_path / "work" / "out.csv").open() as file:
+        assert [Path(row["image"]).name for row in csv.DictReader(file)] == ["a.png", "é.jpg"]
+    assert "a.png" in done.out
+    assert [file.name for file in (tmp_path / "work").iterdir()] == ["out.csv"], "nothing else is left behind"
+
+    (photos / "b.png").write_text("no picture")
+    done = command(tmp_path / "work" / "x", *words)
+    assert done.code == 1
+    assert "b.png" in done.err
+    assert "1 of 3 images could not be read" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_network_that_is_not_here_is_said_with_its_address(photos: Path, tmp_path: Path) -> None:
+    words = ("-m", "graft.cli", "predict", "experiment=imagenet_predict", f"source={photos}")
+    done = command(tmp_path / "x", *words, **OFFLINE, TORCH_HOME=str(tmp_path / "torch"))
+    assert done.code == 1
+    for word in (
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        str(tmp_path / "torch"),
+        "model.weights=FILE",
+    ):
+        assert word in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_evaluation_has_a_folder_of_its_own_and_says_whether_the_figures_are_the_runs(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in digits_run.rglob("*")}
+    done = succeeded(command(tmp_path / "x", "-m", "graft.cli", "evaluate", f"checkpoint={digits_run}"))
+    (folder,) = (tmp_path / "outputs" / "evaluate").iterdir()
+    left = {"evaluation.json", "predictions.csv", "confusion_matrix.csv", "evaluate.log", ".hydra"}
+    assert {file.name for file in folder.iterdir()} == left
+    assert "equal to the run's figures" in done.out
+    assert "class by class" in done.out
+    metrics = json.loads((digits_run / "summary.json").read_text())["metrics"]
+    assert json.loads((folder / "evaluation.json").read_text())["metrics"]["test/loss"] == metrics["test/loss"]
+    assert {file: file.stat().st_mtime_ns for file in digits_run.rglob("*")} == before

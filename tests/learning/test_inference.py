@@ -1,0 +1,67 @@
+"""The views of test-time augmentation, and what precision they are computed in."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms.v2 import functional as F
+
+from graft.errors import ConfigError
+from graft.learning.device import Device, as_trained
+from graft.learning.inference import VIEWS, Inference, with_margin
+from graft.learning.restore import Restored
+from graft.models import Recipe
+from graft.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(input_size=4, resize_size=6, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+class Sums(nn.Module):
+    """A network that tells what it was shown: per channel the first and the last pixel."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images[:, :1, 0, 0], images[:, :1, -1, -1]], 1) * 10
+
+
+def test_all_views_are_torchvisions_ten_crops() -> None:
+    images = torch.randint(0, 256, (2, 3, 6, 6), dtype=torch.uint8)
+    ours = [view for make in VIEWS.values() for view in make(images, 4)]
+    theirs = F.ten_crop(images, [4, 4])
+    assert len(ours) == 10
+    assert all(any(torch.equal(view, crop) for crop in theirs) for view in ours)
+    assert len({view.numpy().tobytes() for view in ours}) == 10
+
+
+def test_corners_see_the_whole_resized_centre_and_need_a_margin() -> None:
+    assert with_margin(PREPROCESSING, ["identity", "hflip"]) == PREPROCESSING
+    wide = with_margin(PREPROCESSING, ["identity", "corners"])
+    assert (wide.input_size, wide.resize_size) == (6, 6)
+    with pytest.raises(ConfigError, match="margin"):
+        with_margin(Preprocessing(input_size=32, resize_size=32), ["corners"])
+
+
+def test_the_softmax_of_several_views_is_the_mean_of_theirs() -> None:
+    restored = Restored(Sums(), Recipe("vgg_mini"), ("a", "b"), PREPROCESSING, "")
+    images = torch.randint(0, 256, (3, 3, 4, 4), dtype=torch.uint8)
+    infer = Inference(restored, Device("cpu", 1, "32-true"), channels_last=False, views=["identity", "hflip"])
+    single = Inference(restored, Device("cpu", 1, "32-true"), channels_last=False)
+    mean = (single(images).softmax(1) + single(images.flip(3)).softmax(1)) / 2
+    torch.testing.assert_close(infer(images).softmax(1), mean)
+    assert not torch.allclose(mean, single(images).softmax(1))
+
+
+def test_what_training_had_is_kept_unless_asked_otherwise() -> None:
+    trained = {"accelerator": "cpu", "precision": "bf16-mixed", "channels_last": False, "devices": 4}
+    nothing = {"accelerator": None, "precision": None, "channels_last": None}
+    assert as_trained(trained, nothing) == (Device("cpu", 1, "bf16-mixed"), False)
+    assert as_trained(trained, nothing | {"precision": "32-true"}) == (Device("cpu", 1, "32-true"), False)
+    if not torch.cuda.is_available():
+        device, _ = as_trained(trained | {"accelerator": "gpu"}, nothing)
+        assert device.accelerator != "gpu", "a run of a GPU can be looked at without one"
+        with pytest.raises(ConfigError, match="no GPU"):
+            as_trained(trained, nothing | {"accelerator": "gpu"})
+
+
+def test_a_precision_for_training_alone_is_refused() -> None:
+    restored = Restored(Sums(), Recipe("vgg_mini"), ("a", "b"), PREPROCESSING, "")
+    with pytest.raises(ConfigError, match=r"trainer\.precision=64-true"):
+        Inference(restored, Device("cpu", 1, "64-true"), channels_last=False)
