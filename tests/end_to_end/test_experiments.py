@@ -22,7 +22,7 @@ from graft.models.weights import WeightsReport
 from graft.tasks import fit
 from graft.tasks.train import open_data
 
-EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted({file.stem for file in (conf_dir() / "experiment").glob("*.yaml")} - {"imagenet_predict"})
 NETWORKS = ("resnet18", "alexnet", "vgg11_bn", "squeezenet1_0", "densenet121", "inception_v3")
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
