@@ -21,8 +21,7 @@ from torchvision.transforms._presets import ImageClassification
 from graft import downloads
 from graft.errors import NotAvailable, WeightsError
 from graft.models import Recipe, build_network, configurations
-from graft.models import weights as weights_module
-from graft.models.weights import default_classes, default_preprocessing, load_weights, locate_weights
+from graft.models.weights import default_classes, default_preprocessing, finding, load_weights, locate_weights
 from graft.preprocessing import IMAGENET_MEAN, Preprocessing
 
 SMALL = Recipe("small", table=(8, "M", 16, "M"), batch_norm=True, classifier="pooled", input_size=32)
@@ -304,7 +303,7 @@ def test_another_entry_of_torchvision_is_taken_by_its_name_or_as_a_file(tmp_path
 
 
 def test_bundled_weights_bring_classes_and_preprocessing(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights_module, "BUNDLED", tmp_path)
+    monkeypatch.setattr(finding, "BUNDLED", tmp_path)
     recipe = Recipe("vgg_mini")
     preprocessing = Preprocessing(32, 32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     metadata = {"classes": json.dumps(["cat", "dog"]), "preprocessing": json.dumps(preprocessing.to_dict())}

@@ -1,0 +1,208 @@
+"""Pretrained weights: where they are, whether they fit, what they bring along.
+
+A source is named as in `model.weights`: "default" (torchvision's), the name of another torchvision entry such
+as "IMAGENET1K_FEATURES", "bundled" (ours), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
+are read with `weights_only=True`: a file can hold tensors and plain values, never code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torchvision
+from torch import Tensor, nn
+
+from graft import downloads
+from graft.errors import NotAvailable
+from graft.files import sha256
+from graft.models.recipe import Recipe
+from graft.models.weights.finding import (
+    entry_classes,
+    entry_of_file,
+    entry_preprocessing,
+    existing_file,
+    fetch,
+    find_entry,
+    place_of,
+    title_of,
+)
+from graft.models.weights.fitting import fit
+from graft.models.weights.reading import Source, read_file
+from graft.preprocessing import Preprocessing
+
+__all__ = ["WeightsReport", "default_classes", "default_preprocessing", "load_weights", "locate_weights"]
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of a network's tensors.
+
+    Attributes:
+        source: where the weights came from: a file, "torchvision NAME.ENTRY", or "random".
+        sha256: of the file, in hex; None where there is none.
+        loaded: names of the parameters read from the source.
+        random: names of the parameters left as they were drawn.
+        preprocessing: what the weights expect of an image; None for random weights.
+        classes: names of the classes their head tells apart, where known.
+        notes: what a user should hear, one sentence each.
+    """
+
+    source: str
+    sha256: str | None
+    loaded: tuple[str, ...]
+    random: tuple[str, ...]
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def load_weights(network: nn.Module, recipe: Recipe, weights: str | None, *, keep_head: bool = False) -> WeightsReport:
+    """Read `weights` into `network`; half precision becomes the network's own.
+
+    The trunk must be there whole. A file may lack everything above it (VGG16's convolutions alone, Inception
+    without auxiliary head): that stays random and is reported. A VGG's classifier in the file is set aside
+    when the recipe asks for another than the named network's own.
+
+    Args:
+        network: as `build_network(recipe, ...)` made it; changed in place, and only if all fits.
+        recipe: its recipe.
+        weights: the source, as in `model.weights`.
+        keep_head: read the head too if its number of classes agrees; otherwise it stays as drawn.
+
+    Returns:
+        What was loaded from where, and what stayed random.
+
+    Raises:
+        WeightsError: no such weights, an unreadable or corrupted file (named), or one that does not fit (the
+            keys are named).
+        NotAvailable: weights to be downloaded that are neither here nor within reach.
+    """
+    parameters = [name for name, _ in network.named_parameters()]
+    if weights is None:
+        return WeightsReport("random", None, (), tuple(parameters), None, None)
+    source = _read(recipe, weights)
+    chosen, notes = fit(network, recipe, source, keep_head)
+    network.load_state_dict(chosen, strict=False)
+    card = _card(recipe, source)
+    return WeightsReport(
+        source=source.name,
+        sha256=sha256(source.file),
+        loaded=tuple(name for name in parameters if name in chosen),
+        random=tuple(name for name in parameters if name not in chosen),
+        preprocessing=card.preprocessing,
+        classes=card.classes,
+        notes=tuple(notes),
+    )
+
+
+def locate_weights(recipe: Recipe, weights: str | None, *, timeout: float = 5.0) -> NotAvailable | None:
+    """Whether `weights` can be had, answered within `timeout` seconds and without fetching them.
+
+    Returns:
+        None if they are on this machine or their address answers; else the error to raise, with the address
+        and the file to put there by hand.
+
+    Raises:
+        WeightsError: there are no such weights, or no such file; no network would help.
+    """
+    if weights is None:
+        return None
+    entry = find_entry(recipe, weights)
+    if entry is None:
+        existing_file(recipe, weights)
+        return None
+    place = place_of(entry)
+    if place.exists():
+        return None
+    try:
+        downloads.require_reachable(entry.url, what=title_of(recipe, entry), place=str(place), timeout=timeout)
+    except NotAvailable as error:
+        return error
+    return None
+
+
+def default_preprocessing(recipe: Recipe, weights: str | None) -> Preprocessing:
+    """What evaluation does to an image before this network with these weights.
+
+    torchvision's weights bring their own, files of ours theirs; else it is ImageNet's mean and standard
+    deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized to 8/7 of it before the
+    centre crop (224 from 256, 299 from 342) and without margin at 64 pixels or less. `recipe.input_size` goes
+    before all.
+
+    Raises:
+        WeightsError: as `load_weights` for the source itself.
+    """
+    return _described(recipe, weights).preprocessing
+
+
+def default_classes(recipe: Recipe, weights: str | None) -> tuple[str, ...] | None:
+    """Names of the classes the head in `weights` tells apart; None where nobody knows.
+
+    A file of 1,000 classes without names for a network of torchvision is taken to be ImageNet's.
+
+    Raises:
+        WeightsError: as `load_weights` for the source itself.
+    """
+    return _described(recipe, weights).classes
+
+
+@dataclass(frozen=True)
+class _Card:
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None
+
+
+def _described(recipe: Recipe, weights: str | None) -> _Card:
+    if weights is None:
+        return _Card(_usual(recipe), None)
+    entry = find_entry(recipe, weights)
+    if entry is not None:
+        described = Source(entry.name, place_of(entry), {}, entry_preprocessing(entry), entry_classes(entry))
+        return _card(recipe, described)
+    return _card(recipe, _read(recipe, weights))
+
+
+def _card(recipe: Recipe, source: Source) -> _Card:
+    preprocessing = source.preprocessing or _usual(recipe)
+    if recipe.input_size not in (None, preprocessing.input_size):
+        size = recipe.facts().input_size
+        margin = preprocessing.resize_size / preprocessing.input_size
+        preprocessing = replace(preprocessing, input_size=size, resize_size=round(size * margin))
+    classes = source.classes
+    if classes is None and recipe.torchvision_name() and _is_imagenet_head(source.tensors):
+        classes = tuple(torchvision.models.AlexNet_Weights.DEFAULT.meta["categories"])
+    return _Card(preprocessing, classes)
+
+
+def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
+    heads = (
+        "classifier.6.bias",
+        "classifier.1.bias",
+        "classifier.bias",
+        "fc.bias",
+        "heads.head.bias",
+        "head.bias",
+    )
+    return any(key in tensors and len(tensors[key]) == IMAGENET_CLASSES for key in heads)
+
+
+def _usual(recipe: Recipe) -> Preprocessing:
+    facts = recipe.facts()
+    size = facts.input_size
+    resize = size if size <= 64 else round(size * 8 / 7)
+    return Preprocessing(input_size=size, resize_size=resize, mean=facts.mean, std=facts.std)
+
+
+def _read(recipe: Recipe, weights: str) -> Source:
+    entry = find_entry(recipe, weights)
+    if entry is not None:
+        return replace(
+            read_file(fetch(recipe, entry)),
+            name=f"torchvision {recipe.torchvision_name()} {entry.name}",
+            preprocessing=entry_preprocessing(entry),
+            classes=entry_classes(entry),
+        )
+    file = existing_file(recipe, weights)
+    source = read_file(file)
+    known = entry_of_file(recipe, file)
+    return source if known is None else replace(source, preprocessing=entry_preprocessing(known))
