@@ -33,6 +33,7 @@ MISTAKES = {
     "model.weights=bundled": ["model=vgg16", "bundled", "vgg_mini"],
     "model=vgg_custom": ["model=vgg_custom", "strategy=scratch"],
     "data.preprocess.input_size=16": ["data.preprocess.input_size=16", "vgg16", "32x32"],
+    "model=torchvision model.name=vit_b_16 data.preprocess.input_size=160": ["vit_b_16", "224x224", "model.input_size"],
     "data.batch_size=1 model=vgg16_bn": ["data.batch_size=1", "BatchNorm"],
     "data.val_fraction=1.0": ["data.val_fraction=1.0"],
     "data.shots=0": ["data.shots=0"],

@@ -53,6 +53,7 @@ class Facts:
         average_pool: side of the adaptive average pool under a VGG's classifier; 0 is none.
         dropout: probability in the classifier; None is the network's own.
         mean, std: per RGB channel, of values in [0, 1]: how images are normalised where weights say nothing.
+        sized: whether it is built for one size of image, as position embeddings are.
     """
 
     family: Literal["vgg", "torchvision"]
@@ -65,11 +66,13 @@ class Facts:
     dropout: float | None = None
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    sized: bool = False
 
     @property
     def fixed_size(self) -> bool:
-        """Whether it takes images of exactly `input_size`: its linear layer is as wide as their map."""
-        return self.family == "vgg" and self.classifier != "pooled" and not self.average_pool
+        """Whether it takes images of exactly `input_size`."""
+        flat = self.family == "vgg" and self.classifier != "pooled" and not self.average_pool
+        return flat or self.sized
 
 
 def _vgg(letter: str, *, batch_norm: bool, **others: Any) -> Facts:
@@ -110,6 +113,9 @@ NETWORKS: dict[str, Facts] = {
     "inception_v3": Facts("torchvision", 299, min_size=299, batch_norm=True),
     "googlenet": Facts("torchvision", min_size=15, batch_norm=True),
 }
+
+SIZED = {"vit_": "image_size", "maxvit_": "input_size"}
+"""How the names of those torchvision networks begin that are built for one size of image -> its builder's argument."""
 
 
 @cache

@@ -8,6 +8,7 @@ from graft.errors import ConfigError
 from graft.models.configurations import (
     CLASSIFIERS,
     NETWORKS,
+    SIZED,
     TABLES,
     TORCHVISION_VGGS,
     Facts,
@@ -91,19 +92,27 @@ class Recipe:
             )
         return facts
 
-    def demand_input(self, size: int, key: str) -> None:
-        """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side."""
+    def demand_input(self, size: int, key: str, side: int | None = None) -> None:
+        """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side.
+
+        Args:
+            size: what is wanted.
+            key: who wants it.
+            side: the only size it takes where its library had to be asked, see `graft.models.built_for`.
+        """
         facts = self.facts()
+        if side is None and facts.fixed_size:
+            side = facts.input_size
         if size < facts.min_size:
             raise ConfigError(
                 f"{key}={size} and model={self.name} disagree: this network halves its input so often that it "
                 f"needs at least {facts.min_size}x{facts.min_size} pixels.\n"
                 f"Give {key}={facts.min_size} or more, or a network with fewer pools."
             )
-        if facts.fixed_size and size != facts.input_size:
+        if side not in (None, size):
             raise ConfigError(
-                f"{key}={size} and model={self.name} disagree: without an average pool this network takes exactly "
-                f"{facts.input_size}x{facts.input_size} pixels.\nGive model.input_size={size} too, or leave {key} out."
+                f"{key}={size} and model={self.name} disagree: this network is built for images of exactly "
+                f"{side}x{side} pixels.\nGive model.input_size={size} too, or leave {key} out."
             )
 
     def torchvision_name(self) -> str | None:
@@ -125,7 +134,7 @@ class Recipe:
         if self.table is not None:
             return NETWORKS["vgg_custom"]
         if self.name in torchvision_classifiers():
-            return Facts("torchvision")
+            return Facts("torchvision", sized=self.name.startswith(tuple(SIZED)))
         raise ConfigError(
             f'model.name="{self.name}": no such network.{nearest(self.name, known_models())} '
             f"There are {', '.join(NETWORKS)}, every other torchvision classifier by its name, "

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 
-from graft.models.heads import belongs, head_modules
+from graft.models.heads import belongs, head_modules, kind_of
 
 HEAD = "head"
 CLASSIFIER = "classifier"
@@ -36,13 +37,13 @@ def stages_of(network: nn.Module) -> tuple[Stage, ...]:
     """The stages of `network`; each parameter is in exactly one.
 
     The VGGs have `block1..` (group features), the linear layers below the last (group classifier) and `head`.
-    The networks of `LAYOUTS` have the parts their papers name. Any other is taken apart at its own containers
-    until no part holds more than half of the trunk.
+    The other networks of `LAYOUTS` have the parts their papers name. Any other is taken apart at its own
+    containers until no part holds more than half of the trunk.
 
     Raises:
         ConfigError: the network has no layer that could be its head.
     """
-    layout = LAYOUTS.get(type(network).__name__, _generic)
+    layout = LAYOUTS.get(kind_of(network), _generic)
     return tuple(stage for stage in layout(network) if any(stage.holds(name) for name, _ in network.named_parameters()))
 
 
@@ -51,30 +52,36 @@ def stage_by_parameter(network: nn.Module, stages: Sequence[Stage]) -> dict[str,
     return {name: next(stage for stage in stages if stage.holds(name)) for name, _ in network.named_parameters()}
 
 
-def _cut(network: nn.Module, names: Sequence[str], group_of: Callable[[str], str]) -> list[Stage]:
-    """One stage for each of `names` that has parameters.
+def _cut(network: nn.Module, names: Sequence[str], trunk: Mapping[str, str]) -> list[Stage]:
+    """Stages of the modules (or single parameters) `names`.
 
-    One without goes with what comes before it in the same container, else with what comes next.
+    What has no parameters goes with what comes before it in the same container, else with what comes next.
 
-    The stage of the head gathers all that belongs to the head and is called so; another has its own name.
+    Args:
+        network: whose modules.
+        names: from input to output.
+        trunk: name -> stage, a group of its own. What belongs to the head is the stage `head`; of the rest each
+            is a stage of the group `classifier`.
     """
     parameters = [name for name, _ in network.named_parameters()]
     head = head_modules(network)
-    parts: list[list[str]] = []
+    parts: dict[tuple[str, str], list[str]] = {}
+    last: list[str] = []
     pending: list[str] = []
     for name in names:
         if not any(belongs(parameter, (name,)) for parameter in parameters):
-            follows = parts and parts[-1][0].rpartition(".")[0] == name.rpartition(".")[0]
-            (parts[-1] if follows else pending).append(name)
+            follows = last and last[-1].rpartition(".")[0] == name.rpartition(".")[0]
+            (last if follows else pending).append(name)
             continue
-        if not (parts and belongs(name, head) and belongs(parts[-1][0], head)):
-            parts.append([])
-        parts[-1] += [name, *pending]
-        pending.clear()
-    return [
-        Stage(HEAD, HEAD, tuple(part)) if belongs(part[0], head) else Stage(part[0], group_of(part[0]), tuple(part))
-        for part in parts
-    ]
+        place = (trunk[name], trunk[name]) if name in trunk else (name, CLASSIFIER)
+        last = parts.setdefault((HEAD, HEAD) if belongs(name, head) else place, [])
+        last += [name, *pending]
+        pending = []
+    return [Stage(name, group, tuple(part)) for (name, group), part in parts.items()]
+
+
+def _children(network: nn.Module, container: str) -> list[str]:
+    return [f"{container}.{name}" for name, _ in network.get_submodule(container).named_children()]
 
 
 def _plain(network: nn.Module) -> list[Stage]:
@@ -84,11 +91,50 @@ def _plain(network: nn.Module) -> list[Stage]:
         blocks[-1].append(f"{FEATURES}.{name}")
         if isinstance(layer, nn.MaxPool2d):
             blocks.append([])
-    layers = [f"{CLASSIFIER}.{name}" for name, _ in network.get_submodule(CLASSIFIER).named_children()]
     return [
         *(Stage(f"block{i}", FEATURES, tuple(block)) for i, block in enumerate(filter(None, blocks), start=1)),
-        *_cut(network, layers, lambda name: CLASSIFIER),
+        *_cut(network, _children(network, CLASSIFIER), {}),
     ]
+
+
+def _halving(container: str, *above: str) -> Callable[[nn.Module], list[Stage]]:
+    """Networks of one long row of blocks: stage1, ... each begins where the map is halved, as a ResNet's do.
+
+    Args:
+        container: name of the module whose children are the row.
+        above: what follows the row: modules of the last stage, then the container of the head or the head.
+    """
+
+    def layout(network: nn.Module) -> list[Stage]:
+        row = _children(network, container)
+        halves = [any(map(_is_halving, network.get_submodule(name).modules())) for name in row]
+        numbers = [max(1, sum(halves[: i + 1])) for i in range(len(row))]
+        trunk = {name: f"stage{number}" for name, number in zip(row, numbers, strict=True)}
+        trunk |= dict.fromkeys(above[:-1], f"stage{numbers[-1]}")
+        return _cut(network, [*trunk, *(_children(network, above[-1]) or above[-1:])], trunk)
+
+    return layout
+
+
+def _is_halving(module: nn.Module) -> bool:
+    """Whether `module` itself gives out a smaller map than it takes."""
+    if isinstance(module, nn.Conv2d):
+        return max(module.stride) > 1
+    return isinstance(module, PatchMerging | PatchMergingV2)
+
+
+def _transformer(network: nn.Module) -> list[Stage]:
+    """ViT: patches, class token and positions are the stem, each layer of the encoder is a stage."""
+    layers = _children(network, "encoder.layers")
+    trunk = dict.fromkeys(("class_token", "conv_proj", "encoder.pos_embedding", "encoder.dropout"), "stem")
+    trunk |= {name: name.rpartition(".")[2] for name in layers}
+    trunk["encoder.ln"] = trunk[layers[-1]]
+    return _cut(network, [*trunk, *_children(network, "heads")], trunk)
+
+
+def _maxvit(network: nn.Module) -> list[Stage]:
+    trunk = {"stem": "stem"} | {name: f"block{i}" for i, name in enumerate(_children(network, "blocks"), start=1)}
+    return _cut(network, [*trunk, *_children(network, CLASSIFIER)], trunk)
 
 
 def _generic(network: nn.Module) -> list[Stage]:
@@ -112,7 +158,7 @@ def _generic(network: nn.Module) -> list[Stage]:
 
     beside_head = head[0].rpartition(".")[0]
     names = [part for child in inside("") for part in opened(child)]
-    return _cut(network, names, lambda name: CLASSIFIER if beside_head and belongs(name, (beside_head,)) else name)
+    return _cut(network, names, {name: name for name in names if not (beside_head and belongs(name, (beside_head,)))})
 
 
 def _rows(*rows: tuple[str, tuple[str, ...]]) -> Callable[[nn.Module], list[Stage]]:
@@ -127,6 +173,25 @@ LAYOUTS: Mapping[str, Callable[[nn.Module], list[Stage]]] = {
     "VGG": _plain,
     "AlexNet": _plain,
     "SqueezeNet": _plain,
+    "ConvNeXt": _halving(FEATURES, CLASSIFIER),
+    "EfficientNet": _halving(FEATURES, CLASSIFIER),
+    "MNASNet": _halving("layers", CLASSIFIER),
+    "MobileNetV2": _halving(FEATURES, CLASSIFIER),
+    "MobileNetV3": _halving(FEATURES, CLASSIFIER),
+    "SwinTransformer": _halving(FEATURES, "norm", HEAD),
+    "VisionTransformer": _transformer,
+    "MaxVit": _maxvit,
+    "RegNet": _rows(
+        ("stem", ("stem",)),
+        *((f"block{i}", (f"trunk_output.block{i}",)) for i in range(1, 5)),
+        (HEAD, ("avgpool", "fc")),
+    ),
+    "ShuffleNetV2": _rows(
+        ("stem", ("conv1", "maxpool")),
+        *((f"stage{i}", (f"stage{i}",)) for i in range(2, 5)),
+        ("conv5", ("conv5",)),
+        (HEAD, ("fc",)),
+    ),
     "ResNet": _rows(
         ("stem", ("conv1", "bn1", "relu", "maxpool")),
         ("layer1", ("layer1",)),

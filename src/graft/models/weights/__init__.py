@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from graft import downloads
 from graft.errors import NotAvailable
 from graft.files import sha256
+from graft.models import built_for
 from graft.models.recipe import Recipe
 from graft.models.weights.finding import (
     entry_classes,
@@ -28,7 +29,14 @@ from graft.models.weights.fitting import fit
 from graft.models.weights.reading import Source, read_file
 from graft.preprocessing import Preprocessing
 
-__all__ = ["WeightsReport", "default_classes", "default_preprocessing", "load_weights", "locate_weights"]
+__all__ = [
+    "WeightsReport",
+    "default_classes",
+    "default_preprocessing",
+    "load_weights",
+    "locate_weights",
+    "sized_by_weights",
+]
 
 IMAGENET_CLASSES = 1000
 
@@ -133,6 +141,22 @@ def default_preprocessing(recipe: Recipe, weights: str | None) -> Preprocessing:
         WeightsError: as `load_weights` for the source itself.
     """
     return _described(recipe, weights).preprocessing
+
+
+def sized_by_weights(recipe: Recipe, weights: str | None) -> Recipe:
+    """`recipe` for images of the size that `weights` were made for, where it leaves the size open.
+
+    A network with position embeddings is built for one size of image: vit_h_14's weights are for 518 pixels, which
+    its name does not say.
+
+    Raises:
+        WeightsError: as `load_weights` for the source itself.
+    """
+    side = built_for(recipe)
+    if weights is None or recipe.input_size is not None or side is None or recipe.facts().family == "vgg":
+        return recipe
+    size = default_preprocessing(recipe, weights).input_size
+    return recipe if size == side else replace(recipe, input_size=size)
 
 
 def default_classes(recipe: Recipe, weights: str | None) -> tuple[str, ...] | None:
