@@ -1,4 +1,4 @@
-"""Networks: our VGGs, torchvision's classifiers, their heads and their weights.
+"""Networks: our VGGs, torchvision's classifiers, timm's, their heads and their weights.
 
 `graft.models.configurations` and `graft.models.recipe` import no torch, and neither does this package until
 `build_network` is called.
@@ -32,6 +32,10 @@ def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
     facts = recipe.facts()
     if facts.family == "torchvision":
         return build_torchvision(recipe.name, num_classes, facts.dropout, recipe.input_size)
+    if facts.family == "timm":
+        from graft.models.timm_zoo import build_timm
+
+        return build_timm(recipe, num_classes)
     assert facts.table is not None
     assert facts.classifier is not None
     return VGG(
@@ -48,4 +52,8 @@ def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
 def built_for(recipe: Recipe) -> int | None:
     """Side, in pixels, of the only square image that the recipe's network takes; None where it takes others too."""
     facts = recipe.facts()
+    if facts.family == "timm":
+        from graft.models import timm_zoo
+
+        return timm_zoo.built_for(recipe)
     return facts.input_size if facts.fixed_size else None

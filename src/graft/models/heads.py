@@ -29,8 +29,10 @@ TOPS: dict[str, tuple[str, ...]] = {
 
 
 def kind_of(network: nn.Module) -> str:
-    """Class name of a network of ours or of torchvision; "" of any other, whose class may be called the same."""
-    return type(network).__name__ if type(network).__module__.split(".")[0] in ("graft", "torchvision") else ""
+    """Class name of a network of ours or of torchvision; "timm.NAME" of timm's, some of which are called the same."""
+    library = type(network).__module__.split(".")[0]
+    name = type(network).__name__
+    return name if library in ("graft", "torchvision") else f"{library}.{name}"
 
 
 def head_modules(network: nn.Module) -> tuple[str, ...]:
@@ -43,6 +45,8 @@ def head_modules(network: nn.Module) -> tuple[str, ...]:
         return network.head
     if kind_of(network) in HEADS:
         return HEADS[kind_of(network)]
+    if told := getattr(network, "pretrained_cfg", {}).get("classifier"):  # a network of timm says it
+        return (told,) if isinstance(told, str) else tuple(told)
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     if not layers:
         raise ConfigError(f"{type(network).__name__}: no linear layer or convolution that could be its head.")

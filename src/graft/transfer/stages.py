@@ -1,7 +1,8 @@
 """A network as an ordered list of named parts, from input to output."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from torch import nn
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
@@ -37,13 +38,13 @@ def stages_of(network: nn.Module) -> tuple[Stage, ...]:
     """The stages of `network`; each parameter is in exactly one.
 
     The VGGs have `block1..` (group features), the linear layers below the last (group classifier) and `head`.
-    The other networks of `LAYOUTS` have the parts their papers name. Any other is taken apart at its own
-    containers until no part holds more than half of the trunk.
+    The other networks of `LAYOUTS` have the parts their papers name, timm's those that timm groups them into. Any
+    other is taken apart at its own containers until no part holds more than half of the trunk.
 
     Raises:
         ConfigError: the network has no layer that could be its head.
     """
-    layout = LAYOUTS.get(kind_of(network), _generic)
+    layout = LAYOUTS.get(kind_of(network), _of_timm if kind_of(network).startswith("timm.") else _generic)
     return tuple(stage for stage in layout(network) if any(stage.holds(name) for name, _ in network.named_parameters()))
 
 
@@ -60,8 +61,8 @@ def _cut(network: nn.Module, names: Sequence[str], trunk: Mapping[str, str]) -> 
     Args:
         network: whose modules.
         names: from input to output.
-        trunk: name -> stage, a group of its own. What belongs to the head is the stage `head`; of the rest each
-            is a stage of the group `classifier`.
+        trunk: name -> stage, a group of its own. What belongs to the head is the stage `head`, the last; of the rest
+            each is a stage of the group `classifier`.
     """
     parameters = [name for name, _ in network.named_parameters()]
     head = head_modules(network)
@@ -69,14 +70,18 @@ def _cut(network: nn.Module, names: Sequence[str], trunk: Mapping[str, str]) -> 
     last: list[str] = []
     pending: list[str] = []
     for name in names:
-        if not any(belongs(parameter, (name,)) for parameter in parameters):
+        inside = [parameter for parameter in parameters if belongs(parameter, (name,))]
+        if not inside:
             follows = last and last[-1].rpartition(".")[0] == name.rpartition(".")[0]
             (last if follows else pending).append(name)
             continue
-        place = (trunk[name], trunk[name]) if name in trunk else (name, CLASSIFIER)
-        last = parts.setdefault((HEAD, HEAD) if belongs(name, head) else place, [])
+        title = trunk.get(name, name)
+        title = f"trunk.{title}" if title in (HEAD, CLASSIFIER, AUXILIARY) else title  # a module may be called so
+        place = (title, title if name in trunk else CLASSIFIER)
+        last = parts.setdefault((HEAD, HEAD) if belongs(inside[0], head) else place, [])
         last += [name, *pending]
         pending = []
+    parts[HEAD, HEAD] = parts.pop((HEAD, HEAD))
     return [Stage(name, group, tuple(part)) for (name, group), part in parts.items()]
 
 
@@ -91,9 +96,11 @@ def _plain(network: nn.Module) -> list[Stage]:
         blocks[-1].append(f"{FEATURES}.{name}")
         if isinstance(layer, nn.MaxPool2d):
             blocks.append([])
+    above = [name for name, module in network.named_children() if name != FEATURES and [*module.parameters()]]
+    layers = [part for name in above for part in _children(network, name) or [name]]
     return [
         *(Stage(f"block{i}", FEATURES, tuple(block)) for i, block in enumerate(filter(None, blocks), start=1)),
-        *_cut(network, _children(network, CLASSIFIER), {}),
+        *_cut(network, layers, {}),
     ]
 
 
@@ -137,28 +144,69 @@ def _maxvit(network: nn.Module) -> list[Stage]:
     return _cut(network, [*trunk, *_children(network, CLASSIFIER)], trunk)
 
 
+def _of_timm(network: nn.Module) -> list[Stage]:
+    """What timm's own `group_matcher` puts together, from input to output; what it leaves over is above the trunk."""
+    from timm.models import group_parameters
+
+    try:
+        order = group_parameters(network, network.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):  # a few have none, or none this coarse
+        return _generic(network)
+    head = head_modules(network)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    places: dict[str, int] = {}
+    largest: dict[int, tuple[int, str]] = {}
+    place = -1
+    for name in _whole(network, "", lambda key: (order[key], belongs(key, head))):
+        inside = [key for key in sizes if belongs(key, (name,))]
+        place = places[name] = order[inside[0]] if inside else place
+        size = sum(sizes[key] for key in inside)
+        largest[place] = max(largest.get(place, (-1, "")), (size, name), key=itemgetter(0))
+    titles = {place: name for place, (_, name) in largest.items()} | {0: "stem"}
+    top = order[f"{head[0]}.weight"]
+    trunk = {name: titles[place] for name, place in places.items() if place != top}
+    return _cut(network, sorted(places, key=lambda name: places[name]), trunk)
+
+
+def _whole(network: nn.Module, prefix: str, sort_of: Callable[[str], Hashable]) -> Iterator[str]:
+    """The largest modules (or single parameters) below `prefix` whose parameters are all of one sort, in order."""
+    for name in _inside(network, prefix):
+        keys = [key for key, _ in network.named_parameters() if belongs(key, (name,))]
+        if len({sort_of(key) for key in keys}) > 1:
+            yield from _whole(network, name, sort_of)
+        else:
+            yield name
+
+
+def _inside(network: nn.Module, prefix: str) -> list[str]:
+    """Names of the parameters and modules that the module `prefix` itself has."""
+    module = network.get_submodule(prefix)
+    names = [name for name, _ in module.named_parameters(recurse=False)]
+    names += [name for name, _ in module.named_children()]
+    return [f"{prefix}.{name}" if prefix else name for name in names]
+
+
 def _generic(network: nn.Module) -> list[Stage]:
     """Any network: its children, opened as long as one hides the head or more than half of the trunk."""
     head = head_modules(network)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     half = sum(size for name, size in sizes.items() if not belongs(name, head)) / 2
 
-    def inside(prefix: str) -> list[str]:
-        module = network.get_submodule(prefix)
-        children = [name for name, _ in module.named_parameters(recurse=False)]
-        children += [name for name, _ in module.named_children()]
-        return [f"{prefix}.{name}" if prefix else name for name in children]
-
     def opened(name: str) -> list[str]:
         if name in sizes or belongs(name, head) or not any(True for _ in network.get_submodule(name).children()):
             return [name]
         hides = any(belongs(module, (name,)) for module in head)
         heavy = sum(size for parameter, size in sizes.items() if belongs(parameter, (name,))) > half
-        return [part for child in inside(name) for part in opened(child)] if hides or heavy else [name]
+        return [part for child in _inside(network, name) for part in opened(child)] if hides or heavy else [name]
 
     beside_head = head[0].rpartition(".")[0]
-    names = [part for child in inside("") for part in opened(child)]
-    return _cut(network, names, {name: name for name in names if not (beside_head and belongs(name, (beside_head,)))})
+    names = [part for child in _inside(network, "") for part in opened(child)]
+    trunk: dict[str, str] = {}
+    following = ""
+    for name in reversed(names):
+        if not (beside_head and belongs(name, (beside_head,))):  # tokens and positions go with the module they precede
+            following = trunk[name] = following if name in sizes and following else name
+    return _cut(network, names, trunk)
 
 
 def _rows(*rows: tuple[str, tuple[str, ...]]) -> Callable[[nn.Module], list[Stage]]:
@@ -171,6 +219,7 @@ def _each(prefix: str, *names: str) -> tuple[str, ...]:
 
 LAYOUTS: Mapping[str, Callable[[nn.Module], list[Stage]]] = {
     "VGG": _plain,
+    "timm.VGG": _plain,
     "AlexNet": _plain,
     "SqueezeNet": _plain,
     "ConvNeXt": _halving(FEATURES, CLASSIFIER),

@@ -1,7 +1,7 @@
 """Pretrained weights: where they are, whether they fit, what they bring along.
 
-A source is named as in `model.weights`: "default" (torchvision's), the name of another torchvision entry such
-as "IMAGENET1K_FEATURES", "bundled" (ours), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
+A source is named as in `model.weights`: "default" (torchvision's or timm's), another torchvision entry such as
+"IMAGENET1K_FEATURES", "bundled" (ours), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
 are read with `weights_only=True`: a file can hold tensors and plain values, never code."""
 
 from collections.abc import Mapping
@@ -10,21 +10,11 @@ from dataclasses import dataclass, replace
 import torchvision
 from torch import Tensor, nn
 
-from graft import downloads
 from graft.errors import NotAvailable
 from graft.files import sha256
 from graft.models import built_for
 from graft.models.recipe import Recipe
-from graft.models.weights.finding import (
-    entry_classes,
-    entry_of_file,
-    entry_preprocessing,
-    existing_file,
-    fetch,
-    find_entry,
-    place_of,
-    title_of,
-)
+from graft.models.weights.finding import existing_file, find_published, preprocessing_of_copy
 from graft.models.weights.fitting import fit
 from graft.models.weights.reading import Source, read_file
 from graft.preprocessing import Preprocessing
@@ -115,24 +105,22 @@ def locate_weights(recipe: Recipe, weights: str | None, *, timeout: float = 5.0)
     """
     if weights is None:
         return None
-    entry = find_entry(recipe, weights)
-    if entry is None:
+    published = find_published(recipe, weights)
+    if published is None:
         existing_file(recipe, weights)
-        return None
-    place = place_of(entry)
-    if place.exists():
-        return None
-    try:
-        downloads.require_reachable(entry.url, what=title_of(recipe, entry), place=str(place), timeout=timeout)
-    except NotAvailable as error:
-        return error
+    elif published.address.here() is None:
+        try:
+            published.address.require_reachable(published.title, timeout)
+        except NotAvailable as error:
+            return error
     return None
 
 
 def default_preprocessing(recipe: Recipe, weights: str | None) -> Preprocessing:
     """What evaluation does to an image before this network with these weights.
 
-    torchvision's weights bring their own, files of ours theirs; else it is ImageNet's mean and standard
+    Weights of torchvision and timm bring their own, files of ours theirs; for a network of timm it is what timm says
+    of that; else it is ImageNet's mean and standard
     deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized to 8/7 of it before the
     centre crop (224 from 256, 299 from 342) and without margin at 64 pixels or less. `recipe.input_size` goes
     before all.
@@ -162,7 +150,8 @@ def sized_by_weights(recipe: Recipe, weights: str | None) -> Recipe:
 def default_classes(recipe: Recipe, weights: str | None) -> tuple[str, ...] | None:
     """Names of the classes the head in `weights` tells apart; None where nobody knows.
 
-    A file of 1,000 classes without names for a network of torchvision is taken to be ImageNet's.
+    A file of 1,000 classes without names for a network of torchvision or timm is taken to be ImageNet's, one of as
+    many classes as a larger ImageNet that timm knows to be that.
 
     Raises:
         WeightsError: as `load_weights` for the source itself.
@@ -177,25 +166,35 @@ class _Card:
 
 
 def _described(recipe: Recipe, weights: str | None) -> _Card:
-    if weights is None:
-        return _Card(_usual(recipe), None)
-    entry = find_entry(recipe, weights)
-    if entry is not None:
-        described = Source(entry.name, place_of(entry), {}, entry_preprocessing(entry), entry_classes(entry))
-        return _card(recipe, described)
-    return _card(recipe, _read(recipe, weights))
+    published = None if weights is None else find_published(recipe, weights)
+    if published is not None:
+        return _Card(_at_size(recipe, published.preprocessing), published.classes)
+    return _Card(_usual(recipe), None) if weights is None else _card(recipe, _read(recipe, weights))
 
 
 def _card(recipe: Recipe, source: Source) -> _Card:
-    preprocessing = source.preprocessing or _usual(recipe)
-    if recipe.input_size not in (None, preprocessing.input_size):
-        size = recipe.facts().input_size
-        margin = preprocessing.resize_size / preprocessing.input_size
-        preprocessing = replace(preprocessing, input_size=size, resize_size=round(size * margin))
-    classes = source.classes
-    if classes is None and recipe.torchvision_name() and _is_imagenet_head(source.tensors):
-        classes = tuple(torchvision.models.AlexNet_Weights.DEFAULT.meta["categories"])
-    return _Card(preprocessing, classes)
+    preprocessing = _usual(recipe) if source.preprocessing is None else _at_size(recipe, source.preprocessing)
+    return _Card(preprocessing, source.classes or _usual_classes(recipe, source.tensors))
+
+
+def _at_size(recipe: Recipe, preprocessing: Preprocessing) -> Preprocessing:
+    """`preprocessing` at the recipe's input size, if it has one, with the same margin."""
+    size = recipe.input_size
+    if size is None:
+        return preprocessing
+    margin = preprocessing.resize_size / preprocessing.input_size
+    return replace(preprocessing, input_size=size, resize_size=round(size * margin))
+
+
+def _usual_classes(recipe: Recipe, tensors: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """The classes of a file that names none, by the number of its logits."""
+    if recipe.facts().family == "timm":
+        from graft.models import timm_zoo
+
+        return timm_zoo.classes_in(tensors, timm_zoo.pretrained_config(recipe.name))
+    if recipe.torchvision_name() and _is_imagenet_head(tensors):
+        return tuple(torchvision.models.AlexNet_Weights.DEFAULT.meta["categories"])
+    return None
 
 
 def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
@@ -212,21 +211,21 @@ def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
 
 def _usual(recipe: Recipe) -> Preprocessing:
     facts = recipe.facts()
+    if facts.family == "timm":
+        from graft.models import timm_zoo
+
+        return _at_size(recipe, timm_zoo.preprocessing_of(timm_zoo.pretrained_config(recipe.name)))
     size = facts.input_size
     resize = size if size <= 64 else round(size * 8 / 7)
     return Preprocessing(input_size=size, resize_size=resize, mean=facts.mean, std=facts.std)
 
 
 def _read(recipe: Recipe, weights: str) -> Source:
-    entry = find_entry(recipe, weights)
-    if entry is not None:
-        return replace(
-            read_file(fetch(recipe, entry)),
-            name=f"torchvision {recipe.torchvision_name()} {entry.name}",
-            preprocessing=entry_preprocessing(entry),
-            classes=entry_classes(entry),
-        )
+    published = find_published(recipe, weights)
+    if published is not None:
+        source = read_file(published.address.fetch(published.title))
+        return replace(source, name=published.name, preprocessing=published.preprocessing, classes=published.classes)
     file = existing_file(recipe, weights)
     source = read_file(file)
-    known = entry_of_file(recipe, file)
-    return source if known is None else replace(source, preprocessing=entry_preprocessing(known))
+    known = preprocessing_of_copy(recipe, file)
+    return source if known is None else replace(source, preprocessing=known)

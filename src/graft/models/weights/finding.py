@@ -1,47 +1,25 @@
-"""Where weights are: torchvision's entries and its cache, what is bundled, files; and what is fetched."""
+"""Which weights `model.weights` means: a library's own, what is bundled, or a file."""
 
-import contextlib
-import pickle
-import socket
-import sys
-import urllib.error
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import urlparse
 
-import torch
 import torchvision
 from torchvision.models import WeightsEnum
 
-from graft import downloads
-from graft.errors import NotAvailable, WeightsError
-from graft.files import sha256
+from graft.errors import WeightsError
 from graft.models.configurations import BUNDLED, nearest
 from graft.models.recipe import Recipe
-from graft.models.weights.reading import first_line
+from graft.models.weights.published import Address, Published, TorchHub
 from graft.preprocessing import Preprocessing
 
-STALL_SECONDS = 60.0
 
-
-def find_entry(recipe: Recipe, weights: str) -> WeightsEnum | None:
-    """torchvision's entry if `weights` names one, None if it is a file or ours.
+def find_published(recipe: Recipe, weights: str) -> Published | None:
+    """The weights of a library if `weights` names such, None if it is a file or ours.
 
     Raises:
-        WeightsError: "default" for a network torchvision has no weights of.
+        WeightsError: "default" for a network that the library has no weights of.
     """
-    name = recipe.torchvision_name()
-    if name is None:
-        if weights == "default":
-            raise WeightsError(
-                f"model.weights=default: torchvision has no weights for {recipe.name} with this table. "
-                "Train it from random weights (strategy=scratch), or name a file: model.weights=FILE."
-            )
-        return None
-    entries = torchvision.models.get_model_weights(name)
-    if weights == "default":
-        return entries.DEFAULT
-    return entries.__members__.get(weights)
+    return FINDERS[recipe.facts().family](recipe, weights)
 
 
 def existing_file(recipe: Recipe, weights: str) -> Path:
@@ -53,7 +31,7 @@ def existing_file(recipe: Recipe, weights: str) -> Path:
     """
     if weights == "bundled":
         file = BUNDLED / f"{recipe.name}.safetensors"
-        if not file.is_file():
+        if not file.is_file() or recipe.family is not None:
             bundled = ", ".join(sorted(path.stem for path in BUNDLED.glob("*.safetensors"))) or "no network"
             raise WeightsError(
                 f"model.weights=bundled: Graft has no weights for model={recipe.name}; it has for {bundled}."
@@ -71,25 +49,37 @@ def existing_file(recipe: Recipe, weights: str) -> Path:
     return file
 
 
-def place_of(entry: WeightsEnum) -> Path:
-    """Where torch.hub keeps the file of `entry`."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(entry.url).path).name
-
-
-def title_of(recipe: Recipe, entry: WeightsEnum) -> str:
-    """`entry` in the user's words."""
-    return f"ImageNet weights of {recipe.torchvision_name()} ({entry.name})"
-
-
-def entry_of_file(recipe: Recipe, file: Path) -> WeightsEnum | None:
-    """The torchvision entry that `file` is a copy of, told by its name (which holds its hash)."""
+def preprocessing_of_copy(recipe: Recipe, file: Path) -> Preprocessing | None:
+    """What a copy of one of torchvision's files expects, told by its name (which holds its hash); else None."""
     name = recipe.torchvision_name()
     entries: Iterable[WeightsEnum] = torchvision.models.get_model_weights(name) if name else ()
-    return next((entry for entry in entries if place_of(entry).name == file.name), None)
+    copied = next((entry for entry in entries if TorchHub(entry.url).place.name == file.name), None)
+    return None if copied is None else _preprocessing(copied)
 
 
-def entry_preprocessing(entry: WeightsEnum) -> Preprocessing:
-    """What `entry` expects of an image."""
+def _of_torchvision(recipe: Recipe, weights: str) -> Published | None:
+    name = recipe.torchvision_name()
+    if name is None:
+        if weights == "default":
+            raise WeightsError(
+                f"model.weights=default: torchvision has no weights for {recipe.name} with this table. "
+                "Train it from random weights (strategy=scratch), or name a file: model.weights=FILE."
+            )
+        return None
+    entries = torchvision.models.get_model_weights(name)
+    entry = entries.DEFAULT if weights == "default" else entries.__members__.get(weights)
+    if entry is None:
+        return None
+    return Published(
+        name=f"torchvision {name} {entry.name}",
+        title=f"ImageNet weights of {name} ({entry.name})",
+        address=TorchHub(entry.url),
+        preprocessing=_preprocessing(entry),
+        classes=tuple(entry.meta["categories"] or ()) or None,
+    )
+
+
+def _preprocessing(entry: WeightsEnum) -> Preprocessing:
     transforms = entry.transforms()
     return Preprocessing(
         input_size=transforms.crop_size[0],
@@ -100,50 +90,38 @@ def entry_preprocessing(entry: WeightsEnum) -> Preprocessing:
     )
 
 
-def entry_classes(entry: WeightsEnum) -> tuple[str, ...] | None:
-    """Names of the classes that `entry` tells apart; None for a trunk alone."""
-    return tuple(entry.meta["categories"] or ()) or None
+def _of_timm(recipe: Recipe, weights: str) -> Published | None:
+    if weights != "default":
+        return None
+    from graft.models import timm_zoo
+    from graft.models.weights.hugging_face import HuggingFace
 
-
-def fetch(recipe: Recipe, entry: WeightsEnum) -> Path:
-    """The file of `entry`, downloaded by torchvision where it is not here yet; one process at a time does so.
-
-    Raises:
-        NotAvailable: it is neither here nor within reach.
-        WeightsError: it has not the hash that its name promises.
-    """
-    place = place_of(entry)
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with downloads.locked(place):
-            if not place.exists():
-                downloads.require_reachable(entry.url, what=title_of(recipe, entry), place=str(place))
-                _download(recipe, entry, place)
-    expected = place.stem.rpartition("-")[2]
-    if not sha256(place).startswith(expected):
+    config = timm_zoo.pretrained_config(recipe.name)
+    address: Address
+    if config.hf_hub_id:
+        address = HuggingFace(config.hf_hub_id, *([(config.hf_hub_filename,)] if config.hf_hub_filename else []))
+    elif config.url:
+        address = TorchHub(config.url if isinstance(config.url, str) else config.url[0])
+    else:
+        tagged = timm_zoo.names_with_weights(recipe.name)
         raise WeightsError(
-            f"{place}: its SHA-256 does not begin with {expected} as its name promises; the file is damaged. "
-            "Delete it, and the next run fetches it again."
+            f"model.weights=default: timm has no weights for {recipe.name}"
+            + (f"; it has for {', '.join(tagged)}. " if tagged else ". ")
+            + "Train it from random weights (strategy=scratch), or name a file: model.weights=FILE."
         )
-    return place
+    name = ".".join(filter(None, (config.architecture, config.tag)))
+    return Published(
+        name=f"timm {name}",
+        title=f"timm's weights {name}",
+        address=address,
+        preprocessing=timm_zoo.preprocessing_of(config),
+        classes=timm_zoo.classes_of(config),
+    )
 
 
-def _download(recipe: Recipe, entry: WeightsEnum, place: Path) -> None:
-    try:
-        with contextlib.redirect_stdout(sys.stderr), _stalls_end():
-            entry.get_state_dict(check_hash=True, progress=sys.stderr.isatty(), map_location="cpu", weights_only=True)
-    except (urllib.error.URLError, OSError) as error:
-        raise NotAvailable(title_of(recipe, entry), entry.url, str(place), str(error)) from error
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{entry.url}: what came is not what its name promises ({first_line(error)}).") from error
-
-
-@contextlib.contextmanager
-def _stalls_end() -> Iterator[None]:
-    """A connection that says nothing for a minute is given up; torch.hub itself would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+FINDERS: dict[str, Callable[[Recipe, str], Published | None]] = {
+    "vgg": _of_torchvision,
+    "torchvision": _of_torchvision,
+    "timm": _of_timm,
+}
+"""Family of network -> who publishes weights for it."""

@@ -25,8 +25,9 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     """
     wanted = network.state_dict()
     top, head = top_modules(network), head_modules(network)
-    found = todays_keys(network, source.tensors)
-    notes: list[str] = []
+    found = _as_today(network, recipe, source.tensors)
+    resized = [key for key, value in found.items() if source.tensors.get(key, value).shape != value.shape]
+    notes = [f"Interpolated for this image size: {_listed(resized)}."] if resized else []
 
     hollow = {key for key, value in found.items() if value.is_floating_point() and not torch.isfinite(value).all()}
     if broken := sorted(key for key in hollow if not belongs(key, top)):
@@ -52,6 +53,15 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     if bare:
         notes.append(f"{_listed(bare)} {'stay' if len(bare) > 1 else 'stays'} random: not in the file.")
     return found, notes
+
+
+def _as_today(network: nn.Module, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` under the names and of the shapes that the network has, as far as its library can bring them there."""
+    if recipe.facts().family == "timm":
+        from graft.models import timm_zoo
+
+        return timm_zoo.todays_keys(network, recipe, tensors)
+    return todays_keys(network, tensors)
 
 
 def _why_not(head: Mapping[str, Tensor]) -> str:
