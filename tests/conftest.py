@@ -45,12 +45,13 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class FileServer:
-    """A local HTTP server over `folder`: `requests` lists (path, Range header) as they came in."""
+    """A local HTTP server over `folder`: `requests` lists (path, Range header) as they came in, `headers` go out."""
 
     folder: Path
     url: str = ""
     ranges: bool = True
     cut_after: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
 
@@ -61,6 +62,11 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+    def end_headers(self) -> None:
+        for name, value in self.state.headers.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")

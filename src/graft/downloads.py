@@ -5,36 +5,26 @@ import hashlib
 import math
 import os
 import queue
-import shutil
 import socket
-import stat
 import sys
-import tarfile
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from filelock import FileLock, Timeout
 
 from graft.errors import DataError, NotAvailable
+from graft.files import telling_write_errors
 
 CHUNK = 1 << 20
 ATTEMPTS = 5
 """How often a transfer is taken up again without having come further in between."""
-
-LARGEST_RATIO = 100
-"""An archive may unpack to this many times its size (photographs hardly grow), plus SMALL_CHANGE."""
-SMALL_CHANGE = 1 << 20
-MOST_MEMBERS = 2_000_000
 
 
 def download(
@@ -56,7 +46,7 @@ def download(
         url: http or https.
         target: the file; its folder is made.
         what: the thing in the user's words, e.g. "hymenoptera data".
-        sha256, md5: hex, where the publisher's checksum is known.
+        sha256, md5: hex, where the publisher's checksum is known; of SHA-256 its first digits will do.
         timeout: seconds to connect, and to wait for the next bytes.
         place: where it may be put by hand, for the error message; None: `target`.
 
@@ -65,14 +55,14 @@ def download(
         DataError: what arrives has another checksum (it is removed), or `target` cannot be written.
     """
     place = place or str(target.absolute())
-    with _writing(target):
+    with telling_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target):
         if target.is_file():
             return target
         part = target.with_name(f"{target.name}.part")
         resumed = _size(part) > 0
-        with _writing(target):
+        with telling_write_errors(target):
             _transfer(url, part, what=what, place=place, timeout=timeout)
             if resumed and not _matches(part, sha256, md5):  # the beginning may be of another file: once more, whole
                 part.unlink()
@@ -83,7 +73,7 @@ def download(
                 f"{url}: what arrived has not the checksum that its publisher gives, and was removed.\n"
                 f"Try again, or put {what} by hand at {place}."
             )
-        with _writing(target):
+        with telling_write_errors(target):
             part.replace(target)
     return target
 
@@ -111,7 +101,7 @@ def verify(file: Path, *, sha256: str | None = None, md5: str | None = None) -> 
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of `path`, a hidden file beside it; says so when it has to wait for another process."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
-    with _writing(path):
+    with telling_write_errors(path):
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -121,33 +111,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def extract(archive: Path, folder: Path) -> None:
-    """Unpack a zip or (compressed) tar archive as `folder`, whole or not at all.
-
-    When everything in the archive lies below one folder, that folder becomes `folder`.
-
-    Raises:
-        DataError: no archive, damaged, `folder` is there and not empty, or a member that is a link or a device,
-            has a name that leaves the folder, or unpacks to more than LARGEST_RATIO times the archive's size.
-    """
-    with _writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        parent = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-        try:
-            content = parent / "content"
-            content.mkdir()
-            _unpack(archive, content)
-            tops = [entry for entry in content.iterdir() if entry.name != "__MACOSX"]
-            top = tops[0] if len(tops) == 1 and tops[0].is_dir() else content
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-            if folder.exists():
-                raise DataError(f"{folder}: is there already; {archive.name} is not unpacked over it.")
-            top.rename(folder)
-        finally:
-            shutil.rmtree(parent, ignore_errors=True)
 
 
 class _Unreachable(Exception):
@@ -267,20 +230,9 @@ def _matches(file: Path, sha256: str | None, md5: str | None) -> bool:
     for name, wanted in (("sha256", sha256), ("md5", md5)):
         if wanted is not None:
             with file.open("rb") as content:
-                if hashlib.file_digest(content, name).hexdigest() != wanted.lower():
+                if not hashlib.file_digest(content, name).hexdigest().startswith(wanted.lower()):
                     return False
     return True
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a disk that is full or may not be written into a message."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}).\nGive a folder with room that you can write to."
-        ) from error
 
 
 class _Meter:
@@ -346,89 +298,3 @@ class _Meter:
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    allowance = _Allowance(archive, folder)
-    try:
-        if zipfile.is_zipfile(archive):
-            _unpack_zip(archive, folder, allowance)
-        elif tarfile.is_tarfile(archive):
-            _unpack_tar(archive, folder, allowance)
-        else:
-            raise DataError(f"{archive}: neither a zip nor a tar archive.\nRemove it, or fetch it again.")
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
-        raise DataError(f"{archive}: damaged ({error}).\nRemove it, or fetch it again.") from error
-
-
-def _unpack_zip(archive: Path, folder: Path, allowance: "_Allowance") -> None:
-    with zipfile.ZipFile(archive) as content:
-        for member in content.infolist():
-            mode = member.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _refused(archive, member.filename, "is a link or a device")
-            place = _place_of(archive, member.filename, folder)
-            if member.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-            else:
-                with content.open(member) as source:
-                    allowance.write(member.filename, source, place)
-
-
-def _unpack_tar(archive: Path, folder: Path, allowance: "_Allowance") -> None:
-    with tarfile.open(archive) as content:
-        for member in content:
-            if not (member.isfile() or member.isdir()):
-                raise _refused(archive, member.name, "is a link or a device")
-            place = _place_of(archive, member.name, folder)
-            if member.isdir():
-                place.mkdir(parents=True, exist_ok=True)
-                continue
-            source = content.extractfile(member)
-            assert source is not None
-            with source:
-                allowance.write(member.name, source, place)
-
-
-class _Allowance:
-    """Writes members until they are more, or larger, than an archive of that size can honestly hold."""
-
-    def __init__(self, archive: Path, folder: Path) -> None:
-        self.archive = archive
-        self.members = MOST_MEMBERS
-        self.bytes = LARGEST_RATIO * archive.stat().st_size + SMALL_CHANGE
-
-    def write(self, name: str, source: IO[bytes], place: Path) -> None:
-        """Copy `source` to the new file `place`."""
-        self.members -= 1
-        if self.members < 0:
-            raise _refused(self.archive, name, f"is one of more than {MOST_MEMBERS} files")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("xb") as file:
-            while chunk := source.read(CHUNK):
-                self.bytes -= len(chunk)
-                if self.bytes < 0:
-                    raise _refused(self.archive, name, f"unpacks to over {LARGEST_RATIO} times the archive's size")
-                file.write(chunk)
-
-
-def _place_of(archive: Path, name: str, folder: Path) -> Path:
-    """Where a member goes; refuses a name that leads out of `folder`, on this or any other system."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
-        raise _refused(archive, name, "leads out of the folder")
-    return folder / path
-
-
-def _refused(archive: Path, name: str, reason: str) -> DataError:
-    return DataError(
-        f"{archive}: the archive is not safe to unpack: its member {name!r} {reason}.\n"
-        "Nothing was unpacked; fetch the archive from its publisher."
-    )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from graft.errors import DataError
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside `path`, sync, rename: a reader sees the old file or the new one, never half of one."""
@@ -33,3 +35,14 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def telling_write_errors(path: Path) -> Iterator[None]:
+    """Turn a disk that is full or may not be written into a message."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}).\nGive a folder with room that you can write to."
+        ) from error

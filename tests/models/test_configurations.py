@@ -4,23 +4,29 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torchvision
 
 from graft.errors import ConfigError
-from graft.models.configurations import NETWORKS, TABLES, known_models, torchvision_classifiers
+from graft.models.configurations import NETWORKS, TABLES, known_models, timm_architectures, torchvision_classifiers
 from graft.models.recipe import Recipe
 
 
 def test_recipes_and_configurations_import_without_torch():
     code = (
         "import sys, graft.models, graft.models.recipe as r; r.Recipe('resnet50').facts();"
-        "assert not {'torch', 'torchvision', 'numpy'} & set(sys.modules)"
+        "r.Recipe('resnet50.a1_in1k', family='timm').facts();"
+        "assert not {'torch', 'torchvision', 'timm', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_classifiers_read_from_source_are_those_torchvision_registers():
     assert torchvision_classifiers() == set(torchvision.models.list_models(module=torchvision.models))
+
+
+def test_the_architectures_read_from_source_are_those_timm_lists():
+    assert timm_architectures() == set(timm.list_models())
 
 
 def test_tables_equal_torchvisions_and_count_their_names():
@@ -57,6 +63,7 @@ def test_departures_go_before_what_is_known():
         (Recipe("vgg16", table=[64, "M"]), None),
         (Recipe("vgg_mini"), None),
         (Recipe("resnet50"), "resnet50"),
+        (Recipe("resnet50", family="timm"), None),
     ],
 )
 def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
@@ -68,7 +75,11 @@ def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
     [
         (Recipe("vgg61"), ["model.name=", "vgg61", "vgg16"]),
         (Recipe("resnet19"), ["resnet18"]),
-        (Recipe("resnet18", classifier="pooled"), ["model.classifier", "resnet18"]),
+        (Recipe("resnet18", classifier="pooled"), ["model.classifier", "resnet18", "torchvision's own"]),
+        (Recipe("resnet19", family="timm"), ["timm has no such network", "resnet18"]),
+        (Recipe("resnetv2_50d_gn"), ["Did you mean model=timm model.name=resnetv2_50d_gn?"]),
+        (Recipe("vgg16", family="timm", batch_norm=True), ["model.batch_norm", "timm's own"]),
+        (Recipe("vgg16", family="tim"), ['model.family="tim"', "timm"]),
         (Recipe("vgg16", classifier="poled"), ["model.classifier", "poled", "pooled"]),
         (Recipe("vgg16", input_size=31), ["model.input_size=31", "32"]),
         (Recipe("inception_v3", input_size=224), ["299"]),

@@ -10,8 +10,10 @@ from torchvision.models.inception import InceptionOutputs
 from graft.config import conf_dir
 from graft.config.schema import register
 from graft.errors import ConfigError
-from graft.models import Recipe, build_network
+from graft.models import Recipe, build_network, built_for
 from graft.models.heads import head_modules
+from graft.models.weights import sized_by_weights
+from graft.models.zoo import todays_keys
 
 HEADS = {
     "resnet18": ("fc",),
@@ -78,6 +80,48 @@ def test_dropout_is_set_wherever_there_is_some():
     assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.25}
     with pytest.raises(ConfigError, match=r"model\.dropout=0\.25: resnet18"):
         build_network(Recipe("resnet18", dropout=0.25), 2)
+
+
+def test_a_network_with_positions_is_built_for_the_size_of_its_weights():
+    for name, weights, size in [
+        ("vit_h_14", "default", 518),
+        ("vit_b_16", "default", None),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", 384),
+        ("vit_b_16", None, None),
+        ("maxvit_t", "default", None),
+        ("efficientnet_b3", "default", None),
+        ("vgg16_cifar", None, None),
+    ]:
+        assert sized_by_weights(Recipe(name), weights).input_size == size
+    assert sized_by_weights(Recipe("vit_h_14", input_size=224), "default").input_size == 224
+    with torch.device("meta"):
+        network = build_network(Recipe("vit_b_32", input_size=64), 2)
+    assert network.encoder.pos_embedding.shape == (1, 5, 768)
+    assert built_for(Recipe("vit_b_32", input_size=64)) == 64
+    assert built_for(Recipe("resnet50", input_size=64)) is None
+
+
+def test_a_size_that_a_network_cannot_be_built_for_is_refused():
+    with torch.device("meta"), pytest.raises(ConfigError, match=r"model\.input_size=200: maxvit_t"):
+        build_network(Recipe("maxvit_t", input_size=200), 2)
+
+
+def test_positions_of_another_size_are_interpolated_and_keep_their_order():
+    with torch.device("meta"):
+        network = build_network(Recipe("vit_b_32", input_size=160), 2)
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 7), torch.linspace(0, 1, 7), indexing="ij")
+    grid = torch.stack([rows, columns], dim=-1).reshape(1, 49, 2).repeat(1, 1, 384)
+    token = torch.full((1, 1, 768), 9.0)
+    found = todays_keys(network, {"encoder.pos_embedding": torch.cat([token, grid], dim=1), "other": token})
+    positions = found["encoder.pos_embedding"]
+    assert positions.shape == network.encoder.pos_embedding.shape == (1, 26, 768)
+    assert torch.equal(positions[:, :1], token)
+    assert torch.equal(found["other"], token)
+    patches = positions[0, 1:, :2].reshape(5, 5, 2)
+    torch.testing.assert_close(patches[0, 0], torch.zeros(2))
+    torch.testing.assert_close(patches[4, 2], torch.tensor([1.0, 0.5]))
+    odd = {"encoder.pos_embedding": torch.zeros(1, 8, 768)}
+    assert todays_keys(network, odd) == odd, "left for its shape to be told"
 
 
 def _train_squeezenets_head(clip: float | None, seed: int) -> tuple[torch.Tensor, float, float]:

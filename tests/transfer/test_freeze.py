@@ -40,7 +40,9 @@ def _train(plan: TransferPlan, epochs: int, optimizer=None) -> torch.optim.Optim
     return optimizer
 
 
-@pytest.mark.parametrize("recipe", [VGG, Recipe("resnet18"), Recipe("densenet121")])
+@pytest.mark.parametrize(
+    "recipe", [VGG, Recipe("resnet18"), Recipe("densenet121"), Recipe("test_resnet", family="timm")]
+)
 @pytest.mark.parametrize("policy", ["backbone", "features"])
 def test_frozen_tensors_and_statistics_are_bit_identical_after_training(recipe, policy):
     torch.manual_seed(0)

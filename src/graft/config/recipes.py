@@ -16,4 +16,5 @@ def recipe_of(config: Any) -> Recipe:
         input_size=model.input_size,
         dropout=model.dropout,
         average_pool=model.average_pool,
+        family=model.family,
     )

@@ -10,8 +10,10 @@ from omegaconf import II, MISSING
 @dataclass
 class ModelConfig:
     name: str = MISSING
+    family: str | None = None
+    """"timm": `name` is one of timm's networks; null: one of ours or of torchvision's."""
     weights: str | None = "default"
-    """"default" (torchvision's ImageNet weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
+    """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
     classifier: str | None = None
     """VGG only: "vgg" (three linear layers), "linear" (one) or "pooled" (average pool, BatchNorm, one linear)."""
     table: list[Any] | None = None

@@ -106,14 +106,14 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
     elif not _is_name(weights) and not Path(weights).expanduser().is_file():
         raise ConfigError(
             f"model.weights={weights}: no such file.\n"
-            "Give a .pth, .safetensors or .ckpt file, `default` (torchvision's ImageNet weights), `bundled`, or null."
+            "Give a .pth, .safetensors or .ckpt file, `default` (the library's own weights), `bundled`, or null."
         )
     elif weights == "bundled" and config.model.name not in bundled_models():
         raise ConfigError(
             f"model={config.model.name} and model.weights=bundled disagree: only {' '.join(bundled_models())} "
             "comes with bundled weights.\nUse model=vgg_mini, or model.weights=default."
         )
-    elif weights == "default" and recipe_of(config).torchvision_name() is None:
+    elif weights == "default" and config.model.family is None and recipe_of(config).torchvision_name() is None:
         raise ConfigError(
             f"model={config.model.name} and model.weights=default disagree: torchvision has no weights for it."
             "\nUse strategy=scratch"

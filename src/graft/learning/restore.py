@@ -9,9 +9,9 @@ from torch import nn
 
 from graft.errors import WeightsError
 from graft.learning.checkpoints import read_checkpoint
-from graft.models import Recipe, build_network
-from graft.models.heads import TOPS, belongs
-from graft.models.weights import default_classes, load_weights
+from graft.models import Recipe, build_network, built_for
+from graft.models.heads import TOPS, belongs, kind_of
+from graft.models.weights import default_classes, load_weights, sized_by_weights
 from graft.preprocessing import Preprocessing
 
 PREFIX = "network."
@@ -48,7 +48,7 @@ class Restored:
         """
         changed = self.preprocessing.changed(wanted, "preprocess")
         if changed.input_size != self.preprocessing.input_size:
-            self.recipe.demand_input(changed.input_size, "preprocess.input_size")
+            self.recipe.demand_input(changed.input_size, "preprocess.input_size", built_for(self.recipe))
         return replace(self, preprocessing=changed)
 
 
@@ -98,9 +98,10 @@ def from_pretrained(recipe: Recipe, weights: str | None) -> Restored:
             f"model.weights={weights or 'null'}: these weights tell no classes with names apart.\n"
             "Use model.weights=default for ImageNet's, or checkpoint=RUN_FOLDER for a network you trained."
         )
+    recipe = sized_by_weights(recipe, weights)
     network = build_network(recipe, len(classes))
     report = load_weights(network, recipe, weights, keep_head=True)
-    auxiliary = [name for name in TOPS.get(type(network).__name__, ()) if name.lower().startswith("aux")]
+    auxiliary = [name for name in TOPS.get(kind_of(network), ()) if name.lower().startswith("aux")]
     random = [name for name in report.random if not belongs(name, auxiliary)]
     if random:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Networks: our VGGs, torchvision's classifiers, their heads and their weights.
+"""Networks: our VGGs, torchvision's classifiers, timm's, their heads and their weights.
 
 `graft.models.configurations` and `graft.models.recipe` import no torch, and neither does this package until
 `build_network` is called.
@@ -11,7 +11,7 @@ from graft.models.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Recipe", "build_network"]
+__all__ = ["Recipe", "build_network", "built_for"]
 
 
 def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
@@ -31,7 +31,11 @@ def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
 
     facts = recipe.facts()
     if facts.family == "torchvision":
-        return build_torchvision(recipe.name, num_classes, facts.dropout)
+        return build_torchvision(recipe.name, num_classes, facts.dropout, recipe.input_size)
+    if facts.family == "timm":
+        from graft.models.timm_zoo import build_timm
+
+        return build_timm(recipe, num_classes)
     assert facts.table is not None
     assert facts.classifier is not None
     return VGG(
@@ -43,3 +47,13 @@ def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
         average_pool=facts.average_pool,
         dropout=facts.dropout,
     )
+
+
+def built_for(recipe: Recipe) -> int | None:
+    """Side, in pixels, of the only square image that the recipe's network takes; None where it takes others too."""
+    facts = recipe.facts()
+    if facts.family == "timm":
+        from graft.models import timm_zoo
+
+        return timm_zoo.built_for(recipe)
+    return facts.input_size if facts.fixed_size else None

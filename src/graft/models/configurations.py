@@ -44,8 +44,8 @@ class Facts:
     """A network, described.
 
     Attributes:
-        family: "vgg" is built by `graft.models.vgg`, "torchvision" by torchvision itself.
-        input_size: side of the square image it is made for, in pixels.
+        family: "vgg" is built by `graft.models.vgg`, "torchvision" and "timm" by those libraries.
+        input_size: side of the square image it is made for, in pixels; of timm's networks only timm knows it.
         min_size: smallest side that its pools (in training also its auxiliary head) allow, in pixels.
         batch_norm: whether it holds BatchNorm; None where that is known only once it is built.
         table: the convolutions and pools of a VGG.
@@ -53,9 +53,10 @@ class Facts:
         average_pool: side of the adaptive average pool under a VGG's classifier; 0 is none.
         dropout: probability in the classifier; None is the network's own.
         mean, std: per RGB channel, of values in [0, 1]: how images are normalised where weights say nothing.
+        sized: whether it is built for one size of image, as position embeddings are.
     """
 
-    family: Literal["vgg", "torchvision"]
+    family: Literal["vgg", "torchvision", "timm"]
     input_size: int = 224
     min_size: int = 1
     batch_norm: bool | None = None
@@ -65,11 +66,13 @@ class Facts:
     dropout: float | None = None
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    sized: bool = False
 
     @property
     def fixed_size(self) -> bool:
-        """Whether it takes images of exactly `input_size`: its linear layer is as wide as their map."""
-        return self.family == "vgg" and self.classifier != "pooled" and not self.average_pool
+        """Whether it takes images of exactly `input_size`."""
+        flat = self.family == "vgg" and self.classifier != "pooled" and not self.average_pool
+        return flat or self.sized
 
 
 def _vgg(letter: str, *, batch_norm: bool, **others: Any) -> Facts:
@@ -111,13 +114,27 @@ NETWORKS: dict[str, Facts] = {
     "googlenet": Facts("torchvision", min_size=15, batch_norm=True),
 }
 
+SIZED = {"vit_": "image_size", "maxvit_": "input_size"}
+"""How the names of those torchvision networks begin that are built for one size of image -> its builder's argument."""
+
 
 @cache
 def torchvision_classifiers() -> frozenset[str]:
-    """Names of torchvision's image classifiers, read from its source text so that torch is not imported."""
-    spec = importlib.util.find_spec("torchvision")
+    """Names of torchvision's image classifiers."""
+    return _registered("torchvision")
+
+
+@cache
+def timm_architectures() -> frozenset[str]:
+    """Names of timm's networks without the tags of their weights; empty where timm is not installed."""
+    return _registered("timm")
+
+
+def _registered(package: str) -> frozenset[str]:
+    """Names of the networks in `package`.models, read from its source text so that torch is not imported."""
+    spec = importlib.util.find_spec(package)
     folders = [Path(place) / "models" for place in (spec.submodule_search_locations or ())] if spec else []
-    registered = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+    registered = re.compile(r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
     texts = (file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py")))
     return frozenset(name for text in texts for name in registered.findall(text))
 

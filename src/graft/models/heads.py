@@ -16,7 +16,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "ResNet": ("fc",),
     "SqueezeNet": ("classifier.1",),
 }
-"""Class of network -> its head. A VGG says its own; of any other it is the last linear layer or
+"""Kind of network -> its head. A VGG says its own; of any other it is the last linear layer or
 convolution."""
 
 TOPS: dict[str, tuple[str, ...]] = {
@@ -25,7 +25,14 @@ TOPS: dict[str, tuple[str, ...]] = {
     "Inception3": ("AuxLogits",),
     "GoogLeNet": ("aux1", "aux2"),
 }
-"""Class of network -> modules above the trunk that a weight file may lack as a whole, besides the head."""
+"""Kind of network -> modules above the trunk that a weight file may lack as a whole, besides the head."""
+
+
+def kind_of(network: nn.Module) -> str:
+    """Class name of a network of ours or of torchvision; "timm.NAME" of timm's, some of which are called the same."""
+    library = type(network).__module__.split(".")[0]
+    name = type(network).__name__
+    return name if library in ("graft", "torchvision") else f"{library}.{name}"
 
 
 def head_modules(network: nn.Module) -> tuple[str, ...]:
@@ -36,8 +43,10 @@ def head_modules(network: nn.Module) -> tuple[str, ...]:
     """
     if isinstance(network, VGG):
         return network.head
-    if type(network).__name__ in HEADS:
-        return HEADS[type(network).__name__]
+    if kind_of(network) in HEADS:
+        return HEADS[kind_of(network)]
+    if told := getattr(network, "pretrained_cfg", {}).get("classifier"):  # a network of timm says it
+        return (told,) if isinstance(told, str) else tuple(told)
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     if not layers:
         raise ConfigError(f"{type(network).__name__}: no linear layer or convolution that could be its head.")
@@ -46,7 +55,7 @@ def head_modules(network: nn.Module) -> tuple[str, ...]:
 
 def top_modules(network: nn.Module) -> tuple[str, ...]:
     """Names of the modules above the trunk, the head among them."""
-    return *TOPS.get(type(network).__name__, ()), *head_modules(network)
+    return *TOPS.get(kind_of(network), ()), *head_modules(network)
 
 
 def belongs(name: str, modules: Iterable[str]) -> bool:
@@ -77,6 +86,6 @@ DRAWERS: dict[str, Callable[[nn.Module], None]] = {"SqueezeNet": draw_squeezenet
 
 def draw_head(network: nn.Module) -> None:
     """Draw the head of one of torchvision's networks anew from torch's global generator."""
-    draw = DRAWERS.get(type(network).__name__, draw_fresh_layer)
+    draw = DRAWERS.get(kind_of(network), draw_fresh_layer)
     for name in head_modules(network):
         draw(network.get_submodule(name))

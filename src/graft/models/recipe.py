@@ -8,6 +8,7 @@ from graft.errors import ConfigError
 from graft.models.configurations import (
     CLASSIFIERS,
     NETWORKS,
+    SIZED,
     TABLES,
     TORCHVISION_VGGS,
     Facts,
@@ -16,9 +17,11 @@ from graft.models.configurations import (
     known_models,
     nearest,
     smallest_input,
+    timm_architectures,
     torchvision_classifiers,
 )
 
+INSTALL_TIMM = "pip install 'graft[timm]'"
 VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")
 
 
@@ -27,7 +30,8 @@ class Recipe:
     """A name and what departs from that network as it is known; None means as known.
 
     Attributes:
-        name: one of `known_models()`, or any name when `table` is given (a VGG of one's own).
+        name: one of `known_models()`, or any name when `table` is given (a VGG of one's own); with family="timm" one
+            of timm's, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
         table: convolutions (channels) and pools ("M") of a VGG, from input to output.
         batch_norm: BatchNorm after every convolution of a VGG.
         classifier: on top of a VGG: "vgg" (three linear layers), "linear" (one on the flattened features)
@@ -35,6 +39,7 @@ class Recipe:
         dropout: probability of the dropout layers, in [0, 1).
         input_size: side of the square image, in pixels.
         average_pool: side of the adaptive average pool under a VGG's classifier; 0 is none.
+        family: "timm" for a name of timm's; None for all others.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Recipe:
     dropout: float | None = None
     input_size: int | None = None
     average_pool: int | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         if self.table is not None:
@@ -91,19 +97,27 @@ class Recipe:
             )
         return facts
 
-    def demand_input(self, size: int, key: str) -> None:
-        """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side."""
+    def demand_input(self, size: int, key: str, side: int | None = None) -> None:
+        """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side.
+
+        Args:
+            size: what is wanted.
+            key: who wants it.
+            side: the only size it takes where its library had to be asked, see `graft.models.built_for`.
+        """
         facts = self.facts()
+        if side is None and facts.fixed_size:
+            side = facts.input_size
         if size < facts.min_size:
             raise ConfigError(
                 f"{key}={size} and model={self.name} disagree: this network halves its input so often that it "
                 f"needs at least {facts.min_size}x{facts.min_size} pixels.\n"
                 f"Give {key}={facts.min_size} or more, or a network with fewer pools."
             )
-        if facts.fixed_size and size != facts.input_size:
+        if side not in (None, size):
             raise ConfigError(
-                f"{key}={size} and model={self.name} disagree: without an average pool this network takes exactly "
-                f"{facts.input_size}x{facts.input_size} pixels.\nGive model.input_size={size} too, or leave {key} out."
+                f"{key}={size} and model={self.name} disagree: this network is built for images of exactly "
+                f"{side}x{side} pixels.\nGive model.input_size={size} too, or leave {key} out."
             )
 
     def torchvision_name(self) -> str | None:
@@ -114,29 +128,49 @@ class Recipe:
         facts = self.facts()
         if facts.family == "torchvision":
             return self.name
+        if facts.family == "timm":
+            return None
         for name, (letter, batch_norm) in TORCHVISION_VGGS.items():
             if (facts.table, facts.batch_norm) == (TABLES[letter], batch_norm):
                 return name
         return None
 
     def _known(self) -> Facts:
+        if self.family is not None:
+            return self._known_to_timm()
         if self.name in NETWORKS:
             return NETWORKS[self.name]
         if self.table is not None:
             return NETWORKS["vgg_custom"]
         if self.name in torchvision_classifiers():
-            return Facts("torchvision")
+            return Facts("torchvision", sized=self.name.startswith(tuple(SIZED)))
+        of_timm = self.name.partition(".")[0] in timm_architectures()
+        near = f" Did you mean model=timm model.name={self.name}?" if of_timm else nearest(self.name, known_models())
         raise ConfigError(
-            f'model.name="{self.name}": no such network.{nearest(self.name, known_models())} '
+            f'model.name="{self.name}": no such network.{near} '
             f"There are {', '.join(NETWORKS)}, every other torchvision classifier by its name, "
-            "and any name with a model.table of layers."
+            "any name with a model.table of layers, and with model=timm every network of timm."
         )
+
+    def _known_to_timm(self) -> Facts:
+        if self.family != "timm":
+            raise ConfigError(f'model.family="{self.family}": it is timm, or null for all other networks.')
+        architectures = timm_architectures()
+        if not architectures:
+            raise ConfigError(f"model=timm model.name={self.name}: needs timm. Install it: {INSTALL_TIMM}")
+        if (architecture := self.name.partition(".")[0]) not in architectures:
+            raise ConfigError(
+                f'model.name="{self.name}": timm has no such network.{nearest(architecture, architectures)} '
+                "All are listed at https://huggingface.co/timm, and by timm.list_models()."
+            )
+        return Facts("timm")
 
     def _refuse_vgg_keys(self) -> None:
         for key in VGG_ONLY:
             if getattr(self, key) is not None:
+                owner = f"{self.family or 'torchvision'}'s own"
                 raise ConfigError(
-                    f"model.{key}: only our VGGs have it, and model.name={self.name} is torchvision's own. "
+                    f"model.{key}: only our VGGs have it, and model.name={self.name} is {owner}. "
                     f"Leave model.{key} out, or choose a VGG."
                 )
 

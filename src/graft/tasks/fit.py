@@ -24,8 +24,8 @@ from graft.learning.checkpoints import read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.learner import Learner, Objective
 from graft.learning.table_logger import TableLogger
-from graft.models import build_network
-from graft.models.weights import WeightsReport, default_preprocessing, load_weights
+from graft.models import build_network, built_for
+from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.preprocessing import Preprocessing
 from graft.review.layers import layer_table
 from graft.tasks.run import Run
@@ -60,10 +60,11 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: P
     config = OmegaConf.create(plain)
     quiet()
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    recipe = recipe_of(config)
+    recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
     weights = load_weights(network, recipe, config.model.weights)
     preprocessing = settle_preprocessing(config, weights)
+    recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
     plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)

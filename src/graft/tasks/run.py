@@ -16,7 +16,7 @@ from typing import Any
 from graft.data.cores import available_cores
 from graft.files import write_atomically
 
-PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy")
+PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
 
 
 class Run:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, get_args
 from urllib.parse import urlparse
 
-from graft import downloads
+from graft import archives, downloads
 from graft.data.division import divide, with_fold
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
@@ -155,7 +155,7 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
     for left_over in target.parent.glob(f".{target.name}.*.partial"):  # of a run that was killed; we hold the lock
         shutil.rmtree(left_over, ignore_errors=True)
     try:
-        downloads.extract(archive, target)
+        archives.extract(archive, target)
     except DataError:
         if not by_hand:
             archive.unlink(missing_ok=True)

@@ -1,0 +1,231 @@
+"""Pretrained weights: where they are, whether they fit, what they bring along.
+
+A source is named as in `model.weights`: "default" (torchvision's or timm's), another torchvision entry such as
+"IMAGENET1K_FEATURES", "bundled" (ours), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
+are read with `weights_only=True`: a file can hold tensors and plain values, never code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torchvision
+from torch import Tensor, nn
+
+from graft.errors import NotAvailable
+from graft.files import sha256
+from graft.models import built_for
+from graft.models.recipe import Recipe
+from graft.models.weights.finding import existing_file, find_published, preprocessing_of_copy
+from graft.models.weights.fitting import fit
+from graft.models.weights.reading import Source, read_file
+from graft.preprocessing import Preprocessing
+
+__all__ = [
+    "WeightsReport",
+    "default_classes",
+    "default_preprocessing",
+    "load_weights",
+    "locate_weights",
+    "sized_by_weights",
+]
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of a network's tensors.
+
+    Attributes:
+        source: where the weights came from: a file, "torchvision NAME.ENTRY", or "random".
+        sha256: of the file, in hex; None where there is none.
+        loaded: names of the parameters read from the source.
+        random: names of the parameters left as they were drawn.
+        preprocessing: what the weights expect of an image; None for random weights.
+        classes: names of the classes their head tells apart, where known.
+        notes: what a user should hear, one sentence each.
+    """
+
+    source: str
+    sha256: str | None
+    loaded: tuple[str, ...]
+    random: tuple[str, ...]
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def load_weights(network: nn.Module, recipe: Recipe, weights: str | None, *, keep_head: bool = False) -> WeightsReport:
+    """Read `weights` into `network`; half precision becomes the network's own.
+
+    The trunk must be there whole. A file may lack everything above it (VGG16's convolutions alone, Inception
+    without auxiliary head): that stays random and is reported. A VGG's classifier in the file is set aside
+    when the recipe asks for another than the named network's own.
+
+    Args:
+        network: as `build_network(recipe, ...)` made it; changed in place, and only if all fits.
+        recipe: its recipe.
+        weights: the source, as in `model.weights`.
+        keep_head: read the head too if its number of classes agrees; otherwise it stays as drawn.
+
+    Returns:
+        What was loaded from where, and what stayed random.
+
+    Raises:
+        WeightsError: no such weights, an unreadable or corrupted file (named), or one that does not fit (the
+            keys are named).
+        NotAvailable: weights to be downloaded that are neither here nor within reach.
+    """
+    parameters = [name for name, _ in network.named_parameters()]
+    if weights is None:
+        return WeightsReport("random", None, (), tuple(parameters), None, None)
+    source = _read(recipe, weights)
+    chosen, notes = fit(network, recipe, source, keep_head)
+    network.load_state_dict(chosen, strict=False)
+    card = _card(recipe, source)
+    return WeightsReport(
+        source=source.name,
+        sha256=sha256(source.file),
+        loaded=tuple(name for name in parameters if name in chosen),
+        random=tuple(name for name in parameters if name not in chosen),
+        preprocessing=card.preprocessing,
+        classes=card.classes,
+        notes=tuple(notes),
+    )
+
+
+def locate_weights(recipe: Recipe, weights: str | None, *, timeout: float = 5.0) -> NotAvailable | None:
+    """Whether `weights` can be had, answered within `timeout` seconds and without fetching them.
+
+    Returns:
+        None if they are on this machine or their address answers; else the error to raise, with the address
+        and the file to put there by hand.
+
+    Raises:
+        WeightsError: there are no such weights, or no such file; no network would help.
+    """
+    if weights is None:
+        return None
+    published = find_published(recipe, weights)
+    if published is None:
+        existing_file(recipe, weights)
+    elif published.address.here() is None:
+        try:
+            published.address.require_reachable(published.title, timeout)
+        except NotAvailable as error:
+            return error
+    return None
+
+
+def default_preprocessing(recipe: Recipe, weights: str | None) -> Preprocessing:
+    """What evaluation does to an image before this network with these weights.
+
+    Weights of torchvision and timm bring their own, files of ours theirs; for a network of timm it is what timm says
+    of that; else it is ImageNet's mean and standard
+    deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized to 8/7 of it before the
+    centre crop (224 from 256, 299 from 342) and without margin at 64 pixels or less. `recipe.input_size` goes
+    before all.
+
+    Raises:
+        WeightsError: as `load_weights` for the source itself.
+    """
+    return _described(recipe, weights).preprocessing
+
+
+def sized_by_weights(recipe: Recipe, weights: str | None) -> Recipe:
+    """`recipe` for images of the size that `weights` were made for, where it leaves the size open.
+
+    A network with position embeddings is built for one size of image: vit_h_14's weights are for 518 pixels, which
+    its name does not say.
+
+    Raises:
+        WeightsError: as `load_weights` for the source itself.
+    """
+    side = built_for(recipe)
+    if weights is None or recipe.input_size is not None or side is None or recipe.facts().family == "vgg":
+        return recipe
+    size = default_preprocessing(recipe, weights).input_size
+    return recipe if size == side else replace(recipe, input_size=size)
+
+
+def default_classes(recipe: Recipe, weights: str | None) -> tuple[str, ...] | None:
+    """Names of the classes the head in `weights` tells apart; None where nobody knows.
+
+    A file of 1,000 classes without names for a network of torchvision or timm is taken to be ImageNet's, one of as
+    many classes as a larger ImageNet that timm knows to be that.
+
+    Raises:
+        WeightsError: as `load_weights` for the source itself.
+    """
+    return _described(recipe, weights).classes
+
+
+@dataclass(frozen=True)
+class _Card:
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None
+
+
+def _described(recipe: Recipe, weights: str | None) -> _Card:
+    published = None if weights is None else find_published(recipe, weights)
+    if published is not None:
+        return _Card(_at_size(recipe, published.preprocessing), published.classes)
+    return _Card(_usual(recipe), None) if weights is None else _card(recipe, _read(recipe, weights))
+
+
+def _card(recipe: Recipe, source: Source) -> _Card:
+    preprocessing = _usual(recipe) if source.preprocessing is None else _at_size(recipe, source.preprocessing)
+    return _Card(preprocessing, source.classes or _usual_classes(recipe, source.tensors))
+
+
+def _at_size(recipe: Recipe, preprocessing: Preprocessing) -> Preprocessing:
+    """`preprocessing` at the recipe's input size, if it has one, with the same margin."""
+    size = recipe.input_size
+    if size is None:
+        return preprocessing
+    margin = preprocessing.resize_size / preprocessing.input_size
+    return replace(preprocessing, input_size=size, resize_size=round(size * margin))
+
+
+def _usual_classes(recipe: Recipe, tensors: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """The classes of a file that names none, by the number of its logits."""
+    if recipe.facts().family == "timm":
+        from graft.models import timm_zoo
+
+        return timm_zoo.classes_in(tensors, timm_zoo.pretrained_config(recipe.name))
+    if recipe.torchvision_name() and _is_imagenet_head(tensors):
+        return tuple(torchvision.models.AlexNet_Weights.DEFAULT.meta["categories"])
+    return None
+
+
+def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
+    heads = (
+        "classifier.6.bias",
+        "classifier.1.bias",
+        "classifier.bias",
+        "fc.bias",
+        "heads.head.bias",
+        "head.bias",
+    )
+    return any(key in tensors and len(tensors[key]) == IMAGENET_CLASSES for key in heads)
+
+
+def _usual(recipe: Recipe) -> Preprocessing:
+    facts = recipe.facts()
+    if facts.family == "timm":
+        from graft.models import timm_zoo
+
+        return _at_size(recipe, timm_zoo.preprocessing_of(timm_zoo.pretrained_config(recipe.name)))
+    size = facts.input_size
+    resize = size if size <= 64 else round(size * 8 / 7)
+    return Preprocessing(input_size=size, resize_size=resize, mean=facts.mean, std=facts.std)
+
+
+def _read(recipe: Recipe, weights: str) -> Source:
+    published = find_published(recipe, weights)
+    if published is not None:
+        source = read_file(published.address.fetch(published.title))
+        return replace(source, name=published.name, preprocessing=published.preprocessing, classes=published.classes)
+    file = existing_file(recipe, weights)
+    source = read_file(file)
+    known = preprocessing_of_copy(recipe, file)
+    return source if known is None else replace(source, preprocessing=known)

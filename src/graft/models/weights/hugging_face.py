@@ -1,0 +1,96 @@
+"""Weights on the Hugging Face hub, which come with timm's extra: huggingface_hub is imported only when needed."""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft import downloads
+from graft.errors import NotAvailable
+from graft.models.weights.published import demand_hash
+from graft.models.weights.reading import first_line
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """A repository of the hub, an `Address`; its files are kept in the hub's own cache (HF_HOME), shared with all.
+
+    Attributes:
+        repository: "timm/resnet50.a1_in1k".
+        files: names the weights may have in it; the first that is there is taken.
+    """
+
+    repository: str
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+
+    @property
+    def url(self) -> str:
+        return self._url_of(self.files[0])
+
+    @property
+    def place(self) -> Path:
+        from huggingface_hub import constants
+
+        folder = "--".join(["models", *self.repository.split("/")])
+        return Path(constants.HF_HUB_CACHE) / folder / "snapshots" / "main" / self.files[0]
+
+    def here(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = (try_to_load_from_cache(self.repository, file) for file in self.files)
+        return next((Path(file) for file in found if isinstance(file, str)), None)
+
+    def require_reachable(self, what: str, timeout: float = 5.0) -> None:
+        self._reachable_file(what, timeout)
+
+    def fetch(self, what: str) -> Path:
+        file = self.here() or self._download(what, self._reachable_file(what))
+        blob = file.resolve().name  # the hub's cache calls a large file by its SHA-256
+        if SHA256.fullmatch(blob):
+            demand_hash(file.resolve(), blob)
+        return file
+
+    def _reachable_file(self, what: str, timeout: float = 5.0) -> str:
+        """The first of `files` that the hub answers for."""
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            raise NotAvailable(what, self.url, str(self.place), "HF_HUB_OFFLINE is set")
+        missing: list[NotAvailable] = []
+        for file in self.files:
+            try:
+                downloads.require_reachable(
+                    self._url_of(file), what=what, place=str(self.place), timeout=timeout / len(self.files)
+                )
+            except NotAvailable as error:
+                code = getattr(error.__cause__, "code", None)
+                if code == 404:
+                    missing.append(error)
+                    continue
+                if code not in (401, 403):  # closed, but there: whether a token opens it is seen when fetching
+                    raise
+            return file
+        raise missing[0]
+
+    def _download(self, what: str, file: str) -> Path:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+        terminal = sys.stderr.isatty()
+        if not terminal:
+            disable_progress_bars()
+            print(f"downloading: {what} from {self._url_of(file)}", file=sys.stderr)
+        try:
+            return Path(hf_hub_download(self.repository, file))
+        except Exception as error:  # the hub's own, httpx's or requests', as its version has it
+            raise NotAvailable(what, self._url_of(file), str(self.place), first_line(error)) from error
+        finally:
+            if not terminal:
+                enable_progress_bars()
+
+    def _url_of(self, file: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repository, file)

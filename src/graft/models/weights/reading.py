@@ -1,0 +1,119 @@
+"""Reading weight files: tensors and plain values, never code (`weights_only=True` or safetensors)."""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from graft.errors import WeightsError
+from graft.preprocessing import Preprocessing
+
+PREFIXES = ("network.", "_orig_mod.", "module.")
+WRAPPERS = ("state_dict", "model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A weight file read: its tensors, and what it says of itself."""
+
+    name: str
+    file: Path
+    tensors: dict[str, Tensor]
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def read_file(file: Path) -> Source:
+    """A .safetensors file, or any other as a pickle.
+
+    Raises:
+        WeightsError: damaged, holds no state dict, or more than tensors and plain values; names the file.
+    """
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+
+
+def _read_safetensors(file: Path) -> Source:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(file, first_line(error)) from error
+    described = {key: _parsed(metadata.get(key)) for key in ("preprocessing", "classes")}
+    return _described_source(file, tensors, described)
+
+
+def _read_pickle(file: Path) -> Source:
+    content = _unpickled(file)
+    described = content.get("graft", {}) if isinstance(content, Mapping) else {}
+    return _described_source(file, _tensors_of(content, file), described if isinstance(described, Mapping) else {})
+
+
+def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping[str, Any]) -> Source:
+    preprocessing, classes = described.get("preprocessing"), described.get("classes")
+    return Source(
+        name=str(file),
+        file=file,
+        tensors=tensors,
+        preprocessing=Preprocessing.from_dict(preprocessing) if isinstance(preprocessing, Mapping) else None,
+        classes=tuple(classes) if isinstance(classes, list | tuple) else None,
+    )
+
+
+def _parsed(text: str | None) -> Any:
+    """JSON's value, or None for the free text that other people's files hold."""
+    try:
+        return json.loads(text) if text else None
+    except json.JSONDecodeError:
+        return None
+
+
+def _unpickled(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden is None:
+            raise _damaged(file, "its pickle makes no sense") from error
+        raise WeightsError(
+            f"{file}: refused, because it holds more than tensors and plain values ({forbidden[1]}) and "
+            "could run code. Save the network's state_dict() alone, or convert it to .safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise _damaged(file, first_line(error)) from error
+
+
+def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
+    """The state dict in a file, be it alone, in a checkpoint, or under the prefixes that wrappers add."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{file}: holds no state dict (a mapping from names to tensors).")
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if any(key.startswith("network.") for key in tensors):
+        tensors = {key: value for key, value in tensors.items() if key.startswith("network.")}
+    return {_bare(key): value for key, value in tensors.items()}
+
+
+def _bare(key: str) -> str:
+    while (prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)) is not None:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _damaged(file: Path, reason: str) -> WeightsError:
+    return WeightsError(f"{file}: cannot be read, it is damaged or no weight file ({reason}). Fetch it again.")
+
+
+def first_line(error: Exception) -> str:
+    """What `error` says, cut to a line."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
