@@ -173,7 +173,7 @@ class _Card:
 
 def _described(recipe: Recipe, weights: str | None) -> _Card:
     if weights is None:
-        return _Card(_usual(recipe), None)
+        return _Card(recipe.usual_preprocessing(), None)
     entry = _torchvision_entry(recipe, weights)
     if entry is not None:
         described = _Source(entry.name, _cached(entry), {}, _entry_preprocessing(entry), _entry_classes(entry))
@@ -182,7 +182,7 @@ def _described(recipe: Recipe, weights: str | None) -> _Card:
 
 
 def _card(recipe: Recipe, source: _Source) -> _Card:
-    preprocessing = source.preprocessing or _usual(recipe)
+    preprocessing = source.preprocessing or recipe.usual_preprocessing()
     if recipe.input_size not in (None, preprocessing.input_size):
         size = recipe.facts().input_size
         margin = preprocessing.resize_size / preprocessing.input_size
@@ -203,13 +203,6 @@ def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
         "head.bias",
     )
     return any(key in tensors and len(tensors[key]) == IMAGENET_CLASSES for key in heads)
-
-
-def _usual(recipe: Recipe) -> Preprocessing:
-    facts = recipe.facts()
-    size = facts.input_size
-    resize = size if size <= 64 else round(size * 8 / 7)
-    return Preprocessing(input_size=size, resize_size=resize, mean=facts.mean, std=facts.std)
 
 
 # Where weights are
