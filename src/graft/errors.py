@@ -1,5 +1,7 @@
 """What a user is told when something cannot be done: a plain sentence, never a stack trace."""
 
+from pathlib import Path
+
 
 class GraftError(Exception):
     """A mistake the user can mend. The message names the thing, the reason and the way out."""
@@ -11,6 +13,23 @@ class ConfigError(GraftError):
 
 class DataError(GraftError):
     """The data set is missing, empty or not as its source expects."""
+
+
+class UnreadableImage(DataError):
+    """A file of the data set that is no picture, or no longer.
+
+    Args:
+        path: the file.
+        kind: "empty", "no image", "truncated", "damaged", "too large", "missing" or "refused".
+        reason: the same in more words, e.g. "image file is truncated (12 bytes not processed)".
+    """
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        self.path, self.kind, self.reason = path, kind, reason
+        super().__init__(f"{path}: cannot be read as an image ({reason}).\nRemove or replace it.")
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str, str]]:
+        return type(self), (self.path, self.kind, self.reason)
 
 
 class WeightsError(GraftError):

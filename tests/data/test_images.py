@@ -1,5 +1,7 @@
 """Any kind of picture becomes upright 8-bit RGB."""
 
+import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from graft.data.images import ImageSet, read_image, to_rgb
-from graft.errors import DataError
+from graft.errors import UnreadableImage
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
 
@@ -93,21 +95,75 @@ def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
     assert np.asarray(read_image(tmp_path / "a.webp"))[0, 0].tolist() == [255, 0, 0]
 
 
+def test_damaged_exif_data_do_not_spoil_the_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (32, 16), RED).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    begin = content.index(b"Exif\0\0")
+    content[begin + 6 : begin + 32] = bytes(range(100, 126))
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert np.asarray(read_image(tmp_path / "a.jpg")).shape == (16, 32, 3)
+
+
 def truncated(path: Path) -> None:
     Image.effect_noise((64, 64), 80).save(path, "JPEG")
     path.write_bytes(path.read_bytes()[:700])
 
 
+def damaged_header(path: Path) -> None:
+    Image.effect_noise((64, 64), 80).save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:8] + b"\0" * 40)
+
+
+def bomb(path: Path) -> None:
+    """100,000 by 4,000 pixels in 50 kB."""
+    Image.new("1", (100_000, 4_000)).save(path, "PNG")
+
+
 @pytest.mark.parametrize(
-    "spoil",
-    [lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"<html>not found</html>"), truncated],
-    ids=["empty", "html", "truncated"],
+    ("spoil", "kind", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "empty", "0 bytes"),
+        (lambda path: path.write_bytes(b"<html>not found</html>"), "no image", "it begins with b'<html>not found<'"),
+        (truncated, "truncated", "truncated"),
+        (damaged_header, "damaged", "header"),
+        (bomb, "too large", "more than 178,956,970 pixels"),
+        (lambda path: None, "missing", "no such file"),
+        (lambda path: path.symlink_to("nowhere"), "missing", "a link that leads nowhere"),
+        (lambda path: path.mkdir(), "refused", "Is a directory"),
+    ],
+    ids=["empty", "html", "truncated", "header", "bomb", "vanished", "link", "folder"],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+def test_a_file_that_is_no_picture_is_named_with_the_reason(
+    tmp_path: Path, spoil: Callable[[Path], object], kind: str, reason: str
+) -> None:
     path = tmp_path / "bad.jpg"
     spoil(path)
-    with pytest.raises(DataError, match=r"bad\.jpg: cannot be read as an image"):
+    with pytest.raises(UnreadableImage, match=r"bad\.jpg: cannot be read as an image \(.*\)\.\n") as raised:
         read_image(path)
+    assert raised.value.kind == kind
+    assert reason in raised.value.reason
+    again = pickle.loads(pickle.dumps(raised.value))  # a worker process hands it over
+    assert (str(again), again.path, again.kind) == (str(raised.value), path, kind)
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF"])
+def test_whatever_is_wrong_with_a_file_it_is_an_error_that_names_it(tmp_path: Path, format_: str) -> None:
+    """Random damage: Pillow answers with a dozen kinds of exceptions, of which none may reach the user as it is."""
+    path, chance = tmp_path / "a", random.Random(0)
+    Image.effect_noise((24, 24), 90).convert("RGB").save(path, format_)
+    whole, outcomes = path.read_bytes(), set()
+    for trial in range(200):
+        content = bytearray(whole[: chance.randrange(1, len(whole))] if trial % 4 == 0 else whole)
+        for _ in range(chance.choice((1, 3, 20))):
+            content[chance.randrange(min(len(content), 400))] = chance.randrange(256)
+        path.write_bytes(content)
+        try:
+            outcomes.add(read_image(path).mode)
+        except UnreadableImage as error:
+            outcomes.add(error.kind)
+    assert outcomes & {"damaged", "truncated", "no image"}
 
 
 def test_select_keeps_names_labels_and_pictures_together() -> None:

@@ -291,6 +291,14 @@ def test_preprocessing_is_the_weights_or_the_usual(recipe, weights, size, resize
     assert (preprocessing.mean == IMAGENET_MEAN) is (size > 32)
 
 
+@pytest.mark.parametrize("name", sorted(configurations.NETWORKS))
+def test_torchvision_prepares_images_for_the_known_networks_as_is_usual(name):
+    """`graft inspect` relies on it, in order to answer without torch."""
+    recipe = Recipe(name)
+    if recipe.torchvision_name() is not None:
+        assert default_preprocessing(recipe, "default") == recipe.usual_preprocessing()
+
+
 def test_another_entry_of_torchvision_is_taken_by_its_name_or_as_a_file(tmp_path):
     recipe = Recipe("vgg16")
     named = default_preprocessing(recipe, "IMAGENET1K_FEATURES")

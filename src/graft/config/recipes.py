@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from graft.models.configurations import NETWORKS
 from graft.models.recipe import Recipe
+from graft.preprocessing import Preprocessing
 
 
 def recipe_of(config: Any) -> Recipe:
@@ -18,3 +20,16 @@ def recipe_of(config: Any) -> Recipe:
         average_pool=model.average_pool,
         family=model.family,
     )
+
+
+def preprocessing_of(config: Any) -> Preprocessing:
+    """What evaluation does to an image by `config.model` and `config.data.preprocess`; imports torch only for a network
+    or weights whose own preprocessing nothing else tells."""
+    recipe, weights = recipe_of(config), config.model.weights
+    if weights is None or (weights == "default" and recipe.name in NETWORKS):
+        own = recipe.usual_preprocessing()
+    else:
+        from graft.models.weights import default_preprocessing
+
+        own = default_preprocessing(recipe, weights)
+    return own.changed(config.data.preprocess, "data.preprocess")

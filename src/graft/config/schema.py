@@ -278,7 +278,29 @@ class PredictConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "compare": CompareConfig}
+@dataclass
+class InspectConfig:
+    """The whole configuration of `graft inspect`."""
+
+    seed: int = 0
+    output: str | None = None
+    near: int = 12
+    rows: int = 10
+    sheets: int = 100
+    per_sheet: int = 48
+    folder: str = "outputs/inspect"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+SCHEMAS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "compare": CompareConfig,
+    "inspect": InspectConfig,
+}
 
 
 def register() -> None:

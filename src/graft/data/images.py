@@ -1,19 +1,40 @@
 """Pictures with labels, and the one way from any kind of picture to RGB."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
-from graft.errors import DataError
+from graft.errors import UnreadableImage
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What counts as an image: the endings torchvision's ImageFolder takes, in any case."""
 
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pillow opens no picture of more (178,956,970): one needs 0.5 GB, and a file of some bytes can ask for any size."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # at half of that; the limit is enough
+
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation but the upright one."""
+
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"GIF8", b"P5", b"P6")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -23,7 +44,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     255); grey of floats counts as [0, 1] when nothing exceeds 1, else as [0, 255]; of an animation the first
     frame is taken.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()  # before its file is closed
+    turn = _UPRIGHT.get(orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith(("I", "F")):
@@ -43,18 +67,56 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1, upright, also where the EXIF data are damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever Pillow raises: the pixels may be sound all the same
+        return 1
+
+
 def read_image(path: Path) -> Image.Image:
     """The picture in `path` as upright RGB, fully decoded.
 
     Raises:
-        DataError: the file is missing, damaged or no image; names it.
+        UnreadableImage: the file is missing, damaged or no image; names it.
     """
+    with opened(path) as image:
+        return to_rgb(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """`path` as Pillow opens it, of which only the header is read; for whatever is raised within, UnreadableImage."""
     try:
         with Image.open(path) as image:
-            return to_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as an image ({reason}).\nRemove or replace it.") from error
+            yield image
+    except Exception as error:  # of a damaged file Pillow raises anything
+        kind, reason = _what_is_wrong(path, error)
+        raise UnreadableImage(path, kind, reason) from error
+
+
+def _what_is_wrong(path: Path, error: Exception) -> tuple[str, str]:
+    """(kind, reason) as in UnreadableImage."""
+    if isinstance(error, FileNotFoundError):
+        return "missing", "a link that leads nowhere" if path.is_symlink() else "no such file"
+    if isinstance(error, PermissionError):
+        return "refused", "no permission to read it"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too large", f"more than {MOST_PIXELS:,} pixels"
+    words = " ".join(str(error).split())
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(16)
+    except OSError:
+        return "refused", words
+    if not beginning:
+        return "empty", "0 bytes"
+    if isinstance(error, UnidentifiedImageError) and not beginning.startswith(_BEGINNINGS):
+        return "no image", f"it begins with {beginning!r}"
+    if isinstance(error, UnidentifiedImageError):
+        return "damaged", "damaged header"
+    return "truncated" if "truncated" in words.lower() else "damaged", words
 
 
 @dataclass(frozen=True)
@@ -84,7 +146,7 @@ class ImageSet:
         return len(self.labels)
 
     def load(self, index: int) -> Image.Image:
-        """Picture `index` as upright RGB; raises DataError naming the file when it cannot be read."""
+        """Picture `index` as upright RGB; raises UnreadableImage naming the file."""
         if self.pixels is not None:
             return Image.fromarray(self.pixels[index])
         assert self.paths is not None

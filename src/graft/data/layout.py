@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,20 @@ def _visible(folder: Path) -> Iterator[tuple[str, str, bool]]:
                 yield _plain(entry.name) + "/" * is_folder, entry.name, is_folder
 
 
+def passed_over(folders: Iterable[Path], root: Path | None) -> list[str]:
+    """Visible files directly in `folders` that are no images by their ending: POSIX paths below `root`, sorted."""
+    found = []
+    for folder in folders:
+        below = folder.relative_to(root) if root is not None and folder.is_relative_to(root) else folder
+        prefix = "" if below == Path() else f"{_plain(below.as_posix())}/"
+        found += [
+            prefix + name
+            for name, _, is_folder in _visible(folder)
+            if not is_folder and not name.lower().endswith(EXTENSIONS)
+        ]
+    return sorted(found)
+
+
 def class_folders(folder: Path) -> dict[str, Path]:
     """Name → folder of each visible folder directly in `folder`, sorted by name in code point order."""
     found = {
@@ -104,9 +118,31 @@ def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str]
             f"{folders[empty[0]]}: no images in this class folder (looked for {', '.join(EXTENSIONS)}).\n"
             "Add images to it, or remove the folder."
         )
+    return _labelled(files, order, prefix)
+
+
+def as_it_lies(root: Path) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
+    """(classes, part → images) of the class folders in `root` or in its split folders, where "all" is the one part.
+
+    Nothing is demanded: a class may have no images, or be in one part only.
+    """
+    parts = split_folders(root) or {"all": root}
+    folders = {part: class_folders(folder) for part, folder in parts.items()}
+    classes = tuple(sorted({name for found in folders.values() for name in found}))
+    return classes, {
+        part: _labelled(
+            {name: image_files(path) for name, path in folders[part].items()},
+            classes,
+            "" if part == "all" else f"{folder.name}/",
+        )
+        for part, folder in parts.items()
+    }
+
+
+def _labelled(files: Mapping[str, list[tuple[str, Path]]], classes: Sequence[str], prefix: str) -> ImageSet:
     rows = [
         (f"{prefix}{name}/{picture}", path, label)
-        for label, name in enumerate(order)
+        for label, name in enumerate(classes)
         for picture, path in files.get(name, [])
     ]
     return ImageSet(

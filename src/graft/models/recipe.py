@@ -20,6 +20,7 @@ from graft.models.configurations import (
     timm_architectures,
     torchvision_classifiers,
 )
+from graft.preprocessing import Preprocessing
 
 INSTALL_TIMM = "pip install 'graft[timm]'"
 VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")
@@ -119,6 +120,18 @@ class Recipe:
                 f"{key}={size} and model={self.name} disagree: this network is built for images of exactly "
                 f"{side}x{side} pixels.\nGive model.input_size={size} too, or leave {key} out."
             )
+
+    def usual_preprocessing(self) -> Preprocessing:
+        """What evaluation does to an image where weights say nothing of it.
+
+        ImageNet's mean and standard deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized
+        to 8/7 of it before the centre crop (224 from 256, 299 from 342) and without margin at 64 pixels or less.
+        torchvision's weights of the networks in `NETWORKS` say the same.
+        """
+        facts = self.facts()
+        size = facts.input_size
+        resize = size if size <= 64 else round(size * 8 / 7)
+        return Preprocessing(input_size=size, resize_size=resize, mean=facts.mean, std=facts.std)
 
     def torchvision_name(self) -> str | None:
         """The torchvision network whose weights have these convolutions; None where there is none.

@@ -6,8 +6,8 @@ A source is a module, one of this package or anybody's (`data.name=my_package.my
 
 and, where they make sense, `DOWNLOAD: Download`, `present(root) -> bool` (default: a folder that is not
 empty), `target(root) -> Path` (where the archive's folder belongs; default: `root`), `WANTED: str` (the
-layout to provide, for sets that cannot be downloaded) and `EMBEDDED = True` (needs no root). Its options are
-the keywords of `load`.
+layout to provide, for sets that cannot be downloaded), `EMBEDDED = True` (needs no root) and `CLASS_FOLDERS = True`
+(a folder a class, which can be looked at even where it cannot be divided). Its options are the keywords of `load`.
 """
 
 import importlib
@@ -23,11 +23,13 @@ from urllib.parse import urlparse
 
 from graft import archives, downloads
 from graft.data.division import divide, with_fold
+from graft.data.images import ImageSet
+from graft.data.layout import as_it_lies
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, GraftError, NotAvailable
 
-__all__ = ["Download", "Source", "ensure", "known_sources", "load_splits", "locate"]
+__all__ = ["Download", "Source", "ensure", "known_sources", "load_splits", "locate", "undivided"]
 
 
 def load_splits(
@@ -75,6 +77,14 @@ def load_splits(
     except DataError as error:
         where = f"data={name}" if root is None else f"data.root={root}"
         raise DataError(f"{where}: {error}") from error
+
+
+def undivided(name: str, root: Path | None) -> tuple[tuple[str, ...], dict[str, ImageSet]] | None:
+    """(classes, part → images) of a set that `load_splits` refuses, as it lies at `root`; None where there is none."""
+    if root is None or not root.is_dir() or not getattr(_source(name), "CLASS_FOLDERS", False):
+        return None
+    classes, parts = as_it_lies(root)
+    return (classes, parts) if classes else None
 
 
 def known_sources() -> list[str]:

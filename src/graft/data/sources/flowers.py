@@ -7,6 +7,7 @@ from graft.data.sources.base import Download, Source
 from graft.data.splits import stratified_split
 from graft.errors import DataError
 
+CLASS_FOLDERS = True
 DOWNLOAD = Download(
     "http://download.tensorflow.org/example_images/flower_photos.tgz",
     folder="flower_photos",

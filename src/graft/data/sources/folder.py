@@ -11,6 +11,8 @@ WANTED = (
     "Give data.root=FOLDER, where FOLDER has one folder of images a class, or such folders below train, val and test."
 )
 
+CLASS_FOLDERS = True
+
 
 def load(root: Path, *, seed: int, test_fraction: float = 0.2, split_seed: int = 0) -> Source:
     """Read the class folders below `root`.

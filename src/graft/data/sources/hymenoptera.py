@@ -6,6 +6,7 @@ from graft.data.layout import class_folders, read_class_folders, split_folders
 from graft.data.sources.base import Download, Source
 from graft.errors import DataError
 
+CLASS_FOLDERS = True
 DOWNLOAD = Download("https://download.pytorch.org/tutorial/hymenoptera_data.zip", folder="hymenoptera_data")
 
 

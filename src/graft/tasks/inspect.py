@@ -1,0 +1,139 @@
+"""`graft inspect`: what is wrong with a data set, before an hour of GPU is spent on it."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from graft.config.recipes import preprocessing_of
+from graft.config.validation import one_of
+from graft.data.examine import Collection
+from graft.data.findings import Finding, findings
+from graft.data.inspection import Inspection
+from graft.data.sources import locate, undivided
+from graft.errors import ConfigError, DataError
+from graft.files import write_atomically
+from graft.review.contact_sheets import contact_sheet
+from graft.review.inspection import plain, tables
+from graft.review.progress import progress_bar
+from graft.tasks.train import REACH_SECONDS, data_root, open_data
+
+WIDE = 160
+"""Columns of the report in a file or a pipe."""
+
+
+def main(config: Any) -> None:
+    """Inspect the data set of `config` (an InspectConfig) and show what was found.
+
+    Raises:
+        DataError: something was found that spoils training; after everything is shown and written.
+    """
+    check(config)
+    preprocessing = preprocessing_of(config)
+    collection = open_collection(config)
+    with progress_bar("images", len(collection.images)) as bar:
+        seen = Inspection.of(collection, preprocessing, near=config.near, done=bar.advance)
+    found = findings(seen)
+    show(config, seen, found)
+    sheets = write_sheets(seen, Path(config.folder), config.sheets, config.per_sheet)
+    if config.output is not None:
+        text = json.dumps({"data": config.data.name} | plain(seen, found, sheets), indent=2, ensure_ascii=False)
+        write_atomically(Path(config.output).expanduser(), (text + "\n").encode(errors="backslashreplace"))
+    errors = [finding for finding in found if finding.severity == "error"]
+    if errors:
+        said = "\n".join(f"{finding.kind}: {finding.message}" for finding in errors)
+        raise DataError(f"{title(config)}: training would be spoiled.\n{said}")
+
+
+def check(config: Any) -> None:
+    """Refuse what an InspectConfig must not say, before anything is read or written.
+
+    Raises:
+        ConfigError: names the key and the way out.
+    """
+    ranges = {"near": (0, 15), "rows": (1, None), "sheets": (0, None), "per_sheet": (1, None)}
+    for key, (least, most) in ranges.items():
+        if config[key] < least or (most is not None and config[key] > most):
+            raise ConfigError(f"{key}={config[key]}: {least} or more" + (f", up to {most}." if most else "."))
+    if config.data.preprocess.fit is not None:
+        one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
+    if config.output is not None and Path(config.output).suffix.lower() != ".json":
+        raise ConfigError(f"output={config.output}: give a name that ends in .json.")
+    root = data_root(config)
+    for key in ("output", "folder"):
+        if root is not None and config[key] is not None and is_below(Path(config[key]), root):
+            raise ConfigError(
+                f"{key}={config[key]}: lies in the data set ({root}), and nothing is ever written there.\n"
+                f"Give {'output=FILE.json' if key == 'output' else 'paths.outputs=FOLDER'} elsewhere."
+            )
+
+
+def is_below(path: Path, root: Path) -> bool:
+    """Whether `path` is `root` or lies in it, links followed."""
+    return path.expanduser().resolve().is_relative_to(root.resolve())
+
+
+def open_collection(config: Any) -> Collection:
+    """The configured set, divided as training would; as it lies where that cannot be.
+
+    Raises:
+        NotAvailable, DataError: it is neither here nor within reach, or there is nothing to look at.
+    """
+    root = data_root(config)
+    missing = locate(config.data.name, root, download=config.data.download, timeout=REACH_SECONDS)
+    if missing is not None:
+        raise missing
+    try:
+        return Collection.of(open_data(config))
+    except DataError as error:
+        found = undivided(config.data.name, root)
+        if found is None:
+            raise
+        return Collection.joined(*found, root=root, undivided=str(error))
+
+
+def show(config: Any, seen: Inspection, found: list[Finding]) -> None:
+    """The report, on the terminal or whatever stands for it."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(tables(seen, found, title(config), config.rows))
+
+
+def title(config: Any) -> str:
+    """What the set is called, and where it lies."""
+    return f"data={config.data.name}" + (f" data.root={config.data.root}" if config.data.root else "")
+
+
+def write_sheets(seen: Inspection, folder: Path, classes: int, pictures: int) -> dict[str, Path]:
+    """A contact sheet of each of the first `classes` classes into `folder`; returns class name → file."""
+    images, written = seen.collection.images, {}
+    readable = np.array(sorted(seen.looks), dtype=np.int64)
+    names = list(enumerate(seen.collection.classes))[:classes]
+    with progress_bar("contact sheets", len(names)) as bar:
+        for label, name in names:
+            own = readable[images.labels[readable] == label]
+            parts = {
+                part: own[seen.collection.part[own] == number].tolist()
+                for number, part in enumerate(seen.collection.parts)
+            }
+            if len(own):
+                file = folder / f"{label:0{len(str(len(names)))}d}_{_for_a_file(name)}.png"
+                png = io.BytesIO()
+                contact_sheet(images, parts, seen.preprocessing, pictures).save(png, "PNG")
+                write_atomically(file, png.getvalue())
+                written[name] = file
+            bar.advance()
+    if written:
+        print(
+            f"contact sheets  {folder}" + (f" (the first {classes})" if classes < len(seen.collection.classes) else "")
+        )
+    return written
+
+
+def _for_a_file(name: str) -> str:
+    """`name` as part of a file's name: letters, digits, - and _, not too long for any file system."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:40]
