@@ -169,13 +169,11 @@ def _described(recipe: Recipe, weights: str | None) -> _Card:
     published = None if weights is None else find_published(recipe, weights)
     if published is not None:
         return _Card(_at_size(recipe, published.preprocessing), published.classes)
-    return _Card(recipe.usual_preprocessing(), None) if weights is None else _card(recipe, _read(recipe, weights))
+    return _Card(_usual(recipe), None) if weights is None else _card(recipe, _read(recipe, weights))
 
 
 def _card(recipe: Recipe, source: Source) -> _Card:
-    preprocessing = (
-        recipe.usual_preprocessing() if source.preprocessing is None else _at_size(recipe, source.preprocessing)
-    )
+    preprocessing = _usual(recipe) if source.preprocessing is None else _at_size(recipe, source.preprocessing)
     return _Card(preprocessing, source.classes or _usual_classes(recipe, source.tensors))
 
 
@@ -209,6 +207,14 @@ def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
         "head.bias",
     )
     return any(key in tensors and len(tensors[key]) == IMAGENET_CLASSES for key in heads)
+
+
+def _usual(recipe: Recipe) -> Preprocessing:
+    if recipe.facts().family != "timm":
+        return recipe.usual_preprocessing()
+    from graft.models import timm_zoo
+
+    return _at_size(recipe, timm_zoo.preprocessing_of(timm_zoo.pretrained_config(recipe.name)))
 
 
 def _read(recipe: Recipe, weights: str) -> Source:
