@@ -60,7 +60,7 @@ def _squeezenets(chapter: str, *, data: str, seeds: tuple[int, ...]) -> Iterator
                 chapter=chapter,
                 overrides=(*overrides, *(on_flowers if data == "flowers" else ())),
                 weights=None if strategy == "scratch" else f"squeezenet{version}-imagenet.safetensors",
-                seeds=seeds,
+                seeds=seeds if strategy in ("feature_extract", "finetune") else (0,),
                 departs="The tutorial's recipe on the flowers, two epochs of all 3,130 images."
                 if data == "flowers"
                 else "",
@@ -81,7 +81,7 @@ def _tutorial() -> Iterator[Row]:
                 chapter="Six networks on ants and bees",
                 published=CURVES,
                 weights="squeezenet1_0-imagenet.safetensors" if here and strategy != "scratch" else None,
-                seeds=THREE if here else (0,),
+                seeds=THREE if here and strategy != "scratch" else (0,),
                 unmeasured="" if here or strategy == "scratch" else NO_WEIGHTS,
             )
 
