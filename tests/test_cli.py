@@ -66,6 +66,8 @@ finally:
         "evaluate checkpoint=nowhere split=tset": "Did you mean test",
         "evaluate checkpoint=nowhere views=[hflip]": "tta=true",
         "evaluate checkpoint=nowhere data.preprocess.fit=crop": "preprocess.fit=",
+        "export --help": "preprocess",
+        "export checkpoint=nowhere format=onx": "Did you mean onnx",
         "predict source=nowhere model=vgg16": "source=nowhere",
         "predict source=. model=vgg61": "Did you mean vgg",
     }.items(),

@@ -15,6 +15,7 @@ TASKS = {
     "train": "fit a network, keep its best checkpoint, test it, write the run folder",
     "evaluate": "test a checkpoint, on its own data set or another",
     "predict": "name what is in pictures, by a checkpoint or by ImageNet's classes",
+    "export": "hand a checkpoint over as ONNX, torch.export or state dict, checked against the original",
     "inspect": "look at a data set before training: broken, doubled, lopsided; exit code 1 if it spoils training",
     "compare": "all finished runs side by side",
 }

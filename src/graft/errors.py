@@ -40,6 +40,10 @@ class TrainingError(GraftError):
     """Training cannot go on, or cannot be taken up again."""
 
 
+class ExportError(GraftError):
+    """A network handed over is not the one that was to be handed over."""
+
+
 class NotAvailable(GraftError):
     """Something that would be downloaded is neither here nor within reach.
 

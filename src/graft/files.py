@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,17 @@ def writing_atomically(path: Path) -> Iterator[IO[bytes]]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_in_place(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` whose files move into it when the block is done, and go when it fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part") as part:
+        yield Path(part)
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(part).iterdir()):
+            file.replace(folder / file.name)
 
 
 def sha256(path: Path) -> str:

@@ -1,12 +1,14 @@
 """What `graft evaluate` and `graft predict` must not be told, said before anything heavy is loaded."""
 
 from collections.abc import Collection, Iterable
+from importlib.util import find_spec
 from typing import Any
 
 from graft.config.validation import one_of
 from graft.errors import ConfigError
 
 SPLITS = ("test", "val", "train", "all")
+EXPORTS = ("onnx", "torch_export", "state_dict")
 VIEWS = ("identity", "hflip", "corners", "hflip_corners")
 
 
@@ -63,6 +65,28 @@ def check_predict(config: Any) -> None:
     _check_preprocess(config.preprocess)
     if config.batch_size < 1:
         raise ConfigError(f"batch_size={config.batch_size}: at least 1.")
+
+
+def check_export(config: Any) -> list[str]:
+    """The formats that an ExportConfig asks for; refuses what it must not say.
+
+    Raises:
+        ConfigError: names the key and the way out.
+    """
+    if config.checkpoint is None:
+        raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+    wanted = [config.format] if isinstance(config.format, str) else list(config.format)
+    for name in wanted:
+        one_of("format", name, EXPORTS)
+    if config.preprocess and "state_dict" in wanted:
+        raise ConfigError("format=state_dict and preprocess=true disagree: a state dict holds weights, no computation.")
+    if config.images < 2 or config.tolerance <= 0:
+        raise ConfigError(f"images={config.images}, tolerance={config.tolerance}: at least 2 images, and more than 0.")
+    if "onnx" in wanted:
+        missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+        if missing:
+            raise ConfigError(f"format=onnx needs {', '.join(missing)}.\nInstall with: pip install 'graft[export]'")
+    return wanted
 
 
 def sources_of(config: Any) -> list[str]:

@@ -321,10 +321,28 @@ class InspectConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
+@dataclass
+class ExportConfig:
+    """The whole configuration of `graft export`."""
+
+    checkpoint: str | None = None
+    format: Any = "onnx"
+    preprocess: bool = False
+    opset: int | None = None
+    images: int = 32
+    samples: str | None = None
+    tolerance: float = 1e-4
+    name: str | None = None
+    folder: str = "outputs/export"
+    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "compare": CompareConfig,
     "inspect": InspectConfig,
 }

@@ -1,4 +1,4 @@
-"""`graft predict` and `graft evaluate` as a user types them."""
+"""`graft evaluate`, `predict` and `export` as a user types them."""
 
 import csv
 import json
@@ -64,3 +64,14 @@ def test_an_evaluation_has_a_folder_of_its_own_and_says_whether_the_figures_are_
     metrics = json.loads((digits_run / "summary.json").read_text())["metrics"]
     assert json.loads((folder / "evaluation.json").read_text())["metrics"]["test/loss"] == metrics["test/loss"]
     assert {file: file.stat().st_mtime_ns for file in digits_run.rglob("*")} == before
+
+
+def test_an_export_says_what_it_compared_and_leaves_only_that(digits_run: Path, tmp_path: Path) -> None:
+    words = ("-m", "graft.cli", "export", f"checkpoint={digits_run}", "format=torch_export", "folder=out")
+    done = succeeded(command(tmp_path / "x", *words))
+    assert "32 images" in done.out
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == [
+        "out",
+        "out/vgg_mini.pt2",
+        "out/vgg_mini.pt2.json",
+    ]

@@ -1,0 +1,133 @@
+"""`graft export`: a network in the formats that other programs read, checked before it says done."""
+
+import dataclasses
+import itertools
+import json
+import logging
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graft.config.inference import check_export, said_keys
+from graft.data.images import ImageSet
+from graft.data.sources import locate
+from graft.data.stream import find_images
+from graft.errors import DataError
+from graft.files import folder_in_place, sha256, write_atomically
+from graft.learning.checkpoints import checkpoint_file
+from graft.tasks.evaluate import run_config
+from graft.tasks.run import versions
+from graft.tasks.train import data_root, open_data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from graft.learning.handover import Checked, Handover
+    from graft.learning.restore import Restored
+
+log = logging.getLogger("graft")
+
+FLOATS = "RGB, float32 in [0, 1], mean taken out, divided by std"
+BYTES = "RGB, uint8 from 0 to 255, nothing else done to it"
+
+
+def main(config: Any) -> None:
+    """Export as `config` (an ExportConfig, composed by Hydra) says."""
+    from hydra.core.hydra_config import HydraConfig
+
+    export(config, said_keys(HydraConfig.get().overrides.task))
+
+
+def export(config: Any, said: Collection[str] = ()) -> None:
+    """Write each format asked for; a file gets its place when it was read back and computes what the checkpoint does.
+
+    Raises:
+        DataError: no images to compare on.
+        ExportError: a file computes something else.
+    """
+    wanted = check_export(config)
+    checkpoint = checkpoint_file(config.checkpoint)
+    from graft.learning.handover import Handover, check, formats  # torch only now that there is something to export
+    from graft.learning.restore import from_checkpoint
+
+    restored = from_checkpoint(checkpoint)
+    images = real_images(config, restored, said)
+    handover = Handover(restored, config.preprocess)
+    if "state_dict" in wanted and not handover.is_torchvisions:
+        log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
+    place = Path(config.folder).expanduser()
+    for ending, form in itertools.chain.from_iterable(formats(name, config.opset).items() for name in wanted):
+        started = time.perf_counter()
+        with folder_in_place(place) as folder:
+            file = folder / f"{config.name or restored.recipe.name}{ending}"
+            form.write(handover, file)
+            checked = check(form.read(handover, file), handover, images, config.tolerance, file.name)
+            text = json.dumps(card(handover, file, checked, checkpoint), indent=2, ensure_ascii=False) + "\n"
+            write_atomically(file.with_name(f"{file.name}.json"), text.encode())
+        log.info(
+            "%s  %.1f MB  %d images: logits within %.1g, the same class for all  (%.1f s)",
+            place / file.name,
+            (place / file.name).stat().st_size / 1e6,
+            checked.images,
+            checked.largest_difference,
+            time.perf_counter() - started,
+        )
+
+
+def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Tensor":
+    """Images to compare on, uint8 [N, 3, S, S]: of `samples`, else of the run's own test images (embedded or on disk).
+
+    Raises:
+        DataError: there are none within reach.
+    """
+    import torch
+
+    from graft.data.transforms import eval_transform
+
+    if config.samples is not None:
+        found = list(itertools.islice(find_images([config.samples]), config.images))
+        paths = [picture.path for picture in found]
+        images = ImageSet([str(picture) for picture in found], np.zeros(len(found), dtype=np.int64), paths=paths)
+        if not len(images):
+            raise DataError(f"samples={config.samples}: no picture found there.")
+    else:
+        run = run_config(config, restored.config, said)
+        missing = locate(run.data.name, data_root(run), download=False)
+        if missing is not None:
+            raise DataError(
+                f"No images to compare the exported network with the checkpoint on: {missing}\n"
+                "Give samples=FOLDER (any photographs), or say where the data lie: paths.data=FOLDER, data.root=FOLDER."
+            )
+        test = open_data(run).test
+        images = test.select(np.unique(np.linspace(0, len(test) - 1, config.images).astype(int)))
+    transform = eval_transform(restored.preprocessing)
+    return torch.stack([transform(images.load(index)) for index in range(len(images))])
+
+
+def card(handover: "Handover", file: Path, checked: "Checked", checkpoint: Path) -> dict[str, Any]:
+    """What someone who has the file alone must know."""
+    from graft.learning.handover import how_to_load
+
+    restored = handover.restored
+    preprocessing = restored.preprocessing.to_dict()
+    size = restored.preprocessing.input_size
+    return {
+        "file": file.name,
+        "sha256": sha256(file),
+        "network": restored.recipe.name,
+        "load": how_to_load(handover, file),
+        "classes": list(restored.classes),
+        "input": {
+            "name": "images",
+            "shape": ["batch", 3, size, size],
+            "values": BYTES if handover.preprocess else FLOATS,
+        },
+        "output": {"name": "logits", "shape": ["batch", len(restored.classes)]},
+        **preprocessing,
+        "checked": dataclasses.asdict(checked),
+        "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+        "versions": versions(),
+    }
