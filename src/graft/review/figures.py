@@ -1,0 +1,151 @@
+"""Drawn figures: the confusion matrix, accuracy per class, calibration. Each is data in, picture out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from graft.predictions import Array, Calibration
+from graft.review.drawing import (
+    FAINT,
+    HEAD,
+    INK,
+    WRONG,
+    heading_width,
+    new_figure,
+    put_heading,
+    rendered,
+    shortened,
+    style,
+)
+
+NAMED, NUMBERED = 60, 30
+"""Up to so many classes a matrix names its rows and columns, and writes numbers into its cells."""
+
+BLUE = "#3b78b8"
+
+BARS, BAR = 40, 340
+"""Bars drawn at most (with more classes the least accurate), and the pixels of one that is full."""
+
+MIXED_UP = 12
+"""Pairs of classes listed beside a matrix without numbers."""
+
+
+def confusion_picture(confusion: Array, classes: Sequence[str], heading: str) -> Image.Image:
+    """True classes down, predicted ones across; the shade is the share of the true class.
+
+    Up to 30 classes with the number of images in each cell, up to 60 with names, beyond that with the pairs that
+    are mixed up most. About 1,000 pixels wide at most, whatever the number of classes.
+    """
+    count = len(classes)
+    totals = confusion.sum(axis=1, keepdims=True)
+    share = confusion / np.maximum(totals, 1)
+    names = [f"{shortened(name, 24)}" for name in classes]
+    longest = 7 * max(len(name) for name in names)
+    inner = int(np.clip(44 * count, 240, 720))
+    listed, named = count > NUMBERED, count <= NAMED
+    upright = longest > inner / count
+    left, below = (longest + 40, (longest if upright else 20) + 34) if named else (64, 50)
+    width = max(left + inner + 110 + (300 if listed else 0), heading_width(heading))
+    height = HEAD + 16 + inner + below
+    with style([heading, *names]):
+        figure = new_figure(width, height)
+        put_heading(figure, heading)
+        axes = figure.add_axes((left / width, below / height, inner / width, inner / height))
+        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest" if count < 200 else "auto")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.spines[:].set_visible(False)
+        if named:
+            size = 9 if count <= NUMBERED else 7
+            axes.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=size)
+            axes.set_yticks(range(count), names, fontsize=size)
+            axes.tick_params(length=0)
+        if not listed:
+            size = 9 if count <= 16 else 7
+            for row, column in zip(*np.nonzero(confusion), strict=True):
+                shade = "white" if share[row, column] > 0.55 else INK
+                axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", fontsize=size,
+                          color=shade)  # fmt: skip
+        bar = figure.add_axes(((left + inner + 18) / width, below / height, 12 / width, inner / height))
+        figure.colorbar(picture, cax=bar, format=lambda value, _: f"{100 * value:.0f} %")
+        bar.set_title("of the true class", fontsize=7, loc="left")
+        if listed:
+            lines = ["most often mixed up", "", *mixed_up(confusion, classes)]
+            figure.text((left + inner + 90) / width, (below + inner) / height, "\n".join(lines), va="top",
+                        fontsize=8, linespacing=1.6)  # fmt: skip
+        return rendered(figure)
+
+
+def mixed_up(confusion: Array, classes: Sequence[str], count: int = MIXED_UP) -> list[str]:
+    """`12 × wolf called husky`, the most frequent first."""
+    off = confusion.copy()
+    np.fill_diagonal(off, 0)
+    order = np.argsort(-off, axis=None, kind="stable")[:count]
+    pairs = [divmod(int(cell), len(classes)) for cell in order if off.flat[cell]]
+    return [f"{off[t, p]:,} × {shortened(classes[t], 18)} called {shortened(classes[p], 18)}" for t, p in pairs]
+
+
+def accuracy_picture(correct: Array, totals: Array, classes: Sequence[str], heading: str) -> Image.Image:
+    """A bar a class with its accuracy and number of images, and a line at the accuracy of all.
+
+    In the order of the classes; of more than 40 classes the 40 least accurate, lowest first.
+
+    Args:
+        correct, totals: images of each class called by its name, and all of them, [C].
+        classes: their names.
+        heading: see `put_heading`.
+    """
+    with np.errstate(invalid="ignore"):
+        accuracy = correct / totals
+    shown = np.arange(len(classes))
+    if len(classes) > BARS:
+        heading += f" · the {BARS} lowest of {len(classes)} classes"
+        shown = np.argsort(np.nan_to_num(accuracy, nan=2.0), kind="stable")[:BARS]
+    names = [shortened(classes[int(i)], 32) for i in shown]
+    left, below, inner = 7 * max(len(name) for name in names) + 30, 50, 24 * len(shown)
+    width, height = max(left + BAR + 110, heading_width(heading)), HEAD + 20 + inner + below
+    mean = float(correct.sum() / max(1, totals.sum()))
+    with style([heading, *names]):
+        figure = new_figure(width, height)
+        put_heading(figure, heading)
+        axes = figure.add_axes((left / width, below / height, BAR / width, inner / height))
+        axes.barh(range(len(shown)), np.nan_to_num(accuracy[shown]), color=BLUE, height=0.72)
+        axes.axvline(mean, color=WRONG, linewidth=1, linestyle="--")
+        axes.text(mean, -0.6, f"all: {mean:.3f}", color=WRONG, fontsize=8, ha="center", va="bottom")
+        for place, i in enumerate(shown):
+            said = f"{accuracy[i]:.3f}  of {totals[i]:,}" if totals[i] else "no images"
+            axes.text(1.01, place, said, va="center", fontsize=8)
+        axes.set_yticks(range(len(shown)), names)
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlim(0, 1)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("accuracy")
+        return rendered(figure)
+
+
+def calibration_picture(calibration: Calibration, heading: str) -> Image.Image:
+    """Accuracy against confidence, bin by bin, with the gap to the diagonal, over the number of images in each."""
+    bins = len(calibration.counts)
+    centres = (np.arange(bins) + 0.5) / bins
+    there = calibration.counts > 0
+    accuracy, confidence = calibration.accuracy[there], calibration.confidence[there]
+    heading += f" · expected calibration error (ECE) {calibration.error:.3f}"
+    width, height = max(540, heading_width(heading)), 580
+    with style([heading]):
+        figure = new_figure(width, height)
+        put_heading(figure, heading)
+        upper, lower = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+        upper.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="as confident as right")
+        upper.bar(centres[there], accuracy, 0.9 / bins, color=BLUE, label="accuracy")
+        upper.bar(centres[there], confidence - accuracy, 0.9 / bins, accuracy, color="none", edgecolor=WRONG,
+                  hatch="////", linewidth=0.8, label="gap to the mean confidence")  # fmt: skip
+        upper.set_ylim(0, 1.02)
+        upper.set_ylabel("share right")
+        upper.legend(loc="upper left", frameon=False, fontsize=8)
+        lower.bar(centres, calibration.counts, 0.9 / bins, color=FAINT)
+        lower.set_xlim(0, 1)
+        lower.set_ylabel("images")
+        lower.set_xlabel("confidence")
+        figure.tight_layout(rect=(0, 0, 1, 1 - HEAD / height))
+        return rendered(figure)

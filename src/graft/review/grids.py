@@ -1,0 +1,146 @@
+"""Images side by side, each with a title."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from graft.predictions import Array, Predictions
+from graft.review.drawing import (
+    HEAD,
+    INK,
+    RIGHT,
+    WRONG,
+    heading_width,
+    new_figure,
+    put_heading,
+    rendered,
+    shortened,
+    style,
+)
+
+SIDE, GAP, LINE = 160, 14, 15
+"""Pixels: of a tile, between tiles, of a line of title."""
+
+LETTERS = 25
+"""Characters that fit above a tile."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image with what is said of it.
+
+    Attributes:
+        image: uint8 [H, W, 3], as the network sees it.
+        lines: one or two lines of title.
+        colour: of title and frame.
+    """
+
+    image: Array
+    lines: tuple[str, ...]
+    colour: str = INK
+
+
+def verdict(image: Array, predicted: str, true: str, confidence: float) -> Tile:
+    """`✓ predicted (true) 97 %` in green, or `✗ …` in red; on two lines where it is long."""
+    right = predicted == true
+    share = f"{100 * confidence:.0f} %"
+    whole = f"{'✓' if right else '✗'} {predicted} ({true}) {share}"
+    if len(whole) <= LETTERS:
+        lines: tuple[str, ...] = (whole,)
+    else:
+        lines = (
+            f"{whole[0]} {shortened(predicted, LETTERS - 2)}",
+            f"({shortened(true, LETTERS - len(share) - 3)}) {share}",
+        )
+    return Tile(image, lines, RIGHT if right else WRONG)
+
+
+def verdicts(predictions: Predictions, positions: Array, images: Sequence[Array], classes: Sequence[str]) -> list[Tile]:
+    """A tile for each of `positions`; `images` are theirs."""
+    return [
+        verdict(
+            image,
+            classes[predictions.predicted[position]],
+            classes[predictions.labels[position]],
+            float(predictions.confidence[position]),
+        )
+        for position, image in zip(positions, images, strict=True)
+    ]
+
+
+def grid(tiles: Sequence[Tile], heading: str, *, columns: int = 4) -> Image.Image:
+    """Tiles in rows of `columns` under a heading (see `put_heading`); without tiles the heading alone."""
+    columns = max(1, min(columns, len(tiles)))
+    images = [fitted(tile.image) for tile in tiles]
+    high = max((image.shape[0] for image in images), default=0)
+    wide = max([SIDE, *(image.shape[1] for image in images)]) + GAP
+    title = LINE * max((len(tile.lines) for tile in tiles), default=0) + 4
+    below = title + high + GAP
+    width = max(columns * wide + GAP, heading_width(heading))
+    height = HEAD + -(-len(tiles) // columns) * below
+    with style([heading, *(line for tile in tiles for line in tile.lines)]):
+        figure = new_figure(width, height)
+        put_heading(figure, heading)
+        for number, (tile, image) in enumerate(zip(tiles, images, strict=True)):
+            left, top = GAP + number % columns * wide, HEAD + number // columns * below + title
+            figure.text(left / width, 1 - (top - 4) / height, "\n".join(tile.lines), fontsize=8, linespacing=1.25,
+                        va="bottom", color=tile.colour)  # fmt: skip
+            figure.figimage(framed(image, tile.colour), left, height - top - image.shape[0], origin="upper")
+        return rendered(figure)
+
+
+def fitted(image: Array) -> Array:
+    """Small images enlarged by a whole factor, dot by dot; large ones reduced to `SIDE` in height."""
+    height, width = image.shape[:2]
+    if enlarged(height):
+        factor = SIDE // height
+        return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+    size = (max(1, round(width * SIDE / height)), SIDE)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def enlarged(height: int) -> bool:
+    """Whether images of this height are shown dot by dot."""
+    return height <= SIDE // 2
+
+
+def framed(image: Array, colour: str) -> Array:
+    """With a border of three pixels laid over its edge, where the colour says something."""
+    if colour == INK:
+        return image
+    image = image.copy()
+    value = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    image[:3], image[-3:], image[:, :3], image[:, -3:] = value, value, value, value
+    return image
+
+
+def thumbnail(image: Array, side: int) -> Array:
+    """uint8 [H, W, 3] reduced or enlarged to [side, side, 3]."""
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def encoded(image: Image.Image, *, photograph: bool) -> bytes:
+    """JPEG for photographs (about a tenth of a PNG), PNG for drawings and enlarged dots."""
+    buffer = io.BytesIO()
+    if photograph:
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def overlaid(image: Array, heat: Array) -> Array:
+    """The image beside itself under a heat map, uint8 [H, 2 W, 3].
+
+    Args:
+        image: uint8 [H, W, 3].
+        heat: [H, W] in [0, 1]; where it is 0 the image is dimmed, where it is 1 it is coloured.
+    """
+    from matplotlib import colormaps
+
+    colours = colormaps["inferno"](heat)[..., :3] * 255
+    mixed = 0.45 * image + 0.55 * colours
+    return np.concatenate([image, np.rint(mixed).astype(np.uint8)], axis=1)
