@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,20 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.options.split_seed=3")
     limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false", "logger=none")
     return succeeded(train(tmp_path_factory.mktemp("digits") / "run", *words, *limits)).folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real, headless Chromium driven by playwright (Debian: `apt-get install chromium`)."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser on this machine ({', '.join(names)})")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @dataclass

@@ -42,6 +42,7 @@ MISTAKES = {
     "data.batch_size=1 model=vgg16_bn": ["data.batch_size=1", "BatchNorm"],
     "data.val_fraction=1.0": ["data.val_fraction=1.0"],
     "data.shots=0": ["data.shots=0"],
+    "review.images=-1": ["review.images=-1"],
     "optimized_metric=val/accuracy": ["Did you mean val/acc"],
     "optimized_metric=test/acc": ["optimized_metric=test/acc", "callbacks.checkpoint=best"],
     "data=folder data.root=EMPTY strategy=scratch": ["EMPTY", "no"],

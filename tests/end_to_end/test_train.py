@@ -37,6 +37,7 @@ def test_a_run_leaves_everything_behind(run: Finished) -> None:
     assert {path.name for path in run.folder.iterdir()} == {
         "summary.json",
         "metrics.csv",
+        "review.npz",
         "train.log",
         ".hydra",
         "checkpoints",

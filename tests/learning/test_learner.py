@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 from commands import QUICK, ROOT, Finished, command, signal_after_first_checkpoint, succeeded, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from graft.review.record import read_record
 
 SMALL = (
     "model=vgg_custom", "model.table=[8,M,16,M]", "model.classifier=vgg", "model.input_size=32",
@@ -114,7 +117,7 @@ ALWAYS = ("feature_extract", "gradual", "adamw, onecycle, averaged, mixed")
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretrained: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, "model.batch_norm=true", "scheduler=step", "scheduler.step_size=1", *STRATEGIES[name]]
-    overrides += ["trainer.limit_train_batches=6", "trainer.limit_val_batches=2"]
+    overrides += ["trainer.limit_train_batches=6", "trainer.limit_val_batches=2", "logger.tensorboard=true"]
     overrides += [f"model.weights={pretrained}"] if name != "scratch" else []
     overrides += ["trainer.max_epochs=5"]
     whole = succeeded(train(tmp_path / "whole", *overrides))
@@ -127,6 +130,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretra
     assert (resumed.folder / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
     assert resumed.summary["metrics"] == whole.summary["metrics"]
     assert resumed.summary["epochs"] == whole.summary["epochs"]
+    assert (resumed.folder / "review.npz").read_bytes() == (whole.folder / "review.npz").read_bytes()
+    assert shown(resumed) == shown(whole), "TensorBoard shows every step once, and the same pictures"
+
+
+def shown(run: Finished) -> dict[str, list[tuple[int, object]]]:
+    events = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    found: dict[str, list[tuple[int, object]]] = {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if not tag.startswith("time/")
+    }
+    images = events.Tags()["images"]
+    assert len(images) >= 8
+    return found | {tag: [(image.step, image.encoded_image_string) for image in events.Images(tag)] for tag in images}
 
 
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM])
@@ -181,6 +199,11 @@ def test_two_processes_learn_what_one_learns_from_the_same_global_batch(tmp_path
     assert {path.name for path in two.folder.iterdir()} == {path.name for path in one.folder.iterdir()}
     for name in ("val/loss", "val/acc", "test/loss"):
         assert two.summary["metrics"][name] == pytest.approx(one.summary["metrics"][name], abs=1e-4)
+    seen, expected_seen = read_record(two.folder), read_record(one.folder)
+    assert seen is not None
+    assert expected_seen is not None
+    assert seen.digests.tolist() == expected_seen.digests.tolist(), "each test image once, of all processes"
+    assert seen.images == sum(two.summary["data"]["counts"]["test"].values())
     expected, got = weights(one), weights(two)
     for key in expected:
         torch.testing.assert_close(got[key], expected[key], rtol=0, atol=1e-4)

@@ -180,6 +180,32 @@ class CallbacksConfig:
 
 
 @dataclass
+class ReviewConfig:
+    """How much of a run is shown in TensorBoard and kept for `graft compare`; 0 or false: none of it."""
+
+    measures: bool = True
+    """Gradient norm of each parameter group, step time and images per second."""
+    texts: bool = True
+    """The configuration, the layer table and HPARAMS."""
+    figures: bool = True
+    """Confusion matrix, accuracy per class and calibration of the best epoch."""
+    images: int = 16
+    """Images of the first training batch, of the validation and of the test set."""
+    worst: int = 16
+    """Images that the best epoch got most wrong."""
+    gradcam: int = 4
+    """Validation images shown with the places that speak for their class."""
+    curves: int = 16
+    """Classes with a precision-recall curve."""
+    embedding: int = 500
+    """Validation images in the projector."""
+    record: int = 48
+    """Thumbnails in review.npz, which `graft compare` shows; 0: no such file."""
+    graph: bool = False
+    """The network's graph."""
+
+
+@dataclass
 class PathsConfig:
     data: str = "data"
     outputs: str = "outputs"
@@ -203,6 +229,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 

@@ -67,6 +67,9 @@ def _ranges(config: Any) -> None:
             raise ConfigError(f"{key}={value}: must be more than 0.")
     if config.trainer.max_epochs < 1 and config.trainer.max_steps < 1:
         raise ConfigError(f"trainer.max_epochs={config.trainer.max_epochs}: nothing to train; give at least 1.")
+    for key, value in config.review.items():
+        if value < 0:
+            raise ConfigError(f"review.{key}={value}: 0 for none, or more.")
     fractions = {
         "data.val_fraction": config.data.val_fraction,
         "loss.label_smoothing": config.loss.label_smoothing,
@@ -150,6 +153,7 @@ UNESSENTIAL = (
     "optimized_metric",
     "paths.",
     "logger.",
+    "review.",
     "callbacks.progress",
     "data.num_workers",
     "data.fold",

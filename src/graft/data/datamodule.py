@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -130,6 +132,14 @@ class ImageDataModule(LightningDataModule):
         dataset = self._eval_dataset(part)
         sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
         return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
+
+    def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
+        """Image `index` of "train", "val" or "test" as evaluation sees it before normalisation, [S, S, 3]."""
+        images = self.splits.parts()[part]
+        dataset = self._evaluated.get(id(images))
+        if isinstance(dataset, ResidentDataset):
+            return dataset.pixels[index]
+        return eval_transform(self.preprocessing)(images.load(index)).permute(1, 2, 0).numpy()
 
     def _choose_resident(self, resident_gb: float) -> frozenset[str]:
         splits, left, chosen = self.splits, resident_gb * 2**30, set()

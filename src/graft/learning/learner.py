@@ -134,10 +134,8 @@ class Learner(pl.LightningModule):
         torch.manual_seed(seed_of(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = self.normalise(batch.images), batch.labels
-        targets: Tensor = labels
-        if self.objective.mixup or self.objective.cutmix:
-            images, targets = self._mix(images, labels, batch_idx)
+        labels = batch.labels
+        images, targets = self.prepared(batch, batch_idx)
         output = self.network(images)
         logits, *auxiliary = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
         main = self._loss(logits, targets)
@@ -151,6 +149,14 @@ class Learner(pl.LightningModule):
         if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
             self._log_step({"train/loss_main": main, "train/loss_aux": side} if auxiliary else {})
         return loss
+
+    def prepared(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """What the network is trained on: normalised images [B, 3, S, S], and their classes [B], or the shares of
+        each class [B, C] where images are mixed."""
+        images = self.normalise(batch.images)
+        if self.objective.mixup or self.objective.cutmix:
+            return self._mix(images, batch.labels, batch_idx)
+        return images, batch.labels
 
     def _last_of_accumulation(self, batch_idx: int) -> bool:
         every = self.trainer.accumulate_grad_batches
@@ -199,7 +205,7 @@ class Learner(pl.LightningModule):
         self.taken_for = torch.zeros(len(self.classes), device=self.device)
         self.per_class.reset()
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch) -> Tensor:
         logits = self(batch.images).float()
         real = batch.labels != PADDING
         loss = F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=PADDING)
@@ -207,6 +213,7 @@ class Learner(pl.LightningModule):
         self.eval_sums += torch.stack([loss, (predicted == batch.labels).sum(), real.sum()])
         self.taken_for.scatter_add_(0, predicted, real.to(self.taken_for.dtype))
         self.per_class.update(predicted, batch.labels)
+        return logits
 
     def _figures(self, split: str) -> dict[str, float]:
         loss, correct, count = self._over_processes(self.eval_sums)
@@ -215,8 +222,8 @@ class Learner(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate(batch)  # the logits, for callbacks
 
     def on_validation_epoch_end(self) -> None:
         figures = self._figures("val")
@@ -241,8 +248,8 @@ class Learner(pl.LightningModule):
     def on_test_epoch_start(self) -> None:
         self._start_evaluation()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
         each = self.per_class.compute().tolist()

@@ -21,6 +21,10 @@ class Normalise(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return (images.float() - self.mean) * self.inverse_std
 
+    def undone(self, images: Tensor) -> Tensor:
+        """The inverse, rounded: floats [B, 3, S, S] to uint8."""
+        return (images / self.inverse_std + self.mean).round().clamp(0, 255).to(torch.uint8)
+
 
 def is_channels_last(network: nn.Module) -> bool:
     """Whether its convolutions lie channels-last in memory, and want their input so."""

@@ -4,11 +4,13 @@ import dataclasses
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import OmegaConf
@@ -28,6 +30,7 @@ from graft.models import build_network, built_for
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.preprocessing import Preprocessing
 from graft.review.layers import layer_table
+from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
 from graft.transfer import TransferPlan, plan_transfer
 
@@ -37,21 +40,23 @@ log = logging.getLogger("graft")
 def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None:
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
+    told = Told({**record.summary["config"], "seed": config.seed}, overridden())
     if device.devices * config.trainer.num_nodes > 1:
         from graft.learning.processes import launch
 
-        record.summary |= launch(one_process, device.devices, plain, splits, device, record.folder)
+        record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
     else:
-        record.summary |= one_process(plain, splits, device, record.folder)
+        record.summary |= one_process(plain, splits, device, told, record.folder)
 
 
-def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: Path) -> dict[str, Any]:
+def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
     """The run of one process (of all, where there are several): from weights to the test's figures.
 
     Args:
         plain: the configuration as plain containers.
         splits: the data.
         device: where to compute.
+        told: the run's choices.
         folder: the run's folder.
 
     Returns:
@@ -107,12 +112,19 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: P
         log_every=config.trainer.log_every_n_steps,
     )
     resume = resume_point(config.resume, folder)
-    trainer = build_trainer(config, device, folder, plan, resume, -(-data.steps_per_epoch // device.devices))
+    review = Review(config, learner, data, folder, told)
+    batches = -(-data.steps_per_epoch // device.devices)
+    trainer = build_trainer(config, device, folder, plan, resume, batches, review.callbacks())
+    review.open(trainer, notes)
     if config.trainer.baseline and resume is None:
         trainer.validate(learner, datamodule=data, verbose=False)
         said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
         log.info("before the first step  %s", said)
-    trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
+    except Exception:
+        review.failed()
+        raise
     epochs = trainer.current_epoch
     notes += [learner.collapsed] if learner.collapsed else []
 
@@ -121,6 +133,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: P
     if config.trainer.test:
         trainer.test(learner, datamodule=data, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
+    review.conclude(trainer, figures, best_step=read_checkpoint(best)["global_step"])
     for logger in trainer.loggers:
         logger.finalize("success")
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
@@ -141,6 +154,14 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, folder: P
         | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},
         "notes": notes,
     }
+
+
+def overridden() -> tuple[str, ...]:
+    """The keys that the command line, or a sweep, sets for this run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    return tuple(word.lstrip("+").partition("=")[0] for word in words)
 
 
 def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
@@ -197,20 +218,30 @@ def said_of_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[st
 
 
 def build_trainer(
-    config: Any, device: Device, folder: Path, plan: TransferPlan, resume: Path | None, batches: int
+    config: Any,
+    device: Device,
+    folder: Path,
+    plan: TransferPlan,
+    resume: Path | None,
+    batches: int,
+    watching: Sequence[Callback] = (),
 ) -> pl.Trainer:
-    """Lightning's Trainer as the configuration and the device want it, for epochs of `batches` training batches."""
+    """Lightning's Trainer as the configuration and the device want it, for epochs of `batches` training batches;
+    `watching` are callbacks beside the usual ones."""
     own = config.trainer
-    table = TableLogger(folder / "metrics.csv")
+    table, purge = TableLogger(folder / "metrics.csv"), None
     if resume is not None:
-        table.go_on_after(read_checkpoint(resume)["global_step"])
+        step = read_checkpoint(resume)["global_step"]
+        table.go_on_after(step)
+        purge = step + 1
     loggers: list[Logger] = [table] if config.logger.csv else []
     if config.logger.tensorboard:
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
+        board = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
+        loggers.append(board)
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
         strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
-    callbacks = build_callbacks(config, folder, log)
+    callbacks = [*build_callbacks(config, folder, log), *watching]
     limits = {key: own[key] for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches")}
     trainer = pl.Trainer(
         accelerator=device.accelerator,

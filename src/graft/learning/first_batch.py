@@ -1,0 +1,34 @@
+"""The first training batch, caught as the network sees it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from graft.learning.learner import Learner
+
+
+class FirstBatch(Callback):
+    """Hands the first images of a run's first batch to `show(images, targets)`, in the first process.
+
+    Augmented and mixed as they are trained on, but not normalised: uint8 [B, 3, S, S] and class indices [B] or
+    shares of the classes [B, C], on the CPU. A resumed run has shown them already.
+
+    Args:
+        count: how many images.
+        show: what to do with them.
+    """
+
+    def __init__(self, count: int, show: Callable[[Tensor, Tensor], None]) -> None:
+        self.count, self.show = count, show
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step or batch_idx or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Learner)
+        images, targets = pl_module.prepared(batch, batch_idx)
+        self.show(pl_module.normalisation.undone(images[: self.count]).cpu(), targets[: self.count].cpu())

@@ -1,0 +1,178 @@
+"""What TensorBoard is told: one place for every name, and the way each kind of thing is written.
+
+`writer` is a `torch.utils.tensorboard.SummaryWriter`, the one of the run itself, so that everything of a run is under
+one name.
+"""
+
+import html
+import re
+import shutil
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from graft.predictions import Array, Predictions
+from graft.review.grids import encoded
+
+TRAIN_BATCH = "review/train_batch"
+PREDICTIONS = "review/val_predictions"
+WORST = "review/worst"
+CONFUSION = "review/confusion"
+PER_CLASS = "review/acc_per_class"
+CALIBRATION = "review/calibration"
+GRAD_CAM = "review/gradcam"
+TEST_PREDICTIONS = "review/test_predictions"
+CURVES = "precision_recall/{}"
+EMBEDDING = "validation"
+CONFIG, LAYERS, NOTES = "config", "layers", "notes"
+FINAL = "final/{}"
+
+FINALS = ("test/acc", "val/acc", "test/loss", "val/loss")
+"""What HPARAMS compares, in this order; under names of their own, because val/acc goes on after the best epoch."""
+
+DIMENSIONS = 64
+"""Of the embedding: principal components, all that the projector's own PCA and t-SNE look at."""
+
+THUMBNAIL = 32
+
+
+def put_picture(writer: Any, tag: str, image: Image.Image, step: int, *, photograph: bool) -> None:
+    """A picture, as JPEG or PNG as it is (`add_image` would make a PNG of everything)."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    content = Summary.Image(
+        height=image.height,
+        width=image.width,
+        colorspace=3,
+        encoded_image_string=encoded(image, photograph=photograph),
+    )
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=content)]), step)
+
+
+def put_text(writer: Any, tag: str, markdown: str) -> None:
+    """A text at step 0; see `table` and `verbatim`."""
+    writer.add_text(tag, markdown, 0)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table whose cells are shown as they are, whatever characters they have."""
+    lines = [header, ["---"] * len(header), *([literal(str(cell)) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def literal(text: str) -> str:
+    """`text` so that Markdown and HTML show it as it is, on one line."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", html.escape(" ".join(text.split())))
+
+
+def verbatim(text: str) -> str:
+    """`text` as an indented block of code, which nothing in it can end."""
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]) -> None:
+    """The run's row in HPARAMS.
+
+    Args:
+        choices: every choice by its key; None is left blank.
+        first: keys that are shown without asking: those that were set for this run.
+    """
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    values = {key: plain(value) for key, value in choices.items()}
+    kinds = {bool: api_pb2.DATA_TYPE_BOOL, int: api_pb2.DATA_TYPE_FLOAT64, float: api_pb2.DATA_TYPE_FLOAT64}
+    columns = [
+        api_pb2.HParamInfo(name=key, type=kinds.get(type(value), api_pb2.DATA_TYPE_STRING), differs=key in first)
+        for key, value in values.items()
+    ]
+    metrics = [
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL.format(name)), display_name=name) for name in FINALS
+    ]
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    fields = {bool: "bool_value", int: "number_value", float: "number_value", str: "string_value"}
+    for key, value in values.items():
+        if value is not None:
+            setattr(start.hparams[key], fields[type(value)], value)
+    experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics, time_created_secs=time.time())
+    _put_session(writer, metadata.EXPERIMENT_TAG, {"experiment": experiment})
+    _put_session(writer, metadata.SESSION_START_INFO_TAG, {"session_start_info": start})
+
+
+def close_session(writer: Any, figures: Mapping[str, float], step: int, *, success: bool) -> None:
+    """The final figures of the run's row in HPARAMS, and how it ended."""
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    for name in FINALS:
+        if name in figures:
+            writer.add_scalar(FINAL.format(name), figures[name], step)
+    status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
+    end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+    _put_session(writer, metadata.SESSION_END_INFO_TAG, {"session_end_info": end})
+    writer.flush()
+
+
+def _put_session(writer: Any, tag: str, content: Mapping[str, Any]) -> None:
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    said = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=said.SerializeToString())
+    value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))
+    writer._get_file_writer().add_summary(Summary(value=[value]), 0)
+
+
+def plain(value: Any) -> Any:
+    """A number, a truth value, a text or None."""
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def put_curves(writer: Any, predictions: Predictions, classes: Sequence[str]) -> None:
+    """A precision-recall curve for each class whose probabilities were kept and that has images."""
+    for number in range(predictions.scores.shape[1]):
+        labels = predictions.labels == number
+        if labels.any():
+            tag = CURVES.format(classes[number])
+            writer.add_pr_curve(tag, labels, predictions.scores[:, number], predictions.step)
+
+
+def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, classes: Sequence[str]) -> None:
+    """What the head sees of the validation images, with their thumbnails, for the projector.
+
+    At most 64 numbers of text and 3 KiB of picture for each image.
+
+    Args:
+        thumbnails: uint8 [M, T, T, 3] of the M images in `predictions.feature_indices`.
+    """
+    import torch
+
+    rows = np.searchsorted(predictions.indices, predictions.feature_indices)
+    labels, predicted = predictions.labels[rows], predictions.predicted[rows]
+    metadata = [
+        [" ".join(classes[true].split()), " ".join(classes[said].split()), "right" if true == said else "wrong"]
+        for true, said in zip(labels, predicted, strict=True)
+    ]
+    folder = Path(writer.log_dir) / "00000" / EMBEDDING
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier part of a resumed run
+    writer.add_embedding(
+        np.round(principal_components(predictions.features, DIMENSIONS), 4),
+        metadata=metadata,
+        metadata_header=["true", "predicted", "right"],
+        label_img=torch.from_numpy(thumbnails).permute(0, 3, 1, 2).float() / 255,
+        global_step=0,
+        tag=EMBEDDING,
+    )
+
+
+def principal_components(features: Array, count: int) -> Array:
+    """The first `count` principal components of [M, D] rows, [M, min(count, M, D)]: distances as far as they keep."""
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    count = min(count, *features.shape)
+    if features.shape[1] < features.shape[0]:
+        _, axes = np.linalg.eigh(centred.T @ centred)
+        return centred @ axes[:, ::-1][:, :count]
+    squares, axes = np.linalg.eigh(centred @ centred.T)  # as good, and M is the smaller side
+    return (axes * np.sqrt(np.maximum(squares, 0)))[:, ::-1][:, :count]
