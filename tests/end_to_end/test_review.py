@@ -35,7 +35,8 @@ SCALARS = {
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: three classes with awkward names, two runs of two epochs at the defaults."""
+    """A folder of runs: three classes with awkward names, two runs of two epochs at the defaults and
+    with the graph."""
     folder = tmp_path_factory.mktemp("review")
     random = np.random.default_rng(0)
     for number, name in enumerate(CLASSES):
@@ -55,6 +56,7 @@ def of(folder: Path) -> list[str]:
     return [
         "model=vgg_mini", "strategy=scratch", "data=folder", f"data.root={folder}/data", "trainer.max_epochs=2",
         "data.batch_size=15", "trainer.log_every_n_steps=2", "trainer.precision=32-true", "augment=basic",
+        "review.graph=true",
     ]  # fmt: skip
 
 
@@ -80,6 +82,7 @@ def test_everything_is_there_under_the_same_names_in_every_run(outputs: Path, ev
     texts = {"config/text_summary", "layers/text_summary", "notes/text_summary"}
     curves = {f"precision_recall/{name}" for name in CLASSES}
     assert {tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_")} == texts | curves
+    assert events.Tags()["graph"], "asked for"
     assert events_of(outputs / "0.0005").Tags() == events.Tags()
 
 
@@ -119,7 +122,7 @@ def test_times_are_in_tensorboard_alone_and_gradients_beside_their_loss(run: Fin
 
 
 def test_none_leaves_the_figures_alone(outputs: Path, tmp_path: Path) -> None:
-    run = succeeded(train(tmp_path / "run", *of(outputs.parent), "review=none", "trainer.max_epochs=1"))
+    run = succeeded(train(tmp_path / "run", *of(outputs.parent), "review=none", "review.graph=false", "trainer.max_epochs=1"))
     tags = events_of(run.folder).Tags()
     assert not tags["images"]
     assert not tags["tensors"]

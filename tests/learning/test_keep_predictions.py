@@ -13,24 +13,13 @@ from graft.learning import keep_predictions as module
 from graft.learning.keep_predictions import KeepPredictions
 
 
-class Strategy:
-    """Another process has the same rows, but for their indices."""
-
-    def __init__(self, world: int) -> None:
-        self.world = world
-
-    def all_gather(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.stack([rows] * self.world)
-
-
-def a_trainer(step: int = 5, acc: float = 0.5, batches: int = 2, world: int = 1) -> Any:
+def a_trainer(step: int = 5, acc: float = 0.5, batches: int = 2) -> Any:
     return SimpleNamespace(
         state=SimpleNamespace(fn="fit"),
         global_step=step,
         current_epoch=1,
         num_val_batches=[batches],
-        world_size=world,
-        strategy=Strategy(world),
+        world_size=1,
         callback_metrics={"val/acc": torch.tensor(acc)},
     )
 
@@ -114,6 +103,14 @@ def test_of_a_large_set_few_images_keep_what_the_head_saw(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "LARGEST", 20)  # five rows of four numbers
     validate(keep, a_trainer(batches=5), batches)
     assert len(keep.best.feature_indices) == 5
+
+
+def test_a_network_that_has_diverged_is_sure_of_nothing() -> None:
+    keep = KeepPredictions(monitor=None, head=None, scores=3, features=0)
+    validate(keep, a_trainer(), [Batch(torch.full((2, 4), torch.nan), torch.tensor([0, 1]), torch.tensor([0, 1]))])
+    assert keep.best is not None
+    assert keep.best.confidence.tolist() == keep.best.truth.tolist() == [0, 0]
+    assert keep.best.calibration().counts.sum() == 2
 
 
 def test_a_map_is_averaged_over_its_places() -> None:

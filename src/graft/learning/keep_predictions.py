@@ -68,7 +68,7 @@ class KeepPredictions(Callback):
     @torch.no_grad()
     def _take(self, logits: Tensor, batch: Batch) -> None:
         """One batch; of its first few images the head's input too, so that nothing need be looked up."""
-        probabilities = logits.softmax(1)
+        probabilities = logits.softmax(1).nan_to_num()  # of a network that has diverged
         confidence, predicted = probabilities.max(1)
         truth = probabilities.gather(1, batch.labels.clamp(min=0)[:, None])[:, 0]
         row: dict[str, Tensor] = {
@@ -175,11 +175,14 @@ def gathered(parts: list[Tensor], trainer: pl.Trainer) -> Tensor:
     """The rows of all batches and all processes, on the CPU."""
     if not parts:
         return torch.zeros(0)
-    mine = torch.cat(parts)
-    if not mine.numel():
-        return mine.new_zeros(len(mine) * trainer.world_size, *mine.shape[1:]).cpu()
-    everybodys = trainer.strategy.all_gather(mine)  # [processes, rows, …], or as it is where there is one
-    return (everybodys.flatten(0, 1) if everybodys.dim() > mine.dim() else everybodys).cpu()
+    mine = torch.cat(parts).contiguous()
+    everybodys = [mine]
+    if trainer.world_size > 1 and mine.numel():  # each has as many rows: shards are filled up with padding
+        everybodys = [torch.empty_like(mine) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(everybodys, mine)
+    elif trainer.world_size > 1:
+        everybodys = [mine] * trainer.world_size
+    return torch.cat(everybodys).cpu()
 
 
 def sorted_predictions(columns: Mapping[str, Tensor], *, step: int, epoch: int) -> Predictions:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +127,10 @@ class Review:
         size, learner = self.data.preprocessing.input_size, self.learner
         modes = {name: module.training for name, module in learner.named_modules()}
         learner.eval()
-        self.writer.add_graph(learner.network, learner.normalise(torch.zeros(1, 3, size, size, dtype=torch.uint8)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of itself
+            blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+            self.writer.add_graph(learner.network, learner.normalise(blank))
         for name, module in learner.named_modules():
             module.training = modes[name]
 
