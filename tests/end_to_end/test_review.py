@@ -122,7 +122,9 @@ def test_times_are_in_tensorboard_alone_and_gradients_beside_their_loss(run: Fin
 
 
 def test_none_leaves_the_figures_alone(outputs: Path, tmp_path: Path) -> None:
-    run = succeeded(train(tmp_path / "run", *of(outputs.parent), "review=none", "review.graph=false", "trainer.max_epochs=1"))
+    run = succeeded(
+        train(tmp_path / "run", *of(outputs.parent), "review=none", "review.graph=false", "trainer.max_epochs=1")
+    )
     tags = events_of(run.folder).Tags()
     assert not tags["images"]
     assert not tags["tensors"]

@@ -135,7 +135,9 @@ def calibration_picture(calibration: Calibration, heading: str) -> Image.Image:
     with style([heading]):
         figure = new_figure(width, height)
         put_heading(figure, heading)
-        upper, lower = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+        left, inner = 54 / width, 1 - 74 / width
+        lower = figure.add_axes((left, 44 / height, inner, 90 / height))
+        upper = figure.add_axes((left, 158 / height, inner, 1 - (HEAD + 170) / height), xlim=(0, 1))
         upper.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="as confident as right")
         upper.bar(centres[there], accuracy, 0.9 / bins, color=BLUE, label="accuracy")
         upper.bar(centres[there], confidence - accuracy, 0.9 / bins, accuracy, color="none", edgecolor=WRONG,
@@ -147,5 +149,4 @@ def calibration_picture(calibration: Calibration, heading: str) -> Image.Image:
         lower.set_xlim(0, 1)
         lower.set_ylabel("images")
         lower.set_xlabel("confidence")
-        figure.tight_layout(rect=(0, 0, 1, 1 - HEAD / height))
         return rendered(figure)
