@@ -240,7 +240,7 @@ class CompareConfig:
     runs: str = "outputs"
     sort: str = "test/acc"
     output: str | None = None
-    """Folder for compare.md and compare.csv; null: beside the runs."""
+    """Folder for compare.md, compare.csv and compare.html; null: beside the runs."""
 
 
 @dataclass

@@ -63,7 +63,7 @@ class KeepPredictions(Callback):
             self._hook = network.get_submodule(self.head).register_forward_pre_hook(self._catch)
 
     def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen.append(inputs[0])
+        self._seen[:] = inputs[:1]
 
     @torch.no_grad()
     def _take(self, logits: Tensor, batch: Batch) -> None:
@@ -75,7 +75,7 @@ class KeepPredictions(Callback):
             "indices": batch.indices, "labels": batch.labels, "predicted": predicted, "confidence": confidence,
             "truth": truth, "scores": probabilities[:, : self.scores],
         }  # fmt: skip
-        if self._seen:
+        if self._seen and len(self._seen[0]) == len(batch.labels):
             features = flattened(self._seen.pop())
             few = -(-min(self.features, LARGEST // features.shape[1]) // self._batches)
             row |= {"features": features[:few].clamp(-6e4, 6e4), "feature_indices": batch.indices[:few]}

@@ -8,12 +8,13 @@ from rich.console import Console
 from graft.errors import DataError
 from graft.files import write_atomically
 from graft.review.comparison import as_csv, as_markdown, as_terminal, read_summaries, rows
+from graft.review.page import as_page
 
 WIDE = 240
 
 
 def main(config: Any) -> None:
-    """Print the table of the runs below `config.runs`; write compare.md and compare.csv."""
+    """Print the table of the runs below `config.runs`; write compare.md, compare.csv and compare.html."""
     show(Path(config.runs), sort=config.sort, output=config.output and Path(config.output))
 
 
@@ -33,3 +34,5 @@ def show(folder: Path, *, sort: str, output: Path | None = None) -> None:
     output = output or folder
     write_atomically(output / "compare.md", as_markdown(found).encode())
     write_atomically(output / "compare.csv", as_csv(found).encode())
+    write_atomically(output / "compare.html", as_page(found, f"Runs below {folder}").encode())
+    console.print(f"page  {output / 'compare.html'}", highlight=False, markup=False, soft_wrap=True)
