@@ -218,6 +218,8 @@ class TrainConfig:
     seed: int = 0
     resume: str | None = None
     optimized_metric: str = "val/acc"
+    sweep_name: str = MISSING
+    """The folder of a sweep below outputs/sweep/; the same command with the same name takes the sweep up again."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from graft.config.identity import flat, matches
 from graft.config.recipes import recipe_of
 from graft.errors import ConfigError
 from graft.models.configurations import BUNDLED
@@ -150,6 +151,7 @@ def _network_and_input(config: Any) -> None:
 UNESSENTIAL = (
     "seed",
     "resume",
+    "sweep_name",
     "optimized_metric",
     "paths.",
     "logger.",
@@ -174,17 +176,9 @@ def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
     named = {group: config[group]["name"] for group in ("model", "data", "strategy", "optimizer", "scheduler")}
     named["freeze"] = config["freeze"]["policy"]
     named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
-    keys = {key: value for key, value in _flat(config) if _essential(key) and not key.endswith(".name")}
+    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith(".name")}
     return named | keys
 
 
 def _essential(key: str) -> bool:
-    return not any(key.startswith(part) if part.endswith(".") else key == part for part in UNESSENTIAL)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return not matches(key, UNESSENTIAL)

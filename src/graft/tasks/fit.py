@@ -26,6 +26,7 @@ from graft.learning.checkpoints import read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.learner import Learner, Objective
 from graft.learning.table_logger import TableLogger
+from graft.learning.writing import WholeCheckpoints
 from graft.models import build_network, built_for
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.preprocessing import Preprocessing
@@ -229,14 +230,12 @@ def build_trainer(
     """Lightning's Trainer as the configuration and the device want it, for epochs of `batches` training batches;
     `watching` are callbacks beside the usual ones."""
     own = config.trainer
-    table, purge = TableLogger(folder / "metrics.csv"), None
-    if resume is not None:
-        step = read_checkpoint(resume)["global_step"]
-        table.go_on_after(step)
-        purge = step + 1
+    table = TableLogger(folder / "metrics.csv")
+    step = -1 if resume is None else read_checkpoint(resume)["global_step"]
+    table.go_on_after(step)  # an earlier attempt in the same folder may have come further
     loggers: list[Logger] = [table] if config.logger.csv else []
     if config.logger.tensorboard:
-        board = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
+        board = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
         loggers.append(board)
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
@@ -258,6 +257,7 @@ def build_trainer(
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
