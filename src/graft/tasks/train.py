@@ -57,12 +57,10 @@ class Command:
 
 def train(config: Any, command: Command) -> dict[str, Any]:
     """One run from beginning to end; returns what its summary.json says."""
-    from omegaconf import OmegaConf
-
     run = open_run(config, command)
     with run.recording():
         settle(config, said=() if command.in_sweep else command.overrides)
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        plain = plainly(config)
         run.summary["config"] = choices(plain, command.picked)
         require_gpu(config.trainer.accelerator)
         check_available(config)
@@ -80,13 +78,22 @@ def train(config: Any, command: Command) -> dict[str, Any]:
 
 def open_run(config: Any, command: Command) -> Run:
     """The record of the run that is about to begin."""
-    return Run.open(
+    run = Run.open(
         command.folder,
         seed=config.seed,
         identity=identity(config),
         overrides=command.overrides,
         going_on=config.resume is not None,
     )
+    run.summary |= {"fold": config.data.fold, "config": choices(plainly(config), command.picked)}
+    return run
+
+
+def plainly(config: Any) -> dict[str, Any]:
+    """`config` as plain containers, resolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 @contextmanager
