@@ -98,6 +98,8 @@ def _hydra_app(task: str) -> Callable[[], Any]:
     from graft.config.schema import register
 
     register()
+    if task == "train":
+        import_module("graft.tasks.sweep").register()
     return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(_runner(task))
 
 

@@ -104,7 +104,7 @@ def test_one_seed_is_not_enough_for_a_test(tmp_path: Path) -> None:
     a_run(tmp_path / "a", seed=0, acc=0.5, strategy="a")
     assert significance(rows(read_summaries(tmp_path)), "test/acc") is None
     a_run(tmp_path / "b", seed=0, acc=0.4, strategy="b")
-    assert "not enough seeds" in str(significance(rows(read_summaries(tmp_path)), "test/acc"))
+    assert "1 seed in common" in str(significance(rows(read_summaries(tmp_path)), "test/acc"))
 
 
 def test_what_became_of_the_others_and_the_best_checkpoint_are_told(tmp_path: Path) -> None:

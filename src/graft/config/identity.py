@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 WITHOUT_EFFECT = (
     "resume",
     "sweep_name",
+    "search.",
     "paths.",
+    "review.",
     "logger.",
     "callbacks.progress",
     "data.num_workers",

@@ -37,6 +37,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     _metric_exists(config)
     _ranges(config)
+    _search(config)
     _weights_and_strategy(config, said)
     _network_and_input(config)
     return config
@@ -86,6 +87,18 @@ def _ranges(config: Any) -> None:
             raise ConfigError(f"{key}={value}: must lie in [0, 1{')' if upper_open else ']'}.")
     if config.data.shots is not None and config.data.shots < 1:
         raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
+
+
+def _search(config: Any) -> None:
+    search = config.search
+    one_of("search.pruner", search.pruner, ("none", "median", "percentile", "halving", "hyperband"))
+    least = {"search.startup_trials": (search.startup_trials, 0), "search.warmup_epochs": (search.warmup_epochs, 0),
+             "search.reduction_factor": (search.reduction_factor, 2)}  # fmt: skip
+    for key, (value, limit) in least.items():
+        if value < limit:
+            raise ConfigError(f"{key}={value}: must be at least {limit}.")
+    if not 0 <= search.percentile <= 100:
+        raise ConfigError(f"search.percentile={search.percentile}: must lie in [0, 100].")
 
 
 def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
@@ -152,6 +165,7 @@ UNESSENTIAL = (
     "seed",
     "resume",
     "sweep_name",
+    "search.",
     "optimized_metric",
     "paths.",
     "logger.",

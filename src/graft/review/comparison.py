@@ -114,7 +114,7 @@ def significance(found: Sequence[Row], metric: str) -> str | None:
     pairs = sorted(first.keys() & second.keys(), key=str)
     what = f"First against second by {metric}"
     if len(pairs) < 2:
-        return f"{what}: not enough seeds in common to test the difference ({len(pairs)}; at least 2 are needed)."
+        return f"{what}: {len(pairs) or 'no'} seed in common; with more (seed=0,1,2) the difference can be tested."
     differences = [first[pair] - second[pair] for pair in pairs]
     mean, sd = statistics.fmean(differences), statistics.stdev(differences)
     said = f"{what}: {mean:+.4f} ± {sd:.4f}, paired by seed"
@@ -155,7 +155,7 @@ def _cells(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _plain(value: Any) -> str:
-    return "–" if value is None else str(value)
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def as_terminal(found: Sequence[Row], title: str) -> Table:

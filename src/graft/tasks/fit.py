@@ -21,7 +21,7 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.splits import Splits
 from graft.errors import ConfigError
-from graft.learning.callbacks import Pace, build_callbacks
+from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.learner import Learner, Objective
@@ -33,6 +33,7 @@ from graft.preprocessing import Preprocessing
 from graft.review.layers import layer_table
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
+from graft.tasks.search import PRUNED, Judge
 from graft.transfer import TransferPlan, plan_transfer
 
 log = logging.getLogger("graft")
@@ -131,7 +132,8 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
 
     best = folder / "checkpoints" / "best.ckpt"
     figures = load_best(learner, best)
-    if config.trainer.test:
+    pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if config.trainer.test and not pruned:
         trainer.test(learner, datamodule=data, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
     review.conclude(trainer, figures, best_step=read_checkpoint(best)["global_step"])
@@ -140,6 +142,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
     pace = next(callback for callback in trainer.callbacks if isinstance(callback, Pace))  # type: ignore[attr-defined]
     return {
+        **({"status": PRUNED} if pruned else {}),
         "metrics": figures,
         "epochs": epochs,
         "images_per_second": pace.images_per_second,
@@ -240,7 +243,7 @@ def build_trainer(
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
         strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
-    callbacks = [*build_callbacks(config, folder, log), *watching]
+    callbacks = [*build_callbacks(config, folder, log), *watching, *pruning(config)]
     limits = {key: own[key] for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches")}
     trainer = pl.Trainer(
         accelerator=device.accelerator,
@@ -267,6 +270,13 @@ def build_trainer(
     )
     validate_at_epoch_end_too(trainer)
     return trainer
+
+
+def pruning(config: Any) -> list[Pruning]:
+    """What stops a hopeless trial of a search early; nothing in a run that is no trial."""
+    if config.search.trial is None:
+        return []
+    return [Pruning(config.optimized_metric, Judge(config.search, config.trainer.max_epochs).hopeless)]
 
 
 def validation_interval(config: Any, batches: int) -> int | float | None:

@@ -19,12 +19,17 @@ from graft.files import write_atomically
 from graft.tasks.apart import run_apart
 from graft.tasks.places import Place, place_among, side_by_side
 from graft.tasks.run import earlier_run
+from graft.tasks.search import PRUNED, mark_pruned
 from graft.tasks.train import Command, open_run, train
 
 log = logging.getLogger("graft")
 
 INDEX = ".jobs"
 """The folder of a sweep that says which configuration has which job folder."""
+
+
+DONE = ("finished", PRUNED)
+"""What is not run again."""
 
 
 def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
@@ -56,21 +61,23 @@ def run_job(config: Any, hydra: Any) -> float | None:
         hydra: its HydraConfig.
 
     Returns:
-        The optimized metric; None of a job that failed.
+        The optimized metric (of one that was pruned: its best so far); None of a job that failed.
     """
     folder, sweep, mine = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), identity(config)
     command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
     with _alone(sweep / INDEX / f"{mine}.lock"):
         summary = earlier_run(folder, mine)
-        if summary.get("status") == "finished":
-            log.info("finished before: %s", folder)
+        if summary.get("status") in DONE:
+            log.info("%s before: %s", summary["status"], folder)
         else:
             config = copy.deepcopy(config)
             if summary and config.resume is None:
                 config.resume = "auto"
             with place_among(side_by_side(hydra.launcher), sweep) as place:
                 summary = _to_its_end(config, command, place, OmegaConf.to_container(hydra.job_logging, resolve=True))
-    return summary["metrics"].get(config.optimized_metric) if summary["status"] == "finished" else None
+    if summary["status"] == PRUNED and config.search.trial is not None:
+        mark_pruned(config.search)
+    return summary["metrics"].get(config.optimized_metric) if summary["status"] in DONE else None
 
 
 @contextmanager
@@ -98,7 +105,7 @@ def _to_its_end(config: Any, command: Command, place: Place, job_logging: Any) -
         run.summary = summary
     if "ended" not in run.summary:  # it had no chance to say why
         run.fail(_cause_of_death(code))
-    if run.summary["status"] != "finished":
+    if run.summary["status"] not in DONE:
         log.error("%s: %s", run.summary["status"], run.summary.get("error", command.folder))
     return run.summary
 

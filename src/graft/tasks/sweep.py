@@ -1,15 +1,18 @@
 """What precedes the first job of a sweep and what follows the last."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from graft.config.identity import identity
+from graft.config.metrics import direction
 from graft.tasks.job import job_folder
 from graft.tasks.places import jobs_at_once
 
@@ -30,8 +33,11 @@ class ShowComparison(Callback):
         if next(folder.glob("**/summary.json"), None):
             from graft.tasks.compare import show
 
-            show(folder, sort="test/acc" if config.trainer.test else config.optimized_metric)
+            search = config.search.storage  # ranking its trials by the test set would choose by the test set
+            show(folder, sort="test/acc" if config.trainer.test and not search else config.optimized_metric)
             print(f"\nLook at the runs:  tensorboard --logdir {folder}")
+            if search:
+                print(f"and at the search:  optuna-dashboard {search}")
         failed = [run for run in _unfinished(folder) if self._before.get(run["folder"]) != _attempts(run)]
         if failed or interrupted:
             sys.stdout.flush()
@@ -76,6 +82,15 @@ def _job_folder(wanted: int, *, _root_: DictConfig) -> str:
     return job_folder(Path(_root_.hydra.sweep.dir), wanted, identity(_root_))
 
 
-# Here, and not when the command starts: a launcher's other processes import this module with their callbacks.
-OmegaConf.register_resolver("job_folder", _job_folder, replace=True)
-OmegaConf.register_resolver("jobs_at_once", jobs_at_once, replace=True)
+def register() -> None:
+    """Make known to Hydra what the configurations of sweeps name: resolvers, and our form of its Optuna sweeper."""
+    OmegaConf.register_resolver("job_folder", _job_folder, replace=True)
+    OmegaConf.register_resolver("jobs_at_once", jobs_at_once, replace=True)
+    OmegaConf.register_resolver("direction", lambda metric: f"{direction(metric)}imize", replace=True)
+    with contextlib.suppress(ImportError):  # the extra `sweep` is not installed
+        from graft.tasks.sweeper import Search
+
+        Plugins.instance().register(Search)
+
+
+register()  # here too: a launcher's other processes import this module with their callbacks
