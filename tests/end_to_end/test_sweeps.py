@@ -77,13 +77,14 @@ def killed_and_completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_a_killed_grid_is_completed_by_the_same_command(
     killed_and_completed: tuple[Path, dict[str, Any], Finished],
 ) -> None:
-    jobs, half, _ = killed_and_completed
+    jobs, half, again = killed_and_completed
     whole = summaries(jobs)
     assert {name: run["status"] for name, run in half.items()} == {"0": "finished", "1": "failed", "2": "interrupted"}
     assert {name: run["status"] for name, run in whole.items()} == {
         "0": "finished", "1": "failed", "2": "finished", "3": "failed",
     }  # fmt: skip
     assert whole["0"] == half["0"], "what is finished is not run again"
+    assert "1 of 4 jobs are finished; 3 to go" in again.out
     assert whole["2"]["attempts"] == 2
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.tasks.job import job_folder
+from graft.tasks.folders import job_folder
 from graft.tasks.places import Place, place_among, share
 
 

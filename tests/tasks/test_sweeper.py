@@ -30,7 +30,7 @@ def errors_come_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(folder: Path, monkeypatch: pytest.MonkeyPatch, task: Callable[[Any], float | None], *words: str) -> None:
     """`train.py -m sweep=optuna WORDS`, with `task` in the place of training."""
-    told = [*SPACE, f"paths.outputs={folder}", "sweep_name=it", "hydra.sweeper.sampler.n_startup_trials=2", *words]
+    told = [*SPACE, f"paths.outputs={folder}", "sweep_name=it", "hydra.sweeper.sampler.n_startup_trials=1", *words]
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "sweep=optuna", *told])
     register()
     sweep_module.register()
@@ -49,27 +49,27 @@ def quality(config: Any) -> float:
     return float(1 - abs(config.optimizer.lr - 0.03) - config.optimizer.weight_decay)
 
 
-def test_stopped_after_three_it_goes_on_to_six_as_if_it_had_never_stopped(
+def test_stopped_after_two_it_goes_on_to_four_as_if_it_had_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[float] = []
 
     def stopped(config: Any) -> float:
-        if len(done) == 3:
+        if len(done) == 2:
             raise KeyboardInterrupt
         done.append(quality(config))
         return done[-1]
 
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path / "a", monkeypatch, stopped, "hydra.sweeper.n_trials=6")
-    assert [trial.state.name for trial in trials(tmp_path / "a")] == ["COMPLETE"] * 3 + ["RUNNING"]
-    asked = trials(tmp_path / "a")[3].params
-    search(tmp_path / "a", monkeypatch, quality, "hydra.sweeper.n_trials=6")
+        search(tmp_path / "a", monkeypatch, stopped, "hydra.sweeper.n_trials=4")
+    assert [trial.state.name for trial in trials(tmp_path / "a")] == ["COMPLETE"] * 2 + ["RUNNING"]
+    asked = trials(tmp_path / "a")[2].params
+    search(tmp_path / "a", monkeypatch, quality, "hydra.sweeper.n_trials=4")
     states = [trial.state.name for trial in trials(tmp_path / "a")]
-    assert states == ["COMPLETE"] * 3 + ["FAIL"] + ["COMPLETE"] * 3
-    assert trials(tmp_path / "a")[4].params == asked, "what was under way is asked again"
+    assert states == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
+    assert trials(tmp_path / "a")[3].params == asked, "what was under way is asked again"
 
-    search(tmp_path / "b", monkeypatch, quality, "hydra.sweeper.n_trials=6")
+    search(tmp_path / "b", monkeypatch, quality, "hydra.sweeper.n_trials=4")
     assert told(tmp_path / "a", "COMPLETE") == told(tmp_path / "b", "COMPLETE")
 
 

@@ -42,7 +42,9 @@ log = logging.getLogger("graft")
 def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None:
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
-    told = Told({**record.summary["config"], "seed": config.seed}, overridden())
+    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]))
+    if resume_point(config.resume, record.folder) is None:
+        forget_earlier_attempt(record.folder)
     if device.devices * config.trainer.num_nodes > 1:
         from graft.learning.processes import launch
 
@@ -160,12 +162,16 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     }
 
 
-def overridden() -> tuple[str, ...]:
+def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
     """The keys that the command line, or a sweep, sets for this run."""
-    from hydra.core.hydra_config import HydraConfig
+    return tuple(word.lstrip("+").partition("=")[0] for word in overrides)
 
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
-    return tuple(word.lstrip("+").partition("=")[0] for word in words)
+
+def forget_earlier_attempt(folder: Path) -> None:
+    """A run that begins anew in a folder where one was killed before its first checkpoint keeps none of its figures."""
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    for file in (folder / "tensorboard").glob("events*"):
+        file.unlink()
 
 
 def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
@@ -233,12 +239,14 @@ def build_trainer(
     """Lightning's Trainer as the configuration and the device want it, for epochs of `batches` training batches;
     `watching` are callbacks beside the usual ones."""
     own = config.trainer
-    table = TableLogger(folder / "metrics.csv")
-    step = -1 if resume is None else read_checkpoint(resume)["global_step"]
-    table.go_on_after(step)  # an earlier attempt in the same folder may have come further
+    table, purge = TableLogger(folder / "metrics.csv"), None
+    if resume is not None:
+        step = read_checkpoint(resume)["global_step"]
+        table.go_on_after(step)
+        purge = step + 1
     loggers: list[Logger] = [table] if config.logger.csv else []
     if config.logger.tensorboard:
-        board = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
+        board = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
         loggers.append(board)
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:

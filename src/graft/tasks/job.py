@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from graft.config.identity import identity
 from graft.errors import GraftError
-from graft.files import write_atomically
 from graft.tasks.apart import run_apart
+from graft.tasks.folders import INDEX
 from graft.tasks.places import Place, place_among, side_by_side
 from graft.tasks.run import earlier_run
 from graft.tasks.search import PRUNED, mark_pruned
@@ -24,33 +24,8 @@ from graft.tasks.train import Command, open_run, train
 
 log = logging.getLogger("graft")
 
-INDEX = ".jobs"
-"""The folder of a sweep that says which configuration has which job folder."""
-
-
 DONE = ("finished", PRUNED)
 """What is not run again."""
-
-
-def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
-    """The job folder below `sweep` that belongs to `configuration`, made if there is none yet.
-
-    Args:
-        sweep: the folder of the sweep.
-        wanted: the number of the job in this command; the folder's name, unless another configuration has that.
-        configuration: its `identity`.
-    """
-    entry = sweep / INDEX / configuration
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(sweep / INDEX / "lock"):
-        if entry.is_file():
-            return entry.read_text()
-        name = str(wanted)
-        if (sweep / name).exists():
-            name = str(1 + max(int(path.name) for path in sweep.iterdir() if path.name.isdigit()))
-        (sweep / name).mkdir()
-        write_atomically(entry, name.encode())
-        return name
 
 
 def run_job(config: Any, hydra: Any) -> float | None:

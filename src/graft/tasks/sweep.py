@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from graft.config.identity import identity
 from graft.config.metrics import direction
-from graft.tasks.job import job_folder
-from graft.tasks.places import jobs_at_once
+from graft.tasks.folders import job_folder
+from graft.tasks.grid import Grid
 
 
 class ShowComparison(Callback):
@@ -82,11 +82,18 @@ def _job_folder(wanted: int, *, _root_: DictConfig) -> str:
     return job_folder(Path(_root_.hydra.sweep.dir), wanted, identity(_root_))
 
 
+def _jobs_at_once() -> int:
+    from graft.tasks.places import jobs_at_once  # asked for only where jobs run side by side
+
+    return jobs_at_once()
+
+
 def register() -> None:
     """Make known to Hydra what the configurations of sweeps name: resolvers, and our form of its Optuna sweeper."""
     OmegaConf.register_resolver("job_folder", _job_folder, replace=True)
-    OmegaConf.register_resolver("jobs_at_once", jobs_at_once, replace=True)
+    OmegaConf.register_resolver("jobs_at_once", _jobs_at_once, replace=True)
     OmegaConf.register_resolver("direction", lambda metric: f"{direction(metric)}imize", replace=True)
+    Plugins.instance().register(Grid)
     with contextlib.suppress(ImportError):  # the extra `sweep` is not installed
         from graft.tasks.sweeper import Search
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from graft.chance import seed_of
 from graft.errors import ConfigError
-from graft.tasks.job import INDEX
+from graft.tasks.folders import INDEX
 from graft.tasks.search import PRUNED, build_pruner, open_storage
 
 log = logging.getLogger(__name__)
