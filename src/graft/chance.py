@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 
-import torch
-
 
 def seed_of(*parts: int | str) -> int:
     """A seed in [0, 2**63) from e.g. (run seed, "step", epoch, step); different parts give unrelated seeds."""
@@ -19,6 +17,8 @@ def seeded(*parts: int | str) -> Iterator[None]:
 
     That generator alone: `torch.manual_seed` would seed the GPUs' too.
     """
+    import torch  # only here: a sweeper, which trains nothing, draws seeds too
+
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed_of(*parts))
     try:

@@ -23,6 +23,9 @@ TASKS = {
 TRUSTED = ["graft.*", "hydra.*", "hydra_plugins.*", "logging.*"]
 """What a configuration may call into being; anything else in it is data (see Hydra's execution whitelist)."""
 
+EXTRAS = {"submitit": "slurm", "ray": "ray"}
+"""Which extra brings which of Hydra's plugins; `sweep` the others."""
+
 USAGE = """graft: transfer learning on images
 
   graft TASK [key=value ...]      graft TASK --help shows every key and group
@@ -99,6 +102,8 @@ def _hydra_app(task: str) -> Callable[[], Any]:
     from graft.config.schema import register
 
     register()
+    if task == "train":
+        import_module("graft.tasks.sweep").register()
     return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(_runner(task))
 
 
@@ -130,6 +135,9 @@ def explain(error: BaseException) -> str | None:
             + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
             + "\n"
         )
+    if "Unknown plugin class" in str(error):
+        extra = next((extra for word, extra in EXTRAS.items() if word in str(error)), "sweep")
+        return f"{error}\nIt is not installed: pip install 'graft[{extra}]'\n"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         lines = [str(error)]
         if isinstance(error.__cause__, OmegaConfBaseException):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from graft.cli import explain
 from graft.config import conf_dir
 
 PROBE = """
@@ -43,6 +44,8 @@ MISTAKES = {
     "data.val_fraction=1.0": ["data.val_fraction=1.0"],
     "data.shots=0": ["data.shots=0"],
     "review.images=-1": ["review.images=-1"],
+    "search.pruner=medain": ["search.pruner=medain", "Did you mean median"],
+    "search.reduction_factor=1": ["search.reduction_factor=1", "at least 2"],
     "optimized_metric=val/accuracy": ["Did you mean val/acc"],
     "optimized_metric=test/acc": ["optimized_metric=test/acc", "callbacks.checkpoint=best"],
     "data=folder data.root=EMPTY strategy=scratch": ["EMPTY", "no"],
@@ -106,6 +109,12 @@ def test_help_and_config_come_without_torch(words: list[str], tmp_path: Path) ->
     assert done.stdout.strip().endswith("False"), done.stderr
     for word in ("vgg16", "hymenoptera", "finetune"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("submitit", "slurm"), ("ray", "ray")])
+def test_a_missing_plugin_names_the_extra_that_brings_it(launcher: str, extra: str) -> None:
+    error = RuntimeError(f"Unknown plugin class : 'hydra_plugins.hydra_{launcher}_launcher.launcher.Launcher'")
+    assert f"pip install 'graft[{extra}]'" in str(explain(error))
 
 
 def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:

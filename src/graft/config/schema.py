@@ -206,6 +206,27 @@ class ReviewConfig:
 
 
 @dataclass
+class SearchConfig:
+    """What a job that is a trial of an Optuna search knows of it; set by sweep=…."""
+
+    storage: str | None = None
+    """A database (sqlite:///FILE, postgresql://…), or a journal (journal:///FILE, redis://…)."""
+    study: str | None = None
+    trial: int | None = None
+    """The number of the trial, given by the sweeper."""
+    pruner: str = "none"
+    """What stops hopeless trials early: "none", "median", "percentile", "halving" or "hyperband"."""
+    startup_trials: int = 5
+    """So many trials run to their end before any is pruned ("median", "percentile")."""
+    warmup_epochs: int = 1
+    """So many epochs of each trial are not judged; for "halving" and "hyperband" its least budget."""
+    percentile: float = 50.0
+    """"percentile" stops what is not among this best part, in percent, of the trials before it."""
+    reduction_factor: int = 3
+    """"halving" and "hyperband" let one of so many go on at each rung."""
+
+
+@dataclass
 class PathsConfig:
     data: str = "data"
     outputs: str = "outputs"
@@ -218,6 +239,8 @@ class TrainConfig:
     seed: int = 0
     resume: str | None = None
     optimized_metric: str = "val/acc"
+    sweep_name: str = MISSING
+    """The folder of a sweep below outputs/sweep/; the same command with the same name takes the sweep up again."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
@@ -231,6 +254,7 @@ class TrainConfig:
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from graft.config.identity import flat, matches
 from graft.config.recipes import recipe_of
 from graft.errors import ConfigError
 from graft.models.configurations import BUNDLED
@@ -36,6 +37,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     _metric_exists(config)
     _ranges(config)
+    _search(config)
     _weights_and_strategy(config, said)
     _network_and_input(config)
     return config
@@ -85,6 +87,18 @@ def _ranges(config: Any) -> None:
             raise ConfigError(f"{key}={value}: must lie in [0, 1{')' if upper_open else ']'}.")
     if config.data.shots is not None and config.data.shots < 1:
         raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
+
+
+def _search(config: Any) -> None:
+    search = config.search
+    one_of("search.pruner", search.pruner, ("none", "median", "percentile", "halving", "hyperband"))
+    least = {"search.startup_trials": (search.startup_trials, 0), "search.warmup_epochs": (search.warmup_epochs, 0),
+             "search.reduction_factor": (search.reduction_factor, 2)}  # fmt: skip
+    for key, (value, limit) in least.items():
+        if value < limit:
+            raise ConfigError(f"{key}={value}: must be at least {limit}.")
+    if not 0 <= search.percentile <= 100:
+        raise ConfigError(f"search.percentile={search.percentile}: must lie in [0, 100].")
 
 
 def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
@@ -150,6 +164,8 @@ def _network_and_input(config: Any) -> None:
 UNESSENTIAL = (
     "seed",
     "resume",
+    "sweep_name",
+    "search.",
     "optimized_metric",
     "paths.",
     "logger.",
@@ -174,17 +190,9 @@ def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
     named = {group: config[group]["name"] for group in ("model", "data", "strategy", "optimizer", "scheduler")}
     named["freeze"] = config["freeze"]["policy"]
     named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
-    keys = {key: value for key, value in _flat(config) if _essential(key) and not key.endswith(".name")}
+    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith(".name")}
     return named | keys
 
 
 def _essential(key: str) -> bool:
-    return not any(key.startswith(part) if part.endswith(".") else key == part for part in UNESSENTIAL)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return not matches(key, UNESSENTIAL)

@@ -19,6 +19,8 @@ from lightning.pytorch.callbacks import (
 )
 from torch import Tensor
 
+from graft.config.metrics import direction
+
 
 class AveragedWeights(WeightAveraging):
     """Exponential moving average of weights and buffers (Polyak & Juditsky 1992), validated and saved in their place.
@@ -113,6 +115,26 @@ class Pace(Callback):
         return round(self.images / self.seconds, 2) if self.seconds else None
 
 
+class Pruning(Callback):
+    """Asks after each epoch but the last whether the run is worth going on, and stops it where not.
+
+    Args:
+        metric: what is judged, e.g. "val/acc".
+        hopeless: (value, epoch from 0) to the answer; asked by the first process only.
+    """
+
+    def __init__(self, metric: str, hopeless: Callable[[float, int], bool]) -> None:
+        self.metric, self.hopeless = metric, hopeless
+        self.pruned = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        figures: dict[str, float] = pl_module.results  # type: ignore[assignment]
+        epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
+        answer = trainer.is_global_zero and self.hopeless(figures[self.metric], epoch) and not last
+        self.pruned = trainer.strategy.broadcast(answer)
+        trainer.should_stop = trainer.should_stop or self.pruned
+
+
 def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Callback]:
     """The callbacks the configuration asks for; checkpoints go to `folder`/checkpoints.
 
@@ -160,8 +182,3 @@ def into_files(log: logging.Logger, text: str) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
-
-
-def direction(metric: str) -> str:
-    """ "min" for a loss, "max" for everything else."""
-    return "min" if metric.split("/")[-1].endswith("loss") else "max"

@@ -1,6 +1,7 @@
-"""Is there a GPU at all? Answered without importing torch, so that the mistake answers at once."""
+"""Which GPUs are there? Answered without importing torch, so that a mistake answers at once."""
 
 import ctypes
+import os
 import sys
 
 from graft.errors import ConfigError
@@ -22,3 +23,20 @@ def require_gpu(accelerator: str) -> None:
             continue
         return
     raise ConfigError(NO_GPU)
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES says, else "0", "1", … for each NVIDIA GPU of this machine."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    count = ctypes.c_uint(0)
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2() != 0:
+            return []
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        nvml.nvmlShutdown()
+    except (OSError, AttributeError):
+        return []
+    return [str(number) for number in range(count.value)]

@@ -1,6 +1,7 @@
 """The LightningModule: one network, one transfer plan, one loss; the same for every strategy."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torchvision.transforms import v2
 from graft.chance import seed_of, seeded
 from graft.data.datasets import Batch
 from graft.data.sampler import PADDING
+from graft.errors import TrainingError
 from graft.learning.callbacks import AveragedWeights
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
@@ -179,6 +181,7 @@ class Learner(pl.LightningModule):
 
     def _log_step(self, extra: Mapping[str, Tensor]) -> None:
         loss, correct, count = self.window_sums.tolist()
+        self._require_finite("train/loss", loss)
         self.window_sums.zero_()
         metrics = {"train/loss_step": loss / count, "train/acc_step": correct / count}
         metrics |= {name: float(value.detach()) for name, value in extra.items()}
@@ -263,8 +266,19 @@ class Learner(pl.LightningModule):
     def _over_processes(self, sums: Tensor) -> list[float]:
         return self.trainer.strategy.reduce(sums.clone(), reduce_op="sum").tolist()
 
+    def _require_finite(self, name: str, value: float) -> None:
+        """Stop at once when a loss is no number any more: the weights never come back from it."""
+        if math.isfinite(value) or (self.trainer.precision == "16-mixed" and name == "train/loss"):
+            return  # fp16's loss scaling leaves out a step that overflows
+        raise TrainingError(
+            f"{name} is {value} in epoch {self.current_epoch + 1}, after step {self.global_step}: training diverged.\n"
+            "Lower optimizer.lr, or clip gradients with trainer.gradient_clip_val=1."
+        )
+
     def _record(self, metrics: Mapping[str, float], step: int) -> None:
         """To the callbacks (best checkpoint, early stopping, plateau), the loggers and `results`."""
+        for name in ("train/loss", "val/loss"):
+            self._require_finite(name, metrics.get(name, 0.0))
         self.log_dict(dict(metrics), logger=False, batch_size=1, prog_bar=True)
         self.results |= metrics
         self._write(metrics, step)

@@ -3,8 +3,9 @@
 import csv
 import io
 import json
+import os
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 METRICS = ("val/acc", "test/acc", "test/loss")
+UNFINISHED = ("failed", "pruned", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Row:
         seconds: mean duration.
         statuses: of all runs, finished or not.
         folder: of the run with the best sorting metric.
+        checkpoint: that run's best checkpoint, None before there is one.
+        repeats: seed and fold of each finished run, in the order of `values`.
     """
 
     choices: dict[str, Any]
@@ -34,6 +38,14 @@ class Row:
     seconds: float
     statuses: list[str]
     folder: str
+    checkpoint: str | None = None
+    repeats: tuple[tuple[int, int | None], ...] = ()
+
+    def runs(self) -> str:
+        """How many finished, and what became of the others: "2 (+1 failed)"."""
+        others = Counter(status for status in self.statuses if status != "finished")
+        said = ", ".join(f"+{count} {status}" for status, count in sorted(others.items()))
+        return f"{len(self.seeds)}" + (f" ({said})" if said else "")
 
     def text(self, metric: str) -> str:
         """ "0.912 ± 0.013", or the single figure, or "–"."""
@@ -85,7 +97,33 @@ def _row(group: Sequence[dict[str, Any]], sort: str) -> Row:
         seconds=statistics.fmean(summary["seconds"] for summary in group),
         statuses=[summary["status"] for summary in group],
         folder=best["folder"],
+        checkpoint=str(Path(best["folder"]) / best["checkpoint"]) if "checkpoint" in best else None,
+        repeats=tuple((summary["seed"], summary.get("fold")) for summary in finished),
     )
+
+
+def significance(found: Sequence[Row], metric: str) -> str | None:
+    """How sure it is that the first row is better than the second: one sentence, or None without a second.
+
+    The runs are paired by seed (and fold) and a two-sided paired t-test is made over the pairs' differences. Being
+    first is chance too where many rows were tried: the p-value takes no account of that.
+    """
+    if len(found) < 2:
+        return None
+    first, second = (dict(zip(row.repeats, row.values.get(metric, []), strict=False)) for row in found[:2])
+    pairs = sorted(first.keys() & second.keys(), key=str)
+    what = f"First against second by {metric}"
+    if len(pairs) < 2:
+        return f"{what}: {len(pairs) or 'no'} seed in common; with more (seed=0,1,2) the difference can be tested."
+    differences = [first[pair] - second[pair] for pair in pairs]
+    mean, sd = statistics.fmean(differences), statistics.stdev(differences)
+    said = f"{what}: {mean:+.4f} ± {sd:.4f}, paired by seed"
+    if sd < 1e-12 * max(map(abs, differences), default=0) or not any(differences):
+        return f"{said}, n = {len(pairs)}: the same difference for every seed, so there is nothing to test."
+    from scipy.stats import ttest_rel
+
+    p = ttest_rel([first[pair] for pair in pairs], [second[pair] for pair in pairs]).pvalue
+    return f"{said}: paired t-test, n = {len(pairs)}, p = {p:.2g}."
 
 
 def differing(found: Sequence[Row]) -> list[str]:
@@ -105,18 +143,19 @@ def differing(found: Sequence[Row]) -> list[str]:
 
 def _cells(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     keys = differing(found)
-    header = [*keys, "runs", *METRICS, "seconds"]
+    header = [*keys, "runs", *METRICS, "seconds", "best checkpoint"]
+    root = os.path.commonpath([row.folder for row in found]) if len(found) > 1 else os.path.dirname(found[0].folder)
     lines = []
     for row in found:
-        broken = len(row.statuses) - len(row.seeds)
-        runs = f"{len(row.seeds)}" + (f" (+{broken} not finished)" if broken else "")
         shown = [_plain(row.choices.get(key)) for key in keys]
-        lines.append([*shown, runs, *(row.text(metric) for metric in METRICS), f"{row.seconds:.1f}"])
+        checkpoint = os.path.relpath(row.checkpoint, root) if row.checkpoint else "–"
+        figures = [row.text(metric) for metric in METRICS]
+        lines.append([*shown, row.runs(), *figures, f"{row.seconds:.1f}", checkpoint])
     return header, lines
 
 
 def _plain(value: Any) -> str:
-    return "–" if value is None else str(value)
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def as_terminal(found: Sequence[Row], title: str) -> Table:
@@ -152,7 +191,9 @@ def as_csv(found: Sequence[Row]) -> str:
             *keys,
             "seeds",
             "seconds",
+            *(f"{status}" for status in UNFINISHED),
             "folder",
+            "checkpoint",
             *(f"{name} {what}" for name in metrics for what in ("mean", "sd")),
         ]
     )
@@ -165,5 +206,7 @@ def as_csv(found: Sequence[Row]) -> str:
                 statistics.stdev(values) if len(values) > 1 else "",
             ]
         seeds = " ".join(map(str, row.seeds))
-        writer.writerow([*(row.choices.get(key) for key in keys), seeds, row.seconds, row.folder, *figures])
+        unfinished = [row.statuses.count(status) for status in UNFINISHED]
+        told = [seeds, row.seconds, *unfinished, row.folder, row.checkpoint]
+        writer.writerow([*(row.choices.get(key) for key in keys), *told, *figures])
     return text.getvalue()

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from graft.errors import DataError
 from graft.files import write_atomically
-from graft.review.comparison import as_csv, as_markdown, as_terminal, read_summaries, rows
+from graft.review.comparison import as_csv, as_markdown, as_terminal, read_summaries, rows, significance
 from graft.review.page import as_page
 
 WIDE = 240
@@ -31,8 +31,11 @@ def show(folder: Path, *, sort: str, output: Path | None = None) -> None:
     if not console.is_terminal:
         console = Console(width=WIDE)  # in a file or a pipe nothing need be cut
     console.print(as_terminal(found, f"{folder} by {sort}"))
+    test = significance(found, sort)
+    if test:
+        console.print(test, highlight=False)
     output = output or folder
-    write_atomically(output / "compare.md", as_markdown(found).encode())
+    write_atomically(output / "compare.md", (as_markdown(found) + (f"\n{test}\n" if test else "")).encode())
     write_atomically(output / "compare.csv", as_csv(found).encode())
     write_atomically(output / "compare.html", as_page(found, f"Runs below {folder}").encode())
     console.print(f"page  {output / 'compare.html'}", highlight=False, markup=False, soft_wrap=True)

@@ -21,17 +21,19 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.splits import Splits
 from graft.errors import ConfigError
-from graft.learning.callbacks import Pace, build_callbacks
+from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.learner import Learner, Objective
 from graft.learning.table_logger import TableLogger
+from graft.learning.writing import WholeCheckpoints
 from graft.models import build_network, built_for
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.preprocessing import Preprocessing
 from graft.review.layers import layer_table
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
+from graft.tasks.search import PRUNED, Judge
 from graft.transfer import TransferPlan, plan_transfer
 
 log = logging.getLogger("graft")
@@ -40,7 +42,9 @@ log = logging.getLogger("graft")
 def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None:
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
-    told = Told({**record.summary["config"], "seed": config.seed}, overridden())
+    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]))
+    if resume_point(config.resume, record.folder) is None:
+        forget_earlier_attempt(record.folder)
     if device.devices * config.trainer.num_nodes > 1:
         from graft.learning.processes import launch
 
@@ -130,7 +134,8 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
 
     best = folder / "checkpoints" / "best.ckpt"
     figures = load_best(learner, best)
-    if config.trainer.test:
+    pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if config.trainer.test and not pruned:
         trainer.test(learner, datamodule=data, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
     review.conclude(trainer, figures, best_step=read_checkpoint(best)["global_step"])
@@ -139,6 +144,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
     pace = next(callback for callback in trainer.callbacks if isinstance(callback, Pace))  # type: ignore[attr-defined]
     return {
+        **({"status": PRUNED} if pruned else {}),
         "metrics": figures,
         "epochs": epochs,
         "images_per_second": pace.images_per_second,
@@ -156,12 +162,16 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     }
 
 
-def overridden() -> tuple[str, ...]:
+def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
     """The keys that the command line, or a sweep, sets for this run."""
-    from hydra.core.hydra_config import HydraConfig
+    return tuple(word.lstrip("+").partition("=")[0] for word in overrides)
 
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
-    return tuple(word.lstrip("+").partition("=")[0] for word in words)
+
+def forget_earlier_attempt(folder: Path) -> None:
+    """A run that begins anew in a folder where one was killed before its first checkpoint keeps none of its figures."""
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    for file in (folder / "tensorboard").glob("events*"):
+        file.unlink()
 
 
 def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
@@ -241,7 +251,7 @@ def build_trainer(
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
         strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
-    callbacks = [*build_callbacks(config, folder, log), *watching]
+    callbacks = [*build_callbacks(config, folder, log), *watching, *pruning(config)]
     limits = {key: own[key] for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches")}
     trainer = pl.Trainer(
         accelerator=device.accelerator,
@@ -258,6 +268,7 @@ def build_trainer(
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -267,6 +278,13 @@ def build_trainer(
     )
     validate_at_epoch_end_too(trainer)
     return trainer
+
+
+def pruning(config: Any) -> list[Pruning]:
+    """What stops a hopeless trial of a search early; nothing in a run that is no trial."""
+    if config.search.trial is None:
+        return []
+    return [Pruning(config.optimized_metric, Judge(config.search, config.trainer.max_epochs).hopeless)]
 
 
 def validation_interval(config: Any, batches: int) -> int | float | None:

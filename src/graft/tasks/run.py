@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -32,19 +33,34 @@ class Run:
         self.summary = summary
 
     @classmethod
-    def open(cls, folder: Path, *, seed: int) -> "Run":
-        """Take `folder` for a run of this seed."""
+    def open(
+        cls, folder: Path, *, seed: int, identity: str, overrides: Sequence[str] = (), going_on: bool = False
+    ) -> "Run":
+        """Take `folder` for a run of this seed.
+
+        Args:
+            folder: the run's folder.
+            seed: the run's seed.
+            identity: what `graft.config.identity` says of its configuration.
+            overrides: what its command said, e.g. "optimizer.lr=0.1".
+            going_on: a run of the same identity that `folder` holds is taken up again, and its time counts.
+        """
+        earlier = earlier_run(folder, identity) if going_on else {}
         return cls(
             folder,
             {
-                "status": "failed",
+                "status": "interrupted",  # until something better is known: it may be killed without a word
                 "metrics": {},
                 "epochs": 0,
-                "seconds": 0.0,
+                "seconds": seconds_spent(folder, earlier),
+                "attempts": earlier.get("attempts", 0) + 1,
                 "seed": seed,
                 "config": {},
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "identity": identity,
+                "overrides": list(overrides),
+                "started": now(),
                 "machine": machine(),
+                "process": {"host": platform.node(), "pid": os.getpid()},
                 "versions": versions(),
                 "git": git_state(),
             },
@@ -53,10 +69,12 @@ class Run:
     @contextmanager
     def recording(self) -> Iterator["Run"]:
         """Inside, the run is under way; on leaving, summary.json says how it ended."""
-        started = time.perf_counter()
+        started = time.perf_counter() - self.summary["seconds"]
+        self.write()
         try:
             yield self
-            self.summary["status"] = "finished"
+            if self.summary["status"] == "interrupted":
+                self.summary["status"] = "finished"
         except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into an exit
             self.summary["status"] = "interrupted"
             raise KeyboardInterrupt from None
@@ -67,12 +85,48 @@ class Run:
             raise
         finally:
             self.summary["seconds"] = round(time.perf_counter() - started, 2)
+            self.summary["ended"] = now()
             self.write()
+
+    def fail(self, reason: str) -> None:
+        """Say of a run that could not say it itself that it failed, and why."""
+        self.summary |= {"status": "failed", "error": reason, "ended": now()}
+        self.write()
 
     def write(self) -> None:
         """summary.json, atomically."""
         text = json.dumps(self.summary, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.folder / "summary.json", text.encode())
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def earlier_run(folder: Path, identity: str) -> dict[str, Any]:
+    """The summary of the run that `folder` holds, if it was one of the same identity; else nothing."""
+    summary = read_summary(folder)
+    return summary if summary.get("identity") == identity else {}
+
+
+def seconds_spent(folder: Path, earlier: dict[str, Any]) -> float:
+    """How long the unfinished run `earlier` took, up to its last checkpoint if it was killed; 0 where it has none."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if not earlier or not last.is_file():
+        return 0.0
+    killed = "ended" not in earlier
+    since = last.stat().st_mtime - datetime.fromisoformat(earlier["started"]).timestamp() if killed else 0.0
+    return round(earlier["seconds"] + max(0.0, since), 2)
+
+
+def now() -> str:
+    """The time, as summaries write it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def versions() -> dict[str, str]:

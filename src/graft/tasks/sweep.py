@@ -1,18 +1,103 @@
-"""What follows the last job of a sweep."""
+"""What precedes the first job of a sweep and what follows the last."""
 
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from graft.config.identity import identity
+from graft.config.metrics import direction
+from graft.tasks.folders import job_folder
+from graft.tasks.grid import Grid
 
 
 class ShowComparison(Callback):
-    """Ends a multirun with its table and the line that opens TensorBoard."""
+    """Ends a multirun with its table, the line that opens TensorBoard, and what did not finish."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, int] = {}
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        self._before = {summary["folder"]: _attempts(summary) for summary in _unfinished(_folder(config))}
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        from graft.tasks.compare import show
+        """Raises SystemExit(1) where a job of this command did not finish."""
+        interrupted = sys.exc_info()[0] is not None
+        folder = _folder(config)
+        if next(folder.glob("**/summary.json"), None):
+            from graft.tasks.compare import show
 
-        folder = Path(config.hydra.sweep.dir)
-        if next(folder.rglob("summary.json"), None):
-            show(folder, sort="test/acc")
+            search = config.search.storage  # ranking its trials by the test set would choose by the test set
+            show(folder, sort="test/acc" if config.trainer.test and not search else config.optimized_metric)
             print(f"\nLook at the runs:  tensorboard --logdir {folder}")
+            if search:
+                print(f"and at the search:  optuna-dashboard {search}")
+        failed = [run for run in _unfinished(folder) if self._before.get(run["folder"]) != _attempts(run)]
+        if failed or interrupted:
+            sys.stdout.flush()
+            sys.stderr.write(_told(failed) + f"\nRun what is not finished:\n  {command_to_go_on(config)}\n")
+        if failed and not interrupted:
+            raise SystemExit(1)
+
+
+def _folder(config: Any) -> Path:
+    return Path(config.hydra.sweep.dir)
+
+
+def _attempts(summary: dict[str, Any]) -> int:
+    return int(summary.get("attempts", 0))
+
+
+def _unfinished(folder: Path) -> list[dict[str, Any]]:
+    from graft.review.comparison import read_summaries
+
+    return [summary for summary in read_summaries(folder) if summary["status"] in ("failed", "interrupted")]
+
+
+def _told(runs: Iterable[dict[str, Any]]) -> str:
+    lines = []
+    for run in runs:
+        reason = str(run.get("error", "")).strip().splitlines()
+        said = " ".join(run.get("overrides", ()))
+        lines.append(f"{run['status']}  {run['folder']}  {said}\n    {reason[0] if reason else ''}".rstrip())
+    return "".join(f"\n{line}" for line in lines) + "\n"
+
+
+def command_to_go_on(config: Any) -> str:
+    """The command that takes the sweep of `config` up again, in its folder."""
+    hydra = config.hydra
+    own = [word for word in hydra.overrides.hydra if not word.startswith("hydra.mode=")]
+    task = [word for word in hydra.overrides.task if not word.startswith("sweep_name=")]
+    named = [] if any(word.startswith("hydra.sweep.dir=") for word in own) else [f"sweep_name={config.sweep_name}"]
+    return shlex.join(["graft", "train", "-m", *own, *task, *named])
+
+
+def _job_folder(wanted: int, *, _root_: DictConfig) -> str:
+    return job_folder(Path(_root_.hydra.sweep.dir), wanted, identity(_root_))
+
+
+def _jobs_at_once() -> int:
+    from graft.tasks.places import jobs_at_once  # asked for only where jobs run side by side
+
+    return jobs_at_once()
+
+
+def register() -> None:
+    """Make known to Hydra what the configurations of sweeps name: resolvers, and our form of its Optuna sweeper."""
+    OmegaConf.register_resolver("job_folder", _job_folder, replace=True)
+    OmegaConf.register_resolver("jobs_at_once", _jobs_at_once, replace=True)
+    OmegaConf.register_resolver("direction", lambda metric: f"{direction(metric)}imize", replace=True)
+    Plugins.instance().register(Grid)
+    with contextlib.suppress(ImportError):  # the extra `sweep` is not installed
+        from graft.tasks.sweeper import Search
+
+        Plugins.instance().register(Search)
+
+
+register()  # here too: a launcher's other processes import this module with their callbacks

@@ -2,11 +2,13 @@
 
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.config.identity import identity
 from graft.config.recipes import recipe_of
 from graft.config.validation import QUICKSTART, choices, settle
 from graft.data.sources import load_splits, locate
@@ -25,14 +27,41 @@ def main(config: Any) -> float | None:
     """Train as `config` (a TrainConfig, composed by Hydra) says; returns `optimized_metric` to a sweeper."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    run = Run.open(Path(hydra.runtime.output_dir), seed=config.seed)
-    with run.recording(), _saying_how_to_go_on(run.folder, hydra.overrides.task):
-        settle(config, said=hydra.overrides.task if hydra.mode == RunMode.RUN else ())
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        run.summary["config"] = choices(plain, dict(hydra.runtime.choices))
+    if hydra.mode == RunMode.MULTIRUN:
+        from graft.tasks.job import run_job
+
+        return run_job(config, hydra)
+    command = Command(Path(hydra.runtime.output_dir), list(hydra.overrides.task), dict(hydra.runtime.choices))
+    with _saying_how_to_go_on(command):
+        return train(config, command)["metrics"].get(config.optimized_metric)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a run is told beside its configuration.
+
+    Attributes:
+        folder: where everything of the run goes.
+        overrides: what was said on the command line, e.g. "strategy=scratch".
+        picked: Hydra's choice of each group, e.g. {"augment": "basic"}.
+        in_sweep: the run is a job of a sweep, so that a value may be meant for others of its jobs.
+    """
+
+    folder: Path
+    overrides: list[str]
+    picked: dict[str, str]
+    in_sweep: bool = False
+
+
+def train(config: Any, command: Command) -> dict[str, Any]:
+    """One run from beginning to end; returns what its summary.json says."""
+    run = open_run(config, command)
+    with run.recording():
+        settle(config, said=() if command.in_sweep else command.overrides)
+        plain = plainly(config)
+        run.summary["config"] = choices(plain, command.picked)
         require_gpu(config.trainer.accelerator)
         check_available(config)
         splits = open_data(config)
@@ -44,18 +73,38 @@ def main(config: Any) -> float | None:
 
         fit.run(config, plain, splits, run)
     log.info("run folder  %s", run.folder)
-    return run.summary["metrics"].get(config.optimized_metric)
+    return run.summary
+
+
+def open_run(config: Any, command: Command) -> Run:
+    """The record of the run that is about to begin."""
+    run = Run.open(
+        command.folder,
+        seed=config.seed,
+        identity=identity(config),
+        overrides=command.overrides,
+        going_on=config.resume is not None,
+    )
+    run.summary |= {"fold": config.data.fold, "config": choices(plainly(config), command.picked)}
+    return run
+
+
+def plainly(config: Any) -> dict[str, Any]:
+    """`config` as plain containers, resolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 @contextmanager
-def _saying_how_to_go_on(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
+def _saying_how_to_go_on(command: Command) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            kept = [word for word in overrides if not word.startswith(("resume=", "hydra.run.dir="))]
-            command = shlex.join(["graft", "train", *kept, f"hydra.run.dir={folder}", "resume=auto"])
-            log.info("interrupted; go on with\n  %s", command)
+        if (command.folder / "checkpoints" / "last.ckpt").is_file():
+            kept = [word for word in command.overrides if not word.startswith(("resume=", "hydra.run.dir="))]
+            words = shlex.join(["graft", "train", *kept, f"hydra.run.dir={command.folder}", "resume=auto"])
+            log.info("interrupted; go on with\n  %s", words)
         raise
 
 

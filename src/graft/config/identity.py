@@ -1,0 +1,55 @@
+"""Which runs are the same run."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+WITHOUT_EFFECT = (
+    "resume",
+    "sweep_name",
+    "search.",
+    "paths.",
+    "review.",
+    "logger.",
+    "callbacks.progress",
+    "data.num_workers",
+    "data.download",
+    "data.resident_gb",
+    "trainer.log_every_n_steps",
+)
+"""Keys that change no figure of a run, whatever they say."""
+
+
+def identity(config: DictConfig) -> str:
+    """16 hexadecimal digits that two configurations share exactly when their runs must give the same figures.
+
+    Args:
+        config: a TrainConfig; a `hydra` node beside it is passed over.
+
+    Raises:
+        OmegaConfBaseException: an interpolation leads nowhere.
+    """
+    plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
+    told = {key: value for key, value in flat(plain) if not matches(key, WITHOUT_EFFECT)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def matches(key: str, parts: Iterable[str]) -> bool:
+    """Is `key` one of `parts`, or below one that ends in a dot?"""
+    return any(key.startswith(part) if part.endswith(".") else key == part for part in parts)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """("optimizer.lr", 0.1), …: the leaves of nested mappings under their dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

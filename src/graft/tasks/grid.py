@@ -1,0 +1,38 @@
+"""Hydra's own sweeper over all combinations, which leaves out what is finished already."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+from graft.config.identity import identity
+from graft.tasks.folders import INDEX, folder_of
+
+log = logging.getLogger(__name__)
+
+
+class Grid(BasicSweeper):
+    """Hands to the launcher, which may have to queue for each, only the jobs that are not finished."""
+
+    def split_arguments(self, overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
+        """The batches of jobs, each job as its overrides."""
+        batches = BasicSweeper.split_arguments(overrides, max_batch_size)
+        assert self.config is not None
+        sweep = Path(self.config.hydra.sweep.dir)
+        if not (sweep / INDEX).is_dir():
+            return batches
+        left = [[job for job in batch if not self._finished(sweep, job)] for batch in batches]
+        total, to_go = (sum(map(len, some)) for some in (batches, left))
+        log.info("%d of %d jobs are finished; %d to go", total - to_go, total, to_go)
+        return [batch for batch in left if batch]
+
+    def _finished(self, sweep: Path, job: list[str]) -> bool:
+        from graft.tasks.job import DONE
+        from graft.tasks.run import earlier_run
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        configuration = identity(self.hydra_context.config_loader.load_sweep_config(self.config, job))
+        folder = folder_of(sweep, configuration)
+        return folder is not None and earlier_run(folder, configuration).get("status") in DONE

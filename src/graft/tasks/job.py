@@ -1,0 +1,104 @@
+"""One job of a sweep: in the folder of its configuration, in a process of its own, to its end once."""
+
+import copy
+import logging
+import logging.config
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from graft.config.identity import identity
+from graft.errors import GraftError
+from graft.tasks.apart import run_apart
+from graft.tasks.folders import INDEX
+from graft.tasks.places import Place, place_among, side_by_side
+from graft.tasks.run import earlier_run
+from graft.tasks.search import PRUNED, mark_pruned
+from graft.tasks.train import Command, open_run, train
+
+log = logging.getLogger("graft")
+
+DONE = ("finished", PRUNED)
+"""What is not run again."""
+
+
+def run_job(config: Any, hydra: Any) -> float | None:
+    """Run a job unless it is finished; what keeps it from finishing goes into its summary and stops no other job.
+
+    Args:
+        config: its TrainConfig.
+        hydra: its HydraConfig.
+
+    Returns:
+        The optimized metric (of one that was pruned: its best so far); None of a job that failed.
+    """
+    folder, sweep, mine = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), identity(config)
+    command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
+    with _alone(sweep / INDEX / f"{mine}.lock"):
+        summary = earlier_run(folder, mine)
+        if summary.get("status") in DONE:
+            log.info("%s before: %s", summary["status"], folder)
+        else:
+            config = copy.deepcopy(config)
+            if summary and config.resume is None:
+                config.resume = "auto"
+            with place_among(side_by_side(hydra.launcher), sweep) as place:
+                summary = _to_its_end(config, command, place, OmegaConf.to_container(hydra.job_logging, resolve=True))
+    if summary["status"] == PRUNED and config.search.trial is not None:
+        mark_pruned(config.search)
+    return summary["metrics"].get(config.optimized_metric) if summary["status"] in DONE else None
+
+
+@contextmanager
+def _alone(lock_file: Path) -> Iterator[None]:
+    """Two jobs of the same configuration, or of a sweep that was started twice, follow one another."""
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting: another process is at the same configuration")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _to_its_end(config: Any, command: Command, place: Place, job_logging: Any) -> dict[str, Any]:
+    """Run the job, from its last checkpoint if it has one; returns its summary, which tells how it ended."""
+    OmegaConf.resolve(config)
+    run = open_run(config, command)
+    code = run_apart(_train_here, config, command, place, job_logging, preload=("graft.tasks.fit",))
+    summary = earlier_run(command.folder, run.summary["identity"])
+    if summary.get("attempts") == run.summary["attempts"]:
+        run.summary = summary
+    if "ended" not in run.summary:  # it had no chance to say why
+        run.fail(_cause_of_death(code))
+    if run.summary["status"] not in DONE:
+        log.error("%s: %s", run.summary["status"], run.summary.get("error", command.folder))
+    return run.summary
+
+
+def _cause_of_death(code: int) -> str:
+    if code >= 0:
+        return f"the process ended with exit code {code} (see train.log)"
+    likely = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+    return f"the process was ended by {signal.Signals(-code).name}{likely}"
+
+
+def _train_here(config: Any, command: Command, place: Place, job_logging: dict[str, Any]) -> None:
+    logging.config.dictConfig(job_logging)
+    place.take()
+    try:
+        train(config, command)
+    except GraftError:  # its words are in the summary, and are said once, by our parent
+        sys.exit(1)
+    except Exception:
+        log.exception("failed")
+        sys.exit(1)

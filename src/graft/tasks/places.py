@@ -1,0 +1,89 @@
+"""Which GPUs and which cores each of several jobs at once gets of this machine."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from graft.data.cores import available_cores
+from graft.learning.gpu import visible_gpus
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a job may use; None for all there is."""
+
+    gpus: tuple[str, ...] | None = None
+    cores: tuple[int, ...] | None = None
+
+    def take(self) -> None:
+        """Bind this process, and all it will start, to the place. Before the first use of a GPU."""
+        if self.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+        if self.cores:
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, self.cores)
+            os.environ["OMP_NUM_THREADS"] = str(len(self.cores))
+            if torch := sys.modules.get("torch"):
+                torch.set_num_threads(min(torch.get_num_threads(), len(self.cores)))
+
+
+def jobs_at_once() -> int:
+    """As many as there are GPUs; without one, a job for every four cores, or for every core where there are few."""
+    cores = available_cores()
+    return len(visible_gpus()) or min(cores, max(2, cores // 4))
+
+
+@contextmanager
+def place_among(count: int, sweep: Path) -> Iterator[Place]:
+    """Hold one of the `count` places that the jobs of `sweep` have on this machine; waits while all are taken."""
+    if count <= 1:
+        yield Place()
+        return
+    key = hashlib.sha256(f"{os.path.abspath(sweep)}".encode()).hexdigest()[:16]
+    locks = Path(tempfile.gettempdir()) / f"graft-places-{getattr(os, 'getuid', int)()}" / key
+    locks.mkdir(parents=True, exist_ok=True)
+    number, lock = _first_free(locks, count)
+    try:
+        gpus, cores = visible_gpus(), available_cores()
+        granted = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores))
+        yield Place(tuple(share(gpus, number, count)) or None, tuple(share(granted[:cores], number, count)))
+    finally:
+        lock.release()
+
+
+def _first_free(locks: Path, count: int) -> tuple[int, FileLock]:
+    while True:
+        for number in range(count):
+            lock = FileLock(locks / str(number))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            return number, lock
+        time.sleep(0.2)
+
+
+def share(things: Sequence[Item], number: int, count: int) -> Sequence[Item]:
+    """The part of `things` for one of `count`: disjoint parts of one size, or one thing for several where there are
+    too few."""
+    size = len(things) // count
+    if size:
+        return things[number * size : (number + 1) * size]
+    return things[number % len(things) :][:1] if things else things
+
+
+def side_by_side(launcher: Any) -> int:
+    """How many jobs a Hydra launcher runs at once on one machine: what it calls n_jobs, if it has that."""
+    count = launcher.get("n_jobs") or 1
+    return count if count > 0 else max(1, available_cores() + 1 + count)

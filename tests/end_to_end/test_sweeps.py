@@ -1,0 +1,133 @@
+"""Sweeps as a user runs them: killed, failing, taken up again, side by side, searching."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import ROOT, Finished, command, succeeded, train
+
+TINY = (
+    "model=vgg_custom",
+    "model.table=[8,M,16,M]",
+    "model.classifier=pooled",
+    "model.input_size=32",
+    "strategy=scratch",
+    "data=digits",
+    "augment=basic",
+    "data.num_workers=0",
+    "trainer.precision=32-true",
+    "trainer.limit_train_batches=6",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2",
+)
+"""A run of a second, once torch is there."""
+
+
+def sweep(folder: Path, *words: str) -> Finished:
+    """`python train.py -m WORDS` with everything below `folder`, the sweep in outputs/sweep/it."""
+    return command(folder / "outputs/sweep/it", *sweep_words(folder, *words))
+
+
+def sweep_words(folder: Path, *words: str) -> list[str]:
+    return [str(ROOT / "train.py"), "-m", *TINY, f"paths.outputs={folder}/outputs", "sweep_name=it", *words]
+
+
+def killed_when(condition: Callable[[], bool], folder: Path, *words: str) -> subprocess.Popen[str]:
+    """The same, started and not waited for until `condition` holds; the caller kills what it likes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "0"}
+    started = subprocess.Popen(
+        [sys.executable, *sweep_words(folder, *words)],
+        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    while not condition():
+        assert started.poll() is None, started.communicate()[0]
+        time.sleep(0.005)
+    return started
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def summaries(folder: Path) -> dict[str, dict[str, Any]]:
+    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/summary.json")}
+
+
+@pytest.fixture(scope="module")
+def killed_and_completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Finished]:
+    """Four jobs, the third of which cannot work; kill -9 while the second is under way; the same command again."""
+    folder = tmp_path_factory.mktemp("killed")
+    grid = ("seed=1,2", "optimizer.lr=0.05,1e20", "trainer.max_epochs=3")
+    jobs = folder / "outputs/sweep/it"
+    started = killed_when((jobs / "2/checkpoints/last.ckpt").is_file, folder, *grid)
+    started.kill()
+    started.wait()
+    return jobs, summaries(jobs), sweep(folder, *grid)
+
+
+def test_a_killed_grid_is_completed_by_the_same_command(
+    killed_and_completed: tuple[Path, dict[str, Any], Finished],
+) -> None:
+    jobs, half, again = killed_and_completed
+    whole = summaries(jobs)
+    assert {name: run["status"] for name, run in half.items()} == {"0": "finished", "1": "failed", "2": "interrupted"}
+    assert {name: run["status"] for name, run in whole.items()} == {
+        "0": "finished", "1": "failed", "2": "finished", "3": "failed",
+    }  # fmt: skip
+    assert whole["0"] == half["0"], "what is finished is not run again"
+    assert "1 of 4 jobs are finished; 3 to go" in again.out
+    assert whole["2"]["attempts"] == 2
+
+
+def test_an_interrupted_job_ends_as_if_it_had_never_stopped(
+    killed_and_completed: tuple[Path, dict[str, Any], Finished], tmp_path: Path
+) -> None:
+    jobs, _, _ = killed_and_completed
+    straight = succeeded(train(tmp_path / "run", *TINY, "seed=2", "optimizer.lr=0.05", "trainer.max_epochs=3"))
+    assert summary(jobs / "2")["metrics"] == straight.summary["metrics"]
+    assert (jobs / "2/metrics.csv").read_bytes() == (straight.folder / "metrics.csv").read_bytes()
+    for name in ("last", "best"):
+        ours, theirs = (
+            torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+            for folder in (jobs / "2", straight.folder)
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_failing_job_stops_no_other_and_the_end_says_what_to_do(
+    killed_and_completed: tuple[Path, dict[str, Any], Finished],
+) -> None:
+    jobs, _, again = killed_and_completed
+    assert "training diverged" in summary(jobs / "1")["error"]
+    assert again.code == 1
+    last = again.err.strip().splitlines()
+    assert [line.split("  ")[1] for line in last if line.startswith("failed  ")] == [str(jobs / "1"), str(jobs / "3")]
+    assert "sweep_name=it" in last[-1]
+    assert "optimizer.lr=0.05,1e20" in last[-1]
+    assert "1 not finished" not in (jobs / "compare.md").read_text().split("0.05")[1].splitlines()[0]
+
+
+def test_side_by_side_a_job_that_is_killed_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    jobs = tmp_path / "outputs/sweep/it"
+    started = killed_when(
+        lambda: all((jobs / name / "checkpoints/last.ckpt").is_file() for name in "01"),
+        tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2", "trainer.max_epochs=200",
+    )  # fmt: skip
+    os.kill(summary(jobs / "0")["process"]["pid"], signal.SIGKILL)
+    while not (jobs / "2/checkpoints/last.ckpt").is_file():  # the next job has the place of the one that is gone
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.kill()
+    started.wait()
+    assert summary(jobs / "0")["status"] == "failed"
+    assert "SIGKILL" in summary(jobs / "0")["error"]

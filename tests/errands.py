@@ -1,0 +1,30 @@
+"""What tests have done in a process of its own; functions that it can import by name."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def leave_a_note(folder: Path) -> None:
+    (folder / "note").write_text(str(os.getpid()))
+
+
+def fail() -> None:
+    raise ValueError("no")
+
+
+def be_interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_pid_and_wait(folder: Path, heeding: bool) -> None:
+    if heeding:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / "asked").write_text("to stop")))
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
