@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
@@ -27,7 +28,7 @@ from graft.models.normalise import Normalise
 from graft.preprocessing import Preprocessing
 from graft.tasks.export import export
 
-LIBRARIES = {"graft": graft, "onnxruntime": onnxruntime, "safetensors": safetensors} | {
+LIBRARIES = {"timm": timm, "graft": graft, "onnxruntime": onnxruntime, "safetensors": safetensors} | {
     "torch": torch,
     "torchvision": torchvision,
 }
@@ -134,22 +135,34 @@ def test_exported_weights_are_weights_to_start_from_that_know_their_classes(hand
     assert restored.preprocessing.fit == "squash"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet"])
-def test_a_state_dict_loads_into_plain_torchvision(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "family", "library"),
+    [
+        ("resnet18", None, "torchvision.models"),
+        ("squeezenet1_1", None, "torchvision.models"),
+        ("googlenet", None, "torchvision.models"),
+        ("resnet10t", "timm", "timm."),
+    ],
+)
+def test_a_state_dict_loads_into_the_plain_network_of_its_library(
+    name: str, family: str | None, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    network, draw = build_network(Recipe(name), 3), np.random.default_rng(0)
+    recipe, draw = Recipe(name, family=family), np.random.default_rng(0)
+    network = build_network(recipe, 3)
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):  # as if trained, so that not everything dies on the way
             layer.momentum = None
     with torch.no_grad():
         network.train()(torch.randn(8, 3, 64, 64))
-    checkpoint = saved(network, Recipe(name), tmp_path / "run", {"name": "digits", "root": None, "options": {}})
+    checkpoint = saved(network, recipe, tmp_path / "run", {"name": "digits", "root": None, "options": {}})
     export(composed(f"checkpoint={checkpoint}", "format=state_dict", f"folder={tmp_path}/out", "images=4"))
     images = torch.from_numpy(draw.normal(size=(2, 3, 64, 64)).astype(np.float32))
     with torch.inference_mode():
         ours = network.eval()(images)
     for ending in (".pth", ".safetensors"):
-        assert "torchvision.models" in json.loads((tmp_path / "out" / f"{name}{ending}.json").read_text())["load"]
+        assert library in json.loads((tmp_path / "out" / f"{name}{ending}.json").read_text())["load"]
         torch.testing.assert_close(loaded(tmp_path / "out" / f"{name}{ending}", images, monkeypatch), ours)
 
 

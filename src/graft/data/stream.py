@@ -117,8 +117,6 @@ def read_ahead(
             picture = read_image(path)
         except DataError as error:
             return error
-        except Exception as error:  # of a damaged file Pillow raises anything
-            return DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}).")
         return transform(picture)
 
     waiting: deque[tuple[Found, Future[T | DataError]]] = deque()

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from graft.errors import ExportError
 from graft.learning.restore import Restored
 from graft.models import build_network
 from graft.models.normalise import Normalise
-from graft.models.zoo import ARGUMENTS
+from graft.models.zoo import builder_arguments
 
 LARGEST_PROTOBUF = 2**31 - 2**20
 """An ONNX file holds no more; larger weights lie in a file beside it."""
@@ -46,9 +46,9 @@ class Handover:
         self.prepare: Run = nn.Identity() if preprocess else normalise
 
     @cached_property
-    def is_torchvisions(self) -> bool:
-        """Whether plain torchvision has a network that takes these weights."""
-        return plain_torchvision(self.restored) is not None
+    def origin(self) -> "Origin":
+        """Whose network it is."""
+        return origin(self.restored)
 
     def example(self) -> Tensor:
         """Two images, of zeros."""
@@ -199,47 +199,77 @@ def _weights(handover: Handover) -> dict[str, Tensor]:
 
 
 def _read_weights(handover: Handover, file: Path) -> Run:
-    """Into plain torchvision where it has this network, else into ours."""
-    restored = handover.restored
-    network = plain_torchvision(restored) or build_network(restored.recipe, len(restored.classes))
+    """Into the plain network of the library that it is from."""
+    network = handover.origin.make()
     network.load_state_dict(load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True))
     return network.eval()
 
 
-def plain_torchvision(restored: Restored) -> nn.Module | None:
-    """torchvision's own network, at random, that takes these weights; None where it has none with these tensors."""
-    name = restored.recipe.torchvision_name()
-    if name is None:
-        return None
-    quick = {"init_weights": False} if name in ARGUMENTS else {}
-    network = get_model(name, num_classes=len(restored.classes), **needed(restored), **quick)
-    shapes, ours = ({key: value.shape for key, value in n.state_dict().items()} for n in (network, restored.network))
-    return network if shapes == ours else None
+@dataclass(frozen=True)
+class Origin:
+    """Whose network this is, and how it is made there.
+
+    Attributes:
+        library: "torchvision", "timm" or "graft".
+        line: the Python that makes it at random.
+        make: the same, called.
+    """
+
+    library: str
+    line: str
+    make: Callable[[], nn.Module]
 
 
-def needed(restored: Restored) -> dict[str, Any]:
-    """What torchvision's builder must be told besides the number of classes to compute the same."""
-    given = ARGUMENTS.get(restored.recipe.torchvision_name() or "", {})
-    return {key: value for key, value in given.items() if key == "transform_input"}
+def origin(restored: Restored) -> Origin:
+    """torchvision's or timm's where they have a network with these very tensors, else ours."""
+    recipe, count = restored.recipe, len(restored.classes)
+    name = recipe.torchvision_name()
+    if recipe.facts().family == "timm":
+        from graft.models import timm_zoo
+
+        words = timm_zoo.builder_arguments(recipe, timm_zoo.pretrained_config(recipe.name))
+        return _of_library("timm", "timm.create_model", timm_zoo.timm.create_model, recipe.name, count, words)
+    if name is not None:
+        words = {key: value for key, value in builder_arguments(name, recipe.input_size).items() if key not in USUAL}
+        theirs = _of_library("torchvision", "torchvision.models.get_model", get_model, name, count, words)
+        if _shapes(theirs.make()) == _shapes(restored.network):
+            return theirs
+    given = {key: value for key, value in recipe.to_dict().items() if value is not None}
+    line = f"graft.models.build_network(graft.models.Recipe(**{given}), {count})"
+    return Origin("graft", line, lambda: build_network(recipe, count))
+
+
+USUAL = ("aux_logits", "init_weights")
+"""What torchvision's builders are told that changes nothing in a network whose weights are then loaded."""
+
+
+def _of_library(
+    library: str, call: str, build: Callable[..., nn.Module], name: str, count: int, words: Mapping[str, Any]
+) -> Origin:
+    said = [repr(name), *(f"{key}={value!r}" for key, value in {"num_classes": count, **words}.items())]
+    return Origin(library, f"{call}({', '.join(said)})", lambda: _unwarned(build, name, num_classes=count, **words))
+
+
+def _unwarned(build: Callable[..., nn.Module], *given: Any, **words: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's and Inception's, of how they are drawn
+        return build(*given, **words)
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def how_to_load(handover: Handover, file: Path) -> str:
     """A line of Python that reads `file`."""
-    restored, name = handover.restored, repr(file.name)
+    name = repr(file.name)
     if file.suffix == ".onnx":
         return f"session = onnxruntime.InferenceSession({name}); (logits,) = session.run(None, {{'images': images}})"
     if file.suffix == ".pt2":
         return f"network = torch.export.load({name}).module(); logits = network(images)"
     pickled = file.suffix == ".pth"
     read = f"torch.load({name}, weights_only=True)" if pickled else f"safetensors.torch.load_file({name})"
-    if not handover.is_torchvisions:
-        recipe = {key: value for key, value in restored.recipe.to_dict().items() if value is not None}
-        made = f"graft.models.build_network(graft.models.Recipe(**{recipe}), {len(restored.classes)})"
-    else:
-        words = [repr(restored.recipe.torchvision_name()), f"num_classes={len(restored.classes)}"]
-        words += [f"{key}={value}" for key, value in needed(restored).items()]
-        made = f"torchvision.models.get_model({', '.join(words)})"
-    return f"network = {made}; network.load_state_dict({read}); network.eval()"
+    return f"network = {handover.origin.line}; network.load_state_dict({read}); network.eval()"
 
 
 STATE_DICT = {".pth": Format(_write_pickle, _read_weights), ".safetensors": Format(_write_safetensors, _read_weights)}

@@ -43,7 +43,7 @@ def build_timm(recipe: Recipe, num_classes: int) -> nn.Module:
     if not config.classifier:
         raise ConfigError(f"model=timm model.name={recipe.name}: has no head for classes. Choose a classifier.")
     try:
-        network = timm.create_model(recipe.name, num_classes=num_classes, **_arguments(recipe, config))
+        network = timm.create_model(recipe.name, num_classes=num_classes, **builder_arguments(recipe, config))
         if recipe.input_size is not None:
             _try(network, recipe.input_size)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -138,7 +138,7 @@ def todays_keys(network: nn.Module, recipe: Recipe, tensors: Mapping[str, Tensor
     config = pretrained_config(recipe.name)
     classes = _rows(tensors, head_modules(network)) or config.num_classes
     overlay = {"state_dict": dict(tensors), "num_classes": classes, "custom_load": False}
-    arguments = _arguments(recipe, config) | {"pretrained_cfg_overlay": overlay, "num_classes": classes}
+    arguments = builder_arguments(recipe, config) | {"pretrained_cfg_overlay": overlay, "num_classes": classes}
     try:
         return timm.create_model(recipe.name, pretrained=True, **arguments).state_dict()
     except Exception:  # a conversion of a file that is none of its network's may stumble over anything
@@ -153,7 +153,7 @@ def _try(network: nn.Module, size: int) -> None:
     network.train()
 
 
-def _arguments(recipe: Recipe, config: "PretrainedCfg") -> dict[str, Any]:
+def builder_arguments(recipe: Recipe, config: "PretrainedCfg") -> dict[str, Any]:
     """What departs from the network as timm knows it."""
     sized = recipe.input_size is not None and config.fixed_input_size
     return ({"img_size": recipe.input_size} if sized else {}) | (

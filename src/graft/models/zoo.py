@@ -51,9 +51,8 @@ def build_torchvision(
     Raises:
         ConfigError: `dropout` for a network without dropout layers, an `input_size` it cannot be built for.
     """
-    arguments = ARGUMENTS.get(name, {}) | _side(name, input_size)
     try:
-        network = get_model(name, weights=None, num_classes=num_classes, **arguments)
+        network = get_model(name, weights=None, num_classes=num_classes, **builder_arguments(name, input_size))
     except ValueError as error:
         raise ConfigError(f"model.input_size={input_size}: {name} cannot be built for it ({error}).") from error
     draw_head(network)
@@ -64,6 +63,11 @@ def build_torchvision(
         for layer in layers:
             layer.p = dropout
     return network
+
+
+def builder_arguments(name: str, input_size: int | None) -> dict[str, Any]:
+    """What `name`'s builder is told besides the number of classes."""
+    return ARGUMENTS.get(name, {}) | _side(name, input_size)
 
 
 def _side(name: str, input_size: int | None) -> dict[str, Any]:

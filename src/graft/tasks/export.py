@@ -56,7 +56,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
     restored = from_checkpoint(checkpoint)
     images = real_images(config, restored, said)
     handover = Handover(restored, config.preprocess)
-    if "state_dict" in wanted and not handover.is_torchvisions:
+    if "state_dict" in wanted and handover.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
     place = Path(config.folder).expanduser()
     for ending, form in itertools.chain.from_iterable(formats(name, config.opset).items() for name in wanted):
