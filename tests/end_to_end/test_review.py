@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from commands import ROOT, Finished, command, succeeded, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import api_pb2, metadata
 
 from graft.review import board
 from graft.review.record import FILE, read_record
@@ -131,6 +133,21 @@ def test_none_leaves_the_figures_alone(outputs: Path, tmp_path: Path) -> None:
     assert set(tags["scalars"]) == {name for name in SCALARS if not re.match("final|grad_norm|time|.*ece", name)}
     assert not (run.folder / FILE).exists()
     assert not (run.folder / "tensorboard" / "projector_config.pbtxt").exists()
+
+
+def test_a_run_that_fails_says_so_in_hparams(outputs: Path, tmp_path: Path) -> None:
+    shutil.copytree(outputs.parent / "data", tmp_path / "data")
+    broken = tmp_path / "data" / "train" / CLASSES[1] / "0.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    failed = train(tmp_path / "run", *of(tmp_path), "trainer.baseline=true")
+    assert failed.code == 1
+    assert "0.png" in failed.err
+    events = events_of(failed.folder)
+    end = metadata.parse_session_end_info_plugin_data(
+        events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    )
+    assert end.status == api_pb2.STATUS_FAILURE
+    assert [event.step for event in events.Scalars("val/acc")] == [0], "what there was before it failed"
 
 
 # -- in TensorBoard itself -------------------------------------------------------------------------------------
