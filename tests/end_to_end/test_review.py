@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import ROOT, Finished, command, succeeded, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -95,6 +96,14 @@ def test_every_picture_is_made_once_and_is_bounded(run: Finished, events: EventA
         assert min(picture.width, picture.height) > 40
     assert sum(file.stat().st_size for file in (run.folder / "tensorboard").rglob("*")) < 4_000_000
     assert (run.folder / FILE).stat().st_size < 2_000_000
+
+
+def test_pictures_belong_to_the_step_of_the_best_checkpoint(run: Finished, events: EventAccumulator) -> None:
+    best = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    for tag in PICTURES - {board.TRAIN_BATCH}:
+        assert [picture.step for picture in events.Images(tag)] == [best], tag
+    (error,) = events.Scalars("val/ece")
+    assert error.step == best
 
 
 def test_the_final_figures_are_those_of_the_summary(run: Finished, events: EventAccumulator) -> None:
