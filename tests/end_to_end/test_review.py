@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import ROOT, Finished, command, succeeded, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import api_pb2, metadata
 
 from graft.review import board
 from graft.review.record import FILE, read_record
@@ -95,6 +98,14 @@ def test_every_picture_is_made_once_and_is_bounded(run: Finished, events: EventA
     assert (run.folder / FILE).stat().st_size < 2_000_000
 
 
+def test_pictures_belong_to_the_step_of_the_best_checkpoint(run: Finished, events: EventAccumulator) -> None:
+    best = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    for tag in PICTURES - {board.TRAIN_BATCH}:
+        assert [picture.step for picture in events.Images(tag)] == [best], tag
+    (error,) = events.Scalars("val/ece")
+    assert error.step == best
+
+
 def test_the_final_figures_are_those_of_the_summary(run: Finished, events: EventAccumulator) -> None:
     for name in board.FINALS:
         (final,) = events.Scalars(f"final/{name}")
@@ -131,6 +142,21 @@ def test_none_leaves_the_figures_alone(outputs: Path, tmp_path: Path) -> None:
     assert set(tags["scalars"]) == {name for name in SCALARS if not re.match("final|grad_norm|time|.*ece", name)}
     assert not (run.folder / FILE).exists()
     assert not (run.folder / "tensorboard" / "projector_config.pbtxt").exists()
+
+
+def test_a_run_that_fails_says_so_in_hparams(outputs: Path, tmp_path: Path) -> None:
+    shutil.copytree(outputs.parent / "data", tmp_path / "data")
+    broken = tmp_path / "data" / "train" / CLASSES[1] / "0.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    failed = train(tmp_path / "run", *of(tmp_path), "trainer.baseline=true")
+    assert failed.code == 1
+    assert "0.png" in failed.err
+    events = events_of(failed.folder)
+    end = metadata.parse_session_end_info_plugin_data(
+        events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    )
+    assert end.status == api_pb2.STATUS_FAILURE
+    assert [event.step for event in events.Scalars("val/acc")] == [0], "what there was before it failed"
 
 
 # -- in TensorBoard itself -------------------------------------------------------------------------------------

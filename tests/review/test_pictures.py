@@ -49,19 +49,19 @@ def test_a_title_says_what_was_predicted_and_whether_it_is_right() -> None:
     wrong = grids.verdict(image, "ants", "bees", 0.6)
     assert (right.lines, right.colour) == (("✓ ants (ants) 97 %",), drawing.RIGHT)
     assert (wrong.lines, wrong.colour) == (("✗ ants (bees) 60 %",), drawing.WRONG)
-    long = grids.verdict(image, "sunflowers of the south", "dandelion", 0.6)
-    assert long.lines == ("✗ sunflowers of the south", "(dandelion) 60 %")
+    long = grids.verdict(image, "sunflowers of May", "dandelion", 0.6)
+    assert long.lines == ("✗ sunflowers of May", "(dandelion) 60 %")
     assert all(len(line) <= grids.LETTERS for line in grids.verdict(image, "a" * 90, "b" * 90, 1.0).lines)
 
 
-@pytest.mark.parametrize("size", [8, 32, 80, 81, 224, 299])
+@pytest.mark.parametrize("size", [8, 32, 33, 64, 65, 224, 299])
 def test_a_grid_shows_every_image_at_a_readable_size(size: int) -> None:
     red = np.full((size, size, 3), (255, 0, 0), np.uint8)
     tiles = [grids.verdict(red, name, AWKWARD[0], 0.5) for name in AWKWARD]
     picture = np.asarray(grids.grid(tiles, "Heading\nwith a second line"))
     shown = (picture == (255, 0, 0)).all(axis=2)
     side = grids.fitted(red).shape[0]
-    assert 100 < side <= 160
+    assert 99 < side < 160
     assert shown.sum() == len(tiles) * (side - 6) ** 2, "all tiles whole, but for their frames"
 
 

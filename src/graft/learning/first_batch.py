@@ -7,21 +7,25 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from graft.data.datasets import Batch
 from graft.learning.learner import Learner
+
+Show = Callable[[Tensor | None, Tensor, list[int]], None]
 
 
 class FirstBatch(Callback):
-    """Hands the first images of a run's first batch to `show(images, targets)`, in the first process.
+    """Hands the first images of a run's first batch to `show(images, targets, indices)`, in the first process.
 
-    Augmented and mixed as they are trained on, but not normalised: uint8 [B, 3, S, S] and class indices [B] or
-    shares of the classes [B, C], on the CPU. A resumed run has shown them already.
+    The images are augmented and mixed as they are trained on, but not normalised: uint8 [B, 3, S, S] on the CPU;
+    None where the batch holds features instead. Targets are class indices [B] or shares of the classes [B, C]. A
+    resumed run has shown them already.
 
     Args:
         count: how many images.
         show: what to do with them.
     """
 
-    def __init__(self, count: int, show: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, count: int, show: Show) -> None:
         self.count, self.show = count, show
 
     def on_train_batch_start(
@@ -29,6 +33,9 @@ class FirstBatch(Callback):
     ) -> None:
         if trainer.global_step or batch_idx or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Learner)
-        images, targets = pl_module.prepared(batch, batch_idx)
-        self.show(pl_module.normalisation.undone(images[: self.count]).cpu(), targets[: self.count].cpu())
+        images, targets = None, batch.labels
+        if isinstance(batch, Batch):
+            assert isinstance(pl_module, Learner)
+            prepared, targets = pl_module.prepared(batch, batch_idx)
+            images = pl_module.normalisation.undone(prepared[: self.count]).cpu()
+        self.show(images, targets[: self.count].cpu(), batch.indices[: self.count].tolist())

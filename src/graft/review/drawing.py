@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RIGHT, WRONG, INK, FAINT = "#00734f", "#b8310b", "#1b1f24", "#8c959f"
 """Bluish green and vermilion are told apart by the colour-blind too (Okabe & Ito 2008); a mark says it as well."""
 
-HEAD = 46
+HEAD = 50
 """Pixels that a heading of two lines takes at the top of a picture."""
 
 DPI = 100
@@ -86,15 +86,15 @@ def put_heading(figure: "Figure", heading: str) -> None:
     """The first line of `heading` in bold, the others below it, in the upper left corner."""
     height = figure.get_figheight() * DPI
     for number, line in enumerate(heading.split("\n")):
-        weight, size = ("bold", 10) if number == 0 else ("normal", 8)
-        x, y = 12 / (figure.get_figwidth() * DPI), 1 - (10 + 17 * number) / height
+        weight, size = ("bold", 11) if number == 0 else ("normal", 9)
+        x, y = 12 / (figure.get_figwidth() * DPI), 1 - (10 + 19 * number) / height
         figure.text(x, y, line, fontsize=size, weight=weight, va="top")
 
 
 def heading_width(heading: str) -> int:
     """Pixels that a heading needs, roughly."""
     first, *rest = heading.split("\n")
-    return 24 + max([9 * len(first), *(6 * len(line) for line in rest)])
+    return 24 + max([10 * len(first), *(7 * len(line) for line in rest)])
 
 
 def rendered(figure: "Figure") -> Image.Image:

@@ -21,10 +21,10 @@ from graft.review.drawing import (
     style,
 )
 
-SIDE, GAP, LINE = 160, 14, 15
+SIDE, GAP, LINE = 128, 14, 16
 """Pixels: of a tile, between tiles, of a line of title."""
 
-LETTERS = 25
+LETTERS = 19
 """Characters that fit above a tile."""
 
 
@@ -86,7 +86,7 @@ def grid(tiles: Sequence[Tile], heading: str, *, columns: int = 4) -> Image.Imag
         put_heading(figure, heading)
         for number, (tile, image) in enumerate(zip(tiles, images, strict=True)):
             left, top = GAP + number % columns * wide, HEAD + number // columns * below + title
-            figure.text(left / width, 1 - (top - 4) / height, "\n".join(tile.lines), fontsize=8, linespacing=1.25,
+            figure.text(left / width, 1 - (top - 4) / height, "\n".join(tile.lines), fontsize=9, linespacing=1.25,
                         va="bottom", color=tile.colour)  # fmt: skip
             figure.figimage(framed(image, tile.colour), left, height - top - image.shape[0], origin="upper")
         return rendered(figure)
@@ -96,7 +96,7 @@ def fitted(image: Array) -> Array:
     """Small images enlarged by a whole factor, dot by dot; large ones reduced to `SIDE` in height."""
     height, width = image.shape[:2]
     if enlarged(height):
-        factor = SIDE // height
+        factor = round(SIDE / height)
         return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
     size = (max(1, round(width * SIDE / height)), SIDE)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

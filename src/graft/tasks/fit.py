@@ -138,7 +138,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     if config.trainer.test and not pruned:
         trainer.test(learner, datamodule=data, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
-    review.conclude(trainer, figures, best_step=read_checkpoint(best)["global_step"])
+    review.conclude(trainer, figures, read_checkpoint(best))
     for logger in trainer.loggers:
         logger.finalize("success")
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))

@@ -57,7 +57,6 @@ class Review:
         data: the images.
         folder: the run's.
         told: for HPARAMS.
-        best_step: optimizer steps of best.ckpt, asked at the end.
     """
 
     def __init__(self, config: Any, learner: Learner, data: ImageDataModule, folder: Path, told: Told) -> None:
@@ -113,7 +112,9 @@ class Review:
             return
         if self.own.texts:
             with saying_what_fails("texts"):
-                board.open_session(self.writer, self.told.choices, self.told.said)
+                choices = self.told.choices
+                files = {key for key, value in choices.items() if isinstance(value, str) and "/" in value}
+                board.open_session(self.writer, choices, first=set(self.told.said) - files)
                 config = yaml.safe_dump(self.learner.provenance["config"], sort_keys=False, allow_unicode=True)
                 board.put_text(self.writer, board.CONFIG, board.verbatim(config))
                 board.put_text(self.writer, board.LAYERS, layer_markdown(self.learner.plan))
@@ -134,33 +135,40 @@ class Review:
         for name, module in learner.named_modules():
             module.training = modes[name]
 
-    def _show_batch(self, images: Tensor, targets: Tensor) -> None:
+    def _show_batch(self, images: Tensor | None, targets: Tensor, indices: Sequence[int]) -> None:
         if self.writer is None:
             return
         with saying_what_fails("first training batch"):
+            said = "augmented, as the network sees it before normalisation"
+            if images is None:
+                said = "before augmentation; the network is given features of it"
+                pictures = [self.data.picture("train", index) for index in indices]
+            else:
+                pictures = [*images.permute(0, 2, 3, 1).numpy()]
             shares = targets if targets.dim() == 2 else torch.eye(len(self.classes))[targets]
-            pictures = images.permute(0, 2, 3, 1).numpy()
             tiles = [
                 grids.Tile(image, mixture(row.tolist(), self.classes))
                 for image, row in zip(pictures, shares, strict=True)
             ]
-            heading = "First training batch\naugmented, as the network sees it before normalisation"
-            self._put(board.TRAIN_BATCH, grids.grid(tiles, heading), 0)
+            self._put(board.TRAIN_BATCH, grids.grid(tiles, f"First training batch\n{said}"), 0)
 
     # -- at the end ----------------------------------------------------------------------------------------
 
-    def conclude(self, trainer: pl.Trainer, metrics: Mapping[str, float], best_step: int) -> None:
+    def conclude(self, trainer: pl.Trainer, metrics: Mapping[str, float], checkpoint: Mapping[str, Any]) -> None:
         """The pictures of the best epoch and of the test, the record for comparisons, the final figures.
 
         Args:
             trainer: after fit and test; the learner holds the best weights.
             metrics: the run's final figures.
-            best_step: optimizer steps of best.ckpt.
+            checkpoint: best.ckpt, whose weights those are.
         """
         self.trainer = trainer
         if self.keep is not None and trainer.is_global_zero:
             best, test = self.keep.best, self.keep.test
-            if best is not None and best.step != best_step:  # resumed from before review was on
+            step, epoch = checkpoint["global_step"], checkpoint["epoch"]
+            if test is not None:
+                test = dataclasses.replace(test, step=step, epoch=epoch)
+            if best is not None and best.step != step:  # resumed from before review was on
                 best = None
                 log.info("note  the best epoch's predictions were not kept: no pictures of the validation")
             if self.writer is not None:

@@ -1,0 +1,62 @@
+"""The first batch as the network sees it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from graft.data.datasets import Batch
+from graft.learning.first_batch import FirstBatch
+from graft.learning.learner import Learner, Objective
+from graft.preprocessing import Preprocessing
+
+
+def a_learner(**objective: float) -> Any:
+    network: Any = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
+    plan: Any = SimpleNamespace(set_modes=lambda epoch: None)
+    learner = Learner(
+        network, plan, classes=("a", "b"), preprocessing=Preprocessing(), objective=Objective(**objective),
+        optimizer=None, scheduler=None, seed=0, provenance={},
+    )  # fmt: skip
+    learner._trainer = A_TRAINER
+    return learner
+
+
+A_TRAINER: Any = SimpleNamespace(global_step=0, current_epoch=0, is_global_zero=True, global_rank=0)
+BATCH = Batch(torch.arange(3 * 3 * 8 * 8).reshape(3, 3, 8, 8).to(torch.uint8), torch.tensor([0, 1, 0]), torch.arange(3))
+
+
+def shown(learner: Any, batch: Any = BATCH, trainer: Any = A_TRAINER, number: int = 0) -> list[Any]:
+    seen: list[Any] = []
+    FirstBatch(2, lambda *given: seen.extend(given)).on_train_batch_start(trainer, learner, batch, number)
+    return seen
+
+
+def test_normalisation_is_undone_to_the_byte() -> None:
+    images, targets, indices = shown(a_learner())
+    assert torch.equal(images, BATCH.images[:2])
+    assert targets.tolist() == indices == [0, 1]
+
+
+def test_mixed_images_come_with_the_shares_of_their_classes() -> None:
+    learner = a_learner(mixup=1.0)
+    images, targets, _ = shown(learner)
+    expected, shares = learner.prepared(BATCH, 0)
+    assert torch.equal(targets, shares[:2])
+    assert 0 < targets[1, 0] < 1
+    torch.testing.assert_close(learner.normalise(images), expected[:2], atol=0.01, rtol=0)  # half a grey level
+
+
+@pytest.mark.parametrize("later", [{"trainer": SimpleNamespace(global_step=9, is_global_zero=True)}, {"number": 1}])
+def test_only_the_first_batch_of_the_run_is_shown(later: dict[str, Any]) -> None:
+    assert shown(a_learner(), **later) == []
+
+
+def test_a_batch_of_features_says_which_images_it_is_of() -> None:
+    batch = SimpleNamespace(
+        features=(torch.zeros(3, 5),), labels=torch.tensor([1, 1, 0]), indices=torch.tensor([7, 4, 2])
+    )
+    images, targets, places = shown(a_learner(), batch)
+    assert images is None
+    assert (targets.tolist(), places) == ([1, 1], [7, 4])
