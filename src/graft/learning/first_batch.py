@@ -7,6 +7,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from graft.data.datamodule import ImageDataModule
+from graft.data.features import FeatureBatch
 from graft.learning.learner import Learner
 
 
@@ -30,5 +32,10 @@ class FirstBatch(Callback):
         if trainer.global_step or batch_idx or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Learner)
+        if isinstance(batch, FeatureBatch):
+            data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            indices = batch.indices[: self.count].tolist()
+            self.show(data.training_images(trainer.current_epoch, indices), batch.labels[: self.count].cpu())
+            return
         images, targets = pl_module.prepared(batch, batch_idx)
         self.show(pl_module.normalisation.undone(images[: self.count]).cpu(), targets[: self.count].cpu())
