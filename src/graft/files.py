@@ -43,6 +43,11 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
             file.replace(folder / file.name)
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether `path` is `folder` or below it, links followed."""
+    return path.expanduser().resolve().is_relative_to(folder.expanduser().resolve())
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
     with path.open("rb") as file:

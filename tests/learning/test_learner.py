@@ -98,8 +98,8 @@ def test_frozen_tensors_and_batchnorm_buffers_are_bit_identical_after_training(
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "scratch": (),
     "finetune": ("strategy=finetune",),
-    "feature_extract": ("strategy=feature_extract",),
-    "gradual": ("strategy=gradual",),
+    "feature_extract": ("strategy=feature_extract", "cache=features"),
+    "gradual": ("strategy=gradual", "cache=features"),
     "adamw, onecycle, averaged, mixed": (
         "strategy=finetune", "optimizer=adamw", "scheduler=onecycle", "callbacks.ema=0.9", "augment.mixup=0.5",
     ),

@@ -227,9 +227,20 @@ class SearchConfig:
 
 
 @dataclass
+class CacheConfig:
+    mode: str = "auto"
+    """"auto" (where it changes nothing but time), "features" (or say why not), "none"."""
+    max_gb: float = 10.0
+    """Size of paths.cache, in 2**30 bytes; what was used longest ago makes room, what does not fit is not kept."""
+    views: int | None = None
+    """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
+
+
+@dataclass
 class PathsConfig:
     data: str = "data"
     outputs: str = "outputs"
+    cache: str = "outputs/cache"
 
 
 @dataclass
@@ -253,6 +264,7 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 

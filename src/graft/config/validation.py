@@ -9,6 +9,7 @@ from typing import Any
 from graft.config.identity import flat, matches
 from graft.config.recipes import recipe_of
 from graft.errors import ConfigError
+from graft.files import lies_in
 from graft.models.configurations import BUNDLED
 
 QUICKSTART = "graft train experiment=quickstart"
@@ -30,6 +31,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("freeze.policy", config.freeze.policy, ("none", "features", "backbone", "custom", "gradual"))
     one_of("callbacks.checkpoint", config.callbacks.checkpoint, ("best", "last"))
     one_of("callbacks.progress", config.callbacks.progress, ("auto", "bar", "lines", "none"))
+    one_of("cache.mode", config.cache.mode, ("auto", "features", "none"))
     one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
     if config.augment.policy is not None:
         one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))
@@ -40,6 +42,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     _search(config)
     _weights_and_strategy(config, said)
     _network_and_input(config)
+    _cache(config)
     return config
 
 
@@ -63,7 +66,11 @@ def _metric_exists(config: Any) -> None:
 
 
 def _ranges(config: Any) -> None:
-    positive = {"optimizer.lr": config.optimizer.lr, "data.batch_size": config.data.batch_size}
+    positive = {
+        "optimizer.lr": config.optimizer.lr,
+        "data.batch_size": config.data.batch_size,
+        "cache.max_gb": config.cache.max_gb,
+    }
     for key, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{key}={value}: must be more than 0.")
@@ -72,6 +79,8 @@ def _ranges(config: Any) -> None:
     for key, value in config.review.items():
         if value < 0:
             raise ConfigError(f"review.{key}={value}: 0 for none, or more.")
+    if config.cache.views is not None and config.cache.views < 1:
+        raise ConfigError(f"cache.views={config.cache.views}: give at least one view of each image, or null.")
     fractions = {
         "data.val_fraction": config.data.val_fraction,
         "loss.label_smoothing": config.loss.label_smoothing,
@@ -160,6 +169,27 @@ def _network_and_input(config: Any) -> None:
         )
 
 
+def _cache(config: Any) -> None:
+    if config.cache.mode != "features":
+        return
+    if config.freeze.policy == "none":
+        raise ConfigError(
+            "cache=features and freeze=none disagree: every layer trains, so there are no features to keep.\n"
+            "Use strategy=feature_extract, or cache=auto."
+        )
+    for key in ("mixup", "cutmix"):
+        if config.augment[key]:
+            raise ConfigError(
+                f"cache=features and augment.{key}={config.augment[key]:g} disagree: images are mixed anew for each "
+                f"batch, before the frozen layers see them.\nUse augment.{key}=0, or cache=auto."
+            )
+    if config.data.root is not None and lies_in(Path(config.paths.cache), Path(config.data.root)):
+        raise ConfigError(
+            f"paths.cache={config.paths.cache} lies in data.root={config.data.root}, which is never written to.\n"
+            "Set paths.cache=FOLDER elsewhere, or cache=none."
+        )
+
+
 # Repetitions of one experiment differ in these (seed, fold), or in nothing that can change a figure.
 UNESSENTIAL = (
     "seed",
@@ -171,6 +201,8 @@ UNESSENTIAL = (
     "logger.",
     "review.",
     "callbacks.progress",
+    "cache.mode",
+    "cache.max_gb",
     "data.num_workers",
     "data.fold",
     "data.root",

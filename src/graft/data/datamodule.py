@@ -1,18 +1,21 @@
 """The loaders of an experiment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from graft.chance import seed_of
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
 from graft.data.datasets import Batch, FileDataset, ResidentDataset, collate, decode_resident
+from graft.data.features import FeatureBatch, FeatureDataset, FeatureTable
 from graft.data.images import ImageSet
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
@@ -22,6 +25,8 @@ from graft.preprocessing import Preprocessing
 
 MOST_WORKERS = 16
 LARGEST_EVAL_BATCH = 512
+
+Images = FileDataset | ResidentDataset
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -34,7 +39,7 @@ class ResumableLoader(DataLoader[Any]):
         super().__init__(*args, **kwargs)
         self._epoch, self._handed_out = 0, 0
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that the sampler is asked at the first batch, when Lightning has told it the epoch.
         sampler, batch_size = self._places()
         self._epoch, self._handed_out = sampler.epoch, sampler.start // batch_size
@@ -62,7 +67,7 @@ class ResumableLoader(DataLoader[Any]):
 
 class ImageDataModule(LightningDataModule):
     """Training, validation and test loaders of `Batch`es: uint8, not normalised, the same whatever the
-    workers.
+    workers. In epochs for which a part has been given features, of `FeatureBatch`es.
 
     Sets that fit into `resident_gb` (altogether, in each process) are decoded once and held in memory, the
     training set only if its augmentation can be done to whole batches, the test set only if it validates too
@@ -101,8 +106,9 @@ class ImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, LARGEST_EVAL_BATCH))
         self.num_workers = _checked_workers(num_workers)
         self.resident = self._choose_resident(resident_gb)
-        self._evaluated: dict[int, FileDataset | ResidentDataset] = {}
-        self._trained: FileDataset | ResidentDataset | None = None
+        self._evaluated: dict[int, Images] = {}
+        self._trained: Images | None = None
+        self._features: dict[str, FeatureTable] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,27 +117,52 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, augmented; begins with the Trainer's current epoch."""
-        if self._trained is None:
-            self._trained = self._train_dataset()
         sampler = self._train_sampler()
         if self.trainer is not None:
             sampler.set_epoch(self.trainer.current_epoch)
-        return self._loader(self._trained, sampler, self.batch_size, keep_workers=True)
+        return self._loader(self._dataset("train"), sampler, self.batch_size, keep_workers=True)
 
     def val_dataloader(self) -> ResumableLoader:
         """In order, without augmentation."""
-        return self.eval_loader("val", keep_workers=True)
+        return self._eval_loader(self._dataset("val"), keep_workers=True)
 
     def test_dataloader(self) -> ResumableLoader:
         """In order, without augmentation."""
-        return self.eval_loader("test")
+        return self._eval_loader(self._dataset("test"))
 
-    def eval_loader(self, part: str, *, keep_workers: bool = False) -> ResumableLoader:
+    def eval_loader(self, part: str) -> ResumableLoader:
         """The images of "train", "val" or "test" in order, without augmentation."""
-        rank, world = self._place()
-        dataset = self._eval_dataset(part)
-        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
-        return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
+        return self._eval_loader(self._eval_dataset(part))
+
+    def in_order(self, part: str, epoch: int, batch_size: int) -> ResumableLoader:
+        """Every image of `part` once, by index, as `epoch` sees it; for one process, whichever it is."""
+        dataset = self._images(part)
+        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False)
+        sampler.set_epoch(epoch)
+        return self._loader(dataset, sampler, batch_size, keep_workers=False)
+
+    def training_images(self, epoch: int, indices: Sequence[int]) -> Tensor:
+        """These training images as `epoch` sees them, uint8 [B, 3, S, S]; no others are decoded."""
+        dataset = self._trained or self._train_dataset(only=indices)
+        keys = [(epoch, index) for index in indices]
+        if isinstance(dataset, ResidentDataset):
+            return dataset.__getitems__(keys).images
+        return collate([dataset[key] for key in keys]).images
+
+    def pixels_of(self, part: str, epoch: int) -> dict[str, Any]:
+        """Plain values that decide every pixel of `in_order(part, epoch)`."""
+        values = {"images": self.splits.parts()[part].fingerprint(), "preprocessing": self.preprocessing.to_dict()}
+        if part == "train" and self.augment != Augment():
+            values["augment"] = asdict(self.augment) | {"random_resized_crop": self.augment.resized_crop_ranges()}
+            values["chance"] = {"seed": self.seed, "epoch": epoch, "batchwise": part in self.resident}
+        return values
+
+    def use_features(self, part: str, table: FeatureTable) -> None:
+        """Let the loaders of `part` give features where `table` has them."""
+        self._features[part] = table
+        if table.complete:  # its images are not needed again
+            self._evaluated.pop(id(self.splits.parts()[part]), None)
+            self._trained = None if part == "train" else self._trained
 
     def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
         """Image `index` of "train", "val" or "test" as evaluation sees it before normalisation, [S, S, 3]."""
@@ -155,27 +186,48 @@ class ImageDataModule(LightningDataModule):
                 chosen.add(name)
         return frozenset(chosen)
 
-    def _train_dataset(self) -> FileDataset | ResidentDataset:
+    def _dataset(self, part: str) -> Images | FeatureDataset:
+        """What the loaders of a part read from."""
+        table = self._features.get(part)
+        if table is None:
+            return self._images(part)
+        images = None if table.complete else self._images(part)
+        return FeatureDataset(self.splits.parts()[part].labels, table, images)
+
+    def _images(self, part: str) -> Images:
+        """The images of a part: those to train on augmented, the others not."""
+        if part != "train":
+            return self._eval_dataset(part)
+        if self._trained is None:
+            self._trained = self._train_dataset()
+        return self._trained
+
+    def _eval_dataset(self, part: str) -> Images:
+        """The images of a part as evaluation sees them; one set for two parts that are the same images."""
+        images = self.splits.parts()[part]
+        if id(images) not in self._evaluated:
+            self._evaluated[id(images)] = self._read_eval_dataset(part, images)
+        return self._evaluated[id(images)]
+
+    def _train_dataset(self, only: Sequence[int] | None = None) -> Images:
         images = self.splits.train
         if "train" in self.resident:
-            pixels = decode_resident(images, self.preprocessing, what="training images")
+            pixels = decode_resident(images, self.preprocessing, what="training images", only=only)
             return ResidentDataset(pixels, images.labels, augment=self.augment, seed=self.seed)
         transform = train_transform(self.preprocessing, self.augment)
         return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed)
 
-    def _eval_dataset(self, name: str) -> FileDataset | ResidentDataset:
-        """The set of a part; one set for two parts that are the same images."""
-        images = self.splits.parts()[name]
-        if id(images) not in self._evaluated:
-            self._evaluated[id(images)] = self._read_eval_dataset(name, images)
-        return self._evaluated[id(images)]
-
-    def _read_eval_dataset(self, name: str, images: ImageSet) -> FileDataset | ResidentDataset:
+    def _read_eval_dataset(self, name: str, images: ImageSet) -> Images:
         if name in self.resident:
             pixels = decode_resident(images, self.preprocessing, what=f"{name} images")
             return ResidentDataset(pixels, images.labels, augment=None, seed=self.seed)
         transform = eval_transform(self.preprocessing)
         return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed)
+
+    def _eval_loader(self, dataset: Images | FeatureDataset, *, keep_workers: bool = False) -> ResumableLoader:
+        rank, world = self._place()
+        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
+        return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
 
     def _train_sampler(self) -> EpochSampler:
         rank, world = self._place()
@@ -191,20 +243,20 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(
         self,
-        dataset: FileDataset | ResidentDataset,
+        dataset: Images | FeatureDataset,
         sampler: EpochSampler,
         batch_size: int,
         *,
         keep_workers: bool,
     ) -> ResumableLoader:
-        resident = isinstance(dataset, ResidentDataset)
-        workers = 0 if resident else self._workers(-(-len(sampler) // batch_size))
+        images = dataset.images if isinstance(dataset, FeatureDataset) else dataset
+        workers = self._workers(-(-len(sampler) // batch_size)) if isinstance(images, FileDataset) else 0
         return ResumableLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=_as_it_is if resident else collate,
+            collate_fn=collate if isinstance(dataset, FileDataset) else _as_it_is,
             pin_memory=self._on_gpu(),
             persistent_workers=keep_workers and workers > 0,
             # its own generator: a loader without one draws from the global generator whenever it is iterated
@@ -242,5 +294,5 @@ def _checked_workers(num_workers: int | str) -> int | str:
     return count
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Batch | FeatureBatch) -> Batch | FeatureBatch:
     return batch

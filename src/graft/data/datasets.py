@@ -104,11 +104,7 @@ class ResidentDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """The batch of these (epoch, index) pairs, all of one epoch."""
-        pairs = [_pair(key) for key in keys]
-        epoch = pairs[0][0]
-        if any(other != epoch for other, _ in pairs):
-            raise ValueError("a batch belongs to one epoch")
-        indices = np.array([index for _, index in pairs], dtype=np.int64)
+        epoch, indices = epoch_and_indices(keys)
         padding = indices == PADDING
         rows = np.where(padding, 0, indices)
         images = self.pixels[rows] if self.augment is None else self._augmented(epoch, rows)
@@ -151,9 +147,11 @@ def _positions(offsets: npt.NDArray[np.int64], flips: npt.NDArray[np.bool_], siz
     return np.where(folded < size, folded, period - folded)
 
 
-def decode_resident(images: ImageSet, preprocessing: Preprocessing, *, what: str = "images") -> npt.NDArray[np.uint8]:
+def decode_resident(
+    images: ImageSet, preprocessing: Preprocessing, *, what: str = "images", only: Sequence[int] | None = None
+) -> npt.NDArray[np.uint8]:
     """All pictures as evaluation sees them, uint8 [N, S, S, 3]; with threads, and a progress bar on a
-    terminal.
+    terminal. With `only`, nothing is known of the others.
 
     Raises:
         DataError: a picture cannot be read; names the file.
@@ -168,11 +166,12 @@ def decode_resident(images: ImageSet, preprocessing: Preprocessing, *, what: str
     def decode(index: int) -> None:
         pixels[index] = transform(images.load(index)).permute(1, 2, 0).numpy()
 
+    rows = range(len(images)) if only is None else only
     with (
         ThreadPoolExecutor(available_cores(), "decode") as pool,
-        contextlib.closing(_Progress(what, len(images))) as bar,
+        contextlib.closing(_Progress(what, len(rows))) as bar,
     ):
-        for done, _ in enumerate(pool.map(decode, range(len(images)), chunksize=1), 1):
+        for done, _ in enumerate(pool.map(decode, rows, chunksize=1), 1):
             bar.update(done)
     return pixels
 
@@ -201,6 +200,15 @@ class _Progress:
     def close(self) -> None:
         """Take the bar away."""
         self.bar.stop()
+
+
+def epoch_and_indices(keys: Sequence[Key]) -> tuple[int, npt.NDArray[np.int64]]:
+    """The one epoch that all of a batch's keys are of, and their indices, int64 [B]."""
+    pairs = [_pair(key) for key in keys]
+    epoch = pairs[0][0]
+    if any(other != epoch for other, _ in pairs):
+        raise ValueError("a batch belongs to one epoch")
+    return epoch, np.array([index for _, index in pairs], dtype=np.int64)
 
 
 def _pair(key: Key) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Pictures with labels, and the one way from any kind of picture to RGB."""
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -170,6 +171,17 @@ class ImageSet:
             paths=None if self.paths is None else [*self.paths, *(other.paths or ())],
             pixels=None if self.pixels is None else np.concatenate([self.pixels, other.pixels]),
         )
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over names and contents: pixels, or the sizes and times of change of files."""
+        digest = hashlib.sha256()
+        for index, name in enumerate(self.names):
+            state = self.paths[index].stat() if self.paths is not None else None
+            digest.update(f"{name}\0{state and (state.st_size, state.st_mtime_ns)}\n".encode())
+        if self.pixels is not None:
+            digest.update(f"{self.pixels.shape}".encode())
+            digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
 
     def counts(self, num_classes: int) -> list[int]:
         """How many pictures each of the `num_classes` classes has."""

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
 from torch import Tensor
 
 from graft.config.metrics import direction
+from graft.learning.writing import LatestCheckpoint
 
 
 class AveragedWeights(WeightAveraging):
@@ -139,7 +140,8 @@ def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Call
     """The callbacks the configuration asks for; checkpoints go to `folder`/checkpoints.
 
     `best.ckpt` holds the weights of the best `optimized_metric` (or of the last epoch, with
-    callbacks.checkpoint=last) and no optimizer; `last.ckpt` holds all that is needed to go on.
+    callbacks.checkpoint=last) and no optimizer; `last.ckpt` holds all that is needed to go on. What holds the last
+    epoch is not written in every one where that would take more than a tenth of the time.
     """
     mode = direction(config.optimized_metric)
     checkpoints: dict[str, Any] = {
@@ -147,18 +149,13 @@ def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Call
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    by_score = config.callbacks.checkpoint == "best"
+    best: dict[str, Any] = {"filename": "best", "mode": mode, "save_weights_only": True, **checkpoints}
     callbacks: list[Callback] = [
         Pace(),
-        ModelCheckpoint(
-            filename="best",
-            monitor=config.optimized_metric if by_score else None,
-            mode=mode,
-            save_weights_only=True,
-            save_on_train_epoch_end=not by_score,
-            **checkpoints,
-        ),
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **checkpoints),
+        ModelCheckpoint(monitor=config.optimized_metric, save_on_train_epoch_end=False, **best)
+        if config.callbacks.checkpoint == "best"
+        else LatestCheckpoint(**best),
+        LatestCheckpoint(filename="last", **checkpoints),
     ]
     if config.callbacks.ema is not None:
         callbacks.insert(0, AveragedWeights(config.callbacks.ema))

@@ -7,17 +7,19 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from graft.data.datasets import Batch
+from graft.data.datamodule import ImageDataModule
+from graft.data.features import FeatureBatch
 from graft.learning.learner import Learner
 
-Show = Callable[[Tensor | None, Tensor, list[int]], None]
+Show = Callable[[Tensor, Tensor, list[int]], None]
 
 
 class FirstBatch(Callback):
     """Hands the first images of a run's first batch to `show(images, targets, indices)`, in the first process.
 
-    The images are augmented and mixed as they are trained on, but not normalised: uint8 [B, 3, S, S] on the CPU;
-    None where the batch holds features instead. Targets are class indices [B] or shares of the classes [B, C]. A
+    The images are augmented and mixed as they are trained on (or, where the batch holds features, as those were made
+    of), but not normalised: uint8 [B, 3, S, S] on the CPU. Targets are class indices [B] or shares of the classes
+    [B, C]. A
     resumed run has shown them already.
 
     Args:
@@ -33,9 +35,12 @@ class FirstBatch(Callback):
     ) -> None:
         if trainer.global_step or batch_idx or not trainer.is_global_zero:
             return
-        images, targets = None, batch.labels
-        if isinstance(batch, Batch):
-            assert isinstance(pl_module, Learner)
-            prepared, targets = pl_module.prepared(batch, batch_idx)
-            images = pl_module.normalisation.undone(prepared[: self.count]).cpu()
-        self.show(images, targets[: self.count].cpu(), batch.indices[: self.count].tolist())
+        assert isinstance(pl_module, Learner)
+        indices = batch.indices[: self.count].tolist()
+        if isinstance(batch, FeatureBatch):
+            data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            self.show(data.training_images(trainer.current_epoch, indices), batch.labels[: self.count].cpu(), indices)
+            return
+        images, targets = pl_module.prepared(batch, batch_idx)
+        shown = pl_module.normalisation.undone(images[: self.count]).cpu()
+        self.show(shown, targets[: self.count].cpu(), indices)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from graft.chance import seed_of, seeded
 from graft.data.datasets import Batch
+from graft.data.features import FeatureBatch
 from graft.data.sampler import PADDING
 from graft.errors import TrainingError
 from graft.learning.callbacks import AveragedWeights
@@ -58,6 +59,10 @@ class Learner(pl.LightningModule):
         optimizer, scheduler: their configurations.
         seed: with epoch and step the only source of chance, so that a resumed run draws what it would have drawn.
         provenance: plain values that make a checkpoint whole (recipe, config, …), saved under "graft".
+
+    Attributes:
+        suffixes: for batches of features, by `FeatureBatch.cut`: (network, *features) -> what the network gives
+            for the images.
     """
 
     class_weights: Tensor | None
@@ -87,6 +92,7 @@ class Learner(pl.LightningModule):
         self.provenance = dict(provenance)
         self.log_every = log_every
         self.normalisation = Normalise(preprocessing)
+        self.suffixes: dict[str, Callable[..., Any]] = {}
         weights = None if objective.class_weights is None else torch.tensor(objective.class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         # Sums of (loss · images, correct, images) on the device, read only when something is logged. No buffers:
@@ -108,8 +114,14 @@ class Learner(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images [B, 3, S, S] to logits [B, C]."""
-        output = self.network(self.normalise(images))
-        return output if isinstance(output, Tensor) else output[0]
+        return _logits(self.network(self.normalise(images)))
+
+    def logits_of(self, batch: Batch | FeatureBatch) -> Tensor:
+        """Logits [B, C] of images, or of the features that the frozen layers made of them."""
+        return self(batch.images) if isinstance(batch, Batch) else _logits(self._go_on(batch))
+
+    def _go_on(self, batch: FeatureBatch) -> Any:
+        return self.suffixes[batch.cut](self.network, *batch.features)
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -127,18 +139,26 @@ class Learner(pl.LightningModule):
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self._trainer is not None else 0
 
+    def setup(self, stage: str) -> None:
+        """DDP waits for the gradient of whatever takes one when it wraps the network, which is after this."""
+        if self.plan.static:
+            self.plan.apply(0)
+
     def on_train_epoch_start(self) -> None:
         self.plan.apply(self.current_epoch)
         self.train()  # what this epoch unfreezes was left in evaluation mode by the one before
         self.epoch_sums, self.window_sums = self._zeros(), self._zeros()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch | FeatureBatch, batch_idx: int) -> None:
         torch.manual_seed(seed_of(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        labels = batch.labels
-        images, targets = self.prepared(batch, batch_idx)
-        output = self.network(images)
+    def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
+        labels = targets = batch.labels
+        if isinstance(batch, FeatureBatch):
+            output = self._go_on(batch)
+        else:
+            images, targets = self.prepared(batch, batch_idx)
+            output = self.network(images)
         logits, *auxiliary = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
         main = self._loss(logits, targets)
         side = sum((self._loss(part, targets) for part in auxiliary), start=main.new_zeros(()))
@@ -208,8 +228,8 @@ class Learner(pl.LightningModule):
         self.taken_for = torch.zeros(len(self.classes), device=self.device)
         self.per_class.reset()
 
-    def _evaluate(self, batch: Batch) -> Tensor:
-        logits = self(batch.images).float()
+    def _evaluate(self, batch: Batch | FeatureBatch) -> Tensor:
+        logits = self.logits_of(batch).float()
         real = batch.labels != PADDING
         loss = F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=PADDING)
         predicted = logits.argmax(1)
@@ -225,7 +245,7 @@ class Learner(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def validation_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
         return self._evaluate(batch)  # the logits, for callbacks
 
     def on_validation_epoch_end(self) -> None:
@@ -251,7 +271,7 @@ class Learner(pl.LightningModule):
     def on_test_epoch_start(self) -> None:
         self._start_evaluation()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
         return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
@@ -319,3 +339,9 @@ class Learner(pl.LightningModule):
             if isinstance(callback, AveragedWeights):
                 callback.put_into(checkpoint, self)
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
+
+
+def _logits(output: Any) -> Tensor:
+    """What a network says first, before what its auxiliary heads say."""
+    logits: Tensor = output if isinstance(output, Tensor) else output[0]
+    return logits

@@ -1,10 +1,13 @@
-"""Writing checkpoints: whole or not at all."""
+"""Writing checkpoints: whole or not at all, and so that it costs little beside training."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from graft.files import writing_atomically
 
@@ -21,3 +24,25 @@ class WholeCheckpoints(TorchCheckpointIO):
             part.unlink(missing_ok=True)  # of one that was killed
         with writing_atomically(Path(path)) as file:
             torch.save(checkpoint, file)
+
+
+class LatestCheckpoint(ModelCheckpoint):
+    """Kept up to date at the ends of epochs, but with no more than a tenth of the time, and at the end of training."""
+
+    SHARE = 0.1
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(save_on_train_epoch_end=True, **options)
+        self._written = self._took = 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.strategy.broadcast(self._is_due(trainer)):
+            started = time.monotonic()
+            super().on_train_epoch_end(trainer, pl_module)
+            self._written = time.monotonic()
+            self._took = self._written - started
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """Whether this is the last epoch, or the last writing was long enough ago."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        return last or trainer.should_stop or self.SHARE * (time.monotonic() - self._written) >= self._took

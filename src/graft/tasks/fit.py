@@ -24,6 +24,7 @@ from graft.errors import ConfigError
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
+from graft.learning.feature_cache import FeatureCache
 from graft.learning.learner import Learner, Objective
 from graft.learning.table_logger import TableLogger
 from graft.learning.writing import WholeCheckpoints
@@ -120,6 +121,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     batches = -(-data.steps_per_epoch // device.devices)
     trainer = build_trainer(config, device, folder, plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
+    cache = FeatureCache(config, learner, data, trainer, begins=go_on_from(learner, resume))
     if config.trainer.baseline and resume is None:
         trainer.validate(learner, datamodule=data, verbose=False)
         said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
@@ -136,9 +138,11 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     figures = load_best(learner, best)
     pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in trainer.callbacks)  # type: ignore[attr-defined]
     if config.trainer.test and not pruned:
+        cache.provide_test()
         trainer.test(learner, datamodule=data, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
     review.conclude(trainer, figures, read_checkpoint(best))
+    cache.close()
     for logger in trainer.loggers:
         logger.finalize("success")
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
@@ -158,7 +162,8 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         "checkpoint": str(best.relative_to(folder)),
         "device": dataclasses.asdict(device)
         | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},
-        "notes": notes,
+        "cache": cache.summary(),
+        "notes": [*notes, *cache.notes],
     }
 
 
@@ -301,6 +306,16 @@ def validate_at_epoch_end_too(trainer: pl.Trainer) -> None:
     loop: Any = trainer.fit_loop.epoch_loop
     by_interval = loop._should_check_val_fx
     loop._should_check_val_fx = lambda fetcher: by_interval(fetcher) or loop.batch_progress.is_last_batch
+
+
+def go_on_from(learner: Learner, resume: Path | None) -> int:
+    """The epoch in which a run begins; a resumed one has the weights of its checkpoint from now on."""
+    if resume is None:
+        return 0
+    checkpoint = read_checkpoint(resume)
+    learner.load_state_dict(checkpoint["state_dict"])
+    epoch: int = checkpoint["epoch"]
+    return epoch
 
 
 def load_best(learner: Learner, best: Path) -> dict[str, float]:

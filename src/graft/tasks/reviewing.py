@@ -135,21 +135,17 @@ class Review:
         for name, module in learner.named_modules():
             module.training = modes[name]
 
-    def _show_batch(self, images: Tensor | None, targets: Tensor, indices: Sequence[int]) -> None:
+    def _show_batch(self, images: Tensor, targets: Tensor, indices: Sequence[int]) -> None:
         if self.writer is None:
             return
         with saying_what_fails("first training batch"):
-            said = "augmented, as the network sees it before normalisation"
-            if images is None:
-                said = "before augmentation; the network is given features of it"
-                pictures = [self.data.picture("train", index) for index in indices]
-            else:
-                pictures = [*images.permute(0, 2, 3, 1).numpy()]
+            pictures = [*images.permute(0, 2, 3, 1).numpy()]
             shares = targets if targets.dim() == 2 else torch.eye(len(self.classes))[targets]
             tiles = [
                 grids.Tile(image, mixture(row.tolist(), self.classes))
                 for image, row in zip(pictures, shares, strict=True)
             ]
+            said = "augmented, as the network sees it before normalisation"
             self._put(board.TRAIN_BATCH, grids.grid(tiles, f"First training batch\n{said}"), 0)
 
     # -- at the end ----------------------------------------------------------------------------------------

@@ -113,6 +113,10 @@ class TransferPlan:
             self._frozen[epoch] = self.policy.rule(self.stages, self._names, epoch, self.options)
         return self._frozen[epoch]
 
+    def untouched(self, epoch: int) -> frozenset[str]:
+        """Names of the parameters that have not trained up to and with `epoch`: they are as they were loaded."""
+        return frozenset.intersection(*map(self.frozen, range(1 if self.static else epoch + 1)))
+
     def frozen_modules(self, epoch: int) -> tuple[str, ...]:
         """Names of the modules that are in evaluation mode in `epoch` whatever the rest of the network does.
 

@@ -1,0 +1,96 @@
+"""The plain loop of the notebooks: a DataLoader of PIL images, fp32, SGD, validation after every epoch.
+
+Every benchmark compares with it, in the same process, on the same data.
+"""
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from graft.data.augment import Augment
+from graft.data.images import ImageSet
+from graft.data.splits import Splits
+from graft.data.transforms import eval_transform, train_transform
+from graft.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How a training went.
+
+    Attributes:
+        seconds: all in all.
+        accuracy: on the validation images, after the last epoch.
+    """
+
+    seconds: float
+    accuracy: float
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Normalised float images, decoded and transformed one by one."""
+
+    def __init__(self, images: ImageSet, transform: Any, preprocessing: Preprocessing) -> None:
+        self.images = images
+        normalise = v2.Normalize(list(preprocessing.mean), list(preprocessing.std))
+        self.transform = v2.Compose([transform, v2.ToDtype(torch.float32, scale=True), normalise])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images.load(index)), int(self.images.labels[index])
+
+
+def train_plainly(
+    network: nn.Module,
+    splits: Splits,
+    preprocessing: Preprocessing,
+    augment: Augment,
+    *,
+    trained: Collection[str],
+    epochs: int,
+    batch_size: int = 32,
+    lr: float = 0.001,
+    momentum: float = 0.9,
+    workers: int = 2,
+) -> Timed:
+    """Train the parameters called `trained`; the others keep still by taking no gradient, as in the notebooks."""
+    started = time.perf_counter()
+    train = Pictures(splits.train, train_transform(preprocessing, augment), preprocessing)
+    val = Pictures(splits.val, eval_transform(preprocessing), preprocessing)
+    loaders = [
+        DataLoader(train, batch_size, shuffle=True, num_workers=workers),
+        DataLoader(val, batch_size, num_workers=workers),
+    ]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trained)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr, momentum)
+    accuracy = 0.0
+    for _ in range(epochs):
+        _train(network.train(), loaders[0], optimizer)
+        accuracy = _validate(network.eval(), loaders[1])
+    return Timed(time.perf_counter() - started, accuracy)
+
+
+def _train(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    for images, labels in batches:
+        optimizer.zero_grad()
+        output = network(images)
+        parts = [output] if isinstance(output, Tensor) else list(output)  # Inception's auxiliary head counts 0.4
+        loss = sum(weight * F.cross_entropy(part, labels) for weight, part in zip((1, 0.4, 0.4), parts, strict=False))
+        loss.backward()  # type: ignore[union-attr]
+        optimizer.step()
+
+
+@torch.no_grad()
+def _validate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    right = [(network(images).argmax(1) == labels).float() for images, labels in batches]
+    return float(torch.cat(right).mean())

@@ -1,0 +1,259 @@
+"""Where a network can be cut in two: below, what stands still and knows no chance; above, the rest."""
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+GENERATORS: dict[str, Callable[[torch.device], Tensor]] = {
+    "cuda": torch.cuda.get_rng_state,
+    "mps": lambda device: torch.mps.get_rng_state(),
+}
+"""Type of device -> the state of its random generator."""
+
+
+class NoCut(Exception):
+    """The network has no such prefix; the message says why."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network in two functions that share its modules, so that `suffix(net, *prefix(net, x))` is `net(x)` to the bit.
+
+    Attributes:
+        name: the modules whose outputs lie at the cut, e.g. "classifier.5" or "Mixed_6e + avgpool/flatten".
+        prefix: (network, images) -> the tensors at the cut, each [B, ...]: a function of the image alone.
+        suffix: (network, *those tensors) -> what the network returns.
+        examples: tensors like those at the cut, for a batch of two, on the meta device: shapes, types, strides.
+        graph: of the prefix.
+    """
+
+    name: str
+    prefix: Callable[..., tuple[Tensor, ...]]
+    suffix: Callable[..., Any]
+    examples: tuple[Tensor, ...]
+    graph: fx.Graph
+
+    @property
+    def code(self) -> str:
+        """The prefix as source text, without the layers' own."""
+        return self.graph.python_code("self").src
+
+    def fingerprint(self, network: nn.Module) -> str:
+        """SHA-256 (hex) over what the prefix computes with: its code, layers, parameters and buffers."""
+        digest = hashlib.sha256(self.code.encode())
+        for node in self.graph.nodes:
+            for name, tensor in _tensors_of(network, node).items():
+                digest.update(f"\n{node.target} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            if node.op == "call_module":
+                digest.update(f"\n{node.target} {network.get_submodule(node.target)}".encode())
+        return digest.hexdigest()
+
+
+def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut:
+    """The deepest cut below which everything stands still and knows no chance.
+
+    The network's forward is traced (torch.fx) in the mode that each module is in now. A step stands still when
+    what goes into it does, its parameters are in `frozen`, and its buffers, if any, are those of a module in
+    evaluation mode. That it draws no chance is found by running it and looking at the random generators, so a
+    Dropout that fires is above the cut and one that does not may be below. The cut may go through several
+    tensors, as for Inception's two heads.
+
+    Args:
+        network: in the modes in which it will be used; is not changed.
+        frozen: names of the parameters that do not change.
+        images: two images [2, 3, S, S], normalised, on the network's device.
+
+    Raises:
+        NoCut: a trained layer comes first, or the forward cannot be traced or be cut exactly.
+    """
+    graph = _traced(network)
+    images_node = next(node for node in graph.nodes if node.op == "placeholder")
+    output = next(node for node in graph.nodes if node.op == "output")
+    with torch.no_grad(), _chance_kept(images.device):
+        values = _standing(network, graph, frozen, images)
+        given = _given(network, output, _storable(values, images_node, len(images)))
+        prefix = _part(graph, [images_node], tuple(given))
+        if not any(_tensors_of(network, node) for node in prefix.nodes):
+            raise NoCut("no frozen layer comes before the first that trains")
+        cut = Cut(
+            name=" + ".join(_title(node) for node in given),
+            prefix=_function(network, prefix),
+            suffix=_function(network, _part(graph, given, output.args[0])),
+            examples=tuple(values[node].to("meta") for node in given),
+            graph=prefix,
+        )
+        _check(network, cut, images, tuple(values[node] for node in given))
+    return cut
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=(math, torchvision.ops))
+
+
+def _traced(network: nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(network)
+    except Exception as error:
+        raise NoCut(f"its forward cannot be traced ({type(error).__name__})") from error
+
+
+def _standing(network: nn.Module, graph: fx.Graph, frozen: Collection[str], images: Tensor) -> dict[fx.Node, Any]:
+    """The steps that stand still, with what they give for `images`; nothing else is run."""
+    runner = fx.Interpreter(network, garbage_collect_values=False, graph=graph)
+    runner.args_iter = iter([images.clone()])
+    moving = {name for name, _ in network.named_parameters()}.difference(frozen)
+    for path, module in network.named_modules():
+        if module.training:
+            moving.update(name for name, _ in module.named_buffers(path, recurse=False))
+    for node in graph.nodes:
+        known = runner.env.keys() >= set(node.all_input_nodes)
+        if node.op == "output" or not known or moving.intersection(_tensors_of(network, node)):
+            continue
+        before = _chance(images.device)
+        value = runner.run_node(node)
+        if all(map(torch.equal, before, _chance(images.device))):
+            runner.env[node] = value
+    return runner.env
+
+
+def _tensors_of(network: nn.Module, node: fx.Node) -> dict[str, Tensor]:
+    """Parameters and buffers that a step uses, by name."""
+    target = str(node.target)
+    if node.op == "call_module":
+        module = network.get_submodule(target)
+        return {**dict(module.named_parameters(target)), **dict(module.named_buffers(target))}
+    if node.op == "get_attr":
+        path, _, name = target.rpartition(".")
+        return {target: getattr(network.get_submodule(path), name)}
+    return {}
+
+
+def _storable(values: dict[fx.Node, Any], images: fx.Node, count: int) -> set[fx.Node]:
+    """The steps that give one row for each of the `count` images."""
+    of_images = {images}
+    for node in values:
+        if of_images.intersection(node.all_input_nodes):
+            of_images.add(node)
+    return {
+        node
+        for node in of_images - {images}
+        if isinstance(value := values[node], Tensor) and value.dim() and len(value) == count
+    }
+
+
+def _given(network: nn.Module, output: fx.Node, storable: Collection[fx.Node]) -> list[fx.Node]:
+    """The deepest storable steps from which, and from nothing else of the image, the output can be computed."""
+    pending, above = [output], set[fx.Node]()
+    given = dict[fx.Node, None]()
+    while pending:
+        node = pending.pop()
+        if node in storable:
+            given[node] = None
+        elif node.op == "placeholder":
+            raise NoCut("no frozen layer comes before the first that trains")
+        elif node not in above:
+            above.add(node)
+            pending += node.all_input_nodes
+    for node in list(given):  # what is, say, pooled from another of them need not be stored as well
+        if _follows(network, node, given.keys() - {node}):
+            del given[node]
+    return [node for node in output.graph.nodes if node in given]
+
+
+def _follows(network: nn.Module, node: fx.Node, given: Collection[fx.Node]) -> bool:
+    """Whether steps without parameters make `node` of `given`."""
+    inputs = node.all_input_nodes
+    return (
+        bool(inputs)
+        and not _tensors_of(network, node)
+        and all(source in given or _follows(network, source, given) for source in inputs)
+    )
+
+
+def _part(graph: fx.Graph, given: Sequence[fx.Node], result: Any) -> fx.Graph:
+    """The steps of `graph` that lead from `given` to `result`, a structure of nodes."""
+    wanted = set[fx.Node]()
+    pending = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, fx.Node)]
+    while pending:
+        node = pending.pop()
+        if node not in wanted:
+            wanted.add(node)
+            pending += [] if node in given else node.all_input_nodes
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in given:
+        copies[node] = part.placeholder(node.name)
+    for node in graph.nodes:
+        if node in wanted and node not in copies:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(fx.map_arg(result, copies.__getitem__))
+    return part
+
+
+def _function(network: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
+    """`graph` as a function whose first argument is the network: it has no modules or tensors of its own."""
+    return type(fx.GraphModule(network, graph)).forward
+
+
+def _title(node: fx.Node) -> str:
+    """The module that made a value, or the last one before the function that did."""
+    inside = list(node.meta.get("nn_module_stack", {}))
+    if node.op == "call_module" or inside or not node.all_input_nodes:
+        return str(node.target) if node.op != "call_function" else inside[-1]
+    return f"{_title(node.all_input_nodes[0])}/{getattr(node.target, '__name__', node.target)}"
+
+
+def _check(network: nn.Module, cut: Cut, images: Tensor, features: tuple[Tensor, ...]) -> None:
+    """Raise NoCut unless the suffix makes of `features` what the network makes of `images`, and the prefix makes the
+    first of them of the first image alone.
+
+    That guards against what a trace cannot show: steps that change a value in place which the other part still needs,
+    layers that average over the batch, branches that depend on values.
+    """
+    forward = type(network).forward  # not __call__, which may be compiled
+    with _buffers_kept(network), _chance_kept(images.device):
+        whole = forward(network, images.clone())
+    with _buffers_kept(network), _chance_kept(images.device):
+        joined = cut.suffix(network, *(tensor.clone() for tensor in features))
+    if not _alike(joined, whole, 1e-3):
+        raise NoCut("its forward cannot be cut exactly")
+    if not _alike(cut.prefix(network, images[:1].clone()), [tensor[:1] for tensor in features], 0.05):
+        raise NoCut("its frozen layers look at several images at once")
+
+
+def _alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether all tensors agree, up to `tolerance` of the largest number."""
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    return all(torch.dist(a.float(), b.float(), p=math.inf) <= tolerance * b.abs().max() for a, b in pairs)
+
+
+@contextlib.contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
+def _chance(device: torch.device) -> list[Tensor]:
+    """The state of every generator that a step on `device` might draw from."""
+    own = GENERATORS.get(device.type)
+    return [torch.get_rng_state(), *([own(device)] if own else [])]
+
+
+def _chance_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Afterwards the generators are as they were."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)

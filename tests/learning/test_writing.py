@@ -1,0 +1,71 @@
+"""Checkpoints are whole, and written no more often than pays."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from graft.learning.writing import LatestCheckpoint, WholeCheckpoints
+
+
+class Line(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer(batch).square().mean()
+
+    def on_train_epoch_end(self) -> None:
+        self.trainer.should_stop = self.current_epoch == 6
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder: Path, **limits: int) -> list[int]:
+    """Train; returns the epoch in the checkpoint after each time it was written."""
+    written: list[int] = []
+
+    class Counting(WholeCheckpoints):
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            written.append(torch.load(path, weights_only=True)["epoch"])
+
+    last = LatestCheckpoint(filename="last", dirpath=folder, enable_version_counter=False)
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[last], plugins=[Counting()], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, **limits,
+    )  # fmt: skip
+    trainer.fit(Line(), DataLoader(torch.ones(1, 1)))
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == trainer.current_epoch - 1
+    return written
+
+
+@pytest.mark.parametrize(
+    ("limits", "end"), [({"max_epochs": 5}, 4), ({"max_steps": 3}, 2), ({"max_epochs": 9}, 6)], ids=str
+)
+def test_what_costs_too_much_is_written_first_and_last(
+    limits: dict[str, int], end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatestCheckpoint, "SHARE", 0)
+    assert fit(tmp_path, **limits) == [0, end]
+
+
+def test_what_costs_little_is_written_in_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatestCheckpoint, "SHARE", 1e9)
+    assert fit(tmp_path, max_epochs=4) == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    file = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1}, file)
+    with pytest.raises(AttributeError, match="pickle"):
+        WholeCheckpoints().save_checkpoint({"epoch": lambda: 2}, file)
+    assert torch.load(file, weights_only=True) == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
