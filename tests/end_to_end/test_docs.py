@@ -1,0 +1,126 @@
+"""Every command of the README and of docs/ is one that runs."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import ROOT, command, succeeded
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from one_step import ONE_STEP, composed, make_small_sets, run_one_step
+
+from graft.cli import TASKS
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = "results.md"
+
+TINY = ("model.table=[4,M,4,M,4,M,4,M,4,M]", "model.classifier=vgg", "model.average_pool=1")
+"""A VGG with the same stages and a thousandth of the work."""
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """(page, task, words) of every `graft TASK …` and `python train.py …` in a block of shell commands."""
+    found = []
+    for page in PAGES:
+        if page.name == GENERATED:
+            continue
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:2] == ["python", "train.py"]:
+                    found.append((page.name, "train", shlex.join(words[2:])))
+                elif words and words[0].endswith("graft") and words[1] in TASKS:
+                    found.append((page.name, words[1], shlex.join(words[2:])))
+    return list(dict.fromkeys(found))
+
+
+TRAINED = [example for example in examples() if example[1] == "train"]
+USED = [example for example in examples() if example[1] in ("evaluate", "predict", "export", "inspect", "compare")]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with every set in data/, and photos/ of one's own."""
+    root = tmp_path_factory.mktemp("reader")
+    make_small_sets(root / "data")
+    for name in ("cat", "dog"):
+        folder = root / "photos" / name
+        for part in ("train", "val"):
+            shutil.copytree(
+                root / "data/hymenoptera_data" / part / ("ants" if name == "cat" else "bees"), folder / part
+            )
+        for copy in range(3):
+            shutil.copytree(root / "data/hymenoptera_data/train/ants", folder / f"copy{copy}")
+    return root
+
+
+def first_of_each_sweep(words: list[str]) -> list[str]:
+    """The words of a sweep's first job."""
+    kept = []
+    for override in OverridesParser.create().parse_overrides(words):
+        if override.is_sweep_override():
+            kept.append(f"{override.key_or_group}={next(iter(override.sweep_string_iterator()))}")
+        else:
+            kept.append(str(override.input_line))
+    return kept
+
+
+@pytest.mark.parametrize(("page", "task", "words"), TRAINED)
+def test_an_example_of_training_trains(
+    page: str, task: str, words: str, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(places)
+    said = [word for word in shlex.split(words) if word not in ("-m", "--multirun")]
+    said = [word for word in said if not word.startswith(("hydra.", "hydra/", "resume=", "sweep_name="))]
+    said = [word.replace("~/photos", "photos").replace("data.shots=10", "data.shots=2") for word in said]
+    said = first_of_each_sweep([word for word in said if "interval(" not in word and "choice(" not in word])
+    config = composed(*said, *ONE_STEP)
+    if (
+        config.model.name.startswith("vgg")
+        and config.model.name != "vgg_mini"
+        and not config.data.preprocess.input_size
+    ):
+        config = composed(*said, *ONE_STEP, *TINY)
+    result = run_one_step(config, tmp_path / "run", monkeypatch)
+    assert "test/acc" in result["metrics"]
+
+
+@pytest.mark.parametrize(("page", "task", "words"), USED)
+def test_an_example_of_using_a_network_runs(
+    page: str, task: str, words: str, places: Path, digits_run: Path, tmp_path: Path, shared_weights: Path
+) -> None:
+    said = [word.replace("RUN_FOLDER", str(digits_run)) for word in shlex.split(words)]
+    said = [str(places / word) if word == "photos" else word.replace("=photos", f"={places}/photos") for word in said]
+    if "checkpoint" in words and "data.root" in words:
+        digits = places / "own_digits"
+        if not digits.is_dir():
+            save_digits(digits)
+        said = [word.replace(f"{places}/photos", str(digits)) for word in said]
+    if task == "predict" and "model=" in words:
+        said += ["model=squeezenet1_0", f"model.weights={shared_weights}/squeezenet1_0-imagenet.safetensors"]
+    if task == "compare":
+        shutil.copytree(digits_run, tmp_path / "outputs" / "sweep" / "0")
+    done = command(tmp_path / "run", "-m", "graft.cli", task, *said)
+    if task == "inspect":  # the reader's photographs hold copies, which is what inspect is for
+        assert done.code == 1, done.err
+        assert "same" in done.out.lower() or "duplicate" in done.out.lower()
+    else:
+        succeeded(done)
+
+
+def save_digits(folder: Path) -> None:
+    """A few digits as class folders."""
+    from graft.data import load_splits
+
+    images = load_splits("digits", root=None, seed=0).test
+    for index in range(60):
+        file = folder / str(images.labels[index]) / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        images.load(index).save(file)
+
+
+def test_there_are_examples_on_every_page() -> None:
+    pages: Any = {page for page, _, _ in examples()}
+    assert pages >= {page.name for page in PAGES} - {GENERATED, "architecture.md"}
