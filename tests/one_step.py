@@ -63,7 +63,8 @@ def composed(*overrides: str, task: str = "train") -> Any:
 
 def as_if_loaded(network: nn.Module, recipe: Recipe, weights: str | None, **_: Any) -> WeightsReport:
     """ImageNet's weights are not here: the random ones pass for them."""
-    return WeightsReport("random", None, tuple(name for name, _ in network.named_parameters()), (), None, None)
+    names = tuple(name for name, _ in network.named_parameters())
+    return WeightsReport("random", None, names, (), recipe.usual_preprocessing(), None)
 
 
 def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
