@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from graft.data.datasets import Batch
+from graft.data.features import FeatureBatch
 from graft.learning.first_batch import FirstBatch
 from graft.learning.learner import Learner, Objective
 from graft.preprocessing import Preprocessing
@@ -53,10 +54,17 @@ def test_only_the_first_batch_of_the_run_is_shown(later: dict[str, Any]) -> None
     assert shown(a_learner(), **later) == []
 
 
-def test_a_batch_of_features_says_which_images_it_is_of() -> None:
-    batch = SimpleNamespace(
-        features=(torch.zeros(3, 5),), labels=torch.tensor([1, 1, 0]), indices=torch.tensor([7, 4, 2])
-    )
-    images, targets, places = shown(a_learner(), batch)
-    assert images is None
-    assert (targets.tolist(), places) == ([1, 1], [7, 4])
+def test_of_a_batch_of_features_the_images_are_shown_that_they_were_made_of() -> None:
+    asked: list[Any] = []
+
+    def training_images(epoch: int, indices: list[int]) -> torch.Tensor:
+        asked.append((epoch, indices))
+        return BATCH.images[:2]
+
+    trainer = SimpleNamespace(**vars(A_TRAINER), datamodule=SimpleNamespace(training_images=training_images))
+    labels, places = torch.tensor([1, 1, 0]), torch.tensor([7, 4, 2])
+    batch = FeatureBatch((torch.zeros(3, 5),), labels, places, "head")
+    images, targets, indices = shown(a_learner(), batch, trainer)
+    assert asked == [(0, [7, 4])]
+    assert torch.equal(images, BATCH.images[:2])
+    assert (targets.tolist(), indices) == ([1, 1], [7, 4])
