@@ -20,6 +20,7 @@ MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow opens no picture of more (178,956,970): one needs 0.5 GB, and a file of some bytes can ask for any size."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # at half of that; the limit is enough
+warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # damaged EXIF data: the picture is read all the same
 
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
 
