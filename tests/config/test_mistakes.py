@@ -43,6 +43,7 @@ MISTAKES = {
     "data.batch_size=1 model=vgg16_bn": ["data.batch_size=1", "BatchNorm"],
     "data.val_fraction=1.0": ["data.val_fraction=1.0"],
     "data.shots=0": ["data.shots=0"],
+    "data.on_error=skp": ["Did you mean skip"],
     "review.images=-1": ["review.images=-1"],
     "search.pruner=medain": ["search.pruner=medain", "Did you mean median"],
     "search.reduction_factor=1": ["search.reduction_factor=1", "at least 2"],

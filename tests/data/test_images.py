@@ -95,6 +95,7 @@ def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
     assert np.asarray(read_image(tmp_path / "a.webp"))[0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_exif_data_do_not_spoil_the_picture(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -148,6 +149,7 @@ def test_a_file_that_is_no_picture_is_named_with_the_reason(
     assert (str(again), again.path, again.kind) == (str(raised.value), path, kind)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF"])
 def test_whatever_is_wrong_with_a_file_it_is_an_error_that_names_it(tmp_path: Path, format_: str) -> None:
     """Random damage: Pillow answers with a dozen kinds of exceptions, of which none may reach the user as it is."""

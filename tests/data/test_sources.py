@@ -154,6 +154,50 @@ def test_accents_are_spelled_one_way(tmp_path: Path) -> None:
     assert [name for name, _ in image_files(tmp_path)][:2] == ["caf\u00e9/0.png", "caf\u00e9x/0.png"]
 
 
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scandir = fill(tmp_path / "set", {"a": 4, "b": 4}), os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if Path(folder).name == "b":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"data\.root=.*set: .*/b cannot be read \(Permission denied\)"):
+        load("folder", root)
+
+
+def test_classes_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    names = ("a", "a b", "a-b", "a.b", "aB", "b", "B")
+    assert load("folder", fill(tmp_path, dict.fromkeys(names, 4))).classes == tuple(sorted(names))
+
+
+def test_two_folders_of_one_name_are_refused_rather_than_one_lost(tmp_path: Path) -> None:
+    fill(tmp_path / "accents", {"caf\u00e9": 4, "cafe\u0301": 4, "bar": 4})
+    with pytest.raises(DataError, match="two folders named caf\u00e9"):
+        load("folder", tmp_path / "accents")
+    for one, other in (("train", "Train"), ("val", "validation")):
+        root = fill(tmp_path / one, {f"{part}/{name}": 4 for part in {"train", one, other} for name in "ab"})
+        with pytest.raises(DataError, match=f"are both {one} folders"):
+            load("folder", root)
+
+
+def test_names_that_are_no_unicode_are_spelled_in_escapes(tmp_path: Path) -> None:
+    """An archive made on a Korean Windows, unpacked on Linux: bytes of CP949."""
+    root = fill(tmp_path / "set", {"bees": 6, "ants": 6})
+    raw = os.fsencode(root / "ants") + b"/\xb0\xb3\xb9\xcc.png"
+    with open(raw, "wb") as file:
+        file.write(BLACK.getvalue())
+    os.rename(root / "bees", os.fsencode(root) + b"/\xb9\xfa")
+    splits = load("folder", root)
+    assert splits.classes == ("\\xb9\\xfa", "ants")
+    names = [name for part in splits.parts().values() for name in part.names]
+    assert "ants/\\xb0\\xb3\\xb9\\xcc.png" in names
+    assert all(part.load(index).size == (4, 4) for part in splits.parts().values() for index in range(len(part)))
+    json.dumps(names, ensure_ascii=False).encode()
+    assert len(splits.fingerprint()) == 64
+
+
 @pytest.mark.parametrize(
     ("folders", "expected"),
     [

@@ -91,6 +91,8 @@ def test_the_fingerprint_tells_splits_labels_and_contents_apart(tmp_path: Path) 
     assert len(prints | {whole.fingerprint()}) == 5
     (tmp_path / "a").write_bytes(b"21")
     assert whole.fingerprint() == before
+    (tmp_path / "a").unlink()
+    assert whole.fingerprint() not in prints
 
 
 def test_the_fingerprint_of_pictures_in_memory_depends_on_their_pixels() -> None:

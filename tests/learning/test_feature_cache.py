@@ -289,3 +289,27 @@ def test_two_processes_share_one_cache(tmp_path: Path, place: Workplace) -> None
     assert len(list((tmp_path / "outputs" / "cache").glob("*/meta.json"))) == 2, "each is computed by one of them"
     for name in ("val/loss", "train/loss"):
         assert two.summary["metrics"][name] == pytest.approx(one.metrics[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("resident_gb", [0, 1])
+def test_images_that_cannot_be_read_leave_no_features_of_others_in_their_place(
+    place: Workplace, resident_gb: float
+) -> None:
+    """With data.on_error=skip others stand in for them, with their own labels: nothing for a store that runs share."""
+    photos = place.folder / "photos"
+    for label, name in enumerate(("a", "b")):
+        (photos / name).mkdir(parents=True)
+        for i in range(12):
+            Image.effect_noise((40, 40), 10 + 20 * label + i).save(photos / name / f"{i}.png")
+    spoiled = photos / "a" / "5.png"
+    content = bytearray(spoiled.read_bytes())
+    content[300:320] = bytes(20)  # neither the header nor the end of the file tells of it
+    spoiled.write_bytes(content)
+    words = ("data=folder", f"data.root={photos}", "data.on_error=skip", f"data.resident_gb={resident_gb}")
+    cached, plain = (place.fit(mode, *words, f"cache={mode}") for mode in ("auto", "none"))
+    assert cached.lost == plain.lost
+    assert list(cached.lost) == ["a/5.png"]
+    assert parts(cached) == {}
+    assert len(list(place.cache.glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
+    assert any("some images cannot be read" in note for note in cached.notes)
+    assert equal(cached, plain)

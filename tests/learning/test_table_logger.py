@@ -37,6 +37,15 @@ def test_appending_gives_the_same_file_as_writing_at_once(tmp_path: Path) -> Non
     assert often.path.read_bytes() == once.path.read_bytes()
 
 
+def test_a_class_may_have_a_comma_a_quotation_mark_or_two_lines_in_its_name(tmp_path: Path) -> None:
+    names = ["test/acc/a,b", 'test/acc/"c"', "test/acc/d\ne", "test/acc/벌"]
+    for step in range(2):
+        table = TableLogger(tmp_path / "metrics.csv")  # goes on with what is there
+        table.log_metrics(dict.fromkeys(names, 0.5 + step), step)
+        table.save()
+    assert [[row[name] for name in names] for row in read(table.path)] == [["0.5"] * 4, ["1.5"] * 4]
+
+
 def test_going_on_drops_what_the_resumed_run_will_log_again(tmp_path: Path) -> None:
     whole = TableLogger(tmp_path / "whole.csv")
     for step in range(4):

@@ -26,7 +26,7 @@ def preprocessing_of(config: Any) -> Preprocessing:
     """What evaluation does to an image by `config.model` and `config.data.preprocess`; imports torch only for a network
     or weights whose own preprocessing nothing else tells."""
     recipe, weights = recipe_of(config), config.model.weights
-    if weights is None or (weights == "default" and recipe.name in NETWORKS):
+    if recipe.family is None and (weights is None or (weights == "default" and recipe.name in NETWORKS)):
         own = recipe.usual_preprocessing()
     else:
         from graft.models.weights import default_preprocessing

@@ -55,6 +55,8 @@ class DataConfig:
     """With folds=K: validate on this one (0 to K - 1) of K parts of the images that are not test images."""
     folds: int | None = None
     """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own division."""
+    on_error: str = "raise"
+    """Images that cannot be read: "raise" stops before the first step with a list, "skip" leaves them out, said."""
     resident_gb: float = 2.0
     """Sets whose decoded images need no more than this are held in memory and augmented as batches."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -301,6 +303,7 @@ class EvaluateDataConfig:
     val_fraction: float | None = None
     fold: int | None = None
     folds: int | None = None
+    on_error: str | None = None
     resident_gb: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

@@ -32,6 +32,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("callbacks.checkpoint", config.callbacks.checkpoint, ("best", "last"))
     one_of("callbacks.progress", config.callbacks.progress, ("auto", "bar", "lines", "none"))
     one_of("cache.mode", config.cache.mode, ("auto", "features", "none"))
+    one_of("data.on_error", config.data.on_error, ("raise", "skip"))
     one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
     if config.augment.policy is not None:
         one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))

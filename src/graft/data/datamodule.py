@@ -8,19 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from graft.chance import seed_of
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
-from graft.data.datasets import Batch, FileDataset, ResidentDataset, collate, decode_resident
+from graft.data.datasets import Batch, FileDataset, ResidentDataset, Sample, collate, decode_readable
 from graft.data.features import FeatureBatch, FeatureDataset, FeatureTable
 from graft.data.images import ImageSet
+from graft.data.lost import LostImages, stand_in
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
 from graft.data.transforms import eval_transform, train_transform
-from graft.errors import ConfigError, DataError
+from graft.errors import ConfigError, DataError, GraftError
 from graft.preprocessing import Preprocessing
 
 MOST_WORKERS = 16
@@ -43,7 +45,12 @@ class ResumableLoader(DataLoader[Any]):
         # A generator, so that the sampler is asked at the first batch, when Lightning has told it the epoch.
         sampler, batch_size = self._places()
         self._epoch, self._handed_out = sampler.epoch, sampler.start // batch_size
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        for batch in batches:
+            if isinstance(batch, GraftError):
+                # now: as part of the error's reference cycle the workers would be given ten seconds to hear of it
+                getattr(batches, "_shutdown_workers", lambda: None)()
+                raise batch
             self._handed_out += 1
             yield batch
 
@@ -83,6 +90,7 @@ class ImageDataModule(LightningDataModule):
         resident_gb: memory for decoded sets, in 2**30 bytes; 0: none.
         avoid_single: leave a last training batch of one image out, because BatchNorm cannot train on it.
         eval_batch_size: images per process and evaluation step; None: twice `batch_size`, up to 512.
+        lost: what becomes of images that cannot be read when their turn comes; None: an error.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class ImageDataModule(LightningDataModule):
         resident_gb: float = 2.0,
         avoid_single: bool = False,
         eval_batch_size: int | None = None,
+        lost: LostImages | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -105,6 +114,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, LARGEST_EVAL_BATCH))
         self.num_workers = _checked_workers(num_workers)
+        self.lost = lost
         self.resident = self._choose_resident(resident_gb)
         self._evaluated: dict[int, Images] = {}
         self._trained: Images | None = None
@@ -170,7 +180,13 @@ class ImageDataModule(LightningDataModule):
         dataset = self._evaluated.get(id(images))
         if isinstance(dataset, ResidentDataset):
             return dataset.pixels[index]
-        return eval_transform(self.preprocessing)(images.load(index)).permute(1, 2, 0).numpy()
+        if self.lost is None:
+            picture: Image.Image | None = images.load(index)
+        else:
+            picture, _ = self.lost.load(images, index, replace=False)
+        if picture is None:
+            return np.zeros((self.preprocessing.input_size,) * 2 + (3,), np.uint8)
+        return eval_transform(self.preprocessing)(picture).permute(1, 2, 0).numpy()
 
     def _choose_resident(self, resident_gb: float) -> frozenset[str]:
         splits, left, chosen = self.splits, resident_gb * 2**30, set()
@@ -212,17 +228,24 @@ class ImageDataModule(LightningDataModule):
     def _train_dataset(self, only: Sequence[int] | None = None) -> Images:
         images = self.splits.train
         if "train" in self.resident:
-            pixels = decode_resident(images, self.preprocessing, what="training images", only=only)
-            return ResidentDataset(pixels, images.labels, augment=self.augment, seed=self.seed)
+            return self._decoded("training", images, self.augment, only)
         transform = train_transform(self.preprocessing, self.augment)
-        return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed)
+        size = self.preprocessing.input_size
+        return FileDataset(images, transform, size=size, seed=self.seed, lost=self.lost, replace=True)
+
+    def _decoded(
+        self, name: str, images: ImageSet, augment: Augment | None, only: Sequence[int] | None = None
+    ) -> ResidentDataset:
+        """`images` in memory; augmented as training wants them, or not as evaluation does."""
+        pixels, unread = decode_readable(images, self.preprocessing, self.lost, what=f"{name} images", only=only)
+        labels = stand_in(pixels, images.labels, unread, replace=augment is not None)
+        return ResidentDataset(pixels, labels, augment=augment, seed=self.seed)
 
     def _read_eval_dataset(self, name: str, images: ImageSet) -> Images:
         if name in self.resident:
-            pixels = decode_resident(images, self.preprocessing, what=f"{name} images")
-            return ResidentDataset(pixels, images.labels, augment=None, seed=self.seed)
+            return self._decoded(name, images, None)
         transform = eval_transform(self.preprocessing)
-        return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed)
+        return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed, lost=self.lost)
 
     def _eval_loader(self, dataset: Images | FeatureDataset, *, keep_workers: bool = False) -> ResumableLoader:
         rank, world = self._place()
@@ -256,7 +279,7 @@ class ImageDataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=collate if isinstance(dataset, FileDataset) else _as_it_is,
+            collate_fn=_collated if isinstance(dataset, FileDataset) else _as_it_is,
             pin_memory=self._on_gpu(),
             persistent_workers=keep_workers and workers > 0,
             # its own generator: a loader without one draws from the global generator whenever it is iterated
@@ -292,6 +315,10 @@ def _checked_workers(num_workers: int | str) -> int | str:
     if count < 0:
         raise ConfigError(f"data.num_workers={num_workers}: auto, or 0 or more.")
     return count
+
+
+def _collated(samples: list[Sample] | GraftError) -> Batch | GraftError:
+    return samples if isinstance(samples, GraftError) else collate(samples)
 
 
 def _as_it_is(batch: Batch | FeatureBatch) -> Batch | FeatureBatch:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,9 +17,14 @@ from graft.chance import seed_of, seeded
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
 from graft.data.images import ImageSet
+from graft.data.lost import LostImages
 from graft.data.sampler import PADDING
 from graft.data.transforms import Transform, eval_transform
+from graft.errors import GraftError
 from graft.preprocessing import Preprocessing
+
+Sample = tuple[Tensor, int, int]
+"""(image, label, index) as in a Batch, but of one picture."""
 
 Key = tuple[int, int] | int
 """(epoch, index); an index alone counts as of epoch 0."""
@@ -40,8 +46,13 @@ class Batch(NamedTuple):
     labels: Tensor
     indices: Tensor
 
+    def real(self) -> "Batch":
+        """Without padding."""
+        kept = self.labels != PADDING
+        return self if kept.all() else Batch(self.images[kept], self.labels[kept], self.indices[kept])
 
-class FileDataset(Dataset[tuple[Tensor, int, int]]):
+
+class FileDataset(Dataset[Sample]):
     """Decodes and transforms a picture each time it is asked for.
 
     Args:
@@ -49,24 +60,51 @@ class FileDataset(Dataset[tuple[Tensor, int, int]]):
         transform: PIL RGB → uint8 [3, S, S]; draws from torch's global generator, if from any.
         size: S.
         seed: seeds that generator, together with epoch and index; outside it goes on undisturbed.
+        lost: what becomes of a picture that cannot be read; None: an error.
+        replace: whether another takes its place, as in training, or nothing, as in evaluation.
     """
 
-    def __init__(self, images: ImageSet, transform: Transform, *, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        *,
+        size: int,
+        seed: int,
+        lost: LostImages | None = None,
+        replace: bool = False,
+    ) -> None:
         self.images, self.transform, self.size, self.seed = images, transform, size, seed
+        self.lost, self.replace = lost, replace
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
-        epoch, index = _pair(key)
-        if index == PADDING:
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, place = _pair(key)
+        picture, index = self._load(place)
+        if picture is None:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
-        picture = self.images.load(index)
-        with seeded(self.seed, "augment", epoch, index):
+        with seeded(self.seed, "augment", epoch, place):
             return self.transform(picture), int(self.images.labels[index]), index
 
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
+        """The samples of a batch, or why there are none: raised in a worker process, an error would reach the user
+        below a stack trace."""
+        try:
+            return [self[key] for key in keys]
+        except GraftError as error:
+            return error
 
-def collate(samples: Sequence[tuple[Tensor, int, int]]) -> Batch:
+    def _load(self, index: int) -> tuple[Image.Image | None, int]:
+        if index == PADDING:
+            return None, PADDING
+        if self.lost is None:
+            return self.images.load(index), index
+        return self.lost.load(self.images, index, replace=self.replace)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of a FileDataset as a Batch."""
     images, labels, indices = zip(*samples, strict=True)
     return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(indices))
@@ -77,7 +115,7 @@ class ResidentDataset(Dataset[Batch]):
 
     Args:
         pixels: uint8 [N, S, S, 3], as evaluation sees them.
-        labels: int64 [N].
+        labels: int64 [N]; PADDING for pictures that count nowhere.
         augment: flips and padded crops; None for evaluation.
         seed: with the epoch, decides a table of every picture's offsets and flips.
     """
@@ -110,6 +148,7 @@ class ResidentDataset(Dataset[Batch]):
         images = self.pixels[rows] if self.augment is None else self._augmented(epoch, rows)
         images[padding] = 0
         labels = np.where(padding, PADDING, self.labels[rows])
+        indices[labels == PADDING] = PADDING  # of a picture that was lost, too
         # NumPy, because a thread team costs more than it gains here; channels last is what convolutions like
         return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels), torch.from_numpy(indices))
 
@@ -154,17 +193,41 @@ def decode_resident(
     terminal. With `only`, nothing is known of the others.
 
     Raises:
-        DataError: a picture cannot be read; names the file.
+        UnreadableImage: a picture cannot be read; names the file.
+    """
+    return decode_readable(images, preprocessing, None, what=what, only=only)[0]
+
+
+def decode_readable(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    lost: LostImages | None,
+    *,
+    what: str = "images",
+    only: Sequence[int] | None = None,
+) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """(pictures as `decode_resident` gives them, rows of those that cannot be read); black in these rows.
+
+    Raises:
+        UnreadableImage: a picture cannot be read, and `lost` is None; names the file.
     """
     size = preprocessing.input_size
     if images.pixels is not None and images.pixels.shape[1:3] == (size, size) == (preprocessing.resize_size,) * 2:
-        return images.pixels
+        return images.pixels, []
     transform = eval_transform(preprocessing)
     with torch.inference_mode(False):  # Lightning asks for loaders in inference mode; training uses these pixels too
-        pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
+        pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
+    unread: list[int] = []
 
     def decode(index: int) -> None:
-        pixels[index] = transform(images.load(index)).permute(1, 2, 0).numpy()
+        if lost is None:
+            picture: Image.Image | None = images.load(index)
+        else:
+            picture, _ = lost.load(images, index, replace=False)
+        if picture is None:
+            unread.append(index)
+        else:
+            pixels[index] = transform(picture).permute(1, 2, 0).numpy()
 
     rows = range(len(images)) if only is None else only
     with (
@@ -173,7 +236,7 @@ def decode_resident(
     ):
         for done, _ in enumerate(pool.map(decode, rows, chunksize=1), 1):
             bar.update(done)
-    return pixels
+    return pixels, sorted(unread)
 
 
 class _Progress:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from graft.data.datasets import Batch, FileDataset, Key, ResidentDataset, collate, epoch_and_indices
 from graft.data.sampler import PADDING
+from graft.errors import GraftError
 
 
 class FeatureBatch(NamedTuple):
@@ -126,7 +127,7 @@ class FeatureTable:
         return self.by_epoch.get(epoch if self.period is None else epoch % self.period)
 
 
-class FeatureDataset(Dataset[Batch | FeatureBatch]):
+class FeatureDataset(Dataset[Batch | FeatureBatch | GraftError]):
     """Features in the epochs that have them, images in the others; a whole batch at once.
 
     Args:
@@ -146,17 +147,18 @@ class FeatureDataset(Dataset[Batch | FeatureBatch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: Key) -> Batch | FeatureBatch:
+    def __getitem__(self, key: Key) -> Batch | FeatureBatch | GraftError:
         return self.__getitems__([key])
 
-    def __getitems__(self, keys: Sequence[Key]) -> Batch | FeatureBatch:
-        """The batch of these (epoch, index) pairs, all of one epoch."""
+    def __getitems__(self, keys: Sequence[Key]) -> Batch | FeatureBatch | GraftError:
+        """The batch of these (epoch, index) pairs, all of one epoch; or why there is none, as in FileDataset."""
         epoch, indices = epoch_and_indices(keys)
         features = self.table.at(epoch)
         if features is None:
             assert self.images is not None
             if isinstance(self.images, FileDataset):
-                return collate([self.images[key] for key in keys])
+                samples = self.images.__getitems__(keys)
+                return samples if isinstance(samples, GraftError) else collate(samples)
             return self.images.__getitems__(keys)
         padding = indices == PADDING
         rows = np.where(padding, 0, indices)

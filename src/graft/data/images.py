@@ -20,6 +20,7 @@ MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow opens no picture of more (178,956,970): one needs 0.5 GB, and a file of some bytes can ask for any size."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # at half of that; the limit is enough
+warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # damaged EXIF data: the picture is read all the same
 
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
 
@@ -120,6 +121,15 @@ def _what_is_wrong(path: Path, error: Exception) -> tuple[str, str]:
     return "truncated" if "truncated" in words.lower() else "damaged", words
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes in a file and its time of change in nanoseconds; zeros where there is none any more."""
+    try:
+        state = path.stat()
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled pictures, either in files or in memory.
@@ -176,8 +186,8 @@ class ImageSet:
         """SHA-256 (hex) over names and contents: pixels, or the sizes and times of change of files."""
         digest = hashlib.sha256()
         for index, name in enumerate(self.names):
-            state = self.paths[index].stat() if self.paths is not None else None
-            digest.update(f"{name}\0{state and (state.st_size, state.st_mtime_ns)}\n".encode())
+            state = None if self.paths is None else _size_and_time(self.paths[index])
+            digest.update(f"{name}\0{state}\n".encode())
         if self.pixels is not None:
             digest.update(f"{self.pixels.shape}".encode())
             digest.update(np.ascontiguousarray(self.pixels).data)

@@ -70,23 +70,36 @@ def passed_over(folders: Iterable[Path], root: Path | None) -> list[str]:
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
-    """Name → folder of each visible folder directly in `folder`, sorted by name in code point order."""
-    found = {
-        _plain(entry.name): entry
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in _JUNK
-    }
+    """Name → folder of each visible folder directly in `folder`, sorted by name in code point order.
+
+    Raises:
+        DataError: two whose names are the same but for how an accent is stored.
+    """
+    found: dict[str, Path] = {}
+    for name, entry, is_folder in sorted(_visible(folder)):
+        if is_folder and found.setdefault(name[:-1], folder / entry) != folder / entry:
+            raise DataError(
+                f"{folder}: there are two folders named {name[:-1]}, with its accents stored in two ways.\n"
+                "Put their images into one."
+            )
     return dict(sorted(found.items()))
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of `root` that are named as splits: "train", "val" and "test" → folder, those there are."""
-    folders = {name.lower(): folder for name, folder in class_folders(root).items()}
-    return {
-        split: next(folders[name] for name in names if name in folders)
-        for split, names in SPLIT_NAMES.items()
-        if any(name in folders for name in names)
-    }
+    """The folders of `root` that are named as splits: "train", "val" and "test" → folder, those there are.
+
+    Raises:
+        DataError: two for one split, e.g. "val" and "validation", or "Train" and "train".
+    """
+    folders = class_folders(root)
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        named = [folder for name, folder in folders.items() if name.lower() in names]
+        if len(named) > 1:
+            raise DataError(f"{root}: {named[0].name} and {named[1].name} are both {split} folders.\nKeep one of them.")
+        if named:
+            found[split] = named[0]
+    return found
 
 
 def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str] | None = None) -> ImageSet:
@@ -164,5 +177,6 @@ def no_class_folders(folder: Path) -> str:
 
 
 def _plain(name: str) -> str:
-    """One spelling for accented letters, however the file system stores them."""
-    return unicodedata.normalize("NFC", name)
+    """One spelling for accented letters, however the file system stores them, and one that any file or terminal can
+    hold, whatever bytes a name is made of (an old archive's Korean: "\\xb9\\xfa.jpg")."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))

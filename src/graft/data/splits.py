@@ -142,6 +142,14 @@ def _order(count: int, seed: int, label: int) -> npt.NDArray[np.int64]:
     return np.random.RandomState([*words, label]).permutation(count)
 
 
+def _size(path: Path) -> int:
+    """Bytes in a file; -1 where there is none any more."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
 def _class_name(label: int, classes: Sequence[str]) -> str:
     return f'class "{classes[label]}"' if label < len(classes) else f"class {label}"
 
@@ -159,6 +167,7 @@ class Splits:
         train, val, test: the parts; `val` and `test` may be the same object, then a note says so.
         notes: what a reader of the results ought to know, one sentence each.
         root: where the files lie; None when there are none.
+        left_out: (name, reason) of images that were drawn but cannot be read.
     """
 
     classes: tuple[str, ...]
@@ -167,6 +176,7 @@ class Splits:
     test: ImageSet
     notes: tuple[str, ...] = ()
     root: Path | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def parts(self) -> dict[str, ImageSet]:
         """The three parts by name."""
@@ -208,7 +218,7 @@ class Splits:
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for name, part in self.parts().items():
             digest.update(f"\n{name} {len(part)}\n".encode())
-            sizes = [path.stat().st_size for path in part.paths] if part.paths is not None else [0] * len(part)
+            sizes = map(_size, part.paths) if part.paths is not None else [0] * len(part)
             for picture, label, size in zip(part.names, part.labels.tolist(), sizes, strict=True):
                 digest.update(f"{picture}\0{label}\0{size}\n".encode())
             if part.pixels is not None:

@@ -17,7 +17,7 @@ from graft.chance import seed_of, seeded
 from graft.data.datasets import Batch
 from graft.data.features import FeatureBatch
 from graft.data.sampler import PADDING
-from graft.errors import TrainingError
+from graft.errors import DataError, TrainingError
 from graft.learning.callbacks import AveragedWeights
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
@@ -240,6 +240,8 @@ class Learner(pl.LightningModule):
 
     def _figures(self, split: str) -> dict[str, float]:
         loss, correct, count = self._over_processes(self.eval_sums)
+        if not count:
+            raise DataError(f"none of the {split} images can be read any more.")
         return {f"{split}/loss": loss / count, f"{split}/acc": correct / count}
 
     def on_validation_epoch_start(self) -> None:

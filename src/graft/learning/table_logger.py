@@ -1,6 +1,7 @@
 """metrics.csv: one row a step, one column a metric."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ class TableLogger(Logger):
             self._read()
 
     def _read(self) -> None:
-        with self.path.open(newline="") as file:
+        with self.path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             self._columns = list(reader.fieldnames or self._columns)
             for row in reader:
@@ -78,18 +79,24 @@ class TableLogger(Logger):
         if self._written == len(self._rows):
             return
         if self._written < 0:
-            text = ",".join(self._columns) + "\n" + "".join(map(self._line, self.rows))
+            text = self._header() + "".join(map(self._line, self.rows))
             write_atomically(self.path, text.encode())
         else:
             new = not self.path.exists()
-            with self.path.open("a") as file:
-                file.write((",".join(self._columns) + "\n") if new else "")
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(self._header() if new else "")
                 file.writelines(map(self._line, self.rows[self._written :]))
         self._written = len(self._rows)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+
+    def _header(self) -> str:
+        """The names of the columns, quoted where a class has a comma or a quotation mark in its name."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(self._columns)
+        return text.getvalue()
 
     def _line(self, row: Row) -> str:
         return ",".join(_text(row[name]) if name in row else "" for name in self._columns) + "\n"

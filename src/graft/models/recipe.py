@@ -122,7 +122,7 @@ class Recipe:
             )
 
     def usual_preprocessing(self) -> Preprocessing:
-        """What evaluation does to an image where weights say nothing of it.
+        """What evaluation does to an image where weights say nothing of it; timm's networks say it themselves.
 
         ImageNet's mean and standard deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized
         to 8/7 of it before the centre crop (224 from 256, 299 from 342) and without margin at 64 pixels or less.

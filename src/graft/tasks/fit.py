@@ -19,6 +19,7 @@ from rich.console import Console
 from graft.config.recipes import recipe_of
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
+from graft.data.lost import LostImages
 from graft.data.splits import Splits
 from graft.errors import ConfigError
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
@@ -87,6 +88,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     if config.trainer.compile:
         network.compile()  # in place: names in a checkpoint stay clean
 
+    lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
     data = ImageDataModule(
         splits,
         preprocessing,
@@ -96,6 +98,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         seed=config.seed,
         resident_gb=config.data.resident_gb,
         avoid_single=has_batch_norm(network),
+        lost=lost,
     )
     provenance = {
         "recipe": recipe.to_dict(),
@@ -146,6 +149,9 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     for logger in trainer.loggers:
         logger.finalize("success")
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
+    for note in lost.notes() if lost else []:
+        log.warning("note  %s", note)
+        notes.append(note)
     pace = next(callback for callback in trainer.callbacks if isinstance(callback, Pace))  # type: ignore[attr-defined]
     return {
         **({"status": PRUNED} if pruned else {}),
@@ -164,6 +170,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},
         "cache": cache.summary(),
         "notes": [*notes, *cache.notes],
+        "lost": lost.known() if lost else {},
     }
 
 

@@ -19,7 +19,7 @@ from graft.files import write_atomically
 from graft.review.contact_sheets import contact_sheet
 from graft.review.inspection import plain, tables
 from graft.review.progress import progress_bar
-from graft.tasks.train import REACH_SECONDS, data_root, open_data
+from graft.tasks.train import REACH_SECONDS, data_root, divide_data
 
 WIDE = 160
 """Columns of the report in a file or a pipe."""
@@ -87,7 +87,7 @@ def open_collection(config: Any) -> Collection:
     if missing is not None:
         raise missing
     try:
-        return Collection.of(open_data(config))
+        return Collection.of(divide_data(config))
     except DataError as error:
         found = undivided(config.data.name, root)
         if found is None:

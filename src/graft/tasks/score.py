@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.data.datamodule import ImageDataModule
+from graft.data.lost import LostImages
 from graft.data.splits import Splits
 from graft.files import sha256, write_atomically
 from graft.learning.device import as_trained
@@ -43,8 +44,10 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
         log.info("note  %s", note)
 
     inference = Inference(restored, device, channels_last=channels_last, views=views)
-    data = data_module(asked, splits.relabelled(restored.classes), config.split, seen)
+    lost = LostImages(folder / "unreadable.jsonl") if asked.data.on_error == "skip" else None
+    data = data_module(asked, splits.relabelled(restored.classes), config.split, seen, lost)
     scored = measure(inference, data, config.split, restored.classes, folder / "predictions.csv", config.topk)
+    notes += lost.notes() if lost else []
     result = {
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         "data": {"name": asked.data.name, "root": asked.data.root, "fingerprint": splits.fingerprint()},
@@ -72,7 +75,9 @@ def fewer_then(run: Any, split: str) -> list[str]:
     return [] if limit is None else [f"the run had trainer.limit_{split}_batches={limit}; here every image counts"]
 
 
-def data_module(run: Any, splits: Splits, split: str, preprocessing: Preprocessing) -> ImageDataModule:
+def data_module(
+    run: Any, splits: Splits, split: str, preprocessing: Preprocessing, lost: LostImages | None = None
+) -> ImageDataModule:
     """The run's loaders, with `split` where they have none without augmentation in place of the test images."""
     return ImageDataModule(
         dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits,
@@ -82,6 +87,7 @@ def data_module(run: Any, splits: Splits, split: str, preprocessing: Preprocessi
         num_workers=run.data.num_workers,
         seed=run.seed,
         resident_gb=run.data.resident_gb,
+        lost=lost,
     )
 
 
@@ -94,13 +100,16 @@ def measure(
     scores = Scores(len(classes), inference.place)
     with progress_bar("images", len(images)) as bar, writing(output) as write:
         for batch in data.eval_loader(part):
+            bar.advance(len(batch.labels))
+            batch = batch.real()
+            if not len(batch.labels):
+                continue
             logits, labels = inference(batch.images), batch.labels.to(inference.place)
             scores.update(logits, labels)
             best = logits.softmax(1).topk(min(topk, len(classes)))
             names = [images.names[index] for index in batch.indices.tolist()]
             for each in rank(names, best.values.tolist(), best.indices.tolist(), classes, batch.labels.tolist()):
                 write(each)
-            bar.advance(len(labels))
     return scores.compute()
 
 

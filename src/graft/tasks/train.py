@@ -11,10 +11,12 @@ from typing import Any
 from graft.config.identity import identity
 from graft.config.recipes import recipe_of
 from graft.config.validation import QUICKSTART, choices, settle
+from graft.data.scan import refuse_or_leave_out
 from graft.data.sources import load_splits, locate
 from graft.data.splits import Splits
 from graft.errors import DataError
 from graft.learning.gpu import require_gpu
+from graft.review.progress import progress_bar
 from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
@@ -67,7 +69,12 @@ def train(config: Any, command: Command) -> dict[str, Any]:
         splits = open_data(config)
         run.summary |= {
             "classes": list(splits.classes),
-            "data": {"counts": splits.counts(), "fingerprint": splits.fingerprint(), "notes": list(splits.notes)},
+            "data": {
+                "counts": splits.counts(),
+                "fingerprint": splits.fingerprint(),
+                "notes": list(splits.notes),
+                "left_out": dict(splits.left_out),
+            },
         }
         from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
 
@@ -130,7 +137,19 @@ def check_available(config: Any) -> None:
 
 
 def open_data(config: Any) -> Splits:
-    """The splits of the configured data set, downloaded where needed."""
+    """The splits of the configured data set, downloaded where needed, without images that cannot be read.
+
+    Raises:
+        DataError: there are such images and data.on_error=raise; names them.
+    """
+    splits = divide_data(config)
+    total = sum(len(part.paths or ()) for part in splits.parts().values())
+    with progress_bar("checking images", total) as bar:
+        return refuse_or_leave_out(splits, config.data.on_error, bar.advance)
+
+
+def divide_data(config: Any) -> Splits:
+    """The splits of the configured data set, downloaded where needed; its files are not looked at."""
     data = config.data
     return load_splits(
         data.name,

@@ -69,7 +69,10 @@ def load_splits(
     _check_fold(fold, folds)
     if not _embedded(module):
         ensure(name, root, download)
-    source = module.load(root, seed=seed, **chosen)
+    try:
+        source = module.load(root, seed=seed, **chosen)
+    except OSError as error:
+        raise DataError(f"data.root={root}: {error.filename} cannot be read ({error.strerror}).") from error
     try:
         if folds is not None:
             source = with_fold(source, fold or 0, folds, seed)
