@@ -1,0 +1,21 @@
+"""Transfer learning on images: `graft` on the command line, the same from Python.
+
+    import graft
+    run = graft.train("experiment=quickstart", "seed=1")
+
+Importing this loads neither torch nor Hydra; see `graft.api`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graft.api import Experiment, FinishedRun, compose, predict, train
+
+__all__ = ["Experiment", "FinishedRun", "compose", "predict", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("graft.api"), name)
+    raise AttributeError(f"module 'graft' has no attribute {name!r}")

@@ -68,13 +68,7 @@ class KeepPredictions(Callback):
     @torch.no_grad()
     def _take(self, logits: Tensor, batch: Batch) -> None:
         """One batch; of its first few images the head's input too, so that nothing need be looked up."""
-        probabilities = logits.softmax(1).nan_to_num()  # of a network that has diverged
-        confidence, predicted = probabilities.max(1)
-        truth = probabilities.gather(1, batch.labels.clamp(min=0)[:, None])[:, 0]
-        row: dict[str, Tensor] = {
-            "indices": batch.indices, "labels": batch.labels, "predicted": predicted, "confidence": confidence,
-            "truth": truth, "scores": probabilities[:, : self.scores],
-        }  # fmt: skip
+        row = columns_of(logits, batch, self.scores)
         if self._seen and len(self._seen[0]) == len(batch.labels):
             features = flattened(self._seen.pop())
             few = -(-min(self.features, LARGEST // features.shape[1]) // self._batches)
@@ -159,6 +153,17 @@ class KeepPredictions(Callback):
             columns = {name: state_dict[name] for name in TYPES}
             self._score = state_dict["score"]
             self.best = sorted_predictions(columns, step=state_dict["step"], epoch=state_dict["epoch"])
+
+
+def columns_of(logits: Tensor, batch: Batch, scores: int) -> dict[str, Tensor]:
+    """What `Predictions` keeps of each image of a batch; of the first `scores` classes the probabilities."""
+    probabilities = logits.softmax(1).nan_to_num()  # of a network that has diverged
+    confidence, predicted = probabilities.max(1)
+    truth = probabilities.gather(1, batch.labels.to(logits.device).clamp(min=0)[:, None])[:, 0]
+    return {
+        "indices": batch.indices, "labels": batch.labels, "predicted": predicted, "confidence": confidence,
+        "truth": truth, "scores": probabilities[:, :scores],
+    }  # fmt: skip
 
 
 def wanted(trainer: pl.Trainer) -> bool:

@@ -345,7 +345,7 @@ def has_batch_norm(network: torch.nn.Module) -> bool:
 def tell(table: Any) -> None:
     """A table, into the log: the terminal and train.log."""
     text = io.StringIO()
-    Console(file=text, width=110).print(table)
+    Console(file=text, width=110, force_terminal=False, force_jupyter=False).print(table)  # whatever FORCE_COLOR says
     log.info("%s", text.getvalue().rstrip())
 
 
@@ -357,6 +357,7 @@ def quiet() -> None:
         "Checkpoint directory",
         "number of training batches",
         "sync_dist",
+        "srun. command is available",
     ):
         warnings.filterwarnings("ignore", message=f".*{pattern}.*")
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -1,0 +1,293 @@
+"""Graft from Python, e.g. in a notebook: the words of the command line, and what comes of them as objects.
+
+    import graft
+    experiment = graft.compose("experiment=quickstart", "seed=1")   # as in `graft train experiment=quickstart seed=1`
+    experiment.pictures()                                           # some of the training images
+    run = graft.train(experiment)
+    run.metrics["test/acc"], run.curve("val/acc"), run.look().worst()
+    graft.predict("photo.jpg", f"checkpoint={run.folder}")
+
+Nothing here imports torch until something is computed. Mistakes are GraftErrors, as on the command line.
+"""
+
+import csv
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from graft.data.splits import Splits
+    from graft.review.look import Look
+    from graft.review.predictions import Prediction
+
+__all__ = ["Experiment", "FinishedRun", "compose", "predict", "train"]
+
+Source = str | os.PathLike[str]
+
+log = logging.getLogger("graft")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the words of a command compose to; `print` shows it as YAML.
+
+    Attributes:
+        config: every key, e.g. `config.optimizer.lr`; it may be changed.
+        overrides: the words, e.g. ("model=vgg16", "seed=1").
+        picked: the option chosen of each group, e.g. {"augment": "basic"}.
+    """
+
+    config: Any
+    overrides: tuple[str, ...] = ()
+    picked: dict[str, str] | None = None
+
+    def __str__(self) -> str:
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_yaml(self.config, resolve=True)
+
+    def splits(self) -> "Splits":
+        """The images that train, validate and test, with their classes; downloaded where needed."""
+        from graft.tasks.train import open_data
+
+        return open_data(self.config)
+
+    def pictures(self, part: str = "train", count: int = 20, *, columns: int = 5) -> "Image.Image":
+        """Some images of "train", "val" or "test" with their classes, as the network sees them without augmentation.
+
+        Args:
+            part: of the data set.
+            count: so many, chosen by their names alone: the same ones each time.
+            columns: so many in a row.
+        """
+        from graft.config.recipes import preprocessing_of
+        from graft.review.look import labelled
+
+        splits = self.splits()
+        return labelled(splits.parts()[part], splits.classes, preprocessing_of(self.config), part, count, columns)
+
+
+def compose(*overrides: str, task: str = "train") -> Experiment:
+    """Compose a configuration from the words of a command.
+
+    Args:
+        overrides: as on the command line, e.g. "model=vgg16", "optimizer.lr=1e-3".
+        task: whose configuration: "train", "evaluate", "predict", ….
+
+    Raises:
+        ConfigError: a group, an option or a key that does not exist, a value of the wrong kind; names the nearest.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import open_dict
+
+    from graft.cli import explain, literal_path
+    from graft.config import conf_dir
+    from graft.config.schema import register
+
+    register()
+    try:
+        with initialize_config_dir(str(conf_dir())):
+            config = hydra_compose(task, [literal_path(word) for word in overrides], return_hydra_config=True)
+    except Exception as error:
+        if said := explain(error):
+            raise ConfigError(said.strip()) from None
+        raise
+    picked = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return Experiment(config, overrides, picked)
+
+
+def train(*experiment: Experiment | str, folder: Source | None = None, echo: bool = True) -> "FinishedRun":
+    """Train as `graft train` does: fit, keep the best checkpoint, test it, write the run folder.
+
+    Args:
+        experiment: one that was composed, or the words to compose one from.
+        folder: the run's; by default a new one, `outputs/train/DATE_TIME` (see `paths.outputs`).
+        echo: say on stdout what the command says; train.log has it either way.
+
+    Raises:
+        ConfigError, DataError, WeightsError, …: as the command would say it, before long work begins.
+    """
+    import copy
+
+    from graft.tasks.train import Command
+    from graft.tasks.train import train as run_to_its_end
+
+    if len(experiment) == 1 and isinstance(experiment[0], Experiment):
+        chosen = experiment[0]
+    else:
+        chosen = compose(*_words(experiment))
+    config = copy.deepcopy(chosen.config)  # training settles some keys
+    place = _new_folder(Path(config.paths.outputs) / "train") if folder is None else Path(folder)
+    _write_down(chosen, place)
+    with _log_of(place, echo):
+        run_to_its_end(config, Command(place, list(chosen.overrides), dict(chosen.picked or {})))
+    return FinishedRun(place)
+
+
+def predict(source: Source | Sequence[Source], *overrides: str) -> "list[Prediction]":
+    """Names and probabilities for pictures, as `graft predict` gives them.
+
+    Args:
+        source: a file, a folder (at any depth), a pattern, or several of these.
+        overrides: by what, e.g. "checkpoint=RUN_FOLDER", or "model=vgg16" for ImageNet's classes; "topk=3".
+
+    Returns:
+        One a picture, in the order they are found, each with its `topk` classes, the most probable first.
+
+    Raises:
+        ConfigError: neither a checkpoint nor a model, or both.
+        DataError: no picture there, or one that cannot be read.
+    """
+    from graft.config.inference import check_predict, sources_of
+    from graft.tasks.predict import outcomes, require_pictures, restore
+
+    config = compose(*overrides, task="predict").config
+    config.source = os.fspath(source) if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
+    check_predict(config)
+    sources = sources_of(config)
+    require_pictures(sources)
+    predictions = []
+    for _, outcome in outcomes(config, restore(config), sources):
+        if isinstance(outcome, DataError):
+            raise outcome
+        predictions.append(outcome)
+    return predictions
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The folder of a finished run, whether trained here or by `graft train`: `FinishedRun("outputs/train/…")`.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        from graft.tasks.run import read_summary
+
+        object.__setattr__(self, "folder", Path(self.folder))
+        status = read_summary(self.folder).get("status")
+        if status != "finished":
+            raise DataError(f"{self.folder}: {f'this run is {status}' if status else 'no run (no summary.json)'}.")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """All that summary.json says."""
+        return dict(json.loads((self.folder / "summary.json").read_text()))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final figures: "val/acc" of the checkpoint, "test/acc", "test/acc/CLASS", …."""
+        return dict(self.summary["metrics"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by index."""
+        return tuple(self.summary["classes"])
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the weights that were tested."""
+        return self.folder / str(self.summary["checkpoint"])
+
+    @property
+    def table(self) -> list[dict[str, float]]:
+        """metrics.csv: a row a step at which something was measured, with what was measured."""
+        try:
+            text = (self.folder / "metrics.csv").read_text()
+        except OSError:
+            raise DataError(f"{self.folder}: no metrics.csv; the run had logger.csv=false.") from None
+        rows = csv.DictReader(text.splitlines())
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of e.g. "val/acc", ready for `axes.plot(*run.curve("val/acc"))`.
+
+        Raises:
+            ConfigError: nothing of this name was measured; names what was.
+        """
+        from graft.config.validation import one_of
+
+        rows = self.table
+        one_of("metric", metric, dict.fromkeys(name for row in rows for name in row))
+        found = [(int(row["step"]), row[metric]) for row in rows if metric in row]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def look(self, part: str = "test") -> "Look":
+        """What the checkpoint says of every image of "train", "val" or "test", without augmentation: figures, pictures.
+
+        Raises:
+            DataError: the data set is no longer where it was.
+        """
+        from graft.tasks.looking import look
+
+        return look(self.checkpoint, part)
+
+
+def _words(given: Sequence[Experiment | str]) -> list[str]:
+    words = [word for word in given if isinstance(word, str)]
+    if len(words) < len(given):
+        raise ConfigError("train: either one composed experiment, or words such as 'model=vgg16'; not both.")
+    return words
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder below `parent` named by the time, that nobody else has."""
+    parent.mkdir(parents=True, exist_ok=True)
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    number = 1
+    while True:
+        with suppress(FileExistsError):
+            place = parent / (name if number == 1 else f"{name}_{number}")
+            place.mkdir()
+            return place
+        number += 1
+
+
+def _write_down(experiment: Experiment, folder: Path) -> None:
+    """What Hydra writes of a command's run: the configuration and its words."""
+    from omegaconf import OmegaConf
+
+    from graft.files import write_atomically
+
+    write_atomically(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(experiment.config).encode())
+    write_atomically(
+        folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(experiment.overrides))).encode()
+    )
+
+
+@contextmanager
+def _log_of(folder: Path, echo: bool) -> Iterator[None]:
+    """Inside, what Graft says goes to train.log, and to stdout where `echo` is set, as with the command."""
+    handlers: list[logging.Handler] = [logging.FileHandler(folder / "train.log")]
+    handlers += [logging.StreamHandler(sys.stdout)] if echo else []
+    level, propagate = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.propagate = propagate
+        for handler in handlers:
+            log.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()

@@ -1,0 +1,146 @@
+"""Graft from Python does what the command does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import graft
+from graft.errors import ConfigError, DataError
+
+WORDS = (
+    "model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.options.split_seed=3",
+    "trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false",
+)  # fmt: skip
+"""As `digits_run` was trained, on the command line."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> graft.FinishedRun:
+    """The same run from Python, as in a notebook: whose kernel asks for coloured output."""
+    folder = tmp_path_factory.mktemp("api") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", "1")
+        return graft.train(*WORDS, "logger.tensorboard=false", folder=folder)
+
+
+def test_importing_and_composing_load_no_torch() -> None:
+    code = (
+        "import sys, graft; assert 'hydra' not in sys.modules\n"
+        "graft.compose('experiment=quickstart'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_run_from_python_is_the_run_of_the_command(run: graft.FinishedRun, digits_run: Path) -> None:
+    theirs = graft.FinishedRun(digits_run)
+    for key in ("config", "identity", "classes", "data", "parameters", "metrics", "epochs", "weights"):
+        assert run.summary[key] == theirs.summary[key], key
+
+
+def test_its_folder_holds_what_that_of_a_command_does(run: graft.FinishedRun) -> None:
+    assert "seed: 0" in (run.folder / ".hydra" / "config.yaml").read_text()
+    assert "optimizer.lr=0.02" in (run.folder / ".hydra" / "overrides.yaml").read_text()
+    log = (run.folder / "train.log").read_text()
+    assert "epoch 1/1" in log
+    assert "\x1b" not in log
+
+
+def test_figures_by_step(run: graft.FinishedRun, digits_run: Path) -> None:
+    steps, values = run.curve("val/acc")
+    assert (steps, values[-1]) == ([20], run.metrics["val/acc"])
+    assert [row["val/acc"] for row in run.table if "val/acc" in row] == values
+    with pytest.raises(ConfigError, match="val/acc"):
+        run.curve("val/accuracy")
+    with pytest.raises(DataError, match=r"metrics\.csv"):  # it was trained with logger=none
+        graft.FinishedRun(digits_run).curve("val/acc")
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_look_sees_every_image_of_its_part(run: graft.FinishedRun, part: str) -> None:
+    seen = run.look(part)
+    assert {name: images for name, (_, images) in seen.per_class().items()} == run.summary["data"]["counts"][part]
+    right = sum(right for right, _ in seen.per_class().values())
+    assert seen.accuracy == right / len(seen.predictions)
+    if part != "train":
+        assert seen.accuracy == pytest.approx(run.metrics[f"{part}/acc"], abs=1e-7)
+
+
+def test_what_a_look_draws(run: graft.FinishedRun) -> None:
+    seen = run.look()
+    assert seen.grid(10).size == seen.grid(10).size
+    assert seen.grid(10).height < seen.grid(11).height, "five in a row"
+    for picture in (seen.worst(5), seen.confusion(), seen.accuracies(), seen.calibration()):
+        assert isinstance(picture, Image.Image)
+    with pytest.raises(ConfigError, match="test"):
+        run.look("tests")
+
+
+def test_pictures_of_an_experiment() -> None:
+    picture = graft.compose(*WORDS).pictures(count=6, columns=3)
+    assert len(picture.getcolors(2**24) or []) > 100, "photographs, not an empty sheet"
+
+
+def test_predicting_files(run: graft.FinishedRun, tmp_path: Path) -> None:
+    seen, splits = run.look(), graft.compose(*WORDS).splits()
+    for index in range(3):
+        splits.test.load(index).save(tmp_path / f"{index} (é).png")
+    said = graft.predict(tmp_path, f"checkpoint={run.folder}", "topk=3")
+    assert [each.classes[0] for each in said] == [run.classes[i] for i in seen.predictions.predicted[:3]]
+    assert [len(each.probabilities) for each in said] == [3, 3, 3]
+    assert graft.predict([tmp_path / "1 (é).png"], f"checkpoint={run.folder}", "topk=3") == [
+        type(said[1])(str(tmp_path / "1 (é).png"), said[1].classes, said[1].probabilities)
+    ]
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        graft.predict(tmp_path, f"checkpoint={run.folder}")
+    with pytest.raises(ConfigError, match="checkpoint or model"):
+        graft.predict(tmp_path)
+
+
+def test_a_real_cat_by_its_imagenet_classes(shared_weights: Path, tmp_path: Path) -> None:
+    from skimage.data import chelsea
+
+    Image.fromarray(chelsea()).save(tmp_path / "chelsea.png")
+    weights = shared_weights / "squeezenet1_0-imagenet.safetensors"
+    [said] = graft.predict(tmp_path / "chelsea.png", "model=squeezenet1_0", f"model.weights={weights}")
+    assert {"tabby", "tiger cat", "Egyptian cat"} & set(said.classes[:3])
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("model=vgg61", "Did you mean vgg19 or vgg16"),
+        ("optimizer.lrr=1", "Did you mean: 'lr'"),
+        ("seed=many", "Integer"),
+    ],
+)
+def test_a_mistyped_word_is_answered_as_on_the_command_line(word: str, answer: str) -> None:
+    with pytest.raises(ConfigError, match=answer):
+        graft.compose(word)
+
+
+def test_an_experiment_can_be_changed_and_is_left_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    experiment = graft.compose(*WORDS, "strategy=scratch", f"paths.outputs={tmp_path}", "data.shots=2", "logger=none")
+    experiment.config.trainer.limit_val_batches = experiment.config.trainer.limit_test_batches = 1
+    experiment.config.optimizer.lr = 0.25
+    before = str(experiment)
+    runs = [graft.train(experiment, echo=False) for _ in range(2)]
+    assert capsys.readouterr().out == ""
+    assert str(experiment) == before
+    assert runs[0].summary["config"]["optimizer.lr"] == 0.25
+    assert runs[0].folder.parent == runs[1].folder.parent == tmp_path / "train"
+    assert runs[0].folder != runs[1].folder
+    with pytest.raises(ConfigError, match="not both"):
+        graft.train(experiment, "seed=1")
+
+
+def test_what_is_no_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no run \(no summary\.json\)"):
+        graft.FinishedRun(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "failed"}))
+    with pytest.raises(DataError, match="this run is failed"):
+        graft.FinishedRun(tmp_path)
