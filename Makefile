@@ -16,10 +16,10 @@ quickstart: install
 	$(BIN)/graft train -m experiment=quickstart strategy=scratch,feature_extract,finetune seed=0,1,2
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-all: install
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m ''
 
 lint: install
 	$(BIN)/ruff check .

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+# Before torch is imported: tests side by side (pytest -n) share the cores out, or their threads fight.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("GRAFT_SHARED", ROOT.parent / "shared"))
 
