@@ -69,3 +69,8 @@ def test_runs_that_differ_only_in_seed_and_places_are_the_same_choice() -> None:
 
 def test_conf_is_found_beside_the_checkout() -> None:
     assert conf_dir() == Path(__file__).resolve().parents[2] / "conf"
+
+
+def test_a_schedule_is_given_on_the_command_line() -> None:
+    config = settle(composed("strategy=gradual", "freeze.schedule={classifier: 1, block5: 3}"))
+    assert dict(config.freeze.schedule) == {"classifier": 1, "block5": 3}

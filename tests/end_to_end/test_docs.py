@@ -112,11 +112,11 @@ def test_an_example_of_using_a_network_runs(
 
 
 def save_digits(folder: Path) -> None:
-    """A few digits as class folders."""
+    """Digits as class folders."""
     from graft.data import load_splits
 
     images = load_splits("digits", root=None, seed=0).test
-    for index in range(60):
+    for index in range(200):
         file = folder / str(images.labels[index]) / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         images.load(index).save(file)

@@ -147,7 +147,10 @@ def test_none_leaves_the_figures_alone(outputs: Path, tmp_path: Path) -> None:
 def test_a_run_that_fails_says_so_in_hparams(outputs: Path, tmp_path: Path) -> None:
     shutil.copytree(outputs.parent / "data", tmp_path / "data")
     broken = tmp_path / "data" / "train" / CLASSES[1] / "0.png"
-    broken.write_bytes(broken.read_bytes()[:100])
+    content = bytearray(broken.read_bytes())
+    middle = content.index(b"IDAT") + 12
+    content[middle : middle + 40] = bytes(40)  # whole to a look at its ends, and unreadable
+    broken.write_bytes(content)
     failed = train(tmp_path / "run", *of(tmp_path), "trainer.baseline=true")
     assert failed.code == 1
     assert "0.png" in failed.err

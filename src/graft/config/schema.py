@@ -80,7 +80,8 @@ class StrategyConfig:
 class FreezeConfig:
     policy: str = MISSING
     patterns: list[str] = field(default_factory=list)
-    schedule: dict[str, int] | None = None
+    schedule: Any = None
+    """Group or stage -> epoch; not typed as such, because Hydra could then not fill it from the command line."""
     every: int = 1
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,13 @@ def _ranges(config: Any) -> None:
         upper_open = key in ("data.val_fraction", "loss.label_smoothing", "callbacks.ema", "model.dropout")
         if not 0 <= value <= 1 or (upper_open and value == 1):
             raise ConfigError(f"{key}={value}: must lie in [0, 1{')' if upper_open else ']'}.")
+    schedule = config.freeze.schedule
+    epochs = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
+    if schedule is not None and not all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs):
+        raise ConfigError(
+            f"freeze.schedule={schedule}: wants the epoch from which on each group or stage trains, e.g. "
+            "'freeze.schedule={classifier: 1, features: 3}'."
+        )
     if config.data.shots is not None and config.data.shots < 1:
         raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
 
