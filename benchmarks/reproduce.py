@@ -31,7 +31,8 @@ INTRODUCTION = """# Results
 What each preset is said to give, and what it gave here. Made by `python -m benchmarks.reproduce table` from the runs'
 `summary.json`; no figure is typed by hand. "ours" is the accuracy on the test images (for ants and bees and for masks
 these are the validation images, as in the originals), mean ± standard deviation over the seeds; "best validation" is
-the best of all epochs where checkpoints were chosen by it. Seconds are wall clock, also where the machine had other work.
+the best of all epochs where checkpoints were chosen by it. Seconds are wall clock; the
+machine may have had other work.
 """
 
 
