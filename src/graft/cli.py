@@ -79,12 +79,12 @@ def _task_from_arguments() -> str:
 
 def literal_path(word: str) -> str:
     """`key=value` with the value quoted where it names a file, folder or pattern here that Hydra's grammar, which knows
-    no `~`, `é` or `(`, could not read: source=~/photos, data.root=/data/Müller (2024)."""
+    no `~`, `é` or `(`, could not read: source=~/photos, data.root=/data/Müller (2024). `~/` need not be there yet."""
     key, equals, value = word.partition("=")
     if not equals or re.fullmatch(r"[\w/\-\\+.$%*@?|: ]*", value, re.ASCII) or value[0] in "'\"[{$":
         return word
     path = os.path.expanduser(value)
-    if not (os.path.lexists(path) or next(glob.iglob(path, recursive=True), None)):
+    if not (value.startswith("~/") or os.path.lexists(path) or next(glob.iglob(path, recursive=True), None)):
         return word
     quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), path)
     return f"{key}='{quoted}'"

@@ -92,7 +92,7 @@ def test_an_example_of_training_trains(
 def test_an_example_of_using_a_network_runs(
     page: str, task: str, words: str, places: Path, digits_run: Path, tmp_path: Path, shared_weights: Path
 ) -> None:
-    said = [word.replace("RUN_FOLDER", str(digits_run)) for word in shlex.split(words)]
+    said = [word.replace("RUN_FOLDER", str(digits_run)).replace("~/photos", "photos") for word in shlex.split(words)]
     said = [str(places / word) if word == "photos" else word.replace("=photos", f"={places}/photos") for word in said]
     if "checkpoint" in words and "data.root" in words:
         digits = places / "own_digits"

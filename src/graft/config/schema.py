@@ -134,7 +134,7 @@ class AugmentConfig:
 @dataclass
 class LossConfig:
     label_smoothing: float = 0.0
-    class_weights: str | list[float] | None = None
+    class_weights: Any = None
     """null, "balanced" (inverse class frequency), or one weight a class."""
 
 

@@ -34,6 +34,8 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("cache.mode", config.cache.mode, ("auto", "features", "none"))
     one_of("data.on_error", config.data.on_error, ("raise", "skip"))
     one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
+    if isinstance(config.loss.class_weights, str):
+        one_of("loss.class_weights", config.loss.class_weights, ("balanced",))
     if config.augment.policy is not None:
         one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))
     if config.data.preprocess.fit is not None:
