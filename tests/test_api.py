@@ -144,3 +144,10 @@ def test_what_is_no_finished_run(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"status": "failed"}))
     with pytest.raises(DataError, match="this run is failed"):
         graft.FinishedRun(tmp_path)
+
+
+def test_figures_of_classes_with_any_name(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished"}))
+    table = 'step,"test/acc/a,b\u2028c"\n3,0.5\n'  # str.splitlines would break the line within the name
+    (tmp_path / "metrics.csv").write_text(table, encoding="utf-8")
+    assert graft.FinishedRun(tmp_path).curve("test/acc/a,b\u2028c") == ([3], [0.5])

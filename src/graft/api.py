@@ -189,7 +189,7 @@ class FinishedRun:
     @property
     def summary(self) -> dict[str, Any]:
         """All that summary.json says."""
-        return dict(json.loads((self.folder / "summary.json").read_text()))
+        return dict(json.loads((self.folder / "summary.json").read_text(encoding="utf-8")))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -210,11 +210,10 @@ class FinishedRun:
     def table(self) -> list[dict[str, float]]:
         """metrics.csv: a row a step at which something was measured, with what was measured."""
         try:
-            text = (self.folder / "metrics.csv").read_text()
-        except OSError:
+            with (self.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+                return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        except FileNotFoundError:
             raise DataError(f"{self.folder}: no metrics.csv; the run had logger.csv=false.") from None
-        rows = csv.DictReader(text.splitlines())
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """(steps, values) of e.g. "val/acc", ready for `axes.plot(*run.curve("val/acc"))`.
@@ -275,7 +274,7 @@ def _write_down(experiment: Experiment, folder: Path) -> None:
 @contextmanager
 def _log_of(folder: Path, echo: bool) -> Iterator[None]:
     """Inside, what Graft says goes to train.log, and to stdout where `echo` is set, as with the command."""
-    handlers: list[logging.Handler] = [logging.FileHandler(folder / "train.log")]
+    handlers: list[logging.Handler] = [logging.FileHandler(folder / "train.log", encoding="utf-8")]
     handlers += [logging.StreamHandler(sys.stdout)] if echo else []
     level, propagate = log.level, log.propagate
     log.setLevel(logging.INFO)
