@@ -12,6 +12,7 @@ from PIL import Image
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule, ResumableLoader
 from graft.data.datasets import Batch, FileDataset, ResidentDataset
+from graft.data.held import HeldImages
 from graft.data.images import ImageSet
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
@@ -219,3 +220,17 @@ def test_lightning_resumes_with_the_very_batch_that_is_next(
     fit(Listener(limit=every + 1))
     resumed = fit(Listener(), tmp_path / f"step={every}.ckpt")
     assert resumed == whole[every:]
+
+
+def test_a_training_set_that_fits_is_read_once_and_gives_the_same_batches(splits: Splits) -> None:
+    read = data_module(splits, resident_gb=0)
+    for workers in (0, 1):
+        held = data_module(splits, num_workers=workers)
+        loader, plain = held.train_dataloader(), read.train_dataloader()
+        assert isinstance(loader.dataset.images, HeldImages)  # type: ignore[attr-defined]
+        assert isinstance(plain.dataset.images, ImageSet)  # type: ignore[attr-defined]
+        for number in (0, 1):
+            assert equal(epoch(loader, number), epoch(plain, number))
+    one_short = 22 * 3 * 18 * 16 + 10 * 3 * 12 * 12 - 1  # the validation images, as evaluation sees them, go first
+    short = data_module(splits, resident_gb=one_short / 2**30).train_dataloader()
+    assert isinstance(short.dataset.images, ImageSet)  # type: ignore[attr-defined]

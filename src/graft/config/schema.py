@@ -58,7 +58,9 @@ class DataConfig:
     on_error: str = "raise"
     """Images that cannot be read: "raise" stops before the first step with a list, "skip" leaves them out, said."""
     resident_gb: float = 2.0
-    """Sets whose decoded images need no more than this are held in memory and augmented as batches."""
+    """Sets whose decoded images need no more memory than this are decoded once and held."""
+    draft: bool = True
+    """Large JPEGs are decoded at a half, quarter or eighth of their size where random crops keep their pixels."""
     options: dict[str, Any] = field(default_factory=dict)
     """What only this data set knows, e.g. the id ranges of `mask`."""
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

@@ -1,5 +1,6 @@
 """What may happen to a training image, as plain values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -73,6 +74,15 @@ class Augment:
                     raise ConfigError(f"augment.random_resized_crop.{name}={given}: two numbers, [least, most].")
                 ranges[name] = given
         return {name: (float(pair[0]), float(pair[1])) for name, pair in ranges.items()}
+
+    def least_side(self, size: int) -> int:
+        """How many pixels the sides of a picture need, that no random crop to `size` has to be enlarged; 0: unknown,
+        because no such crop is made."""
+        ranges = self.resized_crop_ranges()
+        if not ranges:
+            return 0
+        narrowest = min(ranges["ratio"][0], 1 / ranges["ratio"][1], 1.0)
+        return math.ceil(size / math.sqrt(ranges["scale"][0] * narrowest))
 
     @property
     def batchable(self) -> bool:

@@ -1,7 +1,7 @@
 """The loaders of an experiment."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from graft.data.augment import Augment
 from graft.data.cores import available_cores
 from graft.data.datasets import Batch, FileDataset, ResidentDataset, Sample, collate, decode_readable
 from graft.data.features import FeatureBatch, FeatureDataset, FeatureTable
+from graft.data.held import HeldImages, bytes_when_decoded
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages, stand_in
 from graft.data.sampler import EpochSampler
@@ -76,9 +77,9 @@ class ImageDataModule(LightningDataModule):
     """Training, validation and test loaders of `Batch`es: uint8, not normalised, the same whatever the
     workers. In epochs for which a part has been given features, of `FeatureBatch`es.
 
-    Sets that fit into `resident_gb` (altogether, in each process) are decoded once and held in memory, the
-    training set only if its augmentation can be done to whole batches, the test set only if it validates too
-    or needs no decoding.
+    Sets that fit into `resident_gb` (altogether, in each process) are decoded once and held in memory: as evaluation
+    sees them, and the training set at its own size where its augmentation cannot be done to whole batches. The test
+    set only if it validates too or needs no decoding.
 
     Args:
         splits: the images.
@@ -91,6 +92,7 @@ class ImageDataModule(LightningDataModule):
         avoid_single: leave a last training batch of one image out, because BatchNorm cannot train on it.
         eval_batch_size: images per process and evaluation step; None: twice `batch_size`, up to 512.
         lost: what becomes of images that cannot be read when their turn comes; None: an error.
+        draft: let the decoding of a large JPEG reduce it, as far as no random crop has to be enlarged for it.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class ImageDataModule(LightningDataModule):
         avoid_single: bool = False,
         eval_batch_size: int | None = None,
         lost: LostImages | None = None,
+        draft: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -115,7 +118,8 @@ class ImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, LARGEST_EVAL_BATCH))
         self.num_workers = _checked_workers(num_workers)
         self.lost = lost
-        self.resident = self._choose_resident(resident_gb)
+        self._least = augment.least_side(preprocessing.input_size) if draft else 0
+        self.resident, self._room = self._choose_resident(resident_gb)
         self._evaluated: dict[int, Images] = {}
         self._trained: Images | None = None
         self._features: dict[str, FeatureTable] = {}
@@ -161,9 +165,13 @@ class ImageDataModule(LightningDataModule):
 
     def pixels_of(self, part: str, epoch: int) -> dict[str, Any]:
         """Plain values that decide every pixel of `in_order(part, epoch)`."""
-        values = {"images": self.splits.parts()[part].fingerprint(), "preprocessing": self.preprocessing.to_dict()}
+        values: dict[str, Any] = {
+            "images": self.splits.parts()[part].fingerprint(),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
         if part == "train" and self.augment != Augment():
             values["augment"] = asdict(self.augment) | {"random_resized_crop": self.augment.resized_crop_ranges()}
+            values["least"] = self._least
             values["chance"] = {"seed": self.seed, "epoch": epoch, "batchwise": part in self.resident}
         return values
 
@@ -188,7 +196,8 @@ class ImageDataModule(LightningDataModule):
             return np.zeros((self.preprocessing.input_size,) * 2 + (3,), np.uint8)
         return eval_transform(self.preprocessing)(picture).permute(1, 2, 0).numpy()
 
-    def _choose_resident(self, resident_gb: float) -> frozenset[str]:
+    def _choose_resident(self, resident_gb: float) -> tuple[frozenset[str], int]:
+        """(the parts that are held as evaluation sees them, bytes left)."""
         splits, left, chosen = self.splits, resident_gb * 2**30, set()
         eligible = {
             "train": self.augment.batchable,
@@ -200,7 +209,7 @@ class ImageDataModule(LightningDataModule):
             if eligible[name] and need <= left and (need or "val" in chosen):
                 left -= need
                 chosen.add(name)
-        return frozenset(chosen)
+        return frozenset(chosen), int(left)
 
     def _dataset(self, part: str) -> Images | FeatureDataset:
         """What the loaders of a part read from."""
@@ -231,7 +240,12 @@ class ImageDataModule(LightningDataModule):
             return self._decoded("training", images, self.augment, only)
         transform = train_transform(self.preprocessing, self.augment)
         size = self.preprocessing.input_size
-        return FileDataset(images, transform, size=size, seed=self.seed, lost=self.lost, replace=True)
+        images = replace(images, least=self._least)
+        read: ImageSet | HeldImages = images
+        if self._room and images.paths is not None:
+            need = bytes_when_decoded(images)
+            read = HeldImages(images, need) if need <= self._room else images
+        return FileDataset(read, transform, size=size, seed=self.seed, lost=self.lost, replace=True)
 
     def _decoded(
         self, name: str, images: ImageSet, augment: Augment | None, only: Sequence[int] | None = None
@@ -274,6 +288,8 @@ class ImageDataModule(LightningDataModule):
     ) -> ResumableLoader:
         images = dataset.images if isinstance(dataset, FeatureDataset) else dataset
         workers = self._workers(-(-len(sampler) // batch_size)) if isinstance(images, FileDataset) else 0
+        if workers and isinstance(images, FileDataset):
+            images.decode_ahead()
         return ResumableLoader(
             dataset,
             batch_size=batch_size,

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from graft.chance import seed_of, seeded
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
+from graft.data.held import HeldImages
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages
 from graft.data.sampler import PADDING
@@ -53,10 +54,10 @@ class Batch(NamedTuple):
 
 
 class FileDataset(Dataset[Sample]):
-    """Decodes and transforms a picture each time it is asked for.
+    """Transforms a picture each time it is asked for.
 
     Args:
-        images: the pictures.
+        images: the pictures, decoded each time or held.
         transform: PIL RGB → uint8 [3, S, S]; draws from torch's global generator, if from any.
         size: S.
         seed: seeds that generator, together with epoch and index; outside it goes on undisturbed.
@@ -66,7 +67,7 @@ class FileDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        images: ImageSet,
+        images: ImageSet | HeldImages,
         transform: Transform,
         *,
         size: int,
@@ -95,6 +96,13 @@ class FileDataset(Dataset[Sample]):
             return [self[key] for key in keys]
         except GraftError as error:
             return error
+
+    def decode_ahead(self) -> None:
+        """Decode what is held in memory, before processes begin that share it."""
+        if isinstance(self.images, HeldImages):
+            with contextlib.closing(_Progress("training images", len(self.images))) as bar:
+                for done in self.images.decode():
+                    bar.update(done)
 
     def _load(self, index: int) -> tuple[Image.Image | None, int]:
         if index == PADDING:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from graft.data.held import HeldImages
 from graft.data.images import ImageSet
 from graft.data.sampler import PADDING
 from graft.errors import DataError, UnreadableImage
@@ -30,7 +31,7 @@ class LostImages:
 
     record: Path
 
-    def load(self, images: ImageSet, index: int, *, replace: bool) -> tuple[Image.Image | None, int]:
+    def load(self, images: ImageSet | HeldImages, index: int, *, replace: bool) -> tuple[Image.Image | None, int]:
         """(picture, its index); with `replace` the first from `index` on that can be read, else (None, PADDING).
 
         Raises:

@@ -99,6 +99,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         resident_gb=config.data.resident_gb,
         avoid_single=has_batch_norm(network),
         lost=lost,
+        draft=config.data.draft,
     )
     provenance = {
         "recipe": recipe.to_dict(),
