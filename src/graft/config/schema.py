@@ -24,6 +24,8 @@ class ModelConfig:
     """Side of the input in pixels; null: the network's own."""
     average_pool: int | None = None
     """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+    head_from: Any = None
+    """Class → the class or classes of the weights that its row of the new head begins with: {ants: ant, bees: bee}."""
     gradient_clip_val: float | None = None
     """What trainer.gradient_clip_val is for this network unless it is given."""
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     _ranges(config)
     _search(config)
     _weights_and_strategy(config, said)
+    _head_from(config)
     _network_and_input(config)
     _cache(config)
     return config
@@ -154,6 +155,24 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
             f"model={config.model.name} and model.weights=default disagree: torchvision has no weights for it."
             "\nUse strategy=scratch"
             + (", or model.weights=bundled." if config.model.name in bundled_models() else ", or model.weights=FILE.")
+        )
+
+
+def _head_from(config: Any) -> None:
+    origins = config.model.head_from
+    if origins is None:
+        return
+    if not isinstance(origins, Mapping) or not all(
+        isinstance(origin, str) or (isinstance(origin, Sequence) and origin) for origin in origins.values()
+    ):
+        raise ConfigError(
+            f"model.head_from={origins}: class → class or classes of the weights, as in "
+            "'model.head_from={ants: ant, bees: [bee, fly]}'."
+        )
+    if config.model.weights is None:
+        raise ConfigError(
+            f"strategy={config.strategy.name} and model.head_from disagree: random weights know no classes.\n"
+            "Set model.head_from=null, or use strategy=finetune."
         )
 
 

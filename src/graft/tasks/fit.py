@@ -73,7 +73,8 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     pl.seed_everything(config.seed, workers=True, verbose=False)
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
-    weights = load_weights(network, recipe, config.model.weights)
+    head_from = plain["model"]["head_from"]
+    weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
     preprocessing = settle_preprocessing(config, weights)
     recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
     if config.trainer.channels_last:

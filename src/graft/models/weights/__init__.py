@@ -4,7 +4,7 @@ A source is named as in `model.weights`: "default" (torchvision's or timm's), an
 "IMAGENET1K_FEATURES", "bundled" (ours), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
 are read with `weights_only=True`: a file can hold tensors and plain values, never code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torchvision
@@ -15,7 +15,8 @@ from graft.files import sha256
 from graft.models import built_for
 from graft.models.recipe import Recipe
 from graft.models.weights.finding import existing_file, find_published, preprocessing_of_copy
-from graft.models.weights.fitting import fit
+from graft.models.weights.fitting import as_today, fit
+from graft.models.weights.grafting import graft_head, said_of_origins
 from graft.models.weights.reading import Source, read_file
 from graft.preprocessing import Preprocessing
 
@@ -54,7 +55,15 @@ class WeightsReport:
     notes: tuple[str, ...] = ()
 
 
-def load_weights(network: nn.Module, recipe: Recipe, weights: str | None, *, keep_head: bool = False) -> WeightsReport:
+def load_weights(
+    network: nn.Module,
+    recipe: Recipe,
+    weights: str | None,
+    *,
+    keep_head: bool = False,
+    classes: Sequence[str] = (),
+    head_from: Mapping[str, str | Sequence[str]] | None = None,
+) -> WeightsReport:
     """Read `weights` into `network`; half precision becomes the network's own.
 
     The trunk must be there whole. A file may lack everything above it (VGG16's convolutions alone, Inception
@@ -66,6 +75,8 @@ def load_weights(network: nn.Module, recipe: Recipe, weights: str | None, *, kee
         recipe: its recipe.
         weights: the source, as in `model.weights`.
         keep_head: read the head too if its number of classes agrees; otherwise it stays as drawn.
+        classes: names of the network's classes, for `head_from`.
+        head_from: class → the classes of the weights whose rows its own begins with (see `graft_head`).
 
     Returns:
         What was loaded from where, and what stayed random.
@@ -73,6 +84,7 @@ def load_weights(network: nn.Module, recipe: Recipe, weights: str | None, *, kee
     Raises:
         WeightsError: no such weights, an unreadable or corrupted file (named), or one that does not fit (the
             keys are named).
+        ConfigError: `head_from` names what is not there.
         NotAvailable: weights to be downloaded that are neither here nor within reach.
     """
     parameters = [name for name, _ in network.named_parameters()]
@@ -80,13 +92,18 @@ def load_weights(network: nn.Module, recipe: Recipe, weights: str | None, *, kee
         return WeightsReport("random", None, (), tuple(parameters), None, None)
     source = _read(recipe, weights)
     chosen, notes = fit(network, recipe, source, keep_head)
-    network.load_state_dict(chosen, strict=False)
     card = _card(recipe, source)
+    loaded = set(chosen)
+    if head_from:
+        head = graft_head(network, as_today(network, recipe, source.tensors), card.classes, classes, head_from)
+        chosen, notes = chosen | head, [*notes, said_of_origins(classes, head_from)]
+        loaded |= set(head) if len(head_from) == len(classes) else set()
+    network.load_state_dict(chosen, strict=False)
     return WeightsReport(
         source=source.name,
         sha256=sha256(source.file),
-        loaded=tuple(name for name in parameters if name in chosen),
-        random=tuple(name for name in parameters if name not in chosen),
+        loaded=tuple(name for name in parameters if name in loaded),
+        random=tuple(name for name in parameters if name not in loaded),
         preprocessing=card.preprocessing,
         classes=card.classes,
         notes=tuple(notes),

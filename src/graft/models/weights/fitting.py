@@ -25,7 +25,7 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     """
     wanted = network.state_dict()
     top, head = top_modules(network), head_modules(network)
-    found = _as_today(network, recipe, source.tensors)
+    found = as_today(network, recipe, source.tensors)
     resized = [key for key, value in found.items() if source.tensors.get(key, value).shape != value.shape]
     notes = [f"Interpolated for this image size: {_listed(resized)}."] if resized else []
 
@@ -55,7 +55,7 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     return found, notes
 
 
-def _as_today(network: nn.Module, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_today(network: nn.Module, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` under the names and of the shapes that the network has, as far as its library can bring them there."""
     if recipe.facts().family == "timm":
         from graft.models import timm_zoo

@@ -1,0 +1,75 @@
+"""A new head that begins with what the old one knew: rows of the pretrained head under new classes."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from graft.errors import ConfigError
+from graft.models.configurations import nearest
+from graft.models.heads import belongs, head_modules
+
+KEY = "model.head_from"
+
+
+def graft_head(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    known: Sequence[str] | None,
+    classes: Sequence[str],
+    origins: Mapping[str, str | Sequence[str]],
+) -> dict[str, Tensor]:
+    """The head's tensors, each row named in `origins` the mean of the old rows it comes from, the others as drawn.
+
+    A class of the data set that is among the pretrained ones, as ants and bees are among ImageNet's, is then told
+    apart before the first step.
+
+    Args:
+        network: with its new head of C classes; not changed.
+        tensors: of the weight file, under the network's names.
+        known: what the classes of the file's head are called; None where nobody knows.
+        classes: the C classes of the data set.
+        origins: class → one of `known`, or several.
+
+    Raises:
+        ConfigError: a name that the data set or the weights do not have (the nearest is named), or weights whose head
+            is not there or of another kind.
+    """
+    wanted = network.state_dict()
+    keys = [key for key in wanted if belongs(key, head_modules(network))]
+    if known is None or any(key not in tensors or len(tensors[key]) != len(known) for key in keys):
+        raise ConfigError(f"{KEY}: the weights bring no head whose classes have names. Set {KEY}=null.")
+    if any(tensors[key].shape[1:] != wanted[key].shape[1:] for key in keys):
+        raise ConfigError(f"{KEY}: the head of the weights is of another shape than this network's.")
+    rows = {_place(name, classes): _rows(name, origin, known) for name, origin in origins.items()}
+    grafted = {key: wanted[key].clone() for key in keys}
+    for key, tensor in grafted.items():
+        for row, origin in rows.items():
+            tensor[row] = tensors[key][origin].to(tensor.dtype).mean(0)
+    return grafted
+
+
+def said_of_origins(classes: Sequence[str], origins: Mapping[str, str | Sequence[str]]) -> str:
+    """What a user should hear of it."""
+    pairs = [
+        f"{name} from {origin if isinstance(origin, str) else ' and '.join(origin)}" for name, origin in origins.items()
+    ]
+    rest = len(classes) - len(origins)
+    random = f"; {rest} of {len(classes)} classes begin at random" if rest else ""
+    return f"The head begins with what the weights know: {', '.join(pairs)}{random}."
+
+
+def _place(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise ConfigError(f"{KEY}.{name}: the data set has no class of this name.{nearest(name, classes)}")
+    return list(classes).index(name)
+
+
+def _rows(name: str, origin: str | Sequence[str], known: Sequence[str]) -> list[int]:
+    origins = [origin] if isinstance(origin, str) else list(origin)
+    if not origins:
+        raise ConfigError(f"{KEY}.{name}: names no class of the weights.")
+    rows = [index for index, old in enumerate(known) if old in origins]
+    for old in origins:
+        if old not in known:
+            raise ConfigError(f"{KEY}.{name}={old}: the weights have no class of this name.{nearest(old, known)}")
+    return rows
