@@ -44,6 +44,33 @@ def test_evaluation_equals_torchvision_s_preset_up_to_normalisation(interpolatio
     assert torch.equal(eval_transform(ours)(image), denormalised(theirs(image), ours))
 
 
+@pytest.mark.parametrize("size", [(30_000, 3), (3, 30_000), (1, 1), (1, 100_000), (900, 50)])
+@pytest.mark.parametrize("augment", [Augment(), Augment(random_resized_crop={})])
+def test_a_strip_of_any_length_takes_no_more_memory_than_a_photograph(
+    size: tuple[int, int], augment: Augment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    resize = Image.Image.resize
+
+    def watched(self: Image.Image, size: tuple[int, int], *args: object, **kwargs: object) -> Image.Image:
+        made.append(size[0] * size[1])
+        assert made[-1] < 5e6, "pixels"
+        return resize(self, size, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    for transform in (eval_transform(Preprocessing()), train_transform(Preprocessing(), augment)):
+        assert transform(Image.new("RGB", size)).shape == (3, 224, 224)
+    assert made
+
+
+def test_of_a_long_strip_the_middle_is_seen() -> None:
+    ours = Preprocessing(input_size=48, resize_size=56)
+    strip = picture(60, 40).resize((60, 40)).resize((1000, 20), Image.Resampling.BICUBIC)
+    theirs = ImageClassification(crop_size=48, resize_size=56)
+    difference = eval_transform(ours)(strip).int() - denormalised(theirs(strip), ours).int()
+    assert difference.abs().max() <= 3
+
+
 def test_a_real_photograph_equals_torchvision_s_own_preset(shared_data: Path) -> None:
     path = next((shared_data / "hymenoptera_data" / "val" / "ants").glob("*.jpg"))
     reference = AlexNet_Weights.DEFAULT.transforms()(Image.open(path))
