@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from graft.data.images import ImageSet
 from graft.data.sources.base import Source
 from graft.data.splits import Splits, few_shot, stratified_fold, stratified_fraction
@@ -123,9 +125,9 @@ def _refuse_nothing(classes: Sequence[str], train: ImageSet) -> None:
 
 
 def _leave_some(pool: ImageSet, kept: Sequence[int], shots: int, classes: Sequence[str]) -> None:
-    rest = set(range(len(pool))) - set(kept)
+    left = np.bincount(np.delete(pool.labels, kept), minlength=len(classes))
     for label, count in enumerate(pool.counts(len(classes))):
-        if count and not any(pool.labels[i] == label for i in rest):
+        if count and not left[label]:
             raise DataError(
                 f'class "{classes[label]}" has {count} images, and data.shots={shots} leaves none to test.\n'
                 f"Set data.shots={count - 1} or fewer."

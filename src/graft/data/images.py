@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from graft.data.packed import Packed
 from graft.errors import UnreadableImage
+
+T = TypeVar("T")
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What counts as an image: the endings torchvision's ImageFolder takes, in any case."""
@@ -176,9 +180,9 @@ class ImageSet:
         """The pictures at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         return ImageSet(
-            names=[self.names[i] for i in chosen],
+            names=_selected(self.names, chosen),
             labels=self.labels[chosen],
-            paths=None if self.paths is None else [self.paths[i] for i in chosen],
+            paths=None if self.paths is None else _selected(self.paths, chosen),
             pixels=None if self.pixels is None else self.pixels[chosen],
             least=self.least,
         )
@@ -186,9 +190,9 @@ class ImageSet:
     def join(self, other: "ImageSet") -> "ImageSet":
         """These pictures and then those of `other`, which lie in the same place: both in files or both in memory."""
         return ImageSet(
-            names=[*self.names, *other.names],
+            names=_joined(self.names, other.names),
             labels=np.concatenate([self.labels, other.labels]),
-            paths=None if self.paths is None else [*self.paths, *(other.paths or ())],
+            paths=None if self.paths is None else _joined(self.paths, other.paths or ()),
             pixels=None if self.pixels is None else np.concatenate([self.pixels, other.pixels]),
             least=self.least,
         )
@@ -207,3 +211,11 @@ class ImageSet:
     def counts(self, num_classes: int) -> list[int]:
         """How many pictures each of the `num_classes` classes has."""
         return np.bincount(self.labels, minlength=num_classes).tolist()
+
+
+def _selected(values: Sequence[T], indices: npt.NDArray[np.int64]) -> Sequence[T]:
+    return values.select(indices) if isinstance(values, Packed) else [values[index] for index in indices]
+
+
+def _joined(one: Sequence[T], other: Sequence[T]) -> Sequence[T]:
+    return Packed.joined([one, other]) if isinstance(one, Packed) and isinstance(other, Packed) else [*one, *other]

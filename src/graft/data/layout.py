@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from graft.data.images import EXTENSIONS, ImageSet
+from graft.data.packed import Packed
 from graft.errors import DataError
 
 SPLIT_NAMES = {
@@ -30,22 +31,22 @@ def image_files(folder: Path) -> list[tuple[str, Path]]:
 
 def walk_images(folder: Path) -> Iterator[tuple[str, Path]]:
     """What `image_files` lists, one by one: of all names, only those of the folders on the way are in memory."""
-    return _walk(folder, "", set())
+    return ((name, Path(path)) for name, path in _walk(str(folder), "", set()))
 
 
-def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
-    status = folder.stat()
+def _walk(folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
     for name, found, is_folder in sorted(_visible(folder)):
         if is_folder:
-            yield from _walk(folder / found, prefix + name, seen)
+            yield from _walk(os.path.join(folder, found), prefix + name, seen)
         elif found.lower().endswith(EXTENSIONS):
-            yield prefix + name, folder / found
+            yield prefix + name, os.path.join(folder, found)
 
 
-def _visible(folder: Path) -> Iterator[tuple[str, str, bool]]:
+def _visible(folder: Path | str) -> Iterator[tuple[str, str, bool]]:
     """(plain name, name, whether a folder) of what is not hidden; a folder's plain name ends in a slash, so that
     sorting folder by folder gives the order of whole paths."""
     with os.scandir(folder) as entries:
@@ -118,20 +119,20 @@ def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str]
     if not folders:
         raise DataError(no_class_folders(folder))
     order = list(classes) if classes is not None else list(folders)
-    strangers = [name for name in folders if name not in order]
+    strangers = sorted(folders.keys() - set(order))
     if strangers:
         raise DataError(
             f'{folders[strangers[0]]}: class "{strangers[0]}" is not among the training classes '
             f"({', '.join(order)}).\nRename or remove that folder, or add training images of the class."
         )
-    files = {name: image_files(path) for name, path in folders.items()}
-    empty = [name for name, found in files.items() if not found]
+    files = {name: _packed(path, f"{prefix}{name}/") for name, path in folders.items()}
+    empty = [name for name, (names, _) in files.items() if not len(names)]
     if empty:
         raise DataError(
             f"{folders[empty[0]]}: no images in this class folder (looked for {', '.join(EXTENSIONS)}).\n"
             "Add images to it, or remove the folder."
         )
-    return _labelled(files, order, prefix)
+    return _labelled(files, order)
 
 
 def as_it_lies(root: Path) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
@@ -142,26 +143,34 @@ def as_it_lies(root: Path) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
     parts = split_folders(root) or {"all": root}
     folders = {part: class_folders(folder) for part, folder in parts.items()}
     classes = tuple(sorted({name for found in folders.values() for name in found}))
+    if not classes:
+        return (), {}
+    prefixes = {part: "" if part == "all" else f"{folder.name}/" for part, folder in parts.items()}
     return classes, {
         part: _labelled(
-            {name: image_files(path) for name, path in folders[part].items()},
-            classes,
-            "" if part == "all" else f"{folder.name}/",
+            {name: _packed(path, f"{prefixes[part]}{name}/") for name, path in folders[part].items()}, classes
         )
-        for part, folder in parts.items()
+        for part in parts
     }
 
 
-def _labelled(files: Mapping[str, list[tuple[str, Path]]], classes: Sequence[str], prefix: str) -> ImageSet:
-    rows = [
-        (f"{prefix}{name}/{picture}", path, label)
-        for label, name in enumerate(classes)
-        for picture, path in files.get(name, [])
-    ]
+Files = tuple[Packed[str], Packed[Path]]
+"""Names and paths of images."""
+
+
+def _packed(folder: Path, prefix: str) -> Files:
+    """All images below `folder`, sorted by name; names begin with `prefix`."""
+    found = list(_walk(str(folder), prefix, set()))
+    return Packed.of((name for name, _ in found), str), Packed.of((path for _, path in found), Path)
+
+
+def _labelled(files: Mapping[str, Files], classes: Sequence[str]) -> ImageSet:
+    none: Files = Packed.of((), str), Packed.of((), Path)
+    found = [files.get(name, none) for name in classes]
     return ImageSet(
-        names=[name for name, _, _ in rows],
-        labels=np.array([label for _, _, label in rows], dtype=np.int64),
-        paths=[path for _, path, _ in rows],
+        names=Packed.joined([names for names, _ in found]),
+        labels=np.repeat(np.arange(len(classes)), [len(names) for names, _ in found]),
+        paths=Packed.joined([paths for _, paths in found]),
     )
 
 

@@ -118,7 +118,7 @@ def quick_look(path: Path) -> UnreadableImage | None:
     """What is wrong with a file as far as its header and its end tell; None where nothing seems to be."""
     try:
         with opened(path) as image:
-            whole = _seems_whole(image, path)
+            whole = _seems_whole(image)
         if not whole:
             read_image(path)
     except UnreadableImage as error:
@@ -126,12 +126,15 @@ def quick_look(path: Path) -> UnreadableImage | None:
     return None
 
 
-def _seems_whole(image: Image.Image, path: Path) -> bool:
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(12)
-        file.seek(max(0, size - 64))
-        tail = file.read(64)
+def _seems_whole(image: Image.Image) -> bool:
+    file = getattr(image, "fp", None)
+    if file is None:  # Pillow has read all there is
+        return False
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(12)
+    file.seek(max(0, size - 64))
+    tail = file.read(64)
     if image.format in ("JPEG", "MPO"):
         return b"\xff\xd9" in tail
     if image.format == "PNG":

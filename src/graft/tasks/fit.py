@@ -212,7 +212,7 @@ def objective_of(config: Any, splits: Splits) -> Objective:
     wanted = config.loss.class_weights
     weights: tuple[float, ...] | None = None
     if wanted == "balanced":
-        counts = [splits.counts()["train"][name] for name in splits.classes]
+        counts = splits.train.counts(len(splits.classes))
         weights = tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
     elif wanted is not None:
         weights = tuple(float(weight) for weight in wanted)

@@ -1,0 +1,90 @@
+"""Very many strings in two blocks of memory.
+
+As a list a million names take several times as much, and every worker process that merely reads it comes to have a
+copy of its own, because looking at a Python object writes its reference count.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+T = TypeVar("T")
+
+_CODING = ("utf-8", "surrogateescape")  # any name that a file system gives
+
+
+class Packed(Sequence[T], Generic[T]):
+    """A sequence that cannot be changed, of strings or of what is made of them when it is asked for.
+
+    Args:
+        text: all strings, one after the other.
+        ends: where each ends in `text`, int64 [N].
+        kind: makes an element of its string, e.g. `str` or `Path`.
+    """
+
+    def __init__(self, text: bytes, ends: npt.NDArray[np.int64], kind: Callable[[str], T]) -> None:
+        self.text, self.ends, self.kind = text, ends, kind
+
+    @classmethod
+    def of(cls, strings: Iterable[str], kind: Callable[[str], T]) -> "Packed[T]":
+        """Pack `strings`."""
+        coded = [string.encode(*_CODING) for string in strings]
+        return cls(b"".join(coded), np.cumsum(list(map(len, coded)), dtype=np.int64), kind)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Packed[T]"]) -> "Packed[T]":
+        """Those of `parts`, at least one, one after the other."""
+        begins = np.cumsum([0, *(len(part.text) for part in parts[:-1])], dtype=np.int64)
+        ends = [part.ends + begin for part, begin in zip(parts, begins, strict=True)]
+        return cls(b"".join(part.text for part in parts), np.concatenate(ends), parts[0].kind)
+
+    def select(self, indices: npt.NDArray[np.int64]) -> "Packed[T]":
+        """The elements at `indices`, in that order."""
+        indices = np.where(indices < 0, indices + len(self), indices)
+        ends = self.ends[indices]
+        begins = np.where(indices > 0, self.ends[indices - 1], 0)
+        text = self.text
+        chosen = b"".join([text[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)])
+        return Packed(chosen, np.cumsum(ends - begins, dtype=np.int64), self.kind)
+
+    def strings(self) -> Iterator[str]:
+        """Each as the string it is made of."""
+        begin, text = 0, self.text
+        for end in self.ends.tolist():
+            yield text[begin:end].decode(*_CODING)
+            begin = end
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Packed[T]": ...
+
+    def __getitem__(self, index: int | slice) -> "T | Packed[T]":
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        place = operator.index(index)
+        place = place + len(self) if place < 0 else place
+        if not 0 <= place < len(self):
+            raise IndexError(f"{index} of {len(self)}")
+        begin = self.ends[place - 1] if place else 0
+        return self.kind(self.text[begin : self.ends[place]].decode(*_CODING))
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.kind, self.strings())
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Packed({list(self)!r})"
