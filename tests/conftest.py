@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,6 +48,18 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.options.split_seed=3")
     limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false", "logger=none")
     return succeeded(train(tmp_path_factory.mktemp("digits") / "run", *words, *limits)).folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 32 MB (a tmpfs), where this machine lets us mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -18,8 +20,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def writing_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its name when the block is done, and is removed when it fails."""
+def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its name when the block is done, and is removed when it fails.
+
+    Args:
+        path: the file.
+        former: the name that what was at `path` has from then on; None: it is gone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -27,6 +34,8 @@ def writing_atomically(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if former is not None and path.exists():
+            path.replace(former)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -46,6 +55,26 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether `path` is `folder` or below it, links followed."""
     return path.expanduser().resolve().is_relative_to(folder.expanduser().resolve())
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a file of `torch.save`, as its checksums tell; None where it is whole.
+
+    It is a zip archive with a CRC-32 of every record, which `torch.load` does not look at. The whole file is read,
+    once in a process.
+    """
+    state = path.stat()
+    return _damage_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _damage_of(path: Path, size: int, changed: int) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as records:
+            wrong = records.testzip()
+    except Exception as error:  # of a damaged archive zipfile raises anything
+        return " ".join(str(error).split()) or type(error).__name__
+    return None if wrong is None else f"the checksum of {wrong} is wrong"
 
 
 def sha256(path: Path) -> str:

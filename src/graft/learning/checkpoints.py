@@ -4,6 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import TrainingError
+from graft.files import damage_of
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+"""What a run goes on from, and the one before it."""
+
+MISSING = "missing"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -16,6 +22,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise TrainingError(f"{path}: no such checkpoint.")
+    damage = damage_of(path)
+    if damage is not None:
+        raise TrainingError(f"{path}: damaged ({damage}).\n{_way_out(path)}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -23,6 +32,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "graft" not in content:
         raise TrainingError(f"{path}: not a checkpoint written by graft train.")
     return content
+
+
+def _way_out(path: Path) -> str:
+    others = [name for name in (LAST, PREVIOUS, "best.ckpt") if name != path.name and path.with_name(name).is_file()]
+    return f"Beside it there is {' and '.join(others)}." if others else "Take a copy of it, or train again."
 
 
 def checkpoint_file(wanted: str) -> Path:
@@ -49,13 +63,41 @@ def resume_point(wanted: str | None, folder: Path) -> Path | None:
     if wanted is None:
         return None
     if wanted == "auto":
-        last = folder / "checkpoints" / "last.ckpt"
+        last = folder / "checkpoints" / LAST
         return last if last.is_file() else None
     path = Path(wanted)
     if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
+        path = path / "checkpoints" / LAST
     if not path.is_file():
         raise TrainingError(
             f"resume={wanted}: no checkpoint at {path}.\nGive a run folder, a .ckpt file, or resume=auto."
         )
     return path
+
+
+def fall_back(folder: Path) -> str | None:
+    """Where a run's last.ckpt is damaged, or was being replaced, let the one before it take its place.
+
+    Returns:
+        What to tell of it; None where last.ckpt is sound, or there is none at all.
+
+    Raises:
+        TrainingError: it is damaged and so is the one before it, or there is none.
+    """
+    last, previous = folder / "checkpoints" / LAST, folder / "checkpoints" / PREVIOUS
+    fault, before = _fault(last), _fault(previous)
+    if fault is None or (fault, before) == (MISSING, MISSING):
+        return None
+    if before is not None:
+        raise TrainingError(
+            f"resume=auto: {last} is {fault}, and {PREVIOUS}, the one before it, is {before}.\n"
+            "Remove the damaged ones to begin anew, or begin with the weights of the best epoch: "
+            f"model.weights={last.with_name('best.ckpt')}."
+        )
+    previous.replace(last)
+    return f"{LAST} was {fault}: going on from the checkpoint before it"
+
+
+def _fault(path: Path) -> str | None:
+    damage = damage_of(path) if path.is_file() else None
+    return MISSING if not path.is_file() else damage and f"damaged ({damage})"

@@ -9,21 +9,35 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from graft.errors import TrainingError
 from graft.files import writing_atomically
+from graft.learning.checkpoints import LAST, PREVIOUS
 
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes beside the old checkpoint and renames, so that a kill at any moment leaves the old one or the new one.
 
-    Lightning's own writer moves the file from the folder for temporary files, which is a copy where that is another
-    file system.
+    The last.ckpt before this one stays as previous.ckpt, for the day that a disk spoils the last. Lightning's own
+    writer moves the file from the folder for temporary files, which is a copy where that is another file system.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        for part in Path(path).parent.glob(f".{Path(path).name}.*.part"):
+        """Raises TrainingError where the disk is full or may not be written; what was there is left as it is."""
+        path = Path(path)
+        for part in path.parent.glob(f".{path.name}.*.part"):
             part.unlink(missing_ok=True)  # of one that was killed
-        with writing_atomically(Path(path)) as file:
-            torch.save(checkpoint, file)
+        former = path.with_name(PREVIOUS) if path.name == LAST else None
+        try:
+            with writing_atomically(path, former=former) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer fails on its own while the disk's error passes by
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise TrainingError(
+                f"{path}: the checkpoint cannot be written ({cause.strerror or cause}).\n"
+                "The one before it is as it was. Make room, and go on from it with resume=auto."
+            ) from error
 
 
 class LatestCheckpoint(ModelCheckpoint):

@@ -23,7 +23,7 @@ from graft.data.lost import LostImages
 from graft.data.splits import Splits
 from graft.errors import ConfigError
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
-from graft.learning.checkpoints import read_checkpoint, resume_point
+from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.feature_cache import FeatureCache
 from graft.learning.learner import Learner, Objective
@@ -45,6 +45,9 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
     told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]))
+    damaged = fall_back(record.folder) if config.resume == "auto" else None
+    if damaged:
+        log.warning("note  %s", damaged)
     if resume_point(config.resume, record.folder) is None:
         forget_earlier_attempt(record.folder)
     if device.devices * config.trainer.num_nodes > 1:
@@ -53,6 +56,9 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None
         record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
     else:
         record.summary |= one_process(plain, splits, device, told, record.folder)
+    if damaged:
+        record.summary["notes"].insert(0, damaged)
+    (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
 
 
 def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:

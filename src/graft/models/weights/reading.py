@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from graft.errors import WeightsError
+from graft.files import damage_of
 from graft.preprocessing import Preprocessing
 
 PREFIXES = ("network.", "_orig_mod.", "module.")
@@ -54,6 +55,8 @@ def _read_safetensors(file: Path) -> Source:
 def _read_pickle(file: Path) -> Source:
     content = _unpickled(file)
     described = content.get("graft", {}) if isinstance(content, Mapping) else {}
+    if described and (damage := damage_of(file)):  # of ours; others may have been written without checksums
+        raise _damaged(file, damage)
     return _described_source(file, _tensors_of(content, file), described if isinstance(described, Mapping) else {})
 
 
