@@ -140,6 +140,10 @@ class LossConfig:
     label_smoothing: float = 0.0
     class_weights: Any = None
     """null, "balanced" (inverse class frequency), or one weight a class."""
+    on_nan: str = "raise"
+    """A step whose loss is NaN or infinite: "raise" ends the run, "skip" leaves it out; its images are written down."""
+    nan_limit: int = 10
+    """With on_nan=skip, more such steps end the run all the same."""
 
 
 @dataclass

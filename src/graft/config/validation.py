@@ -33,6 +33,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("callbacks.progress", config.callbacks.progress, ("auto", "bar", "lines", "none"))
     one_of("cache.mode", config.cache.mode, ("auto", "features", "none"))
     one_of("data.on_error", config.data.on_error, ("raise", "skip"))
+    one_of("loss.on_nan", config.loss.on_nan, ("raise", "skip"))
     one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
     if isinstance(config.loss.class_weights, str):
         one_of("loss.class_weights", config.loss.class_weights, ("balanced",))

@@ -19,6 +19,7 @@ from graft.data.features import FeatureBatch
 from graft.data.sampler import PADDING
 from graft.errors import DataError, TrainingError
 from graft.learning.callbacks import AveragedWeights
+from graft.learning.finite import WAY_OUT, LossWatch
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
 from graft.models.normalise import Normalise, is_channels_last
@@ -37,6 +38,8 @@ class Objective:
         class_weights: one factor a class, or None.
         mixup, cutmix: alpha of the Beta distribution, 0 for off (Zhang et al. 2018; Yun et al. 2019).
         auxiliary: weight of an auxiliary head's loss where a network has one (Inception: 0.4).
+        on_nan: what becomes of a step whose loss is NaN or infinite: "raise" ends the run, "skip" leaves it out.
+        nan_limit: so many steps may be left out.
     """
 
     label_smoothing: float = 0.0
@@ -44,6 +47,8 @@ class Objective:
     mixup: float = 0.0
     cutmix: float = 0.0
     auxiliary: float = 0.4
+    on_nan: str = "raise"
+    nan_limit: int = 10
 
 
 class Learner(pl.LightningModule):
@@ -99,6 +104,7 @@ class Learner(pl.LightningModule):
         # averaged weights swap those during validation.
         self.epoch_sums = self.window_sums = self.eval_sums = torch.zeros(3)
         self.taken_for = torch.zeros(len(classes))  # how many images of an evaluation were taken for each class
+        self.watch = LossWatch(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self.collapsed: str | None = None
         """What to say when the last validation saw one class only."""
         count = len(classes)
@@ -152,7 +158,8 @@ class Learner(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch | FeatureBatch, batch_idx: int) -> None:
         torch.manual_seed(seed_of(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
 
-    def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor | None:
+        self.watch.before_step()
         labels = targets = batch.labels
         if isinstance(batch, FeatureBatch):
             output = self._go_on(batch)
@@ -163,6 +170,8 @@ class Learner(pl.LightningModule):
         main = self._loss(logits, targets)
         side = sum((self._loss(part, targets) for part in auxiliary), start=main.new_zeros(()))
         loss = main + self.objective.auxiliary * side
+        if self.watch.leaves_out(loss, batch, batch_idx):
+            return None
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             sums = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
@@ -200,8 +209,10 @@ class Learner(pl.LightningModule):
             return v2.RandomChoice(choices)(images, labels)
 
     def _log_step(self, extra: Mapping[str, Tensor]) -> None:
+        self.watch.read()
         loss, correct, count = self.window_sums.tolist()
         self._require_finite("train/loss", loss)
+        self.watch.heed(loss / count, len(self.classes))
         self.window_sums.zero_()
         metrics = {"train/loss_step": loss / count, "train/acc_step": correct / count}
         metrics |= {name: float(value.detach()) for name, value in extra.items()}
@@ -219,7 +230,10 @@ class Learner(pl.LightningModule):
         return {"train/loss": loss / count, "train/acc": correct / count} if count else {}
 
     def on_train_epoch_end(self) -> None:
-        self._record(self.training_figures(), self.global_step)
+        self.watch.read()
+        figures = self.training_figures()
+        self._record(figures, self.global_step)
+        self.watch.heed(figures.get("train/loss", math.inf), len(self.classes))
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -294,7 +308,7 @@ class Learner(pl.LightningModule):
             return  # fp16's loss scaling leaves out a step that overflows
         raise TrainingError(
             f"{name} is {value} in epoch {self.current_epoch + 1}, after step {self.global_step}: training diverged.\n"
-            "Lower optimizer.lr, or clip gradients with trainer.gradient_clip_val=1."
+            f"{WAY_OUT}"
         )
 
     def _record(self, metrics: Mapping[str, float], step: int) -> None:

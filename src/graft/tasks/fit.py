@@ -22,11 +22,13 @@ from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
 from graft.errors import ConfigError
+from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.feature_cache import FeatureCache
 from graft.learning.learner import Learner, Objective
+from graft.learning.memory import telling_what_fits
 from graft.learning.table_logger import TableLogger
 from graft.learning.writing import WholeCheckpoints
 from graft.models import build_network, built_for
@@ -138,12 +140,13 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
         log.info("before the first step  %s", said)
     try:
-        trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
+        with telling_what_fits(trainer, data.batch_size, trainer.accumulate_grad_batches):
+            trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
     except Exception:
         review.failed()
         raise
     epochs = trainer.current_epoch
-    notes += [learner.collapsed] if learner.collapsed else []
+    notes += [*([learner.collapsed] if learner.collapsed else []), *learner.watch.notes()]
 
     best = folder / "checkpoints" / "best.ckpt"
     figures = load_best(learner, best)
@@ -189,7 +192,8 @@ def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def forget_earlier_attempt(folder: Path) -> None:
     """A run that begins anew in a folder where one was killed before its first checkpoint keeps none of its figures."""
-    (folder / "metrics.csv").unlink(missing_ok=True)
+    for name in ("metrics.csv", finite.FILE):
+        (folder / name).unlink(missing_ok=True)
     for file in (folder / "tensorboard").glob("events*"):
         file.unlink()
 
@@ -232,6 +236,8 @@ def objective_of(config: Any, splits: Splits) -> Objective:
         class_weights=weights,
         mixup=config.augment.mixup,
         cutmix=config.augment.cutmix,
+        on_nan=config.loss.on_nan,
+        nan_limit=config.loss.nan_limit,
     )
 
 
