@@ -76,16 +76,11 @@ def signal_after_first_checkpoint(
         time.sleep(0.002)
     time.sleep(delay)
     try:
-        for _ in range(6):  # one that falls into the writing of a checkpoint can be lost, as a person's Ctrl-C can
-            started.send_signal(number)
-            try:
-                out, _ = started.communicate(timeout=20)
-                return started.returncode, out
-            except subprocess.TimeoutExpired:
-                continue
+        started.send_signal(number)
+        out, _ = started.communicate(timeout=60)
+        return started.returncode, out
     finally:
         started.kill()
-    raise AssertionError(f"still running after six times {number.name}")
 
 
 QUICK = (

@@ -28,3 +28,9 @@ def write_pid_and_wait(folder: Path, heeding: bool) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / "asked").write_text("to stop")))
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(60)
+
+
+def train_here(folder: Path, *words: str) -> None:
+    import graft
+
+    graft.train(*words, folder=folder, echo=False)

@@ -182,6 +182,8 @@ class LoggerConfig:
 class CallbacksConfig:
     checkpoint: str = "best"
     """"best": keep and test the weights of the best `optimized_metric`; "last": those of the last epoch."""
+    checkpoint_every_n_steps: int | None = None
+    """Write last.ckpt also after each so many optimizer steps, for epochs of hours; null: at the ends of epochs."""
     early_stopping: int | None = None
     """Stop after this many validations without a better `optimized_metric`."""
     ema: float | None = None

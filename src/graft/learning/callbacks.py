@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 from torch import Tensor
 
 from graft.config.metrics import direction
-from graft.learning.writing import LatestCheckpoint
+from graft.learning.writing import LatestCheckpoint, ResumePoint
 
 
 class AveragedWeights(WeightAveraging):
@@ -155,7 +155,7 @@ def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Call
         ModelCheckpoint(monitor=config.optimized_metric, save_on_train_epoch_end=False, **best)
         if config.callbacks.checkpoint == "best"
         else LatestCheckpoint(**best),
-        LatestCheckpoint(filename="last", **checkpoints),
+        ResumePoint(every=config.callbacks.checkpoint_every_n_steps, **checkpoints),
     ]
     if config.callbacks.ema is not None:
         callbacks.insert(0, AveragedWeights(config.callbacks.ema))

@@ -28,6 +28,8 @@ from graft.transfer.plan import TransferPlan
 
 log = logging.getLogger("graft")
 
+SUMS = ("epoch_sums", "window_sums")
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -149,6 +151,12 @@ class Learner(pl.LightningModule):
         """DDP waits for the gradient of whatever takes one when it wraps the network, which is after this."""
         if self.plan.static:
             self.plan.apply(0)
+
+    def on_train_start(self) -> None:
+        """Where a run goes on within an epoch, that epoch is not begun again, and what it has summed up is here."""
+        self.plan.apply(self.current_epoch)
+        self.train()
+        self.epoch_sums, self.window_sums = (sums.to(self._zeros()) for sums in (self.epoch_sums, self.window_sums))
 
     def on_train_epoch_start(self) -> None:
         self.plan.apply(self.current_epoch)
@@ -355,6 +363,14 @@ class Learner(pl.LightningModule):
             if isinstance(callback, AveragedWeights):
                 callback.put_into(checkpoint, self)
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
+        checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.watch.skipped}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on summing up where it was left."""
+        sums = checkpoint.get("sums", {})
+        self.epoch_sums, self.window_sums = (sums.get(name, self._zeros()) for name in SUMS)
+        self.watch.skipped = sums.get("skipped", 0)
+        self.results = dict(checkpoint["graft"]["metrics"])
 
 
 def _logits(output: Any) -> Tensor:

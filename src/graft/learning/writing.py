@@ -1,4 +1,4 @@
-"""Writing checkpoints: whole or not at all, and so that it costs little beside training."""
+"""Writing checkpoints: whole or not at all, so that it costs little beside training, and before a run is stopped."""
 
 import time
 from pathlib import Path
@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from graft.errors import TrainingError
 from graft.files import writing_atomically
 from graft.learning.checkpoints import LAST, PREVIOUS
+from graft.learning.signals import STOP
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -60,3 +61,75 @@ class LatestCheckpoint(ModelCheckpoint):
         """Whether this is the last epoch, or the last writing was long enough ago."""
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
         return last or trainer.should_stop or self.SHARE * (time.monotonic() - self._written) >= self._took
+
+
+class ResumePoint(LatestCheckpoint):
+    """last.ckpt: what a run goes on from, written at the ends of epochs, every so many steps, and before it stops.
+
+    A run that is asked to stop (see `signals`) finishes its step, writes last.ckpt and ends; in the last step of an
+    epoch and in a validation it finishes these first, for a while.
+
+    Args:
+        every: write also after each so many optimizer steps; None: not.
+    """
+
+    ASK_OTHERS_EVERY = 10
+    """Several processes must stop in the same step, but must not wait for one another in each."""
+
+    def __init__(self, *, every: int | None = None, **options: Any) -> None:
+        super().__init__(filename=Path(LAST).stem, **options)
+        self.every = every
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # the loader was made for counting its batches, before Lightning knew where in the epoch to go on
+        trainer.fit_loop._load_combined_loader_states()
+        STOP.take()
+        STOP.heeded = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._can_go_on_from_here(trainer):
+            return
+        if self._asked_to_stop(trainer, batch_idx):
+            self._write(trainer)
+            raise KeyboardInterrupt
+        if self.every and trainer.global_step // self.every > self._last_global_step_saved // self.every:
+            self._write(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if STOP.heeded and STOP.overdue and trainer.world_size == 1:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._asked_to_stop(trainer, 0):
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        STOP.heeded = False
+        super().on_train_end(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        STOP.heeded = False
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return STOP.asked is not None or super()._is_due(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _asked_to_stop(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        asked = STOP.asked is not None
+        if trainer.world_size == 1:
+            return asked
+        if batch_idx % self.ASK_OTHERS_EVERY:
+            return False
+        return trainer.strategy.reduce_boolean_decision(asked, all=False)
+
+    def _can_go_on_from_here(self, trainer: pl.Trainer) -> bool:
+        """After an optimizer step in the middle of an epoch, with no validation to come before the next one."""
+        loop: Any = trainer.fit_loop.epoch_loop
+        ends = loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps
+        return not (ends or loop._should_accumulate() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher))

@@ -16,6 +16,7 @@ from graft.data.sources import load_splits, locate
 from graft.data.splits import Splits
 from graft.errors import DataError
 from graft.learning.gpu import require_gpu
+from graft.learning.signals import STOP
 from graft.review.progress import progress_bar
 from graft.tasks.run import Run
 
@@ -60,7 +61,7 @@ class Command:
 def train(config: Any, command: Command) -> dict[str, Any]:
     """One run from beginning to end; returns what its summary.json says."""
     run = open_run(config, command)
-    with run.recording():
+    with STOP.listening(), run.recording():
         settle(config, said=() if command.in_sweep else command.overrides)
         plain = plainly(config)
         run.summary["config"] = choices(plain, command.picked)

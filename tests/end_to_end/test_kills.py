@@ -1,0 +1,180 @@
+"""Runs that are killed at random moments, or asked to stop, and go on as if nothing had happened."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import QUICK
+from errands import train_here
+
+import graft
+from graft.learning.checkpoints import read_checkpoint
+
+WORDS = (
+    *QUICK, "model.batch_norm=true", "data.batch_size=8", "trainer.max_epochs=4", "trainer.limit_train_batches=15",
+    "trainer.log_every_n_steps=2", "trainer.baseline=false", "review=none", "callbacks.progress=none",
+    "callbacks.checkpoint_every_n_steps=3",
+)  # fmt: skip
+
+CASES: dict[str, tuple[str, ...]] = {
+    "scratch": ("augment=basic",),
+    "finetune": ("strategy=finetune", "model.weights=bundled", "model.batch_norm=null", "scheduler=step"),
+    "feature_extract": ("strategy=feature_extract", "model.batch_norm=null", "cache=none"),
+    "feature_extract, cached": ("strategy=feature_extract", "model.batch_norm=null", "cache=features"),
+    "gradual": ("strategy=gradual", "model.batch_norm=null", "cache=none", "augment=none"),
+    "gradual, cached": ("strategy=gradual", "model.batch_norm=null", "cache=features", "augment=none"),
+    "everything": (
+        "optimizer=adamw", "scheduler=onecycle", "callbacks.ema=0.9", "augment.mixup=0.5",
+        "trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=5",
+        "callbacks.early_stopping=9",
+    ),
+    "plateau, workers": (
+        "scheduler=plateau", "scheduler.patience=0", "data.resident_gb=0", "data.num_workers=1", "augment=basic",
+        "callbacks.checkpoint=last",
+    ),
+}  # fmt: skip
+
+SOME = [case for case in CASES if case != "everything"]
+
+
+def started(folder: Path, *words: str) -> BaseProcess:
+    """A run in a process of its own that is there at once: it forks from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["graft.tasks.fit"])
+    child = context.Process(target=train_here, args=(folder, *words))
+    child.start()
+    return child
+
+
+def killed_again_and_again(folder: Path, words: tuple[str, ...], kills: int, chance: random.Random) -> int:
+    """Start the run, kill it after a while, go on, …; returns how often it was killed before it was done."""
+    for kill in range(kills):
+        child = started(folder, *words, "resume=auto")
+        child.join(chance.uniform(0.2, 3))
+        if child.exitcode is not None:
+            assert child.exitcode == 0
+            return kill
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    child = started(folder, *words, "resume=auto")
+    child.join()
+    assert child.exitcode == 0
+    return kills
+
+
+def require_the_same(one: graft.FinishedRun, other: graft.FinishedRun) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        expected, got = (torch.load(run.folder / "checkpoints" / name, weights_only=True) for run in (one, other))
+        differ = [
+            key for key, value in expected["state_dict"].items() if not torch.equal(value, got["state_dict"][key])
+        ]
+        assert not differ, name
+    assert (one.folder / "metrics.csv").read_bytes() == (other.folder / "metrics.csv").read_bytes()
+    assert one.metrics == other.metrics
+    assert one.summary["epochs"] == other.summary["epochs"]
+
+
+def words_of(case: str, folder: Path) -> tuple[str, ...]:
+    words = (*WORDS, *CASES[case], f"paths.cache={folder / 'cache'}")
+    return words if "strategy" not in "".join(CASES[case]) else (*words, "model.weights=bundled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(case: str, tmp_path: Path) -> None:
+    words = (*words_of(case, tmp_path), "trainer.max_epochs=16")
+    whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
+    kills = killed_again_and_again(tmp_path / "part", words, 20, random.Random(case))
+    print(f"{case}: killed {kills} times")
+    assert kills >= 3
+    require_the_same(whole, graft.FinishedRun(tmp_path / "part"))
+
+
+def test_killed_at_some_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    words = (*words_of("gradual, cached", tmp_path), "trainer.max_epochs=3")
+    whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
+    killed_again_and_again(tmp_path / "part", words, 2, random.Random(0))
+    require_the_same(whole, graft.FinishedRun(tmp_path / "part"))
+
+
+class Killed(BaseException):
+    """As good as kill -9 to what is on disk."""
+
+
+@pytest.mark.parametrize("case", ["everything", *(pytest.param(case, marks=pytest.mark.slow) for case in SOME)])
+def test_it_goes_on_from_within_an_epoch(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graft.learning.writing import ResumePoint
+
+    words = words_of(case, tmp_path)
+    whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
+    goes_on = ResumePoint.on_train_batch_end
+    steps = 0
+
+    def die(self: ResumePoint, trainer: Any, *others: Any) -> None:
+        nonlocal steps
+        goes_on(self, trainer, *others)
+        steps += 1
+        if steps in (19, 30):
+            raise Killed
+
+    monkeypatch.setattr(ResumePoint, "on_train_batch_end", die)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            graft.train(*words, "resume=auto", folder=tmp_path / "part", echo=False)
+        left = torch.load(tmp_path / "part" / "checkpoints" / "last.ckpt", weights_only=True)
+        done = left["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        assert 0 < done["ready"] < 15, "within an epoch"
+    require_the_same(whole, graft.train(*words, "resume=auto", folder=tmp_path / "part", echo=False))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_asked_to_stop_it_saves_the_step_and_ends(number: signal.Signals, tmp_path: Path) -> None:
+    words = (
+        *WORDS,
+        "trainer.max_epochs=3000",
+        "trainer.limit_train_batches=100",
+        "callbacks.checkpoint_every_n_steps=10",
+    )
+    child = started(tmp_path, *words)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    while not last.is_file() and child.is_alive():
+        time.sleep(0.01)
+    time.sleep(random.random() / 2)
+    assert child.pid is not None
+    before = time.monotonic()
+    os.kill(child.pid, number)
+    child.join(60)
+    assert time.monotonic() - before < 30
+    assert child.exitcode == 1  # of an exception: KeyboardInterrupt, for which the command has the exit code 130
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert "ended" in summary
+    assert read_checkpoint(last)["global_step"] > 0
+
+
+def test_asked_to_stop_while_a_checkpoint_is_written_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graft.learning.writing import WholeCheckpoints
+
+    words = (*WORDS, "callbacks.checkpoint_every_n_steps=null", "trainer.max_epochs=3")
+    whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
+    save = WholeCheckpoints.save_checkpoint
+
+    def interrupted(self: WholeCheckpoints, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        signal.raise_signal(signal.SIGINT)
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        graft.train(*words, folder=tmp_path / "part", echo=False)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "part" / "summary.json").read_text())["status"] == "interrupted"
+    require_the_same(whole, graft.train(*words, "resume=auto", folder=tmp_path / "part", echo=False))
