@@ -1,6 +1,8 @@
 """Reading weight files: tensors and plain values, never code (`weights_only=True` or safetensors)."""
 
 import json
+import logging
+import os
 import pickle
 import re
 import zipfile
@@ -11,11 +13,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from graft.errors import WeightsError
 from graft.files import damage_of
 from graft.preprocessing import Preprocessing
+
+log = logging.getLogger("graft")
+
+RUN_CODE_OF = "GRAFT_RUN_CODE_IN_PICKLE"
+"""The environment variable that names the one file whose pickle may run code: an old file of somebody who is trusted
+as the author of a program is."""
 
 PREFIXES = ("network.", "_orig_mod.", "module.")
 WRAPPERS = ("state_dict", "model")
@@ -80,6 +88,9 @@ def _parsed(text: str | None) -> Any:
 
 
 def _unpickled(file: Path) -> Any:
+    if _may_run_code(file):
+        log.warning("%s=%s: the code in this file is run", RUN_CODE_OF, file)
+        return torch.load(file, map_location="cpu", weights_only=False)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
@@ -88,14 +99,26 @@ def _unpickled(file: Path) -> Any:
             raise _damaged(file, "its pickle makes no sense") from error
         raise WeightsError(
             f"{file}: refused, because it holds more than tensors and plain values ({forbidden[1]}) and "
-            "could run code. Save the network's state_dict() alone, or convert it to .safetensors."
+            "could run code. Save the network's state_dict() alone, or convert it to .safetensors.\n"
+            f"If you trust its author as that of a program you run: {RUN_CODE_OF}={file.absolute()} before the command."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise _damaged(file, first_line(error)) from error
 
 
+def _may_run_code(file: Path) -> bool:
+    named = os.environ.get(RUN_CODE_OF)
+    return bool(named) and Path(named or "").expanduser().resolve() == file.resolve()
+
+
 def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
-    """The state dict in a file, be it alone, in a checkpoint, or under the prefixes that wrappers add."""
+    """The state dict in a file, be it alone, in a checkpoint, under the prefixes that wrappers add, or of a whole
+    network where its code may run."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), nn.Module):
+            content = content[key]
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
