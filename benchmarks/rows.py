@@ -6,6 +6,7 @@ from dataclasses import dataclass
 NO_WEIGHTS = "needs complete ImageNet weights, which the machine at hand did not have"
 CURVES = "curves only"
 THREE = (0, 1, 2)
+FIVE = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,23 @@ ROWS: tuple[Row, ...] = (
         weights="vgg16-features.safetensors",
         departs=FEATURES_ONLY + " Images' short sides were reduced to 256.",
     ),
+    Row(
+        "flowers_best",
+        "flowers_best",
+        "SqueezeNets on flowers",
+        weights="squeezenet1_1-imagenet.safetensors",
+        seeds=FIVE,
+        departs="Images' short sides were reduced to 256.",
+    ),
     *_squeezenets("SqueezeNets on flowers", data="flowers", seeds=(0,)),
     *_tutorial(),
+    Row(
+        "hymenoptera_best",
+        "hymenoptera_best",
+        "SqueezeNets on ants and bees",
+        weights="squeezenet1_1-imagenet.safetensors",
+        seeds=FIVE,
+    ),
     *_squeezenets("SqueezeNets on ants and bees", data="hymenoptera", seeds=THREE),
     Row(
         "hymenoptera_vgg16_head",
