@@ -31,6 +31,7 @@ from graft.data.splits import Splits
 from graft.models import build_network
 from graft.models.weights import load_weights
 from graft.tasks import fit
+from graft.tasks.assembly import augment_of, settle_preprocessing
 from graft.tasks.reviewing import Told
 from graft.tasks.train import open_data
 from graft.transfer import plan_transfer
@@ -77,8 +78,8 @@ def plain(config: Any, splits: Splits, epochs: int, workers: int) -> Timed:
     timed = train_plainly(
         network,
         splits,
-        fit.settle_preprocessing(config, weights),
-        fit.augment_of(config),
+        settle_preprocessing(config, weights),
+        augment_of(config),
         trained=plan.trainable(0),
         epochs=epochs,
         batch_size=config.data.batch_size,

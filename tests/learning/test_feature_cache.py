@@ -14,13 +14,18 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from graft.config import conf_dir
+from graft.config.recipes import recipe_of
 from graft.config.schema import register
 from graft.config.validation import choices, settle
 from graft.data.datamodule import ImageDataModule
 from graft.data.features import FeatureTable
 from graft.errors import ConfigError
+from graft.learning.feature_cache import FeatureCache
+from graft.learning.learner import Learner
 from graft.models import Recipe, build_network
+from graft.models.weights import default_preprocessing
 from graft.tasks import fit
+from graft.tasks.assembly import augment_of
 from graft.tasks.reviewing import Told
 from graft.tasks.train import open_data
 
@@ -132,14 +137,14 @@ def test_with_as_many_views_as_epochs_augmented_training_is_the_same_too(place: 
 
 def test_fewer_views_come_in_turn(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[int, torch.Tensor] = {}
-    step = fit.Learner.training_step
+    step = Learner.training_step
 
     def watched(self: Any, batch: Any, batch_idx: int) -> Any:
         if 0 in batch.indices:
             seen[self.current_epoch] = batch.features[0][batch.indices == 0]
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(fit.Learner, "training_step", watched)
+    monkeypatch.setattr(Learner, "training_step", watched)
     run = place.fit("run", "augment=basic", "cache.views=3", "trainer.max_epochs=5")
     assert parts(run)["train"]["views"] == 3
     assert [torch.equal(seen[epoch], seen[epoch % 3]) for epoch in range(5)] == [True] * 5
@@ -186,7 +191,7 @@ def test_what_does_not_fit_is_left_and_said(place: Workplace, caplog: pytest.Log
 
 def test_a_full_disk_does_not_stop_training(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    obtain = fit.FeatureCache._provide
+    obtain = FeatureCache._provide
 
     def on_a_full_disk(self: Any, parts: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
@@ -195,7 +200,7 @@ def test_a_full_disk_does_not_stop_training(place: Workplace, monkeypatch: pytes
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(fit.FeatureCache, "_provide", on_a_full_disk)
+    monkeypatch.setattr(FeatureCache, "_provide", on_a_full_disk)
     run = place.fit("run", "trainer.max_epochs=1")
     assert run.cache is None
     assert any("cannot be kept" in note and "File too large" in note for note in run.notes)
@@ -261,8 +266,8 @@ def test_images_mixed_or_only_partly_seen_pass_the_whole_network(place: Workplac
 def test_features_are_computed_batch_by_batch_and_the_images_are_let_go(place: Workplace) -> None:
     config = place.config()
     splits = open_data(config)
-    preprocessing = fit.default_preprocessing(fit.recipe_of(config), "bundled")
-    data = ImageDataModule(splits, preprocessing, fit.augment_of(config), batch_size=4)
+    preprocessing = default_preprocessing(recipe_of(config), "bundled")
+    data = ImageDataModule(splits, preprocessing, augment_of(config), batch_size=4)
     sizes = [len(batch.labels) for batch in data.in_order("train", 0, 32)]
     assert sizes == [32, 32, 26]
     assert data._trained is not None

@@ -1,4 +1,4 @@
-"""The heavy part of `graft train`: build, fit, test. Imported only when configuration and data are in order."""
+"""The heavy part of `graft train`: fit, test. Imported only when configuration and data are in order."""
 
 import dataclasses
 import io
@@ -16,29 +16,22 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from graft.config.recipes import recipe_of
-from graft.data.augment import Augment
-from graft.data.datamodule import ImageDataModule
-from graft.data.lost import LostImages
 from graft.data.splits import Splits
-from graft.errors import ConfigError
 from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.feature_cache import FeatureCache
-from graft.learning.learner import Learner, Objective
+from graft.learning.learner import Learner
 from graft.learning.memory import telling_what_fits
 from graft.learning.table_logger import TableLogger
 from graft.learning.writing import WholeCheckpoints
-from graft.models import build_network, built_for
-from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
-from graft.preprocessing import Preprocessing
 from graft.review.layers import layer_table
+from graft.tasks.assembly import assemble, parameter_counts
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
 from graft.tasks.search import PRUNED, Judge
-from graft.transfer import TransferPlan, plan_transfer
+from graft.transfer import TransferPlan
 
 log = logging.getLogger("graft")
 
@@ -78,61 +71,18 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     """
     config = OmegaConf.create(plain)
     quiet()
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    recipe = sized_by_weights(recipe_of(config), config.model.weights)
-    network = build_network(recipe, len(splits.classes))
-    head_from = plain["model"]["head_from"]
-    weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
-    preprocessing = settle_preprocessing(config, weights)
-    recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
-    if config.trainer.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
-    parameters = parameter_counts(plan, config.trainer.max_epochs)
-    notes = [*splits.notes, *weights.notes, *said_of_random_layers(plan, weights)]
+    experiment = assemble(plain, splits, folder)
+    learner, data = experiment.learner, experiment.data
+    parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
     title = f"{parameters['trainable']:,} of {parameters['total']:,} parameters train"
-    tell(layer_table(plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
+    tell(layer_table(learner.plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
+    notes = list(experiment.notes)
     for note in notes:
         log.info("note  %s", note)
-    if config.trainer.compile:
-        network.compile()  # in place: names in a checkpoint stay clean
-
-    lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
-    data = ImageDataModule(
-        splits,
-        preprocessing,
-        augment_of(config),
-        batch_size=config.data.batch_size,
-        num_workers=config.data.num_workers,
-        seed=config.seed,
-        resident_gb=config.data.resident_gb,
-        avoid_single=has_batch_norm(network),
-        lost=lost,
-        draft=config.data.draft,
-    )
-    provenance = {
-        "recipe": recipe.to_dict(),
-        "classes": list(splits.classes),
-        "preprocessing": preprocessing.to_dict(),
-        "config": plain,
-        "weights": {"source": weights.source, "sha256": weights.sha256},
-    }
-    learner = Learner(
-        network,
-        plan,
-        classes=splits.classes,
-        preprocessing=preprocessing,
-        objective=objective_of(config, splits),
-        optimizer=config.optimizer,
-        scheduler=config.scheduler,
-        seed=config.seed,
-        provenance=provenance,
-        log_every=config.trainer.log_every_n_steps,
-    )
     resume = resume_point(config.resume, folder)
     review = Review(config, learner, data, folder, told)
     batches = -(-data.steps_per_epoch // device.devices)
-    trainer = build_trainer(config, device, folder, plan, resume, batches, review.callbacks())
+    trainer = build_trainer(config, device, folder, learner.plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
     cache = FeatureCache(config, learner, data, trainer, begins=go_on_from(learner, resume))
     if config.trainer.baseline and resume is None:
@@ -160,7 +110,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     for logger in trainer.loggers:
         logger.finalize("success")
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
-    for note in lost.notes() if lost else []:
+    for note in data.lost.notes() if data.lost else []:
         log.warning("note  %s", note)
         notes.append(note)
     pace = next(callback for callback in trainer.callbacks if isinstance(callback, Pace))  # type: ignore[attr-defined]
@@ -171,17 +121,17 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         "images_per_second": pace.images_per_second,
         "parameters": parameters,
         "weights": {
-            "source": weights.source,
-            "sha256": weights.sha256,
-            "loaded": len(weights.loaded),
-            "random": list(weights.random),
+            "source": experiment.weights.source,
+            "sha256": experiment.weights.sha256,
+            "loaded": len(experiment.weights.loaded),
+            "random": list(experiment.weights.random),
         },
         "checkpoint": str(best.relative_to(folder)),
         "device": dataclasses.asdict(device)
         | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},
         "cache": cache.summary(),
         "notes": [*notes, *cache.notes],
-        "lost": lost.known() if lost else {},
+        "lost": data.lost.known() if data.lost else {},
     }
 
 
@@ -196,61 +146,6 @@ def forget_earlier_attempt(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for file in (folder / "tensorboard").glob("events*"):
         file.unlink()
-
-
-def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
-    """How many numbers the network has, and how many of them train in any epoch."""
-    ever = frozenset[str]().union(*(plan.trainable(epoch) for epoch in range(1 if plan.static else max(1, epochs))))
-    sizes = {name: parameter.numel() for name, parameter in plan.network.named_parameters()}
-    return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in ever)}
-
-
-def settle_preprocessing(config: Any, weights: WeightsReport) -> Preprocessing:
-    """The network's own preprocessing, with what data.preprocess says otherwise."""
-    own = weights.preprocessing or default_preprocessing(recipe_of(config), config.model.weights)
-    return own.changed(config.data.preprocess, "data.preprocess")
-
-
-def augment_of(config: Any) -> Augment:
-    """The augmentation done to images one by one; MixUp and CutMix are the learner's."""
-    keys = {field.name for field in dataclasses.fields(Augment)}
-    return Augment(**{key: value for key, value in config.augment.items() if key in keys})
-
-
-def objective_of(config: Any, splits: Splits) -> Objective:
-    """The loss, with class weights counted from the training images where `balanced` asks for it."""
-    wanted = config.loss.class_weights
-    weights: tuple[float, ...] | None = None
-    if wanted == "balanced":
-        counts = splits.train.counts(len(splits.classes))
-        weights = tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
-    elif wanted is not None:
-        weights = tuple(float(weight) for weight in wanted)
-        if len(weights) != len(splits.classes):
-            raise ConfigError(
-                f"loss.class_weights has {len(weights)} values, but data={config.data.name} has "
-                f"{len(splits.classes)} classes: {', '.join(splits.classes)}."
-            )
-    return Objective(
-        label_smoothing=config.loss.label_smoothing,
-        class_weights=weights,
-        mixup=config.augment.mixup,
-        cutmix=config.augment.cutmix,
-        on_nan=config.loss.on_nan,
-        nan_limit=config.loss.nan_limit,
-    )
-
-
-def said_of_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[str]:
-    """A warning where the freeze policy would keep layers random for ever."""
-    names = plan.frozen_but_random(weights)
-    if not names:
-        return []
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return [
-        f"frozen although random: {shown}. No weights were loaded for them and they will never learn; "
-        "freeze=features or freeze=none trains them."
-    ]
 
 
 def build_trainer(
@@ -349,11 +244,6 @@ def load_best(learner: Learner, best: Path) -> dict[str, float]:
 def name_of(device: torch.device) -> str:
     """A GPU's own name; else the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def has_batch_norm(network: torch.nn.Module) -> bool:
-    """Does any layer average over the batch?"""
-    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def tell(table: Any) -> None:

@@ -19,8 +19,9 @@ from graft.preprocessing import Preprocessing
 from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv, overall_table
 from graft.review.predictions import rank, writing
 from graft.review.progress import progress_bar
+from graft.tasks.assembly import augment_of
 from graft.tasks.evaluate import different_data, open_splits, run_config, summary_beside
-from graft.tasks.fit import augment_of, tell
+from graft.tasks.fit import tell
 from graft.tasks.run import versions
 
 log = logging.getLogger("graft")
