@@ -1,9 +1,10 @@
 # make quickstart   .venv, the package, and the main job on embedded data: three strategies, three seeds
 # make test         the tests (the slow ones too: make test-all)
+# make bench        Graft against plain loops, the quick comparisons (docs/performance.md has the others)
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install quickstart test test-all lint weights clean
+.PHONY: install quickstart test test-all lint bench weights clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,6 +26,13 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.images_in --quick
+	$(BIN)/python -m benchmarks.training_step --quick
+	$(BIN)/python -m benchmarks.feature_cache --quick
+	$(BIN)/python -m benchmarks.memory --features 500
 
 # The bundled weights, made again: CIFAR-10 in data/ (downloaded where it is not), about 35 minutes on two cores.
 weights: install

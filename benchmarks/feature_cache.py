@@ -19,14 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from benchmarks.composed import composed
 from benchmarks.plain import Timed, train_plainly
-from graft.config import conf_dir
 from graft.config.recipes import recipe_of
-from graft.config.schema import register
-from graft.config.validation import settle
 from graft.data.splits import Splits
 from graft.models import build_network
 from graft.models.weights import load_weights
@@ -55,16 +52,10 @@ def configuration(arguments: argparse.Namespace) -> Any:
         "data.batch_size": arguments.batch_size,
         "data.val_fraction": arguments.val_fraction,
         "trainer.max_epochs": arguments.epochs,
-        "trainer.baseline": "false",
-        "trainer.test": "false",
         "callbacks.checkpoint": "last",
-        "callbacks.progress": "none",
-        "logger": "none",
         "paths.data": arguments.data,
     }
-    register()
-    with initialize_config_dir(str(conf_dir())):
-        return settle(compose("train", [f"{key}={value}" for key, value in overrides.items()]))
+    return composed(*(f"{key}={value}" for key, value in overrides.items()))
 
 
 def plain(config: Any, splits: Splits, epochs: int, workers: int) -> Timed:

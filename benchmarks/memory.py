@@ -1,0 +1,126 @@
+"""Peak memory: of training against a loop written by hand, and of computing cached features.
+
+    python -m benchmarks.memory                          VGG16 at batch 32 on the CPU, two steps each
+    python -m benchmarks.memory --model vgg_mini --size 32 --batch-size 256
+    python -m benchmarks.memory --features 2000          the cache's peak for 2,000 and 4,000 images: it must not grow
+
+Each is a process of its own, and the figure is the most it has ever held (on a GPU: what its allocator has held). What
+is in memory before the first step, imports and images, is subtracted.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from benchmarks.composed import composed
+from benchmarks.training_step import by_graft, by_loop, noise
+from graft.data.images import ImageSet
+from graft.data.splits import Splits
+from graft.learning.device import choose_device
+from graft.models.normalise import Normalise
+from graft.tasks import fit
+from graft.tasks.assembly import assemble
+
+MIB = 2**20
+
+
+def held() -> float:
+    """The most this process has ever held, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextmanager
+def growth() -> Iterator[None]:
+    """Print by how much the block has raised the peak."""
+    before = held()
+    yield
+    print(f"{held() - before:.0f}")
+
+
+def training(way: str, model: str, size: int, batch_size: int) -> None:
+    """The peak of two steps of `way`: "hand" (bf16 autocast, channels-last, fused SGD) or "graft"."""
+    config = composed(
+        f"model={model}", "strategy=scratch", "data=cifar10", "augment=none", "scheduler=none", "optimizer=sgd",
+        f"data.batch_size={batch_size}", f"data.preprocess.input_size={size}", f"data.preprocess.resize_size={size}",
+        "trainer.max_epochs=1", "trainer.limit_val_batches=0", "callbacks.checkpoint=last",
+    )  # fmt: skip
+    fit.quiet()
+    device = choose_device(config.trainer)
+    root = torch.device("cuda" if device.accelerator in ("gpu", "cuda") else device.accelerator)
+    splits = noise(config, 2)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    with growth(), tempfile.TemporaryDirectory() as folder:
+        if way == "graft":
+            by_graft(config, splits, device, root)
+        else:
+            experiment = assemble(plain, splits, Path(folder))
+            normalise = Normalise(experiment.learner.preprocessing)
+            loader = experiment.data.train_dataloader()
+            batches = ((normalise(batch.images), batch.labels) for batch in loader)
+            by_loop(experiment.learner.network, lambda: batches, root, best=True)
+
+
+def features(count: int) -> None:
+    """The peak of a run that computes and uses the features of `count` images of 64 pixels."""
+    config = composed(
+        "model=vgg_mini", "model.weights=bundled", "strategy=feature_extract", "data=cifar10", "augment=none",
+        "cache=features", "data.batch_size=32", "data.preprocess.input_size=64", "data.preprocess.resize_size=64",
+        "data.resident_gb=0", "trainer.max_epochs=1", "callbacks.checkpoint=last",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        config.paths.cache = f"{folder}/cache"
+        pixels = np.random.RandomState(0).randint(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+        images = ImageSet([str(index) for index in range(count)], np.arange(count) % 2, pixels=pixels)
+        few = images.select(range(8))
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        with growth():
+            splits = Splits(("one", "other"), images, few, few)
+            fit.one_process(plain, splits, choose_device(config.trainer), fit.Told({}, ()), Path(folder))
+
+
+def apart(*words: object) -> float:
+    """MiB that the process `python -m benchmarks.memory --child WORDS` prints last."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vgg16")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--features", type=int, metavar="N", help="the cache's peak for N and 2 N images instead")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    wanted = parser.parse_args()
+    if wanted.child:
+        what, *rest = wanted.child
+        return features(int(rest[0])) if what == "features" else training(what, rest[0], int(rest[1]), int(rest[2]))
+    if wanted.features:
+        one, two = (apart("features", count) for count in (wanted.features, 2 * wanted.features))
+        print(
+            f"cached features of {wanted.features:,} images: {one:.0f} MiB; of {2 * wanted.features:,}: {two:.0f} MiB"
+        )
+        return None
+    hand, graft = (apart(way, wanted.model, wanted.size, wanted.batch_size) for way in ("hand", "graft"))
+    print(
+        f"{wanted.model}, {wanted.size} pixels, batches of {wanted.batch_size}: by hand {hand:.0f} MiB, "
+        f"Graft {graft:.0f} MiB, ratio {graft / hand:.3f}"
+    )
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""A training step of Graft against loops written by hand: the notebooks' in fp32, and the best one for this machine.
+
+    python -m benchmarks.training_step                       VGG16, every layer trains, 224 pixels, batches of 16
+    python -m benchmarks.training_step --quick               vgg_mini at 32 pixels, in seconds
+    python -m benchmarks.training_step --model resnet18 --batch-size 64 --compile
+
+All loops train the same network from the same random weights on the same images of noise, uint8 in memory, with SGD
+and momentum:
+
+plain      fp32, as the notebooks write it
+by hand    bf16 autocast, channels-last, fused SGD: nothing but forward, backward, step
+Lightning  the same network in the shortest LightningModule, `Trainer(precision="bf16-mixed")`
+Graft      `graft train` as it is: normalisation, metrics, callbacks, progress, everything between two batches
+
+Each pair runs all of them in turn; a step's time is the mean of all but the first. Besides: which share that is of
+the rate at which this machine multiplies large bf16 matrices.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.composed import composed
+from graft.data.images import ImageSet
+from graft.data.splits import Splits
+from graft.learning.device import Device, choose_device
+from graft.models.normalise import Normalise
+from graft.tasks import fit
+from graft.tasks.assembly import assemble
+
+MOMENTUM = 0.9
+LR = 0.001
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+class Clock(Callback):
+    """When each training batch was done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ends.append(now(self.device))
+
+    def step(self) -> float:
+        """Mean seconds of all steps but the first."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when all that was asked of a GPU is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def noise(config: Any, steps: int) -> Splits:
+    """`steps` batches of pictures that are noise, and one to validate, in two classes."""
+    size, chance = config.data.preprocess.input_size, np.random.RandomState(0)
+
+    def part(count: int) -> ImageSet:
+        pixels = chance.randint(0, 256, (count, size, size, 3), dtype=np.uint8)
+        return ImageSet([str(index) for index in range(count)], np.arange(count) % 2, pixels=pixels)
+
+    val = part(2)
+    return Splits(("one", "other"), part(steps * config.data.batch_size), val, val)
+
+
+def by_loop(network: nn.Module, batches: Batches, device: torch.device, *, best: bool) -> float:
+    """Seconds a step of a loop written by hand: fp32, or with `best` all that makes it faster."""
+    network = network.to(device).train()
+    network = network.to(memory_format=torch.channels_last if best else torch.contiguous_format)
+    optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, fused=best)
+    ends = []
+    for images, labels in batches():
+        images, labels = images.to(device), labels.to(device)
+        images = images.contiguous(memory_format=torch.channels_last) if best else images.contiguous()
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16) if best else nullcontext():
+            loss = F.cross_entropy(network(images).float(), labels)
+        loss.backward()
+        optimizer.step()
+        ends.append(now(device))
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+class Shortest(pl.LightningModule):
+    """What one writes who follows Lightning's introduction."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train/loss", loss)
+        self.log("train/acc", (logits.argmax(1) == labels).float().mean())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), LR, MOMENTUM)
+
+
+def by_lightning(network: nn.Module, batches: Batches, device: Device, root: torch.device) -> float:
+    """Seconds a step of the shortest LightningModule."""
+    clock = Clock(root)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator=device.accelerator,
+            devices=1,
+            precision=device.precision,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[clock],
+            default_root_dir=folder,
+        )
+        trainer.fit(Shortest(network), DataLoader(list(batches()), batch_size=None))  # type: ignore[arg-type]
+    return clock.step()
+
+
+def by_graft(config: Any, splits: Splits, device: Device, root: torch.device) -> float:
+    """Seconds a step of Graft; writing checkpoints, which happens between epochs, is left out."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    clock = Clock(root)
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = assemble(plain, splits, Path(folder))
+        learner, data = experiment.learner, experiment.data
+        trainer = fit.build_trainer(config, device, Path(folder), learner.plan, None, data.steps_per_epoch, [clock])
+        callbacks: list[Callback] = trainer.callbacks
+        trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
+        trainer.fit(learner, datamodule=data)
+    return clock.step()
+
+
+def matrix_rate(device: torch.device, side: int = 4096, seconds: float = 2.0) -> float:
+    """FLOP a second of bf16 products of square matrices."""
+    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    one @ other
+    started, products = now(device), 0
+    while now(device) - started < seconds:
+        one @ other
+        products += 1
+    return 2 * side**3 * products / (now(device) - started)
+
+
+def flops_an_image(network: nn.Module, size: int) -> float:
+    """FLOP of forward and backward for one image."""
+    with FlopCounterMode(display=False) as counter:
+        network.train()(torch.zeros(2, 3, size, size)).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vgg16")
+    parser.add_argument("--size", type=int, default=224, help="side of the images")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each loop")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="trainer.compile=true for Graft")
+    parser.add_argument("--quick", action="store_true", help="vgg_mini at 32 pixels, in seconds")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        vars(arguments).update(model="vgg_mini", size=32, batch_size=128, steps=20)
+    config = composed(
+        f"model={arguments.model}", "strategy=scratch", "data=cifar10", "augment=none", "scheduler=none",
+        "optimizer=sgd", f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}", "optimizer.weight_decay=0",
+        f"data.batch_size={arguments.batch_size}", f"data.preprocess.input_size={arguments.size}",
+        f"data.preprocess.resize_size={arguments.size}", "trainer.max_epochs=1", "trainer.limit_val_batches=0",
+        "callbacks.progress=none", "callbacks.checkpoint=last", f"trainer.compile={arguments.compile}",
+    )  # fmt: skip
+    fit.quiet()
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    device = choose_device(config.trainer)
+    root = torch.device("cuda" if device.accelerator in ("gpu", "cuda") else device.accelerator)
+    splits = noise(config, arguments.steps + 1)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = assemble(plain, splits, Path(folder))
+    network, normalise = experiment.learner.network, Normalise(experiment.learner.preprocessing)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in experiment.data.train_dataloader():
+            yield normalise(batch.images), batch.labels
+
+    rate, flops = matrix_rate(root), flops_an_image(copy.deepcopy(network), arguments.size)
+    print(
+        f"{arguments.model}, {arguments.size} pixels, batches of {arguments.batch_size}, {device.accelerator}, "
+        f"{torch.get_num_threads()} threads, Graft in {device.precision}"
+    )
+    ways: dict[str, Callable[[], float]] = {
+        "plain": lambda: by_loop(copy.deepcopy(network), batches, root, best=False),
+        "by hand": lambda: by_loop(copy.deepcopy(network), batches, root, best=True),
+        "Lightning": lambda: by_lightning(copy.deepcopy(network), batches, device, root),
+        "Graft": lambda: by_graft(config, splits, device, root),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for pair in range(1, arguments.pairs + 1):
+        for name, way in ways.items():
+            times[name].append(way())
+        print(
+            f"pair {pair}: " + ", ".join(f"{name} {1000 * each[-1]:.1f} ms" for name, each in times.items()), flush=True
+        )
+    for name in ("plain", "by hand", "Lightning"):
+        ratios = [one / other for one, other in zip(times[name], times["Graft"], strict=True)]
+        print(f"{name} / Graft: median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    reached = flops * arguments.batch_size / statistics.median(times["Graft"])
+    print(
+        f"Graft: {arguments.batch_size / statistics.median(times['Graft']):.1f} images/s; {flops / 1e9:.1f} GFLOP an "
+        f"image make {reached / 1e9:.0f} GFLOP/s, {reached / rate:.0%} of the {rate / 1e9:.0f} GFLOP/s of bf16 matrices"
+    )
+
+
+if __name__ == "__main__":
+    main()

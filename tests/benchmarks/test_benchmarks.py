@@ -1,0 +1,47 @@
+"""Each benchmark runs, and says what its page says of it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def said(*words: str) -> str:
+    """What `python -m benchmarks.WORDS` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_start() -> None:
+    assert re.search(r"first step on digits +median +\d", said("benchmarks.start", "--repeat", "1"))
+
+
+def test_images_in() -> None:
+    text = said("benchmarks.images_in", "--quick", "--pairs", "1", "--images", "64", "--photographs", "4")
+    assert text.count("median ratio of 1 pairs") == 2
+
+
+def test_training_step() -> None:
+    text = said("benchmarks.training_step", "--quick", "--pairs", "1", "--steps", "2", "--batch-size", "16")
+    assert re.search(r"plain / Graft: median \d", text)
+    assert re.search(r"by hand / Graft: median \d", text)
+
+
+def test_memory() -> None:
+    words = ("--model", "vgg_mini", "--size", "32", "--batch-size", "32")
+    assert re.search(r"by hand \d+ MiB, Graft \d+ MiB", said("benchmarks.memory", *words))
+    assert re.search(r"64 images: \d+ MiB; of 128: \d+ MiB", said("benchmarks.memory", "--features", "64"))
+
+
+def test_feature_cache() -> None:
+    text = said("benchmarks.feature_cache", "--quick", "--pairs", "1", "--epochs", "2")
+    assert "median ratio of 1 pairs" in text
