@@ -58,7 +58,7 @@ def graft(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batc
     )
     loader = data.train_dataloader()
     for epoch in range(epochs):
-        loader.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for batch in loader:
             seen += len(normalise(batch.images))
     return seen / (time.perf_counter() - started)

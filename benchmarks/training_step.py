@@ -129,7 +129,7 @@ def by_lightning(network: nn.Module, batches: Batches, device: Device, root: tor
         trainer = pl.Trainer(
             accelerator=device.accelerator,
             devices=1,
-            precision=device.precision,
+            precision=device.precision,  # type: ignore[arg-type]
             max_epochs=1,
             logger=False,
             enable_checkpointing=False,
@@ -150,8 +150,8 @@ def by_graft(config: Any, splits: Splits, device: Device, root: torch.device) ->
         experiment = assemble(plain, splits, Path(folder))
         learner, data = experiment.learner, experiment.data
         trainer = fit.build_trainer(config, device, Path(folder), learner.plan, None, data.steps_per_epoch, [clock])
-        callbacks: list[Callback] = trainer.callbacks
-        trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
         trainer.fit(learner, datamodule=data)
     return clock.step()
 

@@ -17,7 +17,7 @@ from graft.config.validation import settle
 from graft.learning.device import Device
 from graft.models.recipe import Recipe
 from graft.models.weights import WeightsReport
-from graft.tasks import fit
+from graft.tasks import assembly, fit
 from graft.tasks.train import open_data
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -69,7 +69,7 @@ def as_if_loaded(network: nn.Module, recipe: Recipe, weights: str | None, **_: A
 
 def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `graft train` does with `config` (composed with ONE_STEP), its weights taken as loaded; for the summary."""
-    monkeypatch.setattr(fit, "load_weights", as_if_loaded)
+    monkeypatch.setattr(assembly, "load_weights", as_if_loaded)
     if config.strategy.pretrained and config.model.weights is None:
         config.model.weights = "bundled"
     settle(config)

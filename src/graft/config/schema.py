@@ -46,7 +46,8 @@ class PreprocessConfig:
 class DataConfig:
     name: str = MISSING
     root: str | None = None
-    batch_size: int = 32
+    batch_size: int | str = 32
+    """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
     num_workers: int | str = "auto"
     download: bool = True
     shots: int | None = None
@@ -307,7 +308,7 @@ class EvaluateDataConfig:
 
     name: str | None = None
     root: str | None = None
-    batch_size: int | None = None
+    batch_size: int | str | None = None
     num_workers: int | str | None = None
     download: bool | None = None
     shots: int | None = None

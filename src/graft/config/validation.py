@@ -73,9 +73,11 @@ def _metric_exists(config: Any) -> None:
 def _ranges(config: Any) -> None:
     positive = {
         "optimizer.lr": config.optimizer.lr,
-        "data.batch_size": config.data.batch_size,
+        "data.batch_size": 1 if config.data.batch_size == "auto" else config.data.batch_size,
         "cache.max_gb": config.cache.max_gb,
     }
+    if isinstance(config.data.batch_size, str):
+        one_of("data.batch_size", config.data.batch_size, ("auto",))
     for key, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{key}={value}: must be more than 0.")

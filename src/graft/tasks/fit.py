@@ -28,6 +28,7 @@ from graft.learning.table_logger import TableLogger
 from graft.learning.writing import WholeCheckpoints
 from graft.review.layers import layer_table
 from graft.tasks.assembly import assemble, parameter_counts
+from graft.tasks.batch import settle_batch_size
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
 from graft.tasks.search import PRUNED, Judge
@@ -69,17 +70,18 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     Returns:
         What the summary says of it: metrics, epochs, parameters, weights, checkpoint, notes, ….
     """
-    config = OmegaConf.create(plain)
     quiet()
+    resume = resume_point(plain["resume"], folder)
+    plain, batch = settle_batch_size(plain, splits, device, folder, resume)
+    config = OmegaConf.create(plain)
     experiment = assemble(plain, splits, folder)
     learner, data = experiment.learner, experiment.data
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
     title = f"{parameters['trainable']:,} of {parameters['total']:,} parameters train"
     tell(layer_table(learner.plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
-    notes = list(experiment.notes)
+    notes = [*experiment.notes, *([batch] if batch else [])]
     for note in notes:
         log.info("note  %s", note)
-    resume = resume_point(config.resume, folder)
     review = Review(config, learner, data, folder, told)
     batches = -(-data.steps_per_epoch // device.devices)
     trainer = build_trainer(config, device, folder, learner.plan, resume, batches, review.callbacks())

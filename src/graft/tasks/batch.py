@@ -1,0 +1,115 @@
+"""data.batch_size=auto: the largest batch whose training step fits into the GPU's memory."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch.nn import functional as F
+
+from graft.data.splits import Splits
+from graft.errors import ConfigError, TrainingError
+from graft.learning.checkpoints import read_checkpoint
+from graft.learning.device import Device
+from graft.learning.learner import Learner
+from graft.learning.optimizers import build_optimizer
+from graft.tasks.assembly import assemble
+
+AUTO = "auto"
+USUAL = 32
+"""Where no GPU's memory decides."""
+
+MOST = 1024
+"""Beyond it a GPU is busy already, and SGD gains little (Masters & Luschi 2018)."""
+
+SHARE = 0.9
+"""Of the memory that a step may take; the rest is for what differs from step to step."""
+
+
+def settle_batch_size(
+    plain: dict[str, Any], splits: Splits, device: Device, folder: Path, resume: Path | None
+) -> tuple[dict[str, Any], str | None]:
+    """(`plain` with a number for data.batch_size, what to tell of it); unchanged where it has one.
+
+    A run that goes on has the batch size that it began with.
+
+    Raises:
+        ConfigError: several processes, which would have to agree.
+        TrainingError: not even the smallest batch fits.
+    """
+    if plain["data"]["batch_size"] != AUTO:
+        return plain, None
+    if plain["trainer"]["strategy"] != "auto" or device.devices > 1:
+        raise ConfigError(
+            f"data.batch_size=auto and trainer.strategy={plain['trainer']['strategy']} disagree: it is found for one "
+            "process.\nGive a number; python train.py trainer=gpu data.batch_size=auto finds one."
+        )
+    if resume is not None:
+        size = read_checkpoint(resume)["graft"]["config"]["data"]["batch_size"]
+        return _with(plain, size), f"data.batch_size=auto: {size}, as before"
+    if device.accelerator not in ("gpu", "cuda"):
+        return _with(plain, USUAL), f"data.batch_size=auto: {USUAL}; there is no GPU whose memory could decide"
+    experiment = assemble(_with(plain, 2), splits, folder)
+    least = 2 if experiment.data.avoid_single else 1
+    most = min(MOST, len(splits.train))
+    fits = step_fits(experiment.learner, torch.device("cuda"), device.precision)
+    size = largest(fits, least, most)
+    if size is None:
+        raise TrainingError(
+            f"data.batch_size=auto: not even {least} image{'s' if least > 1 else ''} fit into the GPU's memory.\n"
+            "Take a smaller model, or data.preprocess.input_size."
+        )
+    return _with(plain, size), f"data.batch_size=auto: {size} images fit"
+
+
+def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
+    """The largest `least` · 2ⁿ up to `most` that fits, tried from below; None where `least` does not."""
+    found, size = None, least
+    while size <= max(least, most) and fits(size):
+        found, size = size, 2 * size
+    return found
+
+
+def step_fits(learner: Learner, device: torch.device, precision: str) -> Callable[[int], bool]:
+    """Whether two training steps with so many images stay below SHARE of the memory; tried on a copy of the network."""
+    size = learner.preprocessing.input_size
+    capacity = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+
+    def fits(batch: int) -> bool:
+        trial = copy.deepcopy(learner).to(device).train()
+        try:
+            trial.plan.apply(0)
+            optimizer = build_optimizer(trial.plan.groups, learner.optimizer_config)
+            for _ in range(2):
+                _step(trial, torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device), optimizer, precision)
+            return not capacity or torch.cuda.max_memory_reserved(device) <= SHARE * capacity
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            del trial
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(device)
+
+    return fits
+
+
+def _step(learner: Learner, images: torch.Tensor, optimizer: torch.optim.Optimizer, precision: str) -> None:
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    with torch.autocast(images.device.type, half, enabled=half is not None):
+        output = learner.network(learner.normalise(images))
+        parts = [output] if isinstance(output, torch.Tensor) else [part for part in output if part is not None]
+        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        loss = sum(F.cross_entropy(part.float(), labels) for part in parts)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[union-attr]
+    optimizer.step()
+
+
+def _with(plain: dict[str, Any], size: int) -> dict[str, Any]:
+    settled: Any = OmegaConf.create(plain)
+    settled.data.batch_size = size
+    result: Any = OmegaConf.to_container(settled)
+    return result
