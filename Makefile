@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install quickstart test test-all lint bench weights clean
+.PHONY: install quickstart test test-all lint bench audit weights clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,12 @@ bench: install
 	$(BIN)/python -m benchmarks.training_step --quick
 	$(BIN)/python -m benchmarks.feature_cache --quick
 	$(BIN)/python -m benchmarks.memory --features 500
+
+# Known vulnerabilities of the pinned dependencies, as the Python Packaging Advisory Database has them.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	build/audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
 
 # The bundled weights, made again: CIFAR-10 in data/ (downloaded where it is not), about 35 minutes on two cores.
 weights: install

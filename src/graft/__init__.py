@@ -6,11 +6,15 @@
 Importing this loads neither torch nor Hydra; see `graft.api`.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graft.api import Experiment, FinishedRun, compose, predict, train
+
+for switch, value in {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+    os.environ.setdefault(switch, value)  # nothing that Graft runs reports home, unless somebody says that it may
 
 __all__ = ["Experiment", "FinishedRun", "compose", "predict", "train"]
 

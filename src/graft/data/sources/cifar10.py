@@ -12,6 +12,7 @@ from graft.errors import DataError
 DOWNLOAD = Download(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     folder="cifar-10-batches-py",
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",  # keras.datasets.cifar10
     md5="c58f30108f718f92721af3b95e74349a",  # torchvision.datasets.CIFAR10.tgz_md5
 )
 BATCHES, IMAGES = DOWNLOAD.folder, "cifar10"

@@ -1,0 +1,74 @@
+"""What Graft depends on is bounded and pinned, and it asks nobody anything unless it is told to."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import QUICK, ROOT
+
+import graft
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+
+
+def requirements() -> list[str]:
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    everything = [*PROJECT["project"]["dependencies"], *(word for extra in extras for word in extra)]
+    return [word for word in [*everything, *PROJECT["build-system"]["requires"]] if not word.startswith("graft[")]
+
+
+@pytest.mark.parametrize("requirement", sorted(set(requirements())))
+def test_every_dependency_has_a_lower_and_an_upper_bound(requirement: str) -> None:
+    assert re.fullmatch(r"[\w-]+>=[\w.]+,<[\w.]+", requirement)
+
+
+def test_the_pins_lie_within_the_bounds_and_in_order() -> None:
+    packaging = pytest.importorskip("packaging.requirements")
+    pinned = {name.lower().replace("_", "-"): version for name, version in PINNED.items()}
+    missing = []
+    for word in set(requirements()):
+        wanted = packaging.Requirement(word)
+        version = pinned.get(wanted.name.lower())
+        if version is None:
+            missing.append(wanted.name)
+        else:
+            assert wanted.specifier.contains(version, prereleases=True), word
+    assert set(missing) <= {"hatchling", "hydra-ray-launcher"}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert lines == sorted(lines)
+
+
+def test_a_run_on_data_that_are_here_opens_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def refuse(*arguments: Any, **_: Any) -> None:
+        asked.append(arguments)
+        raise OSError("no network")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    words = (*QUICK, "model.weights=bundled", "strategy=finetune", "logger.tensorboard=true")
+    run = graft.train(*words, folder=tmp_path / "run", echo=False)
+    assert graft.predict(*sorted((ROOT / "docs" / "images").glob("*.webp"))[:1], f"checkpoint={run.folder}")
+    assert asked == []
+
+
+def test_what_can_report_home_is_told_not_to() -> None:
+    asked = "import graft, os; print(os.environ['RAY_USAGE_STATS_ENABLED'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HF_"))}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for env in (clean, {**clean, "RAY_USAGE_STATS_ENABLED": "1"})
+    ]
+    assert said == [["0", "1"], ["1", "1"]]
