@@ -1,14 +1,18 @@
 """Running Graft as a user would, in a process of its own."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from errands import train_here
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,6 +85,15 @@ def signal_after_first_checkpoint(
         return started.returncode, out
     finally:
         started.kill()
+
+
+def started(folder: Path, *words: str) -> BaseProcess:
+    """A run in a process of its own that is there at once: it forks from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["graft.tasks.fit"])
+    child = context.Process(target=train_here, args=(folder, *words))
+    child.start()
+    return child
 
 
 QUICK = (

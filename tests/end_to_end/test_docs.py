@@ -125,3 +125,10 @@ def save_digits(folder: Path) -> None:
 def test_there_are_examples_on_every_page() -> None:
     pages: Any = {page for page, _, _ in examples()}
     assert pages >= {page.name for page in PAGES} - {GENERATED, "architecture.md"}
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name or 'test_'}" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"

@@ -1,19 +1,16 @@
 """Runs that are killed at random moments, or asked to stop, and go on as if nothing had happened."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import QUICK
-from errands import train_here
+from commands import QUICK, started
 
 import graft
 from graft.learning.checkpoints import read_checkpoint
@@ -43,15 +40,6 @@ CASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 SOME = [case for case in CASES if case != "everything"]
-
-
-def started(folder: Path, *words: str) -> BaseProcess:
-    """A run in a process of its own that is there at once: it forks from one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["graft.tasks.fit"])
-    child = context.Process(target=train_here, args=(folder, *words))
-    child.start()
-    return child
 
 
 def killed_again_and_again(folder: Path, words: tuple[str, ...], kills: int, chance: random.Random) -> int:

@@ -323,7 +323,8 @@ class Learner(pl.LightningModule):
         """To the callbacks (best checkpoint, early stopping, plateau), the loggers and `results`."""
         for name in ("train/loss", "val/loss"):
             self._require_finite(name, metrics.get(name, 0.0))
-        self.log_dict(dict(metrics), logger=False, batch_size=1, prog_bar=True)
+        monitored = {name: value for name, value in metrics.items() if name.count("/") == 1}  # not each class's own
+        self.log_dict(monitored, logger=False, batch_size=1, prog_bar=True)
         self.results |= metrics
         self._write(metrics, step)
 
