@@ -1,5 +1,6 @@
 """What happens before a task begins: the command line, help, and mistakes that need no torch."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from graft.cli import TASKS, literal_path
+from graft.cli import TASKS, explain, literal_path
 from graft.config import conf_dir
 from graft.config.schema import SCHEMAS
 
@@ -79,3 +80,10 @@ def test_help_and_mistakes_come_without_torch(words: str, answer: str, tmp_path:
     assert done.stdout.strip().endswith("False"), "torch was imported"
     assert answer in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_said_in_plain_words() -> None:
+    said = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/metrics.csv"))
+    assert said is not None
+    assert said.startswith("/runs/metrics.csv: cannot be written (No space left on device).\nMake room")
+    assert explain(OSError(errno.EIO, "Input/output error")) is None

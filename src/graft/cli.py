@@ -1,6 +1,7 @@
 """The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
 
 import difflib
+import errno
 import glob
 import os
 import re
@@ -125,6 +126,9 @@ def explain(error: BaseException) -> str | None:
 
     if isinstance(error, GraftError):
         return f"{error}\n"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = error.filename or "the run's folder"
+        return f"{place}: cannot be written ({error.strerror}).\nMake room; a run goes on with resume=auto.\n"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options or _options(group))

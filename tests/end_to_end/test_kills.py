@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import QUICK, started
+from commands import QUICK, signal_after_first_checkpoint, started, succeeded, train
 
 import graft
 from graft.learning.checkpoints import read_checkpoint
@@ -166,3 +166,15 @@ def test_asked_to_stop_while_a_checkpoint_is_written_it_stops(tmp_path: Path, mo
     monkeypatch.undo()
     assert json.loads((tmp_path / "part" / "summary.json").read_text())["status"] == "interrupted"
     require_the_same(whole, graft.train(*words, "resume=auto", folder=tmp_path / "part", echo=False))
+
+
+@pytest.mark.slow
+def test_two_processes_stop_in_the_same_step(tmp_path: Path) -> None:
+    words = (*WORDS, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=3000")
+    code, out = signal_after_first_checkpoint(tmp_path / "run", signal.SIGTERM, *words)
+    assert code == 130
+    assert "resume=auto" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    steps = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    more = (*words, f"trainer.max_steps={steps + 5}", "resume=auto")
+    assert succeeded(train(tmp_path / "run", *more)).summary["status"] == "finished"

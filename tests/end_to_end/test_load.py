@@ -18,8 +18,8 @@ OWN_SET = """
 from graft.data.layout import read_class_folders
 from graft.data.sources.base import Download, Source
 DOWNLOAD = Download("{url}/photos.zip", "photos")
-def load(root, *, seed):
-    return Source(("a", "b"), read_class_folders(root), test_fraction=0.3)
+def load(root, *, seed, test_fraction, split_seed):
+    return Source(("a", "b"), read_class_folders(root), test_fraction=test_fraction)
 """
 
 
@@ -34,10 +34,11 @@ def test_eight_runs_at_once_share_one_download_and_one_cache(
             picture = Image.fromarray(chance.randint(0, 256, (32, 32, 3), dtype=np.uint8))
             picture.save(tmp_path / "origin" / "photos" / name / f"{number}.png")
     shutil.make_archive(str(http_server.folder / "photos"), "zip", tmp_path / "origin")
-    (tmp_path / "shared_photos.py").write_text(OWN_SET.format(url=http_server.url))
+    (tmp_path / "own_sets").mkdir()
+    (tmp_path / "own_sets" / "photos.py").write_text(OWN_SET.format(url=http_server.url))
     monkeypatch.syspath_prepend(tmp_path)
     words = (
-        "model=vgg_mini", "model.weights=bundled", "data=folder", "data.name=shared_photos", "augment=none",
+        "model=vgg_mini", "model.weights=bundled", "data=folder", "data.name=own_sets.photos", "augment=none",
         f"data.root={tmp_path}/data/photos", f"paths.cache={tmp_path}/cache", "strategy=feature_extract",
         "cache=features", "trainer.max_epochs=2", "data.batch_size=4", "review=none", "logger.tensorboard=false",
     )  # fmt: skip

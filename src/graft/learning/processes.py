@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import TrainingError
+from graft.learning.signals import STOP
 
 Result = dict[str, Any]
 
@@ -25,7 +26,9 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
 
     Raises:
         TrainingError: a process failed; carries its message.
+        KeyboardInterrupt: we were asked to stop, and the processes have done so.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -42,6 +45,8 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
     )
     try:
         results = elastic_launch(config, _enter)(function, *arguments)
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise TrainingError(f"process {rank} of {count} failed: {failure.message}") from error
@@ -56,4 +61,5 @@ def _enter(function: Callable[..., Result], *arguments: Any) -> Result:
             logging.FileHandler(folder / "train.log"),
         ]
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
-    return function(*arguments)
+    with STOP.listening():
+        return function(*arguments)

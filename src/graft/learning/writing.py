@@ -79,6 +79,7 @@ class ResumePoint(LatestCheckpoint):
     def __init__(self, *, every: int | None = None, **options: Any) -> None:
         super().__init__(filename=Path(LAST).stem, **options)
         self.every = every
+        self._steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -92,7 +93,7 @@ class ResumePoint(LatestCheckpoint):
     ) -> None:
         if not self._can_go_on_from_here(trainer):
             return
-        if self._asked_to_stop(trainer, batch_idx):
+        if self._asked_to_stop(trainer):
             self._write(trainer)
             raise KeyboardInterrupt
         if self.every and trainer.global_step // self.every > self._last_global_step_saved // self.every:
@@ -104,7 +105,7 @@ class ResumePoint(LatestCheckpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        if self._asked_to_stop(trainer, 0):
+        if self._asked_to_stop(trainer, now=True):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -115,16 +116,18 @@ class ResumePoint(LatestCheckpoint):
         STOP.heeded = False
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
+        """As for any; and when this process is asked to stop (the first one's answer counts for all)."""
         return STOP.asked is not None or super()._is_due(trainer)
 
     def _write(self, trainer: pl.Trainer) -> None:
         self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
-    def _asked_to_stop(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+    def _asked_to_stop(self, trainer: pl.Trainer, *, now: bool = False) -> bool:
         asked = STOP.asked is not None
         if trainer.world_size == 1:
             return asked
-        if batch_idx % self.ASK_OTHERS_EVERY:
+        self._steps += 1
+        if self._steps % self.ASK_OTHERS_EVERY and not now:
             return False
         return trainer.strategy.reduce_boolean_decision(asked, all=False)
 
