@@ -23,7 +23,7 @@ WORDS = (
 
 CASES: dict[str, tuple[str, ...]] = {
     "scratch": ("augment=basic",),
-    "finetune": ("strategy=finetune", "model.weights=bundled", "model.batch_norm=null", "scheduler=step"),
+    "finetune": ("strategy=finetune", "model.batch_norm=null", "scheduler=step"),
     "feature_extract": ("strategy=feature_extract", "model.batch_norm=null", "cache=none"),
     "feature_extract, cached": ("strategy=feature_extract", "model.batch_norm=null", "cache=features"),
     "gradual": ("strategy=gradual", "model.batch_norm=null", "cache=none", "augment=none"),
@@ -73,22 +73,22 @@ def require_the_same(one: graft.FinishedRun, other: graft.FinishedRun) -> None:
 
 def words_of(case: str, folder: Path) -> tuple[str, ...]:
     words = (*WORDS, *CASES[case], f"paths.cache={folder / 'cache'}")
-    return words if "strategy" not in "".join(CASES[case]) else (*words, "model.weights=bundled")
+    return words if "strategy=" not in "".join(CASES[case]) else (*words, "model.weights=bundled")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(case: str, tmp_path: Path) -> None:
-    words = (*words_of(case, tmp_path), "trainer.max_epochs=16")
+    words = (*words_of(case, tmp_path), f"trainer.max_epochs={80 if case == 'feature_extract, cached' else 16}")
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
     kills = killed_again_and_again(tmp_path / "part", words, 20, random.Random(case))
     print(f"{case}: killed {kills} times")
-    assert kills >= 3
+    assert kills >= 10
     require_the_same(whole, graft.FinishedRun(tmp_path / "part"))
 
 
 def test_killed_at_some_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    words = (*words_of("gradual, cached", tmp_path), "trainer.max_epochs=3")
+    words = (*words_of("gradual, cached", tmp_path), "trainer.max_epochs=3", "trainer.limit_train_batches=8")
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
     killed_again_and_again(tmp_path / "part", words, 2, random.Random(0))
     require_the_same(whole, graft.FinishedRun(tmp_path / "part"))

@@ -15,6 +15,7 @@ WITHOUT_EFFECT = (
     "review.",
     "logger.",
     "callbacks.progress",
+    "callbacks.checkpoint_every_n_steps",
     "data.num_workers",
     "data.download",
     "data.resident_gb",
