@@ -94,6 +94,21 @@ def test_killed_at_some_random_moments_it_ends_with_the_same_bits(tmp_path: Path
     require_the_same(whole, graft.FinishedRun(tmp_path / "part"))
 
 
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_plateau_is_noticed_though_the_run_stopped_at_the_end_of_its_epoch(epochs: int, tmp_path: Path) -> None:
+    words = (*WORDS, "scheduler=plateau", "scheduler.patience=0", "augment=basic", "callbacks.checkpoint=last")
+    whole = whole_plateau(tmp_path.parent / "whole_plateau", words)
+    graft.train(*words, f"trainer.max_epochs={epochs}", "trainer.test=false", folder=tmp_path, echo=False)
+    require_the_same(whole, graft.train(*words, "resume=auto", folder=tmp_path, echo=False))
+
+
+def whole_plateau(folder: Path, words: tuple[str, ...]) -> graft.FinishedRun:
+    """A run in which the learning rate falls, made once."""
+    whole = graft.FinishedRun(folder) if folder.is_dir() else graft.train(*words, folder=folder, echo=False)
+    assert len({row["lr/head"] for row in whole.table if "lr/head" in row}) > 1
+    return whole
+
+
 class Killed(BaseException):
     """As good as kill -9 to what is on disk."""
 

@@ -85,12 +85,15 @@ class ResumePoint(LatestCheckpoint):
         super().on_train_start(trainer, pl_module)
         # the loader was made for counting its batches, before Lightning knew where in the epoch to go on
         trainer.fit_loop._load_combined_loader_states()
+        if trainer.fit_loop.resumed_on_epoch_end or trainer.fit_loop.restarted_on_epoch_end:
+            self._update_plateau(trainer, pl_module)
         STOP.take()
         STOP.heeded = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        trainer.fit_loop._restarting = False  # or Lightning would leave out the plateau schedule at this epoch's end
         if not self._can_go_on_from_here(trainer):
             return
         if self._asked_to_stop(trainer):
@@ -118,6 +121,15 @@ class ResumePoint(LatestCheckpoint):
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """As for any; and when this process is asked to stop (the first one's answer counts for all)."""
         return STOP.asked is not None or super()._is_due(trainer)
+
+    def _update_plateau(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What a plateau schedule does at the end of an epoch comes after the checkpoint of that epoch is written, and
+        Lightning leaves it out where a run goes on from there."""
+        figures: dict[str, float] = pl_module.results  # type: ignore[assignment]
+        for schedule in trainer.lr_scheduler_configs:
+            plateau: Any = schedule.scheduler
+            if schedule.reduce_on_plateau and schedule.monitor in figures:
+                plateau.step(torch.tensor(figures[schedule.monitor]))  # in float32, as it was monitored
 
     def _write(self, trainer: pl.Trainer) -> None:
         self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
