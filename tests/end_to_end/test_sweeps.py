@@ -22,6 +22,7 @@ TINY = (
     "strategy=scratch",
     "data=digits",
     "augment=basic",
+    "review=none",
     "data.num_workers=0",
     "trainer.precision=32-true",
     "trainer.limit_train_batches=6",
@@ -131,3 +132,28 @@ def test_side_by_side_a_job_that_is_killed_is_told_and_the_others_go_on(tmp_path
     started.wait()
     assert summary(jobs / "0")["status"] == "failed"
     assert "SIGKILL" in summary(jobs / "0")["error"]
+
+
+@pytest.mark.slow
+def test_a_search_with_two_jobs_at_once_stops_hopeless_trials_early_and_marks_them(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    pytest.importorskip("joblib")
+    done = succeeded(
+        sweep(
+            tmp_path, "sweep=optuna", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=6",
+            "optimizer.lr=tag(log,interval(1e-5,1))", "trainer.max_epochs=4", "optimized_metric=val/loss",
+            "search.pruner=percentile", "search.percentile=1", "search.startup_trials=2",
+        )
+    )  # fmt: skip
+    jobs = tmp_path / "outputs/sweep/it"
+    study = optuna.load_study(study_name="it", storage=f"sqlite:///{jobs}/study.db")
+    states = [trial.state.name for trial in study.trials]
+    assert len(states) == 6
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    ended = [run["status"] for run in summaries(jobs).values()]
+    assert ended.count("pruned") == states.count("PRUNED")
+    assert all(run["epochs"] < 4 for run in summaries(jobs).values() if run["status"] == "pruned")
+    assert (jobs / "compare.md").read_text().count("(+1 pruned)") == states.count("PRUNED")
+    first = (jobs / "compare.md").read_text().splitlines()[2]
+    assert f"{study.best_params['optimizer.lr']:.4g}" in first
+    assert "optuna-dashboard sqlite:///" in done.out

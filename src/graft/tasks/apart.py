@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 INTERRUPTED = 130
 """Exit code of what was asked to stop."""
 
+UNIX = hasattr(os, "setpgid")
+
 PATIENCE = 60.0
 """Seconds that one who was asked to stop may take."""
 
@@ -54,8 +56,9 @@ def run_apart(function: Callable[..., None], *arguments: Any, preload: Sequence[
 
 def _enter(start_method: str, function: Callable[..., None], arguments: Sequence[Any]) -> None:
     multiprocessing.set_start_method(start_method, force=True)  # else data loaders would start as we were
-    os.setpgid(0, 0)  # a terminal's Ctrl-C and Slurm's signals go to our parent, who passes them on once
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if UNIX:
+        os.setpgid(0, 0)  # a terminal's Ctrl-C and Slurm's signals go to our parent, who passes them on once
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         function(*arguments)
@@ -67,7 +70,9 @@ def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+    if UNIX:
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -85,6 +90,9 @@ def _known_start_method() -> Iterator[str]:
 @contextlib.contextmanager
 def _without_sigint() -> Iterator[None]:
     """What is started inside is spared a Ctrl-C while it imports."""
+    if not UNIX:
+        yield
+        return
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -124,5 +132,7 @@ def _end(child: BaseProcess) -> None:
 
 def _kill_group(child: BaseProcess) -> None:
     assert child.pid is not None
+    if not UNIX:
+        return
     with contextlib.suppress(OSError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -28,9 +28,9 @@ class ShowComparison(Callback):
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Raises SystemExit(1) where a job of this command did not finish."""
-        interrupted = sys.exc_info()[0] is not None
-        folder = _folder(config)
-        if next(folder.glob("**/summary.json"), None):
+        error, folder = sys.exc_info()[1], _folder(config)
+        any_run = next(folder.glob("*/**/summary.json"), None) is not None
+        if any_run:
             from graft.tasks.compare import show
 
             search = config.search.storage  # ranking its trials by the test set would choose by the test set
@@ -39,10 +39,10 @@ class ShowComparison(Callback):
             if search:
                 print(f"and at the search:  optuna-dashboard {search}")
         failed = [run for run in _unfinished(folder) if self._before.get(run["folder"]) != _attempts(run)]
-        if failed or interrupted:
+        if failed or (error and any_run):
             sys.stdout.flush()
             sys.stderr.write(_told(failed) + f"\nRun what is not finished:\n  {command_to_go_on(config)}\n")
-        if failed and not interrupted:
+        if failed and not error:
             raise SystemExit(1)
 
 
