@@ -96,6 +96,11 @@ def started(folder: Path, *words: str) -> BaseProcess:
     return child
 
 
+def summaries(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the runs right below `folder` say, by the names of their folders."""
+    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/summary.json")}
+
+
 QUICK = (
     "model=vgg_mini",
     "strategy=scratch",
@@ -107,3 +112,20 @@ QUICK = (
     "logger.tensorboard=false",
 )
 """A run of seconds."""
+
+TINY = (
+    "model=vgg_custom",
+    "model.table=[8,M,16,M]",
+    "model.classifier=pooled",
+    "model.input_size=32",
+    "strategy=scratch",
+    "data=digits",
+    "augment=basic",
+    "review=none",
+    "data.num_workers=0",
+    "trainer.precision=32-true",
+    "trainer.limit_train_batches=6",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2",
+)
+"""A run of a second, once torch is there."""

@@ -12,24 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import ROOT, Finished, command, succeeded, train
-
-TINY = (
-    "model=vgg_custom",
-    "model.table=[8,M,16,M]",
-    "model.classifier=pooled",
-    "model.input_size=32",
-    "strategy=scratch",
-    "data=digits",
-    "augment=basic",
-    "review=none",
-    "data.num_workers=0",
-    "trainer.precision=32-true",
-    "trainer.limit_train_batches=6",
-    "trainer.limit_val_batches=2",
-    "trainer.limit_test_batches=2",
-)
-"""A run of a second, once torch is there."""
+from commands import ROOT, TINY, Finished, command, succeeded, summaries, train
 
 
 def sweep(folder: Path, *words: str) -> Finished:
@@ -57,10 +40,6 @@ def killed_when(condition: Callable[[], bool], folder: Path, *words: str) -> sub
 
 def summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
-
-
-def summaries(folder: Path) -> dict[str, dict[str, Any]]:
-    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/summary.json")}
 
 
 @pytest.fixture(scope="module")

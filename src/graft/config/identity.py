@@ -19,6 +19,7 @@ WITHOUT_EFFECT = (
     "data.num_workers",
     "data.download",
     "data.resident_gb",
+    "cache.max_gb",
     "trainer.log_every_n_steps",
 )
 """Keys that change no figure of a run, whatever they say."""

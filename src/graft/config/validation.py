@@ -11,6 +11,7 @@ from graft.config.recipes import recipe_of
 from graft.errors import ConfigError
 from graft.files import lies_in
 from graft.models.configurations import BUNDLED
+from graft.slurm import slurm_tasks
 
 QUICKSTART = "graft train experiment=quickstart"
 
@@ -34,7 +35,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("cache.mode", config.cache.mode, ("auto", "features", "none"))
     one_of("data.on_error", config.data.on_error, ("raise", "skip"))
     one_of("loss.on_nan", config.loss.on_nan, ("raise", "skip"))
-    one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
+    one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp", "ddp_slurm"))
     if isinstance(config.loss.class_weights, str):
         one_of("loss.class_weights", config.loss.class_weights, ("balanced",))
     if config.augment.policy is not None:
@@ -44,6 +45,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     _metric_exists(config)
     _ranges(config)
     _search(config)
+    _processes(config)
     _weights_and_strategy(config, said)
     _head_from(config)
     _network_and_input(config)
@@ -110,6 +112,26 @@ def _ranges(config: Any) -> None:
         )
     if config.data.shots is not None and config.data.shots < 1:
         raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
+
+
+def _processes(config: Any) -> None:
+    trainer, tasks = config.trainer, slurm_tasks()
+    if trainer.strategy == "ddp_slurm":
+        if tasks is None:
+            raise ConfigError(
+                "trainer=ddp_slurm: there are no tasks of srun here.\nStart it with srun --ntasks-per-node=N python "
+                "train.py …, or use trainer=ddp, which starts a process for each GPU of this machine itself."
+            )
+        trainer.num_nodes, trainer.devices = tasks.nodes, tasks.count // tasks.nodes
+    elif tasks is not None and tasks.count > 1:
+        raise ConfigError(
+            f"trainer.strategy={trainer.strategy}: srun has started {tasks.count} tasks, and each would do the whole "
+            "run.\nUse trainer=ddp_slurm to share it out, or srun --ntasks=1."
+        )
+    elif trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes={trainer.num_nodes}: several nodes take trainer=ddp_slurm, which counts them itself."
+        )
 
 
 def _search(config: Any) -> None:

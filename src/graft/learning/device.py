@@ -41,7 +41,10 @@ def choose_device(config: Any) -> Device:
     if devices == "auto":
         devices = max(1, found) if config.strategy == "ddp" and accelerator != "cpu" else 1
     if accelerator in ("gpu", "cuda") and int(devices) > found:
-        raise ConfigError(f"trainer.devices={devices}: this machine has {found} GPU{'s' if found != 1 else ''}.")
+        raise ConfigError(
+            f"trainer.devices={devices}: this machine has {found} GPU{'s' if found != 1 else ''}."
+            + (" Ask Slurm with --gpus-per-node, so that each task sees all." if config.strategy == "ddp_slurm" else "")
+        )
     return Device(accelerator, int(devices), _precision(config.precision, accelerator))
 
 

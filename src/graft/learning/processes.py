@@ -7,6 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
 from graft.errors import TrainingError
 from graft.learning.signals import STOP
 
@@ -51,6 +58,14 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
         rank, failure = error.get_first_failure()
         raise TrainingError(f"process {rank} of {count} failed: {failure.message}") from error
     return results[0]
+
+
+def environment_of(strategy: str) -> ClusterEnvironment:
+    """How a process finds the others of its run. Said, because Lightning would look for Slurm's variables, which a job
+    of Slurm has even where it trains in one process."""
+    if strategy == "ddp_slurm":
+        return SLURMEnvironment(auto_requeue=False)
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
 
 
 def _enter(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -111,6 +111,8 @@ def significance(found: Sequence[Row], metric: str) -> str | None:
     if len(found) < 2:
         return None
     first, second = (dict(zip(row.repeats, row.values.get(metric, []), strict=False)) for row in found[:2])
+    if not second:
+        return None
     pairs = sorted(first.keys() & second.keys(), key=str)
     what = f"First against second by {metric}"
     if len(pairs) < 2:

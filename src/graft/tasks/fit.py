@@ -24,6 +24,7 @@ from graft.learning.device import Device, choose_device
 from graft.learning.feature_cache import FeatureCache
 from graft.learning.learner import Learner
 from graft.learning.memory import telling_what_fits
+from graft.learning.processes import environment_of, launch
 from graft.learning.table_logger import TableLogger
 from graft.learning.writing import WholeCheckpoints
 from graft.review.layers import layer_table
@@ -46,9 +47,7 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None
         log.warning("note  %s", damaged)
     if resume_point(config.resume, record.folder) is None:
         forget_earlier_attempt(record.folder)
-    if device.devices * config.trainer.num_nodes > 1:
-        from graft.learning.processes import launch
-
+    if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
     else:
         record.summary |= one_process(plain, splits, device, told, record.folder)
@@ -83,7 +82,7 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     for note in notes:
         log.info("note  %s", note)
     review = Review(config, learner, data, folder, told)
-    batches = -(-data.steps_per_epoch // device.devices)
+    batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
     trainer = build_trainer(config, device, folder, learner.plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
     cache = FeatureCache(config, learner, data, trainer, begins=go_on_from(learner, resume))
@@ -191,7 +190,7 @@ def build_trainer(
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), environment_of(own.strategy)],
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -6,7 +6,7 @@ import logging.config
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from graft.config.identity import identity
 from graft.errors import GraftError
+from graft.slurm import first_task
 from graft.tasks.apart import run_apart
 from graft.tasks.folders import INDEX
 from graft.tasks.places import Place, place_among, side_by_side
@@ -40,13 +41,13 @@ def run_job(config: Any, hydra: Any) -> float | None:
     """
     folder, sweep, mine = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), identity(config)
     command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
-    with _alone(sweep / INDEX / f"{mine}.lock"):
+    with _alone(sweep / INDEX / f"{mine}.lock") if first_task() else nullcontext():
         summary = earlier_run(folder, mine)
         if summary.get("status") in DONE:
             log.info("%s before: %s", summary["status"], folder)
         else:
             config = copy.deepcopy(config)
-            if summary and config.resume is None:
+            if (summary or not first_task()) and config.resume is None:
                 config.resume = "auto"
             with place_among(side_by_side(hydra.launcher), sweep) as place:
                 summary = _to_its_end(config, command, place, OmegaConf.to_container(hydra.job_logging, resolve=True))
@@ -93,7 +94,8 @@ def _cause_of_death(code: int) -> str:
 
 
 def _train_here(config: Any, command: Command, place: Place, job_logging: dict[str, Any]) -> None:
-    logging.config.dictConfig(job_logging)
+    if first_task():
+        logging.config.dictConfig(job_logging)
     place.take()
     try:
         train(config, command)

@@ -16,6 +16,7 @@ from typing import Any
 
 from graft.data.cores import available_cores
 from graft.files import write_atomically
+from graft.slurm import first_task
 
 PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
 
@@ -31,6 +32,7 @@ class Run:
     def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
         self.folder = folder
         self.summary = summary
+        self.writes = first_task()
 
     @classmethod
     def open(
@@ -94,7 +96,9 @@ class Run:
         self.write()
 
     def write(self) -> None:
-        """summary.json, atomically."""
+        """summary.json, atomically; by the first of several tasks of Slurm."""
+        if not self.writes:
+            return
         text = json.dumps(self.summary, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.folder / "summary.json", text.encode())
 

@@ -18,6 +18,7 @@ from graft.errors import DataError
 from graft.learning.gpu import require_gpu
 from graft.learning.signals import STOP
 from graft.review.progress import progress_bar
+from graft.slurm import first_task
 from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
@@ -37,6 +38,10 @@ def main(config: Any) -> float | None:
 
         return run_job(config, hydra)
     command = Command(Path(hydra.runtime.output_dir), list(hydra.overrides.task), dict(hydra.runtime.choices))
+    if not first_task():
+        logging.getLogger().handlers.clear()
+    if config.trainer.strategy == "ddp_slurm" and config.resume is None:
+        config.resume = "auto"  # its folder is that of the job, which may have been queued again
     with _saying_how_to_go_on(command):
         return train(config, command)["metrics"].get(config.optimized_metric)
 
