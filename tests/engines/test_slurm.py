@@ -14,7 +14,7 @@ from commands import ROOT, command, succeeded, summaries, train
 from commands import TINY as TINY_WITH_NORM
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-TINY = (*TINY_WITH_NORM, "model.classifier=vgg", "model.average_pool=2", "model.dropout=0")
+TINY = (*TINY_WITH_NORM, "model.classifier=linear", "model.average_pool=2")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def srun(*words: str, environment: dict[str, str], folder: Path) -> subprocess.C
 
 def test_two_tasks_of_srun_make_one_run_that_equals_one_process(slurm: dict[str, str], tmp_path: Path) -> None:
     whole = [word for word in TINY if "limit_" not in word]
-    common = (*whole, "trainer.accelerator=cpu", "trainer.max_epochs=1", "optimizer.momentum=0", "optimizer.lr=0.01")
+    common = (*whole, "trainer.accelerator=cpu", "trainer.max_epochs=1", "optimizer.momentum=0", "optimizer.lr=0.002")
     words = [sys.executable, str(ROOT / "train.py"), *common, "trainer=ddp_slurm", "data.batch_size=16"]
     two = subprocess.run(
         ["srun", "--ntasks-per-node=2", *words],

@@ -77,6 +77,8 @@ def _to_its_end(config: Any, command: Command, place: Place, job_logging: Any) -
     run = open_run(config, command)
     code = run_apart(_train_here, config, command, place, job_logging, preload=("graft.tasks.fit",))
     summary = earlier_run(command.folder, run.summary["identity"])
+    if not run.writes:  # the first task of Slurm tells
+        return summary or run.summary
     if summary.get("attempts") == run.summary["attempts"]:
         run.summary = summary
     if "ended" not in run.summary:  # it had no chance to say why
