@@ -45,6 +45,8 @@ MISTAKES = {
     "data.shots=0": ["data.shots=0"],
     "data.on_error=skp": ["Did you mean skip"],
     "review.images=-1": ["review.images=-1"],
+    "trainer=ddp_slurm": ["trainer=ddp_slurm", "srun", "trainer=ddp"],
+    "trainer.num_nodes=2": ["trainer.num_nodes=2", "trainer=ddp_slurm"],
     "search.pruner=medain": ["search.pruner=medain", "Did you mean median"],
     "search.reduction_factor=1": ["search.reduction_factor=1", "at least 2"],
     "optimized_metric=val/accuracy": ["Did you mean val/acc"],

@@ -121,7 +121,7 @@ def test_a_search_with_two_jobs_at_once_stops_hopeless_trials_early_and_marks_th
         sweep(
             tmp_path, "sweep=optuna", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=6",
             "optimizer.lr=tag(log,interval(1e-5,1))", "trainer.max_epochs=4", "optimized_metric=val/loss",
-            "search.pruner=percentile", "search.percentile=1", "search.startup_trials=2",
+            "search.pruner=percentile", "search.percentile=1", "search.startup_trials=2", "callbacks.keep=best",
         )
     )  # fmt: skip
     jobs = tmp_path / "outputs/sweep/it"
@@ -129,6 +129,7 @@ def test_a_search_with_two_jobs_at_once_stops_hopeless_trials_early_and_marks_th
     states = [trial.state.name for trial in study.trials]
     assert len(states) == 6
     assert set(states) == {"COMPLETE", "PRUNED"}
+    assert sorted({file.name for file in jobs.glob("*/checkpoints/*")}) == ["best.ckpt"]
     ended = [run["status"] for run in summaries(jobs).values()]
     assert ended.count("pruned") == states.count("PRUNED")
     assert all(run["epochs"] < 4 for run in summaries(jobs).values() if run["status"] == "pruned")

@@ -16,6 +16,7 @@ WITHOUT_EFFECT = (
     "logger.",
     "callbacks.progress",
     "callbacks.checkpoint_every_n_steps",
+    "callbacks.keep",
     "data.num_workers",
     "data.download",
     "data.resident_gb",

@@ -185,6 +185,8 @@ class CallbacksConfig:
     """"best": keep and test the weights of the best `optimized_metric`; "last": those of the last epoch."""
     checkpoint_every_n_steps: int | None = None
     """Write last.ckpt also after each so many optimizer steps, for epochs of hours; null: at the ends of epochs."""
+    keep: str = "all"
+    """Checkpoints that a finished run keeps: "all", "best" (enough to use the network, not to train on) or "none"."""
     early_stopping: int | None = None
     """Stop after this many validations without a better `optimized_metric`."""
     ema: float | None = None

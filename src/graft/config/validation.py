@@ -31,6 +31,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("scheduler.name", config.scheduler.name, ("none", "step", "cosine", "onecycle", "plateau"))
     one_of("freeze.policy", config.freeze.policy, ("none", "features", "backbone", "custom", "gradual"))
     one_of("callbacks.checkpoint", config.callbacks.checkpoint, ("best", "last"))
+    one_of("callbacks.keep", config.callbacks.keep, ("all", "best", "none"))
     one_of("callbacks.progress", config.callbacks.progress, ("auto", "bar", "lines", "none"))
     one_of("cache.mode", config.cache.mode, ("auto", "features", "none"))
     one_of("data.on_error", config.data.on_error, ("raise", "skip"))
@@ -255,6 +256,7 @@ UNESSENTIAL = (
     "logger.",
     "review.",
     "callbacks.progress",
+    "callbacks.keep",
     "cache.mode",
     "cache.max_gb",
     "data.num_workers",

@@ -97,7 +97,7 @@ def _row(group: Sequence[dict[str, Any]], sort: str) -> Row:
         seconds=statistics.fmean(summary["seconds"] for summary in group),
         statuses=[summary["status"] for summary in group],
         folder=best["folder"],
-        checkpoint=str(Path(best["folder"]) / best["checkpoint"]) if "checkpoint" in best else None,
+        checkpoint=str(Path(best["folder"]) / best["checkpoint"]) if best.get("checkpoint") else None,
         repeats=tuple((summary["seed"], summary.get("fold")) for summary in finished),
     )
 

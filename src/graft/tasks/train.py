@@ -85,8 +85,18 @@ def train(config: Any, command: Command) -> dict[str, Any]:
         from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
 
         fit.run(config, plain, splits, run)
+        if config.callbacks.keep == "none":
+            run.summary["checkpoint"] = None
+    if run.writes:  # the summary says by now that nothing need go on from here
+        thin_out(run.folder, config.callbacks.keep)
     log.info("run folder  %s", run.folder)
     return run.summary
+
+
+def thin_out(folder: Path, keep: str) -> None:
+    """Remove what a finished run is not to keep of its checkpoints (callbacks.keep)."""
+    for name in {"all": (), "best": ("last.ckpt",), "none": ("last.ckpt", "best.ckpt")}[keep]:
+        (folder / "checkpoints" / name).unlink(missing_ok=True)
 
 
 def open_run(config: Any, command: Command) -> Run:
