@@ -129,3 +129,6 @@ TINY = (
     "trainer.limit_test_batches=2",
 )
 """A run of a second, once torch is there."""
+
+FOUR_JOBS = (*TINY, "seed=0,1", "optimizer.lr=0.05,0.02")
+"""A sweep of four."""

@@ -23,6 +23,12 @@ def be_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def be_noticed() -> None:
+    for process in (os.getpid(), os.getppid()):  # ours, and the one that it was forked from
+        os.kill(process, signal.SIGUSR2)
+    time.sleep(0.2)
+
+
 def write_pid_and_wait(folder: Path, heeding: bool) -> None:
     if heeding:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / "asked").write_text("to stop")))

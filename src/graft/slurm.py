@@ -13,13 +13,13 @@ class Tasks:
         rank: of this task, from 0.
         count: how many tasks there are.
         nodes: on how many machines they are.
-        job: the job's number, kept when it is queued again.
+        step: the step as Slurm writes it, JOB.STEP; the same when the job is queued again.
     """
 
     rank: int
     count: int
     nodes: int
-    job: str
+    step: str
 
 
 def slurm_tasks(environment: Mapping[str, str] = os.environ) -> Tasks | None:
@@ -29,7 +29,7 @@ def slurm_tasks(environment: Mapping[str, str] = os.environ) -> Tasks | None:
             rank=int(environment["SLURM_PROCID"]),
             count=int(environment["SLURM_STEP_NUM_TASKS"]),
             nodes=int(environment["SLURM_STEP_NUM_NODES"]),
-            job=environment["SLURM_JOB_ID"],
+            step=f"{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}",
         )
     except (KeyError, ValueError):
         return None

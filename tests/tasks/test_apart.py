@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from commands import ROOT
-from errands import be_interrupted, be_killed, fail, leave_a_note
+from errands import be_interrupted, be_killed, be_noticed, fail, leave_a_note
 
 from graft.tasks.apart import INTERRUPTED, run_apart
 
@@ -29,6 +29,10 @@ def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
     assert run_apart(fail) == 1
     assert run_apart(be_interrupted) == INTERRUPTED
     assert run_apart(be_killed) == -signal.SIGKILL
+
+
+def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:
+    assert run_apart(be_noticed) == 0
 
 
 def started(folder: Path, heeding: bool) -> tuple[subprocess.Popen[bytes], int]:

@@ -123,6 +123,11 @@ def _processes(config: Any) -> None:
                 "trainer=ddp_slurm: there are no tasks of srun here.\nStart it with srun --ntasks-per-node=N python "
                 "train.py …, or use trainer=ddp, which starts a process for each GPU of this machine itself."
             )
+        if tasks.count % tasks.nodes:
+            raise ConfigError(
+                f"trainer=ddp_slurm: srun has started {tasks.count} tasks on {tasks.nodes} nodes; every node must have the "
+                "same number.\nUse srun --ntasks-per-node=N."
+            )
         trainer.num_nodes, trainer.devices = tasks.nodes, tasks.count // tasks.nodes
     elif tasks is not None and tasks.count > 1:
         raise ConfigError(

@@ -16,6 +16,9 @@ INTERRUPTED = 130
 
 UNIX = hasattr(os, "setpgid")
 
+NOTICES = [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2] if UNIX else []
+"""What a terminal, or Slurm, may send to all processes of a job: we answer it, for what we run too."""
+
 PATIENCE = 60.0
 """Seconds that one who was asked to stop may take."""
 
@@ -40,7 +43,7 @@ def run_apart(function: Callable[..., None], *arguments: Any, preload: Sequence[
     child = None
     with _interrupted_by_sigterm():
         try:
-            with _without_sigint(), _known_start_method() as start_method:
+            with _without_notices(), _known_start_method() as start_method:
                 child = context.Process(target=_enter, args=(start_method, function, arguments))
                 child.start()
             child.join()
@@ -57,7 +60,7 @@ def run_apart(function: Callable[..., None], *arguments: Any, preload: Sequence[
 def _enter(start_method: str, function: Callable[..., None], arguments: Sequence[Any]) -> None:
     multiprocessing.set_start_method(start_method, force=True)  # else data loaders would start as we were
     if UNIX:
-        os.setpgid(0, 0)  # a terminal's Ctrl-C and Slurm's signals go to our parent, who passes them on once
+        os.setpgid(0, 0)  # a terminal's Ctrl-C goes to our parent, who passes it on once
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
@@ -88,12 +91,12 @@ def _known_start_method() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _without_sigint() -> Iterator[None]:
-    """What is started inside is spared a Ctrl-C while it imports."""
+def _without_notices() -> Iterator[None]:
+    """What is started inside is spared all NOTICES, a Ctrl-C while it imports among them."""
     if not UNIX:
         yield
         return
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
     try:
         yield
     finally:

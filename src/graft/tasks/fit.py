@@ -5,11 +5,13 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -42,10 +44,11 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
     told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]))
-    damaged = fall_back(record.folder) if config.resume == "auto" else None
+    with one_at_a_time(config, record.folder):
+        damaged = fall_back(record.folder) if config.resume == "auto" else None
     if damaged:
         log.warning("note  %s", damaged)
-    if resume_point(config.resume, record.folder) is None:
+    if record.writes and resume_point(config.resume, record.folder) is None:
         forget_earlier_attempt(record.folder)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
@@ -54,6 +57,11 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None
     if damaged:
         record.summary["notes"].insert(0, damaged)
     (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
+
+
+def one_at_a_time(config: Any, folder: Path) -> AbstractContextManager[Any]:
+    """Lets the tasks of srun, which share a folder, in one by one: the first mends what the others then find sound."""
+    return FileLock(folder / ".tasks.lock") if config.trainer.strategy == "ddp_slurm" else nullcontext()
 
 
 def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _job_folder(wanted: int, *, _root_: DictConfig) -> str:
 def _run_name(strategy: str, moment: str) -> str:
     """One name for the tasks of a step, which begin at different moments, and for the job that is queued again."""
     tasks = slurm_tasks()
-    return f"slurm_{tasks.job}" if strategy == "ddp_slurm" and tasks else moment
+    return f"slurm_{tasks.step}" if strategy == "ddp_slurm" and tasks else moment
 
 
 def _jobs_at_once() -> int:
