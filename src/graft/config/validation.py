@@ -125,8 +125,8 @@ def _processes(config: Any) -> None:
             )
         if tasks.count % tasks.nodes:
             raise ConfigError(
-                f"trainer=ddp_slurm: srun has started {tasks.count} tasks on {tasks.nodes} nodes; every node must have the "
-                "same number.\nUse srun --ntasks-per-node=N."
+                f"trainer=ddp_slurm: srun has started {tasks.count} tasks on {tasks.nodes} nodes; every node must have "
+                "the same number.\nUse srun --ntasks-per-node=N."
             )
         trainer.num_nodes, trainer.devices = tasks.nodes, tasks.count // tasks.nodes
     elif tasks is not None and tasks.count > 1:
