@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install quickstart test test-all lint bench audit weights clean
+.PHONY: install quickstart test test-all test-engines lint bench audit weights clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,11 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m ''
+
+# A real Slurm and a real Ray of this machine; what is not installed is skipped (apt-get install slurm-wlm munge).
+test-engines: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slurm,ray]'
+	$(BIN)/python -m pytest -m 'slurm or ray' tests/engines
 
 lint: install
 	$(BIN)/ruff check .

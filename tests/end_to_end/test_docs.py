@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 from commands import ROOT, command, succeeded
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from one_step import ONE_STEP, composed, make_small_sets, run_one_step
 
 from graft.cli import TASKS
+from graft.config import conf_dir
+from graft.tasks import sweep
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = "results.md"
@@ -21,8 +27,20 @@ TINY = ("model.table=[4,M,4,M,4,M,4,M,4,M]", "model.classifier=vgg", "model.aver
 """A VGG with the same stages and a thousandth of the work; its weights pass for loaded, whatever the file."""
 
 
+HERE = {"~/photos": "photos", "data.shots=10": "data.shots=2", "paths.data=/datasets": "paths.data=data",
+        "$SLURM_ARRAY_TASK_ID": "0"}  # fmt: skip
+"""What a page says, and what there is of it in the test."""
+
+ONE_TASK = {
+    "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0",
+}  # fmt: skip
+"""What srun says to the only task of a step."""
+
+
 def examples() -> list[tuple[str, str, str]]:
-    """(page, task, words) of every `graft TASK …` and `python train.py …` in a block of shell commands."""
+    """(page, task, words) of every `graft TASK …` and `python train.py …`, by srun or not, in a block of shell
+    commands."""
     found = []
     for page in PAGES:
         if page.name == GENERATED:
@@ -30,6 +48,8 @@ def examples() -> list[tuple[str, str, str]]:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
+                if words[:1] == ["srun"]:
+                    words = words[next(i for i, word in enumerate(words) if word in ("graft", "python")) :]
                 if words[:2] == ["python", "train.py"]:
                     found.append((page.name, "train", shlex.join(words[2:])))
                 elif words and words[0].endswith("graft") and words[1] in TASKS:
@@ -37,7 +57,25 @@ def examples() -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(found))
 
 
-TRAINED = [example for example in examples() if example[1] == "train"]
+def said_here(words: str) -> list[str]:
+    """The overrides of an example, with what there is here."""
+    for theirs, here in HERE.items():
+        words = words.replace(theirs, here)
+    return [word for word in shlex.split(words) if word not in ("-m", "--multirun")]
+
+
+def trained() -> list[tuple[str, str]]:
+    """(page, words) of every example of training, once where they differ only in what is said to Hydra."""
+    found: dict[str, tuple[str, str]] = {}
+    for page, task, words in examples():
+        if task == "train":
+            hydras = ("hydra.", "hydra/", "resume=", "sweep_name=")
+            own = shlex.join(word for word in said_here(words) if not word.startswith(hydras))
+            found.setdefault(own, (page, own))
+    return list(found.values())
+
+
+TO_HYDRA = [words for _, task, words in examples() if task == "train" and "hydra" in words]
 USED = [example for example in examples() if example[1] in ("evaluate", "predict", "export", "inspect", "compare")]
 
 
@@ -57,6 +95,17 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every configuration that a page gives to copy, each under the name in its first line."""
+    root = tmp_path_factory.mktemp("copied")
+    for page in PAGES:
+        for name, text in re.findall(r"```yaml\n# conf/(\S+\.yaml)\n(.*?)```", page.read_text(), re.DOTALL):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+    return root
+
+
 def first_of_each_sweep(words: list[str]) -> list[str]:
     """The words of a sweep's first job."""
     kept = []
@@ -68,15 +117,16 @@ def first_of_each_sweep(words: list[str]) -> list[str]:
     return kept
 
 
-@pytest.mark.parametrize(("page", "task", "words"), TRAINED)
+@pytest.mark.parametrize(("page", "words"), trained())
 def test_an_example_of_training_trains(
-    page: str, task: str, words: str, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, words: str, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(places)
-    said = [word for word in shlex.split(words) if word not in ("-m", "--multirun")]
-    said = [word for word in said if not word.startswith(("hydra.", "hydra/", "resume=", "sweep_name="))]
-    said = [word.replace("~/photos", "photos").replace("data.shots=10", "data.shots=2") for word in said]
-    said = first_of_each_sweep([word for word in said if "interval(" not in word and "choice(" not in word])
+    if "trainer=ddp_slurm" in words:
+        for name, value in ONE_TASK.items():
+            monkeypatch.setenv(name, value)
+    said = [word for word in shlex.split(words) if "interval(" not in word and "choice(" not in word]
+    said = first_of_each_sweep(said)
     config = composed(*said, *ONE_STEP)
     if (
         config.model.name.startswith("vgg")
@@ -86,6 +136,22 @@ def test_an_example_of_training_trains(
         config = composed(*said, *ONE_STEP, *TINY)
     result = run_one_step(config, tmp_path / "run", monkeypatch)
     assert "test/acc" in result["metrics"]
+
+
+@pytest.mark.parametrize("words", TO_HYDRA)
+def test_what_an_example_says_to_hydra_is_understood(words: str, copied: Path) -> None:
+    sweep.register()
+    said = said_here(words)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir())):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        config = hydra.compose_config("train", [f"hydra.searchpath=[file://{copied}]", *said], RunMode.MULTIRUN)
+    wanted = [word.partition("=")[::2] for word in said if word.startswith("hydra.")]
+    assert all(OmegaConf.select(config, key) is not None for key, _ in wanted)
+    for _, launcher in (word.partition("=")[::2] for word in said if word.startswith("hydra/launcher=")):
+        plugin = {"joblib": "joblib", "our_slurm": "submitit", "submitit_slurm": "submitit"}.get(launcher, "ray")
+        assert plugin in config.hydra.launcher._target_
 
 
 @pytest.mark.parametrize(("page", "task", "words"), USED)

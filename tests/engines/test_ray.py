@@ -1,5 +1,15 @@
-"""A real Ray, of this machine: `pytest -m ray`, where the extra `ray` is installed."""
+"""A real Ray cluster, of this machine: `pytest -m ray`, where the extra `ray` is installed."""
 
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,15 +18,46 @@ from commands import FOUR_JOBS, ROOT, Finished, command, succeeded, summaries
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_sweep_runs_as_tasks_of_ray_and_is_completed_by_the_same_command(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of one node, with room for two jobs at once."""
     pytest.importorskip("ray")
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = tempfile.mkdtemp(prefix="ray")  # short: the paths of its sockets have 107 characters at most
+    words = ["--head", "--block", f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
+             "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}", "--disable-usage-stats"]  # fmt: skip
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *words],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not reached(address):
+        assert head.poll() is None
+        time.sleep(0.2)
+    yield address
+    head.terminate()
+    head.wait(60)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def reached(address: str) -> bool:
+    """Does a cluster answer at `address`?"""
+    words = [sys.executable, "-m", "ray.scripts.scripts", "status", f"--address={address}"]
+    return subprocess.run(words, capture_output=True, check=False, timeout=120).returncode == 0
+
+
+def test_a_sweep_runs_as_tasks_of_ray_and_is_completed_by_the_same_command(cluster: str, tmp_path: Path) -> None:
     jobs = tmp_path / "outputs/sweep/it"
 
     def sweep(*words: str) -> Finished:
-        common = (f"paths.outputs={tmp_path}/outputs", "sweep_name=it", "trainer.max_epochs=2", "hydra/launcher=ray")
-        own = (str(ROOT / "train.py"), "-m", *FOUR_JOBS, *common, "hydra.launcher.ray.init.num_cpus=2", *words)
-        return succeeded(command(jobs, *own))
+        own = (f"paths.outputs={tmp_path}/outputs", "sweep_name=it", "trainer.max_epochs=2", "hydra/launcher=ray")
+        common = (str(ROOT / "train.py"), "-m", *FOUR_JOBS, *own, f"hydra.launcher.ray.init.address={cluster}")
+        return succeeded(command(jobs, *common, *words))
 
     sweep("seed=0")
     half = summaries(jobs)
@@ -24,6 +65,7 @@ def test_a_sweep_runs_as_tasks_of_ray_and_is_completed_by_the_same_command(tmp_p
 
     again = sweep()
     assert "2 of 4 jobs are finished; 2 to go" in again.out
+    assert "Connecting to existing Ray cluster" in again.out + again.err
     whole = summaries(jobs)
     assert {name: run["status"] for name, run in whole.items()} == dict.fromkeys("0123", "finished")
     assert {name: whole[name] for name in half} == half
