@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,48 +17,53 @@ import pytest
 from commands import FOUR_JOBS, ROOT, Finished, command, succeeded, summaries
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a Ray cluster of one node, with room for two jobs at once."""
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment in which `address=auto` is a Ray cluster of one node, with room for two jobs at once."""
     pytest.importorskip("ray")
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        port = free.getsockname()[1]
+    own = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     folder = tempfile.mkdtemp(prefix="ray")  # short: the paths of its sockets have 107 characters at most
-    words = ["--head", "--block", f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
-             "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}", "--disable-usage-stats"]  # fmt: skip
+    words = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
+             f"--temp-dir={folder}", "--disable-usage-stats"]  # fmt: skip
     head = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *words],
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
+        [*RAY, "start", *words], stdout=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **own}
     )
-    while not reached(address):
-        assert head.poll() is None
-        time.sleep(0.2)
-    yield address
-    head.terminate()
-    head.wait(60)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(head.pid, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        end = time.monotonic() + 120
+        while not reached(own):
+            assert head.poll() is None
+            assert time.monotonic() < end, "no cluster"
+        yield own
+    finally:
+        head.terminate()
+        head.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def reached(address: str) -> bool:
-    """Does a cluster answer at `address`?"""
-    words = [sys.executable, "-m", "ray.scripts.scripts", "status", f"--address={address}"]
-    return subprocess.run(words, capture_output=True, check=False, timeout=120).returncode == 0
+def reached(own: dict[str, str]) -> bool:
+    """Does the cluster answer?"""
+    environment = {**os.environ, **own}
+    return not subprocess.run([*RAY, "status"], env=environment, capture_output=True, check=False).returncode
 
 
-def test_a_sweep_runs_as_tasks_of_ray_and_is_completed_by_the_same_command(cluster: str, tmp_path: Path) -> None:
+def test_a_sweep_runs_as_tasks_of_ray_and_is_completed_by_the_same_command(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
     jobs = tmp_path / "outputs/sweep/it"
 
     def sweep(*words: str) -> Finished:
         own = (f"paths.outputs={tmp_path}/outputs", "sweep_name=it", "trainer.max_epochs=2", "hydra/launcher=ray")
-        common = (str(ROOT / "train.py"), "-m", *FOUR_JOBS, *own, f"hydra.launcher.ray.init.address={cluster}")
-        return succeeded(command(jobs, *common, *words))
+        common = (str(ROOT / "train.py"), "-m", *FOUR_JOBS, *own, "hydra.launcher.ray.init.address=auto")
+        return succeeded(command(jobs, *common, *words, **cluster))
 
     sweep("seed=0")
     half = summaries(jobs)
