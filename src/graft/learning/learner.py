@@ -178,7 +178,7 @@ class Learner(pl.LightningModule):
         main = self._loss(logits, targets)
         side = sum((self._loss(part, targets) for part in auxiliary), start=main.new_zeros(()))
         loss = main + self.objective.auxiliary * side
-        if self.watch.leaves_out(loss, batch, batch_idx):
+        if self._trainer is not None and self.watch.leaves_out(loss, batch, batch_idx):
             return None
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
