@@ -1,5 +1,6 @@
 """A function in a process of its own."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -32,6 +33,9 @@ def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
 
 
 def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:
+    first = multiprocessing.get_context("forkserver").Process(target=int)  # so that the server is there already
+    first.start()
+    first.join()
     assert run_apart(be_noticed) == 0
 
 

@@ -61,6 +61,8 @@ def _enter(start_method: str, function: Callable[..., None], arguments: Sequence
     multiprocessing.set_start_method(start_method, force=True)  # else data loaders would start as we were
     if UNIX:
         os.setpgid(0, 0)  # a terminal's Ctrl-C goes to our parent, who passes it on once
+        # said again: what we fork from may have been started by somebody else, with other signals blocked
+        signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
