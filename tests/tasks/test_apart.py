@@ -1,6 +1,5 @@
 """A function in a process of its own."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 from commands import ROOT
-from errands import be_interrupted, be_killed, be_noticed, fail, leave_a_note
+from errands import be_interrupted, be_killed, fail, leave_a_note
 
 from graft.tasks.apart import INTERRUPTED, run_apart
 
@@ -32,11 +31,14 @@ def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
     assert run_apart(be_killed) == -signal.SIGKILL
 
 
+NOTICED = "import sys; sys.path.insert(0, {tests!r}); import errands; from graft.tasks.apart import run_apart; \
+sys.exit(run_apart(errands.be_noticed))"
+
+
 def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:
-    first = multiprocessing.get_context("forkserver").Process(target=int)  # so that the server is there already
-    first.start()
-    first.join()
-    assert run_apart(be_noticed) == 0
+    # in a process of its own: here another test may have started the one that is forked from
+    code = NOTICED.format(tests=str(ROOT / "tests"))
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def started(folder: Path, heeding: bool) -> tuple[subprocess.Popen[bytes], int]:
