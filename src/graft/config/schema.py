@@ -310,7 +310,7 @@ class EvaluateDataConfig:
 
     name: str | None = None
     root: str | None = None
-    batch_size: int | str | None = None
+    batch_size: int | None = None
     num_workers: int | str | None = None
     download: bool | None = None
     shots: int | None = None
