@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,21 +18,17 @@ SAMPLE = 256
 
 
 def bytes_when_decoded(images: ImageSet) -> int:
-    """How much memory the pictures of a set take as RGB at their own size; of many, an estimate on the safe side."""
+    """How much memory the pictures of a set in files take as RGB; of many, an estimate on the safe side."""
+    assert images.paths is not None
     step = max(1, len(images) // SAMPLE)
-    sizes = [_bytes_of(images, index) for index in range(0, len(images), step)]
+    sizes = [_bytes_of(images.paths[index], images.least) for index in range(0, len(images), step)]
     spare = 1.0 if step == 1 else 1.05
     return round(spare * len(images) * sum(sizes) / max(1, len(sizes)))
 
 
-def _bytes_of(images: ImageSet, index: int) -> int:
-    if images.paths is None:
-        assert images.pixels is not None
-        return images.pixels[index].size
+def _bytes_of(path: Path, least: int) -> int:
     try:
-        with opened(images.paths[index]) as picture:
-            if images.least:
-                picture.draft(None, (images.least, images.least))
+        with opened(path, least) as picture:
             return 3 * picture.width * picture.height
     except UnreadableImage:
         return 0
@@ -52,9 +49,8 @@ class HeldImages:
         self.images, self.names, self.labels = images, images.names, images.labels
         self._block = torch.empty(room, dtype=torch.uint8)  # memory that is not written to is not taken
         self._used = 0
-        self._places = np.zeros(
-            (len(images), 3), dtype=np.int64
-        )  # where each begins, its height and width; 0: not held
+        # where each begins, its height and width; 0: not held
+        self._places = np.zeros((len(images), 3), dtype=np.int64)
         self._writing = threading.Lock()
 
     def __len__(self) -> int:

@@ -92,17 +92,18 @@ def read_image(path: Path, least: int = 0) -> Image.Image:
     Raises:
         UnreadableImage: the file is missing, damaged or no image; names it.
     """
-    with opened(path) as image:
-        if least:
-            image.draft(None, (least, least))
+    with opened(path, least) as image:
         return to_rgb(image)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """`path` as Pillow opens it, of which only the header is read; for whatever is raised within, UnreadableImage."""
+def opened(path: Path, least: int = 0) -> Iterator[Image.Image]:
+    """`path` as Pillow opens it, of which only the header is read, and of the size that `least` lets it be decoded at
+    (see `read_image`); for whatever is raised within, UnreadableImage."""
     try:
         with Image.open(path) as image:
+            if least:
+                image.draft(None, (least, least))
             yield image
     except Exception as error:  # of a damaged file Pillow raises anything
         kind, reason = _what_is_wrong(path, error)

@@ -63,18 +63,8 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
     plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
     if config.trainer.compile:
         network.compile()  # in place: names in a checkpoint stay clean
-    data = ImageDataModule(
-        splits,
-        preprocessing,
-        augment_of(config),
-        batch_size=config.data.batch_size,
-        num_workers=config.data.num_workers,
-        seed=config.seed,
-        resident_gb=config.data.resident_gb,
-        avoid_single=has_batch_norm(network),
-        lost=LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None,
-        draft=config.data.draft,
-    )
+    lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
+    data = loaders(config, splits, preprocessing, lost, avoid_single=has_batch_norm(network))
     learner = Learner(
         network,
         plan,
@@ -95,6 +85,29 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
     )
     notes = (*splits.notes, *weights.notes, *said_of_random_layers(plan, weights))
     return Experiment(learner, data, weights, notes)
+
+
+def loaders(
+    config: Any,
+    splits: Splits,
+    preprocessing: Preprocessing,
+    lost: LostImages | None,
+    *,
+    avoid_single: bool = False,
+) -> ImageDataModule:
+    """The loaders of a TrainConfig; the other arguments are those of `ImageDataModule`."""
+    return ImageDataModule(
+        splits,
+        preprocessing,
+        augment_of(config),
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+        resident_gb=config.data.resident_gb,
+        avoid_single=avoid_single,
+        lost=lost,
+        draft=config.data.draft,
+    )
 
 
 def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:

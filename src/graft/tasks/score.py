@@ -19,7 +19,7 @@ from graft.preprocessing import Preprocessing
 from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv, overall_table
 from graft.review.predictions import rank, writing
 from graft.review.progress import progress_bar
-from graft.tasks.assembly import augment_of
+from graft.tasks.assembly import loaders
 from graft.tasks.evaluate import different_data, open_splits, run_config, summary_beside
 from graft.tasks.fit import tell
 from graft.tasks.run import versions
@@ -80,16 +80,8 @@ def data_module(
     run: Any, splits: Splits, split: str, preprocessing: Preprocessing, lost: LostImages | None = None
 ) -> ImageDataModule:
     """The run's loaders, with `split` where they have none without augmentation in place of the test images."""
-    return ImageDataModule(
-        dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits,
-        preprocessing,
-        augment_of(run),
-        batch_size=run.data.batch_size,
-        num_workers=run.data.num_workers,
-        seed=run.seed,
-        resident_gb=run.data.resident_gb,
-        lost=lost,
-    )
+    shown = dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits
+    return loaders(run, shown, preprocessing, lost)
 
 
 def measure(
