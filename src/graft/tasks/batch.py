@@ -1,14 +1,14 @@
 """data.batch_size=auto: the largest batch whose training step fits into the GPU's memory."""
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from torch.nn import functional as F
 
+from graft.data.datasets import Batch
 from graft.data.splits import Splits
 from graft.errors import ConfigError, TrainingError
 from graft.learning.checkpoints import read_checkpoint
@@ -78,12 +78,15 @@ def step_fits(learner: Learner, device: torch.device, precision: str) -> Callabl
     capacity = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
     def fits(batch: int) -> bool:
-        trial = copy.deepcopy(learner).to(device).train()
+        trial = copy.deepcopy(learner).to(device)
+        trial.log_every = sys.maxsize
         try:
-            trial.plan.apply(0)
+            trial.on_train_epoch_start()
             optimizer = build_optimizer(trial.plan.groups, learner.optimizer_config)
+            images = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
+            zeros = torch.zeros(batch, dtype=torch.int64, device=device)
             for _ in range(2):
-                _step(trial, torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device), optimizer, precision)
+                _step(trial, Batch(images, zeros, zeros), optimizer, precision)
             return not capacity or torch.cuda.max_memory_reserved(device) <= SHARE * capacity
         except torch.OutOfMemoryError:
             return False
@@ -96,20 +99,15 @@ def step_fits(learner: Learner, device: torch.device, precision: str) -> Callabl
     return fits
 
 
-def _step(learner: Learner, images: torch.Tensor, optimizer: torch.optim.Optimizer, precision: str) -> None:
+def _step(learner: Learner, batch: Batch, optimizer: torch.optim.Optimizer, precision: str) -> None:
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    with torch.autocast(images.device.type, half, enabled=half is not None):
-        output = learner.network(learner.normalise(images))
-        parts = [output] if isinstance(output, torch.Tensor) else [part for part in output if part is not None]
-        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        loss = sum(F.cross_entropy(part.float(), labels) for part in parts)
+    with torch.autocast(batch.images.device.type, half, enabled=half is not None):
+        loss = learner.training_step(batch, 0)
+    assert loss is not None  # only a Trainer leaves a step out
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[union-attr]
+    loss.backward()
     optimizer.step()
 
 
 def _with(plain: dict[str, Any], size: int) -> dict[str, Any]:
-    settled: Any = OmegaConf.create(plain)
-    settled.data.batch_size = size
-    result: Any = OmegaConf.to_container(settled)
-    return result
+    return plain | {"data": plain["data"] | {"batch_size": size}}
