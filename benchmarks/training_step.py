@@ -41,6 +41,7 @@ from benchmarks.composed import composed
 from graft.data.images import ImageSet
 from graft.data.splits import Splits
 from graft.learning.device import Device, choose_device
+from graft.learning.heap import freed_memory_kept
 from graft.models.normalise import Normalise
 from graft.tasks import fit
 from graft.tasks.assembly import assemble
@@ -152,7 +153,8 @@ def by_graft(config: Any, splits: Splits, device: Device, root: torch.device) ->
         trainer = fit.build_trainer(config, device, Path(folder), learner.plan, None, data.steps_per_epoch, [clock])
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
-        trainer.fit(learner, datamodule=data)
+        with freed_memory_kept(device.accelerator == "cpu" and config.trainer.keep_memory):
+            trainer.fit(learner, datamodule=data)
     return clock.step()
 
 

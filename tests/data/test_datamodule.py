@@ -1,6 +1,7 @@
 """Loaders give the same batches whatever the machine, and can go on where they stopped."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from PIL import Image
 
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule, ResumableLoader
-from graft.data.datasets import Batch, FileDataset, ResidentDataset
+from graft.data.datasets import Batch, FileDataset
 from graft.data.held import HeldImages
 from graft.data.images import ImageSet
+from graft.data.resident import ResidentDataset
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
 from graft.preprocessing import Preprocessing
@@ -168,6 +170,26 @@ def test_automatic_workers_follow_the_cores_and_the_batches(splits: Splits, monk
     assert [workers(cores, gpu=False) for cores in (1, 2, 8)] == [0, 1, 4]
     assert [workers(cores, gpu=True) for cores in (1, 2, 6)] == [1, 1, 5]
     assert workers(64, gpu=True) == 6, "no more than there are batches"
+
+
+def test_a_gpu_that_trains_holds_the_sets_that_leave_it_room(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, free = torch.device("cuda", 1), 8 * 22 * 3 * 12 * 12
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free if device == gpu else 0, 0))
+    data = data_module(splits, BATCHABLE)
+    pixels = np.zeros((22, 12, 12, 3), np.uint8)
+    assert data._home_of(pixels) is None, "nobody trains"
+    for device, home in ((gpu, gpu), (torch.device("cpu"), None)):
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))  # type: ignore[assignment]
+        assert data._home_of(pixels) == home
+    data.trainer.strategy.root_device = gpu  # type: ignore[union-attr,misc]
+    assert data._home_of(np.zeros((23, 12, 12, 3), np.uint8)) is None
+
+
+def test_what_lies_on_the_gpu_is_not_pinned(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageDataModule, "_on_gpu", lambda self: True)
+    monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, pixels: torch.device("cpu"))
+    pinned = [data_module(splits, augment).train_dataloader().pin_memory for augment in (BATCHABLE, NOT_BATCHABLE)]
+    assert pinned == [False, True]
 
 
 class Listener(LightningModule):

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from graft.data.augment import Augment
-from graft.data.datasets import FileDataset, ResidentDataset, collate, decode_resident
+from graft.data.datasets import FileDataset, collate
+from graft.data.decoding import decode_resident
 from graft.data.images import ImageSet
+from graft.data.resident import ResidentDataset
 from graft.data.transforms import eval_transform, train_transform
 from graft.errors import DataError
 from graft.preprocessing import Preprocessing
@@ -29,9 +31,11 @@ def file_dataset(seed: int = 0, augment: Augment = STRONG) -> FileDataset:
     return FileDataset(in_memory(), train_transform(SMALL, augment), size=SIZE, seed=seed)
 
 
-def resident(augment: Augment | None = SHIFT_AND_FLIP, seed: int = 0, count: int = 8) -> ResidentDataset:
+def resident(
+    augment: Augment | None = SHIFT_AND_FLIP, seed: int = 0, count: int = 8, device: torch.device | None = None
+) -> ResidentDataset:
     images = in_memory(count)
-    return ResidentDataset(decode_resident(images, SMALL), images.labels, augment=augment, seed=seed)
+    return ResidentDataset(decode_resident(images, SMALL), images.labels, augment=augment, seed=seed, device=device)
 
 
 @pytest.mark.parametrize("dataset", [file_dataset(), resident(), resident(None)])
@@ -60,6 +64,19 @@ def test_a_resident_image_does_not_depend_on_its_batch() -> None:
         alone = resident()[(2, index)]
         assert torch.equal(batch.images[row], alone.images[0])
         assert (batch.labels[row], batch.indices[row]) == (index % 3, index)
+
+
+@pytest.mark.parametrize("augment", [None, SHIFT_AND_FLIP, Augment(horizontal_flip=0.5)])
+def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augment | None) -> None:
+    """The device is the CPU here, the code that of a GPU."""
+    here, there = resident(augment), resident(augment, device=torch.device("cpu"))
+    for dataset in (here, there):
+        dataset.labels[5] = -1  # a picture that was lost
+    for epoch in range(3):
+        keys = [(epoch, index) for index in (7, 0, 3, 5, -1)]
+        for mine, other in zip(here.__getitems__(keys), there.__getitems__(keys), strict=True):
+            assert torch.equal(mine, other)
+            assert (mine.dtype, mine.stride()) == (other.dtype, other.stride())
 
 
 def test_resident_epochs_and_seeds_differ_and_come_back() -> None:

@@ -1,5 +1,6 @@
 """Images that cannot be read when their turn comes: an error that names them, or another in their place."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from PIL import Image
 
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
-from graft.data.datasets import Batch, FileDataset, ResidentDataset
+from graft.data.datasets import Batch, FileDataset
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages
+from graft.data.resident import ResidentDataset
 from graft.data.splits import Splits
 from graft.data.transforms import eval_transform
 from graft.errors import DataError, UnreadableImage
@@ -143,6 +145,7 @@ def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet
 
     class AlwaysFirst:
         place = torch.device("cpu")
+        many = nullcontext
 
         def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
             assert len(pictures)

@@ -230,8 +230,9 @@ def test_two_processes_unfreeze_gradually(pretrained: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_compiled_network_saves_clean_names(tmp_path: Path) -> None:
-    run = train(tmp_path / "run", *QUICK, "trainer.compile=true", "trainer.limit_train_batches=1")
+@pytest.mark.parametrize("mode", ["true", "reduce-overhead"])
+def test_a_compiled_network_saves_clean_names(mode: str, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", *QUICK, f"trainer.compile={mode}", "trainer.limit_train_batches=1")
     if run.code:
         pytest.skip(f"torch.compile does not work here: {run.err[-200:]}")
     assert all("_orig_mod" not in name for name in weights(run))

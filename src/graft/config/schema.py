@@ -167,7 +167,10 @@ class TrainerConfig:
     log_every_n_steps: int = 10
     deterministic: bool = False
     channels_last: bool = True
-    compile: bool = False
+    keep_memory: bool = True
+    """On a CPU, reuse freed memory instead of giving it back to the kernel after each step; Linux with glibc."""
+    compile: bool | str = False
+    """torch.compile: true, or its mode: "reduce-overhead" (CUDA graphs, for networks of many small steps), …"""
     baseline: bool = True
     """Validate once before the first step: the figure at step 0."""
     test: bool = True

@@ -64,6 +64,9 @@ def one_of(key: str, value: str, options: Iterable[str]) -> None:
     raise ConfigError(f"{key}={value}: unknown.{hint} There are: {' '.join(options)}")
 
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
 def _metric_exists(config: Any) -> None:
     one_of("optimized_metric", config.optimized_metric, ("val/acc", "val/loss", "test/acc", "test/loss"))
     if config.optimized_metric.startswith("test/") and config.callbacks.checkpoint == "best":
@@ -79,6 +82,8 @@ def _ranges(config: Any) -> None:
         "data.batch_size": 1 if config.data.batch_size == "auto" else config.data.batch_size,
         "cache.max_gb": config.cache.max_gb,
     }
+    if isinstance(config.trainer.compile, str):
+        one_of("trainer.compile", config.trainer.compile, COMPILE_MODES)
     if isinstance(config.data.batch_size, str):
         one_of("data.batch_size", config.data.batch_size, ("auto",))
     for key, value in positive.items():

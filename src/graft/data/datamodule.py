@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 from graft.chance import seed_of
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
-from graft.data.datasets import Batch, FileDataset, ResidentDataset, Sample, collate, decode_readable
+from graft.data.datasets import Batch, FileDataset, Sample, collate
+from graft.data.decoding import decode_readable
 from graft.data.features import FeatureBatch, FeatureDataset, FeatureTable
 from graft.data.held import HeldImages, bytes_when_decoded
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages, stand_in
+from graft.data.resident import ResidentDataset
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
 from graft.data.transforms import eval_transform, train_transform
@@ -28,6 +30,8 @@ from graft.preprocessing import Preprocessing
 
 MOST_WORKERS = 16
 LARGEST_EVAL_BATCH = 512
+GPU_SHARE = 1 / 8
+"""A set is held on the GPU if it leaves most of the memory that is free there to the network."""
 
 Images = FileDataset | ResidentDataset
 
@@ -79,7 +83,7 @@ class ImageDataModule(LightningDataModule):
 
     Sets that fit into `resident_gb` (altogether, in each process) are decoded once and held in memory: as evaluation
     sees them, and the training set at its own size where its augmentation cannot be done to whole batches. The test
-    set only if it validates too or needs no decoding.
+    set only if it validates too or needs no decoding. As evaluation sees them, they lie on the GPU where one trains.
 
     Args:
         splits: the images.
@@ -160,7 +164,7 @@ class ImageDataModule(LightningDataModule):
         dataset = self._trained or self._train_dataset(only=indices)
         keys = [(epoch, index) for index in indices]
         if isinstance(dataset, ResidentDataset):
-            return dataset.__getitems__(keys).images
+            return dataset.__getitems__(keys).images.cpu()
         return collate([dataset[key] for key in keys]).images
 
     def pixels_of(self, part: str, epoch: int) -> dict[str, Any]:
@@ -253,7 +257,7 @@ class ImageDataModule(LightningDataModule):
         """`images` in memory; augmented as training wants them, or not as evaluation does."""
         pixels, unread = decode_readable(images, self.preprocessing, self.lost, what=f"{name} images", only=only)
         labels = stand_in(pixels, images.labels, unread, replace=augment is not None)
-        return ResidentDataset(pixels, labels, augment=augment, seed=self.seed)
+        return ResidentDataset(pixels, labels, augment=augment, seed=self.seed, device=self._home_of(pixels))
 
     def _read_eval_dataset(self, name: str, images: ImageSet) -> Images:
         if name in self.resident:
@@ -287,6 +291,7 @@ class ImageDataModule(LightningDataModule):
         keep_workers: bool,
     ) -> ResumableLoader:
         images = dataset.images if isinstance(dataset, FeatureDataset) else dataset
+        on_gpu = isinstance(images, ResidentDataset) and images.device is not None
         workers = self._workers(-(-len(sampler) // batch_size)) if isinstance(images, FileDataset) else 0
         if workers and isinstance(images, FileDataset):
             images.decode_ahead()
@@ -296,7 +301,7 @@ class ImageDataModule(LightningDataModule):
             sampler=sampler,
             num_workers=workers,
             collate_fn=_collated if isinstance(dataset, FileDataset) else _as_it_is,
-            pin_memory=self._on_gpu(),
+            pin_memory=self._on_gpu() and not on_gpu,
             persistent_workers=keep_workers and workers > 0,
             # its own generator: a loader without one draws from the global generator whenever it is iterated
             generator=torch.Generator().manual_seed(seed_of(self.seed, "loader")),
@@ -315,6 +320,14 @@ class ImageDataModule(LightningDataModule):
         if self.trainer is None:
             return torch.cuda.is_available()
         return self.trainer.strategy.root_device.type == "cuda"
+
+    def _home_of(self, pixels: npt.NDArray[np.uint8]) -> torch.device | None:
+        """The GPU that trains on these pictures, where they fit."""
+        if self.trainer is None or not self._on_gpu():
+            return None
+        device = self.trainer.strategy.root_device
+        free, _ = torch.cuda.mem_get_info(device)
+        return device if pixels.nbytes <= GPU_SHARE * free else None
 
     def _place(self) -> tuple[int, int]:
         """(rank, world) of this process."""

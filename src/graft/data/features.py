@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from graft.data.datasets import Batch, FileDataset, Key, ResidentDataset, collate, epoch_and_indices
+from graft.data.datasets import Batch, FileDataset, Key, collate, epoch_and_indices
+from graft.data.resident import ResidentDataset
 from graft.data.sampler import PADDING
 from graft.errors import GraftError
 

@@ -48,6 +48,11 @@ def choose_device(config: Any) -> Device:
     return Device(accelerator, int(devices), _precision(config.precision, accelerator))
 
 
+def compile_mode(compile: bool | str) -> str | None:
+    """The mode of torch.compile that `trainer.compile` asks for."""
+    return None if isinstance(compile, bool) else compile
+
+
 def as_trained(trainer: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Device, bool]:
     """One device for a network that is no longer trained, and whether its convolutions lie channels-last.
 

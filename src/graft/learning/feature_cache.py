@@ -22,6 +22,7 @@ from graft.data.datamodule import ImageDataModule
 from graft.data.features import Features, FeatureTable, Layout
 from graft.errors import ConfigError
 from graft.files import lies_in
+from graft.learning.device import compile_mode
 from graft.learning.feature_store import FeatureStore, Stored, Wanted, in_words
 from graft.learning.learner import Learner
 from graft.models.normalise import is_channels_last
@@ -315,8 +316,10 @@ class FeatureCache:
     def _record(self, views: Sequence[tuple[Need, Stored]]) -> None:
         """One cut of one part of the data, in all its views: its suffix for the learner, and what is said of it."""
         need = views[0][0]
-        suffix = need.cut.suffix
-        self.learner.suffixes[need.name] = torch.compile(suffix) if self.config.trainer.compile else suffix
+        suffix, compiled = need.cut.suffix, self.config.trainer.compile
+        if compiled:
+            suffix = torch.compile(suffix, mode=compile_mode(compiled))
+        self.learner.suffixes[need.name] = suffix
         size = sum(file.stat().st_size for _, stored in views for file in stored.files)
         own = [stored.seconds for _, stored in views if stored.computed]
         self._used.append(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graft.errors import ConfigError
 from graft.learning.device import Device
+from graft.learning.heap import freed_memory_kept
 from graft.learning.restore import Restored
 from graft.models.normalise import Normalise, is_channels_last
 from graft.preprocessing import Preprocessing
@@ -51,6 +52,10 @@ class Inference:
         if device.precision in AUTOCAST:
             low = AUTOCAST[device.precision] if self.place.type != "cpu" else torch.bfloat16  # as Lightning
             self.autocast = lambda: torch.autocast(self.place.type, low)
+
+    def many(self) -> contextlib.AbstractContextManager[None]:
+        """For a loop of calls on the CPU: each reuses the memory of the one before."""
+        return freed_memory_kept(self.place.type == "cpu")
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:

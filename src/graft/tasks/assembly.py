@@ -15,6 +15,7 @@ from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
 from graft.errors import ConfigError
+from graft.learning.device import compile_mode
 from graft.learning.learner import Learner, Objective
 from graft.models import build_network, built_for
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
@@ -62,7 +63,7 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
         network = network.to(memory_format=torch.channels_last)
     plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
     if config.trainer.compile:
-        network.compile()  # in place: names in a checkpoint stay clean
+        network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
     lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
     data = loaders(config, splits, preprocessing, lost, avoid_single=has_batch_norm(network))
     learner = Learner(

@@ -14,6 +14,7 @@ from graft.data.sources import locate
 from graft.data.splits import Splits
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
+from graft.startup import uncollected
 from graft.tasks.train import REACH_SECONDS, data_root, open_data
 
 log = logging.getLogger("graft")
@@ -27,7 +28,8 @@ def main(config: Any) -> float:
     said = said_keys(hydra.overrides.task)
     check_evaluate(config, said)
     checkpoint = checkpoint_file(config.checkpoint)
-    from graft.tasks import score  # torch only now that there is something to evaluate
+    with uncollected():
+        from graft.tasks import score  # torch only now that there is something to evaluate
 
     return score.run(config, checkpoint, said, Path(hydra.runtime.output_dir))
 

@@ -18,6 +18,7 @@ from graft.data.stream import find_images
 from graft.errors import DataError
 from graft.files import folder_in_place, sha256, write_atomically
 from graft.learning.checkpoints import checkpoint_file
+from graft.startup import uncollected
 from graft.tasks.evaluate import run_config
 from graft.tasks.run import versions
 from graft.tasks.train import data_root, open_data
@@ -50,8 +51,9 @@ def export(config: Any, said: Collection[str] = ()) -> None:
     """
     wanted = check_export(config)
     checkpoint = checkpoint_file(config.checkpoint)
-    from graft.learning.handover import Handover, check, formats  # torch only now that there is something to export
-    from graft.learning.restore import from_checkpoint
+    with uncollected():  # torch only now that there is something to export
+        from graft.learning.handover import Handover, check, formats
+        from graft.learning.restore import from_checkpoint
 
     restored = from_checkpoint(checkpoint)
     images = real_images(config, restored, said)

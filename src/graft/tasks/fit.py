@@ -24,6 +24,7 @@ from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
 from graft.learning.device import Device, choose_device
 from graft.learning.feature_cache import FeatureCache
+from graft.learning.heap import freed_memory_kept
 from graft.learning.learner import Learner
 from graft.learning.memory import telling_what_fits
 from graft.learning.processes import environment_of, launch
@@ -78,6 +79,13 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         What the summary says of it: metrics, epochs, parameters, weights, checkpoint, notes, ….
     """
     quiet()
+    with freed_memory_kept(device.accelerator == "cpu" and plain["trainer"]["keep_memory"]):
+        return _from_weights_to_test(plain, splits, device, told, folder)
+
+
+def _from_weights_to_test(
+    plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path
+) -> dict[str, Any]:
     resume = resume_point(plain["resume"], folder)
     plain, batch = settle_batch_size(plain, splits, device, folder, resume)
     config = OmegaConf.create(plain)

@@ -32,7 +32,8 @@ def look(checkpoint: Path, part: str) -> Look:
     inference = Inference(restored, device, channels_last=channels_last)
     data = data_module(run, splits, part, restored.preprocessing)
     place = "val" if part == "val" else "test"  # where `data_module` puts it
-    rows = [columns_of(inference(batch.images), batch, 0) for batch in data.eval_loader(place)]
+    with inference.many():
+        rows = [columns_of(inference(batch.images), batch, 0) for batch in data.eval_loader(place)]
     columns = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
     none = {"features": torch.zeros(0, 0), "feature_indices": torch.zeros(0)}
     predictions = sorted_predictions(columns | none, step=content["global_step"], epoch=content["epoch"])

@@ -18,6 +18,7 @@ from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
 from graft.review.predictions import Prediction, format_of, prediction_table, printable, rank, writing
 from graft.review.progress import Bar, progress_bar
+from graft.startup import uncollected
 from graft.tasks.train import REACH_SECONDS
 
 if TYPE_CHECKING:
@@ -91,11 +92,13 @@ def restore(config: Any) -> "Restored":
     """
     if config.checkpoint is not None:
         checkpoint = checkpoint_file(config.checkpoint)
-        from graft.learning.restore import from_checkpoint  # torch only now that there is something to restore
+        with uncollected():
+            from graft.learning.restore import from_checkpoint  # torch only now that there is something to restore
 
         return from_checkpoint(checkpoint).prepared(config.preprocess)
-    from graft.learning.restore import from_pretrained
-    from graft.models.weights import locate_weights
+    with uncollected():
+        from graft.learning.restore import from_pretrained
+        from graft.models.weights import locate_weights
 
     recipe, weights = recipe_of(config), config.model.weights
     lacking = locate_weights(recipe, weights, timeout=REACH_SECONDS)
@@ -120,7 +123,7 @@ def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Gener
     workers = min(available_cores(), MOST_THREADS) if config.num_workers == "auto" else max(1, int(config.num_workers))
     transform = eval_transform(restored.preprocessing)
     read = read_ahead(find_images(sources), transform, workers=workers, ahead=2 * config.batch_size + workers)
-    with contextlib.closing(read):
+    with contextlib.closing(read), inference.many():
         while batch := list(itertools.islice(read, config.batch_size)):
             names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
             images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]

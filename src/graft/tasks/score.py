@@ -91,7 +91,7 @@ def measure(
     part = "val" if split == "val" else "test"
     images = data.splits.parts()[part]
     scores = Scores(len(classes), inference.place)
-    with progress_bar("images", len(images)) as bar, writing(output) as write:
+    with progress_bar("images", len(images)) as bar, writing(output) as write, inference.many():
         for batch in data.eval_loader(part):
             bar.advance(len(batch.labels))
             batch = batch.real()

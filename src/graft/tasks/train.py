@@ -19,6 +19,7 @@ from graft.learning.gpu import require_gpu
 from graft.learning.signals import STOP
 from graft.review.progress import progress_bar
 from graft.slurm import first_task
+from graft.startup import uncollected
 from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
@@ -71,8 +72,11 @@ def train(config: Any, command: Command) -> dict[str, Any]:
         plain = plainly(config)
         run.summary["config"] = choices(plain, command.picked)
         require_gpu(config.trainer.accelerator)
-        check_available(config)
-        splits = open_data(config)
+        with uncollected():
+            check_available(config)
+            splits = open_data(config)
+            from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
+
         run.summary |= {
             "classes": list(splits.classes),
             "data": {
@@ -82,8 +86,6 @@ def train(config: Any, command: Command) -> dict[str, Any]:
                 "left_out": dict(splits.left_out),
             },
         }
-        from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
-
         fit.run(config, plain, splits, run)
         if config.callbacks.keep == "none":
             run.summary["checkpoint"] = None

@@ -1,0 +1,109 @@
+"""Sets that lie decoded in memory, or on the GPU: a whole batch is cropped and flipped at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from graft.chance import seed_of
+from graft.data.augment import Augment
+from graft.data.datasets import Batch, Key, epoch_and_indices
+from graft.data.sampler import PADDING
+
+Draws = list[tuple[Any, Any]]
+"""What chance gives each of N pictures, down and across: (offsets, flips), each [N, 1]."""
+
+
+class ResidentDataset(Dataset[Batch]):
+    """All pictures decoded once and held; batches lie where the pictures lie.
+
+    Args:
+        pixels: uint8 [N, S, S, 3], as evaluation sees them.
+        labels: int64 [N]; PADDING for pictures that count nowhere.
+        augment: flips and padded crops; None for evaluation.
+        seed: with the epoch, decides a table of every picture's offsets and flips.
+        device: the GPU to hold a copy of them, and to pick and augment batches on, with the same result to the bit;
+            None: this memory, where NumPy does it, because a team of threads costs more than it gains.
+    """
+
+    def __init__(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        *,
+        augment: Augment | None,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        if augment is not None and not augment.batchable:
+            raise ValueError("only flips and padded crops can be done to whole batches")
+        self.pixels, self.labels, self.seed, self.device = np.ascontiguousarray(pixels), labels, seed, device
+        self.augment = None if augment == Augment() else augment
+        self._library: Any = np if device is None else torch
+        self._pixels, self._labels = self._placed(self.pixels), self._placed(self.labels)
+        self._table: tuple[int, Draws] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """The batch of these (epoch, index) pairs, all of one epoch."""
+        epoch, wanted = epoch_and_indices(keys)
+        indices, where = self._placed(wanted), self._library.where
+        padding = indices == PADDING
+        rows = where(padding, 0, indices)
+        images = self._pixels[rows] if self.augment is None else self._augmented(epoch, rows)
+        images[padding] = 0
+        labels = where(padding, PADDING, self._labels[rows])
+        indices = where(labels == PADDING, PADDING, indices)  # of a picture that was lost, too
+        # channels last is what convolutions like
+        return Batch(_tensor(images).permute(0, 3, 1, 2), _tensor(labels), _tensor(indices))
+
+    def _augmented(self, epoch: int, rows: Any) -> Any:
+        """Crop and flip by looking each output pixel's row and column up in the picture."""
+        size = self.pixels.shape[1]
+        ys, xs = (self._positions(offsets[rows], flips[rows]) for offsets, flips in self._draws(epoch))
+        source = (rows[:, None, None] * size + ys[:, :, None]) * size + xs[:, None, :]  # [B, S, S]
+        colours = self._pixels.reshape(-1, 3)
+        return colours.take(source, axis=0) if self.device is None else colours[source]  # NumPy's take is faster
+
+    def _positions(self, offsets: Any, flips: Any) -> Any:
+        """Which source position each output position shows, mirrored at the border: [B, S]."""
+        size = self.pixels.shape[1]
+        straight, where = self._placed(np.arange(size)), self._library.where
+        positions = where(flips, size - 1 - straight, straight) + offsets
+        period = max(2 * (size - 1), 1)
+        folded = positions % period
+        return where(folded < size, folded, period - folded)
+
+    def _draws(self, epoch: int) -> Draws:
+        if self._table is None or self._table[0] != epoch:
+            self._table = epoch, self._draw(epoch)
+        return self._table[1]
+
+    def _draw(self, epoch: int) -> Draws:
+        assert self.augment is not None
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "augment", epoch))
+        count, padding = len(self), self.augment.random_crop_padding or 0
+        return [
+            (
+                self._placed(torch.randint(-padding, padding + 1, (count, 1), generator=generator).numpy()),
+                self._placed((torch.rand(count, 1, generator=generator) < flip).numpy()),
+            )
+            for flip in (self.augment.vertical_flip, self.augment.horizontal_flip)
+        ]
+
+    def _placed(self, array: npt.NDArray[Any]) -> Any:
+        """An array of `_library`, where the pictures are."""
+        return array if self.device is None else torch.from_numpy(array).to(self.device)
+
+
+def _tensor(array: npt.NDArray[Any] | Tensor) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)

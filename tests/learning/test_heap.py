@@ -1,0 +1,63 @@
+"""Memory that is kept is not asked for again, and goes back in the end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import platform, resource, sys
+import torch
+from graft.learning.heap import freed_memory_kept
+
+if sys.argv[1:] == ["other"]:
+    platform.libc_ver = lambda: ("", "")
+
+def faults(size=100):
+    '''Pages of the kernel's that ten tensors of `size` MiB, one after the other, take.'''
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(size, 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with freed_memory_kept(False):
+    outside = faults()
+with freed_memory_kept():
+    faults()
+    inside = faults()
+    large = faults(300)
+    resident = int(open("/proc/self/statm").read().split()[1])
+freed = resident - int(open("/proc/self/statm").read().split()[1])
+print(outside, inside, large, freed)
+"""
+MIB = 256
+"""Pages of 4 KiB in a MiB."""
+
+
+def probed(*words: str, **environment: str) -> list[int]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", PROBE, *words]
+    done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
+def test_a_step_takes_no_page_again_that_the_one_before_has_freed() -> None:
+    outside, inside, large, freed = probed()
+    assert outside > 900 * MIB, "glibc asks the kernel each time"
+    assert inside < 10 * MIB
+    assert large > 2700 * MIB, "very large blocks are not kept"
+    assert freed > 90 * MIB, "and at the end the memory is given back"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [((), {"MALLOC_ARENA_MAX": "4"}), ((), {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}), (("other",), {})],
+)
+def test_another_library_and_its_users_own_limits_are_left_alone(
+    words: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    outside, inside, *_ = probed(*words, **environment)
+    assert inside > outside * 0.9
