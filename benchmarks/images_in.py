@@ -21,21 +21,20 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from benchmarks.plain import Pictures
+from benchmarks.plain import Pictures, chance
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
 from graft.data.datamodule import ImageDataModule
 from graft.data.images import ImageSet
 from graft.data.sources import load_splits
 from graft.data.splits import Splits
-from graft.data.transforms import train_transform
 from graft.models.normalise import Normalise
 from graft.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 
 def plain(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batch_size: int, epochs: int) -> float:
     """Images a second of the notebooks' loader, with a worker process for each core."""
-    dataset = Pictures(images, train_transform(preprocessing, augment), preprocessing)
+    dataset = Pictures(images, chance(preprocessing, augment), preprocessing)
     started, seen = time.perf_counter(), 0
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=available_cores(), persistent_workers=True)
     for _ in range(epochs):
@@ -54,7 +53,6 @@ def graft(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batc
         augment,
         batch_size=batch_size,
         seed=0,
-        num_workers=available_cores(),
     )
     loader = data.train_dataloader()
     for epoch in range(epochs):

@@ -4,7 +4,7 @@ Every benchmark compares with it, in the same process, on the same data.
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torchvision import transforms
 
 from graft.data.augment import Augment
 from graft.data.images import ImageSet
 from graft.data.splits import Splits
-from graft.data.transforms import eval_transform, train_transform
 from graft.preprocessing import Preprocessing
 
 
@@ -37,16 +36,30 @@ class Timed:
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Normalised float images, decoded and transformed one by one."""
 
-    def __init__(self, images: ImageSet, transform: Any, preprocessing: Preprocessing) -> None:
+    def __init__(self, images: ImageSet, steps: Sequence[Any], preprocessing: Preprocessing) -> None:
         self.images = images
-        normalise = v2.Normalize(list(preprocessing.mean), list(preprocessing.std))
-        self.transform = v2.Compose([transform, v2.ToDtype(torch.float32, scale=True), normalise])
+        normalise = transforms.Normalize(list(preprocessing.mean), list(preprocessing.std))
+        self.transform = transforms.Compose([*steps, transforms.ToTensor(), normalise])
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(self.images.load(index)), int(self.images.labels[index])
+
+
+def fit(preprocessing: Preprocessing) -> list[Any]:
+    """What the notebooks do to a picture for evaluation."""
+    return [transforms.Resize(preprocessing.resize_size), transforms.CenterCrop(preprocessing.input_size)]
+
+
+def chance(preprocessing: Preprocessing, augment: Augment) -> list[Any]:
+    """What the notebooks do to a picture in training: crops and flips, by PIL."""
+    size, ranges, padding = preprocessing.input_size, augment.resized_crop_ranges(), augment.random_crop_padding
+    steps = [transforms.RandomResizedCrop(size, **ranges)] if ranges else fit(preprocessing)
+    if padding:
+        steps.append(transforms.RandomCrop(size, padding, padding_mode="reflect"))
+    return [*steps, transforms.RandomHorizontalFlip(augment.horizontal_flip)] if augment.horizontal_flip else steps
 
 
 def train_plainly(
@@ -64,8 +77,8 @@ def train_plainly(
 ) -> Timed:
     """Train the parameters called `trained`; the others keep still by taking no gradient, as in the notebooks."""
     started = time.perf_counter()
-    train = Pictures(splits.train, train_transform(preprocessing, augment), preprocessing)
-    val = Pictures(splits.val, eval_transform(preprocessing), preprocessing)
+    train = Pictures(splits.train, chance(preprocessing, augment), preprocessing)
+    val = Pictures(splits.val, fit(preprocessing), preprocessing)
     loaders = [
         DataLoader(train, batch_size, shuffle=True, num_workers=workers),
         DataLoader(val, batch_size, num_workers=workers),

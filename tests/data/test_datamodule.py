@@ -162,14 +162,17 @@ def test_a_mistaken_number_names_its_key(splits: Splits, options: dict[str, obje
 
 @pytest.mark.filterwarnings("ignore:.*worker processes in total.*")
 def test_automatic_workers_follow_the_cores_and_the_batches(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    def workers(cores: int, gpu: bool) -> int:
+    def workers(cores: int, gpu: bool, resident_gb: float = 0) -> int:
         monkeypatch.setattr("graft.data.datamodule.available_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-        return data_module(splits, num_workers="auto").train_dataloader().num_workers
+        data = data_module(splits, num_workers="auto", resident_gb=resident_gb)
+        return data.train_dataloader().num_workers
 
     assert [workers(cores, gpu=False) for cores in (1, 2, 8)] == [0, 1, 4]
     assert [workers(cores, gpu=True) for cores in (1, 2, 6)] == [1, 1, 5]
     assert workers(64, gpu=True) == 6, "no more than there are batches"
+    assert workers(64, gpu=False, resident_gb=1) == 0, "held pictures are here sooner"
+    assert workers(64, gpu=True, resident_gb=1) == 6
 
 
 def test_a_gpu_that_trains_holds_the_sets_that_leave_it_room(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

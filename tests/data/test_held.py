@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from graft.data.augment import Augment
 from graft.data.held import HeldImages, bytes_when_decoded
 from graft.data.images import ImageSet, read_image
+from graft.data.transforms import as_pixels
 from graft.errors import UnreadableImage
 
 SIDES = ((40, 30), (31, 57), (8, 9))
@@ -28,8 +31,8 @@ def images(tmp_path: Path) -> ImageSet:
     return ImageSet([path.name for path in paths], np.arange(len(paths)), paths=paths)
 
 
-def same(one: Image.Image, other: Image.Image) -> bool:
-    return one.size == other.size and one.tobytes() == other.tobytes()
+def same(one: Tensor, other: Image.Image | Tensor) -> bool:
+    return torch.equal(one, as_pixels(other))
 
 
 def test_they_are_read_once_and_stay_the_same(images: ImageSet) -> None:
@@ -39,7 +42,7 @@ def test_they_are_read_once_and_stay_the_same(images: ImageSet) -> None:
     for path in images.paths:
         path.unlink()
     assert all(same(held.load(index), picture) for index, picture in zip((2, 0, 1), first, strict=True))
-    assert first[2].size == (57, 31)  # upright
+    assert first[2].shape == (3, 31, 57)  # upright
 
 
 def test_a_worker_process_that_is_started_anew_has_what_was_decoded(images: ImageSet) -> None:

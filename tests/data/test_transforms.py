@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.models import AlexNet_Weights
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
 from graft.data.augment import Augment
 from graft.data.images import read_image
-from graft.data.transforms import eval_transform, train_transform
+from graft.data.transforms import as_image, as_pixels, eval_transform, train_transform
 from graft.preprocessing import Preprocessing
 
 EVERYTHING = Augment(
@@ -93,6 +93,33 @@ def test_training_gives_uint8_of_the_network_s_size(policy: str | None) -> None:
     for size in ((90, 60), (31, 200), (20, 20)):
         image = train_transform(Preprocessing(input_size=32, resize_size=32), augment)(picture(*size))
         assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 32, 32))
+
+
+@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1), ("bicubic", 2)])
+@pytest.mark.parametrize("size", [(500, 375), (300, 225), (90, 60)])
+def test_a_random_crop_is_that_of_the_pil_image_to_a_grey_level(
+    interpolation: str, levels: int, size: tuple[int, int]
+) -> None:
+    ours = train_transform(Preprocessing(interpolation=interpolation), Augment(random_resized_crop={}))  # type: ignore[arg-type]
+    theirs = v2.RandomResizedCrop(224, interpolation=InterpolationMode(interpolation))
+    image = picture(*size)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        reference = v2.functional.pil_to_tensor(theirs(image)).int()
+        for given in (image, as_pixels(image)):
+            torch.manual_seed(seed)
+            assert (ours(given) - reference).abs().max() <= levels
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(policy="trivial"), EVERYTHING])
+def test_a_decoded_picture_and_its_pixels_give_the_same(augment: Augment) -> None:
+    transform, image = train_transform(Preprocessing(32, 40), augment), picture()
+    assert torch.equal(as_pixels(as_image(as_pixels(image))), as_pixels(image))
+    given = []
+    for form in (image, as_pixels(image)):
+        torch.manual_seed(0)
+        given.append(transform(form))
+    assert torch.equal(*given)
 
 
 def test_training_without_augmentation_is_evaluation() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,7 +23,7 @@ from graft.data.lost import LostImages, stand_in
 from graft.data.resident import ResidentDataset
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
-from graft.data.transforms import eval_transform, train_transform
+from graft.data.transforms import Picture, eval_transform, train_transform
 from graft.errors import ConfigError, DataError, GraftError
 from graft.preprocessing import Preprocessing
 
@@ -176,6 +175,7 @@ class ImageDataModule(LightningDataModule):
         if part == "train" and self.augment != Augment():
             values["augment"] = asdict(self.augment) | {"random_resized_crop": self.augment.resized_crop_ranges()}
             values["least"] = self._least
+            values["resized_by"] = "torchvision"
             values["chance"] = {"seed": self.seed, "epoch": epoch, "batchwise": part in self.resident}
         return values
 
@@ -193,7 +193,7 @@ class ImageDataModule(LightningDataModule):
         if isinstance(dataset, ResidentDataset):
             return dataset.pixels[index]
         if self.lost is None:
-            picture: Image.Image | None = images.load(index)
+            picture: Picture | None = images.load(index)
         else:
             picture, _ = self.lost.load(images, index, replace=False)
         if picture is None:
@@ -292,8 +292,8 @@ class ImageDataModule(LightningDataModule):
     ) -> ResumableLoader:
         images = dataset.images if isinstance(dataset, FeatureDataset) else dataset
         on_gpu = isinstance(images, ResidentDataset) and images.device is not None
-        workers = self._workers(-(-len(sampler) // batch_size)) if isinstance(images, FileDataset) else 0
-        if workers and isinstance(images, FileDataset):
+        workers = self._workers(images, -(-len(sampler) // batch_size))
+        if isinstance(images, FileDataset):
             images.decode_ahead()
         return ResumableLoader(
             dataset,
@@ -307,10 +307,15 @@ class ImageDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(seed_of(self.seed, "loader")),
         )
 
-    def _workers(self, batches: int) -> int:
-        """Processes worth having: no more than there are batches."""
+    def _workers(self, images: Images | None, batches: int) -> int:
+        """Processes worth having: no more than there are batches. What is held is there sooner than a process could
+        hand it over, unless a GPU computes meanwhile."""
+        if not isinstance(images, FileDataset):
+            return 0
         if isinstance(self.num_workers, int):
             return min(self.num_workers, batches)
+        if isinstance(images.images, HeldImages) and not self._on_gpu():
+            return 0
         trainer = self.trainer
         cores = available_cores() // (max(1, trainer.num_devices) if trainer is not None else 1)
         wanted = max(1, cores - 1) if self._on_gpu() else cores // 2  # a CPU that trains needs its cores itself

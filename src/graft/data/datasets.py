@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,7 +16,7 @@ from graft.data.held import HeldImages
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages
 from graft.data.sampler import PADDING
-from graft.data.transforms import Transform
+from graft.data.transforms import Picture, Transform
 from graft.errors import GraftError
 
 Sample = tuple[Tensor, int, int]
@@ -51,7 +50,7 @@ class FileDataset(Dataset[Sample]):
 
     Args:
         images: the pictures, decoded each time or held.
-        transform: PIL RGB → uint8 [3, S, S]; draws from torch's global generator, if from any.
+        transform: a picture → uint8 [3, S, S]; draws from torch's global generator, if from any.
         size: S.
         seed: seeds that generator, together with epoch and index; outside it goes on undisturbed.
         lost: what becomes of a picture that cannot be read; None: an error.
@@ -97,7 +96,7 @@ class FileDataset(Dataset[Sample]):
                 for done in self.images.decode():
                     bar.update(done)
 
-    def _load(self, index: int) -> tuple[Image.Image | None, int]:
+    def _load(self, index: int) -> tuple[Picture | None, int]:
         if index == PADDING:
             return None, PADDING
         if self.lost is None:
@@ -108,7 +107,9 @@ class FileDataset(Dataset[Sample]):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of a FileDataset as a Batch."""
     images, labels, indices = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(indices))
+    # channels last is what convolutions like, and how random crops come
+    stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return Batch(stacked, torch.tensor(labels), torch.tensor(indices))
 
 
 def epoch_and_indices(keys: Sequence[Key]) -> tuple[int, npt.NDArray[np.int64]]:

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from graft.data.cores import available_cores
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages
-from graft.data.transforms import eval_transform
+from graft.data.transforms import Picture, eval_transform
 from graft.preprocessing import Preprocessing
 
 
@@ -52,7 +51,7 @@ def decode_readable(
 
     def decode(index: int) -> None:
         if lost is None:
-            picture: Image.Image | None = images.load(index)
+            picture: Picture | None = images.load(index)
         else:
             picture, _ = lost.load(images, index, replace=False)
         if picture is None:

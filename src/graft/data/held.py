@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from graft.data.cores import available_cores
 from graft.data.images import ImageSet, opened
+from graft.data.transforms import as_pixels
 from graft.errors import UnreadableImage
 
 SAMPLE = 256
@@ -56,15 +57,14 @@ class HeldImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def load(self, index: int) -> Image.Image:
-        """Picture `index` as upright RGB, as `ImageSet.load`."""
+    def load(self, index: int) -> Tensor:
+        """The pixels of picture `index`, upright RGB, uint8 [3, H, W]; not to be written to."""
         begin, height, width = self._places[index].tolist()
         if height:
-            pixels = self._block[begin : begin + 3 * height * width].view(height, width, 3)
-            return Image.fromarray(pixels.numpy())
-        picture = self.images.load(index)
-        self._keep(index, picture)
-        return picture
+            return self._block[begin : begin + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
+        pixels = as_pixels(self.images.load(index))
+        self._keep(index, pixels)
+        return pixels
 
     def decode(self) -> Iterator[int]:
         """Decode, with threads, all that is not held yet; yields how many are done. One that cannot be read is left
@@ -80,16 +80,15 @@ class HeldImages:
         except UnreadableImage:
             return
 
-    def _keep(self, index: int, picture: Image.Image) -> None:
-        size = 3 * picture.width * picture.height
+    def _keep(self, index: int, pixels: Tensor) -> None:
+        size, (_, height, width) = pixels.numel(), pixels.shape
         with self._writing:
             begin, self._used = self._used, self._used + size
             if self._used > len(self._block):
                 self._used = begin
                 return
-        pixels = torch.from_numpy(np.array(picture))
-        self._block[begin : begin + size] = pixels.view(-1)
-        self._places[index] = begin, picture.height, picture.width
+        self._block[begin : begin + size] = pixels.permute(1, 2, 0).reshape(-1)
+        self._places[index] = begin, height, width
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in vars(self).items() if key != "_writing"}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from graft.data.held import HeldImages
 from graft.data.images import ImageSet
 from graft.data.sampler import PADDING
+from graft.data.transforms import Picture
 from graft.errors import DataError, UnreadableImage
 
 MOST_IN_A_ROW = 100
@@ -31,7 +31,7 @@ class LostImages:
 
     record: Path
 
-    def load(self, images: ImageSet | HeldImages, index: int, *, replace: bool) -> tuple[Image.Image | None, int]:
+    def load(self, images: ImageSet | HeldImages, index: int, *, replace: bool) -> tuple[Picture | None, int]:
         """(picture, its index); with `replace` the first from `index` on that can be read, else (None, PADDING).
 
         Raises:
