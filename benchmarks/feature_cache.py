@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from benchmarks.composed import composed
+from benchmarks.common import composed
 from benchmarks.plain import Timed, train_plainly
 from graft.config.recipes import recipe_of
 from graft.data.splits import Splits

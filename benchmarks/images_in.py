@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from benchmarks.common import noise
 from benchmarks.plain import Pictures, chance
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
@@ -83,12 +84,6 @@ def compare(
             f"pair {pair}: plain {one:,.0f} images/s, Graft {other:,.0f} images/s, ratio {ratios[-1]:.1f}", flush=True
         )
     print(f"median ratio of {len(ratios)} pairs: {statistics.median(ratios):.1f}\n")
-
-
-def noise(count: int, size: int) -> ImageSet:
-    """Pictures in memory, as CIFAR-10's are."""
-    pixels = np.random.RandomState(0).randint(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return ImageSet([str(index) for index in range(count)], np.arange(count) % 2, pixels=pixels)
 
 
 def photographs(folder: Path, count: int) -> ImageSet:

@@ -18,13 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from benchmarks.composed import composed
-from benchmarks.training_step import by_graft, by_loop, noise
-from graft.data.images import ImageSet
+from benchmarks.common import composed, noise, root_of
+from benchmarks.training_step import batches_of_noise, by_graft, by_loop
 from graft.data.splits import Splits
 from graft.learning.device import choose_device
 from graft.models.normalise import Normalise
@@ -58,8 +56,8 @@ def training(way: str, model: str, size: int, batch_size: int) -> None:
     )  # fmt: skip
     fit.quiet()
     device = choose_device(config.trainer)
-    root = torch.device("cuda" if device.accelerator in ("gpu", "cuda") else device.accelerator)
-    splits = noise(config, 2)
+    root = root_of(device)
+    splits = batches_of_noise(config, 2)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with growth(), tempfile.TemporaryDirectory() as folder:
         if way == "graft":
@@ -81,8 +79,7 @@ def features(count: int) -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         config.paths.cache = f"{folder}/cache"
-        pixels = np.random.RandomState(0).randint(0, 256, (count, 64, 64, 3), dtype=np.uint8)
-        images = ImageSet([str(index) for index in range(count)], np.arange(count) % 2, pixels=pixels)
+        images = noise(count, 64)
         few = images.select(range(8))
         plain: Any = OmegaConf.to_container(config, resolve=True)
         with growth():

@@ -9,10 +9,12 @@ and momentum:
 
 plain      fp32, as the notebooks write it
 by hand    bf16 autocast, channels-last, fused SGD: nothing but forward, backward, step
+timm       by hand too, with timm's optimizer and meters, in the order of its train.py (where timm is installed)
 Lightning  the same network in the shortest LightningModule, `Trainer(precision="bf16-mixed")`
 Graft      `graft train` as it is: normalisation, metrics, callbacks, progress, everything between two batches
 
-Each pair runs all of them in turn; a step's time is the mean of all but the first. Besides: which share that is of
+On a CPU Graft keeps freed memory for the next step, the others do not, but for `by hand, kept`. Each pair runs all of
+them in turn; a step's time is the mean of all but the first. Besides: which share that is of
 the rate at which this machine multiplies large bf16 matrices.
 """
 
@@ -24,11 +26,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import OmegaConf
@@ -37,8 +39,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.composed import composed
-from graft.data.images import ImageSet
+from benchmarks.common import composed, noise, root_of
 from graft.data.splits import Splits
 from graft.learning.device import Device, choose_device
 from graft.learning.heap import freed_memory_kept
@@ -74,16 +75,11 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def noise(config: Any, steps: int) -> Splits:
-    """`steps` batches of pictures that are noise, and one to validate, in two classes."""
-    size, chance = config.data.preprocess.input_size, np.random.RandomState(0)
-
-    def part(count: int) -> ImageSet:
-        pixels = chance.randint(0, 256, (count, size, size, 3), dtype=np.uint8)
-        return ImageSet([str(index) for index in range(count)], np.arange(count) % 2, pixels=pixels)
-
-    val = part(2)
-    return Splits(("one", "other"), part(steps * config.data.batch_size), val, val)
+def batches_of_noise(config: Any, steps: int) -> Splits:
+    """`steps` batches of pictures that are noise, and two pictures to validate, in two classes."""
+    size = config.data.preprocess.input_size
+    val = noise(2, size)
+    return Splits(("one", "other"), noise(steps * config.data.batch_size, size), val, val)
 
 
 def by_loop(network: nn.Module, batches: Batches, device: torch.device, *, best: bool) -> float:
@@ -102,6 +98,33 @@ def by_loop(network: nn.Module, batches: Batches, device: torch.device, *, best:
         optimizer.step()
         ends.append(now(device))
     return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def by_timm(network: nn.Module, batches: Batches, device: torch.device) -> float:
+    """Seconds a step as timm trains (--amp --amp-dtype bfloat16 --channels-last): it reads each step's loss."""
+    from timm.optim import create_optimizer_v2
+    from timm.utils import AverageMeter
+
+    network = network.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = create_optimizer_v2(network, "momentum", lr=LR, weight_decay=0, momentum=MOMENTUM)
+    losses, ends = AverageMeter(), []
+    for images, labels in batches():
+        images, labels = images.to(device), labels.to(device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = F.cross_entropy(network(images), labels)
+        losses.update(loss.item(), len(images))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ends.append(now(device))
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def kept(way: Callable[[], float]) -> float:
+    """What `way` takes where freed memory is kept."""
+    with freed_memory_kept():
+        return way()
 
 
 class Shortest(pl.LightningModule):
@@ -169,6 +192,17 @@ def matrix_rate(device: torch.device, side: int = 4096, seconds: float = 2.0) ->
     return 2 * side**3 * products / (now(device) - started)
 
 
+def memory_rate(device: torch.device, size: int = 2**30) -> float:
+    """Bytes a second that copying large tensors reads and writes."""
+    one, other = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    times = []
+    for _ in range(4):
+        started = now(device)
+        other.copy_(one)
+        times.append(now(device) - started)
+    return 2 * size / min(times)
+
+
 def flops_an_image(network: nn.Module, size: int) -> float:
     """FLOP of forward and backward for one image."""
     with FlopCounterMode(display=False) as counter:
@@ -198,8 +232,8 @@ def main() -> None:
     fit.quiet()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     device = choose_device(config.trainer)
-    root = torch.device("cuda" if device.accelerator in ("gpu", "cuda") else device.accelerator)
-    splits = noise(config, arguments.steps + 1)
+    root = root_of(device)
+    splits = batches_of_noise(config, arguments.steps + 1)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with tempfile.TemporaryDirectory() as folder:
         experiment = assemble(plain, splits, Path(folder))
@@ -217,9 +251,14 @@ def main() -> None:
     ways: dict[str, Callable[[], float]] = {
         "plain": lambda: by_loop(copy.deepcopy(network), batches, root, best=False),
         "by hand": lambda: by_loop(copy.deepcopy(network), batches, root, best=True),
+        "timm": lambda: by_timm(copy.deepcopy(network), batches, root),
         "Lightning": lambda: by_lightning(copy.deepcopy(network), batches, device, root),
         "Graft": lambda: by_graft(config, splits, device, root),
     }
+    if device.accelerator == "cpu":
+        ways["by hand, kept"] = lambda: kept(ways["by hand"])
+    if find_spec("timm") is None:
+        del ways["timm"]
     times: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(1, arguments.pairs + 1):
         for name, way in ways.items():
@@ -227,13 +266,21 @@ def main() -> None:
         print(
             f"pair {pair}: " + ", ".join(f"{name} {1000 * each[-1]:.1f} ms" for name, each in times.items()), flush=True
         )
-    for name in ("plain", "by hand", "Lightning"):
+    for name in [name for name in ways if name != "Graft"]:
         ratios = [one / other for one, other in zip(times[name], times["Graft"], strict=True)]
         print(f"{name} / Graft: median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    reached = flops * arguments.batch_size / statistics.median(times["Graft"])
+    step = statistics.median(times["Graft"])
+    reached = flops * arguments.batch_size / step
     print(
-        f"Graft: {arguments.batch_size / statistics.median(times['Graft']):.1f} images/s; {flops / 1e9:.1f} GFLOP an "
-        f"image make {reached / 1e9:.0f} GFLOP/s, {reached / rate:.0%} of the {rate / 1e9:.0f} GFLOP/s of bf16 matrices"
+        f"Graft: {arguments.batch_size / step:.1f} images/s; {flops / 1e9:.1f} GFLOP an image make "
+        f"{reached / 1e9:.0f} GFLOP/s, {reached / rate:.0%} of the {rate / 1e9:.0f} GFLOP/s of bf16 matrices"
+    )
+    moved = 20 * sum(parameter.numel() for parameter in network.parameters())
+    products, update = flops * arguments.batch_size / rate, moved / memory_rate(root)
+    print(
+        f"the least: {1000 * products:.1f} ms of products, and {1000 * update:.1f} ms to read weights, gradients and "
+        f"momenta and write weights and momenta ({moved / 1e9:.2f} GB); Graft takes {step / (products + update):.2f} "
+        "times that"
     )
 
 

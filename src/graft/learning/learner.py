@@ -189,6 +189,11 @@ class Learner(pl.LightningModule):
             self._log_step({"train/loss_main": main, "train/loss_aux": side} if auxiliary else {})
         return loss
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Gradients go at once, and not, as in Lightning, after the next forward pass, which can use their room."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
     def prepared(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """What the network is trained on: normalised images [B, 3, S, S], and their classes [B], or the shares of
         each class [B, C] where images are mixed."""
