@@ -3,8 +3,14 @@
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from graft.learning.device import Device
+from graft.tasks import fit
 
 PROBE = """
 import platform, resource, sys
@@ -61,3 +67,18 @@ def test_another_library_and_its_users_own_limits_are_left_alone(
 ) -> None:
     outside, inside, *_ = probed(*words, **environment)
     assert inside > outside * 0.9
+
+
+def test_a_run_keeps_its_memory_on_the_cpu_unless_it_is_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def noted(wanted: bool) -> AbstractContextManager[None]:
+        asked.append(wanted)
+        return nullcontext()
+
+    monkeypatch.setattr(fit, "freed_memory_kept", noted)
+    monkeypatch.setattr(fit, "_from_weights_to_test", lambda *_: {})
+    for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):
+        plain: Any = {"trainer": {"keep_memory": wanted}}
+        fit.one_process(plain, None, Device(accelerator, 1, "32-true"), None, Path())  # type: ignore[arg-type]
+    assert asked == [True, False, False]
