@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each loop")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--against", nargs="+", metavar="WAY", help="only these, e.g. plain 'by hand'")
     parser.add_argument("--compile", action="store_true", help="trainer.compile=true for Graft")
     parser.add_argument("--quick", action="store_true", help="vgg_mini at 32 pixels, in seconds")
     arguments = parser.parse_args()
@@ -259,6 +260,8 @@ def main() -> None:
         ways["by hand, kept"] = lambda: kept(ways["by hand"])
     if find_spec("timm") is None:
         del ways["timm"]
+    if arguments.against:
+        ways = {name: ways[name] for name in [*arguments.against, "Graft"]}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(1, arguments.pairs + 1):
         for name, way in ways.items():
