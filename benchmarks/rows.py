@@ -179,11 +179,11 @@ ROWS: tuple[Row, ...] = (
         unmeasured=HOURS,
     ),
     Row(
-        "cifar10_vgg16, the first 4 epochs",
+        "cifar10_vgg16, the first 3 epochs",
         "cifar10_vgg16",
         CIFAR,
         "training loss 1.25 after 8 epochs",
-        overrides=("trainer.max_epochs=4",),
+        overrides=("trainer.max_epochs=3",),
         departs=JPEG,
     ),
     Row(
@@ -194,11 +194,11 @@ ROWS: tuple[Row, ...] = (
         unmeasured=HOURS,
     ),
     Row(
-        "cifar10_vgg16_modern in 4 epochs",
+        "cifar10_vgg16_modern in 2 epochs",
         "cifar10_vgg16_modern",
         CIFAR,
         "peers: 0.926 (kuangliu), 0.942 (chenyaofo), 200 epochs each",
-        overrides=("trainer.max_epochs=4",),
+        overrides=("trainer.max_epochs=2",),
         departs=JPEG,
     ),
     Row("cifar10_speed", "cifar10_speed", CIFAR, "peers: 0.94 in a minute on a GPU", departs=JPEG),

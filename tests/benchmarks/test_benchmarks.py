@@ -36,6 +36,11 @@ def test_training_step() -> None:
     assert re.search(r"by hand / Graft: median \d", text)
 
 
+def test_growth() -> None:
+    text = said("benchmarks.growth", "--model", "vgg_mini", "--batch-size", "4", "--side", "64")
+    assert text.count(" ms in proportion") == 13
+
+
 def test_memory() -> None:
     words = ("--model", "vgg_mini", "--size", "32", "--batch-size", "32")
     assert re.search(r"by hand \d+ MiB, Graft \d+ MiB", said("benchmarks.memory", *words))
