@@ -45,6 +45,7 @@ class ResidentDataset(Dataset[Batch]):
         self.augment = None if augment == Augment() else augment
         self._library: Any = np if device is None else torch
         self._pixels, self._labels = self._placed(self.pixels), self._placed(self.labels)
+        self._straight = self._placed(np.arange(self.pixels.shape[1]))
         self._table: tuple[int, Draws] | None = None
 
     def __len__(self) -> int:
@@ -60,7 +61,8 @@ class ResidentDataset(Dataset[Batch]):
         padding = indices == PADDING
         rows = where(padding, 0, indices)
         images = self._pixels[rows] if self.augment is None else self._augmented(epoch, rows)
-        images[padding] = 0
+        if PADDING in wanted:  # asked of the host's own array: a GPU would have to be waited for
+            images[padding] = 0
         labels = where(padding, PADDING, self._labels[rows])
         indices = where(labels == PADDING, PADDING, indices)  # of a picture that was lost, too
         # channels last is what convolutions like
@@ -77,8 +79,8 @@ class ResidentDataset(Dataset[Batch]):
     def _positions(self, offsets: Any, flips: Any) -> Any:
         """Which source position each output position shows, mirrored at the border: [B, S]."""
         size = self.pixels.shape[1]
-        straight, where = self._placed(np.arange(size)), self._library.where
-        positions = where(flips, size - 1 - straight, straight) + offsets
+        where = self._library.where
+        positions = where(flips, size - 1 - self._straight, self._straight) + offsets
         period = max(2 * (size - 1), 1)
         folded = positions % period
         return where(folded < size, folded, period - folded)
@@ -101,8 +103,8 @@ class ResidentDataset(Dataset[Batch]):
         ]
 
     def _placed(self, array: npt.NDArray[Any]) -> Any:
-        """An array of `_library`, where the pictures are."""
-        return array if self.device is None else torch.from_numpy(array).to(self.device)
+        """An array of `_library`, where the pictures are; nobody waits for what a GPU has still to do."""
+        return array if self.device is None else torch.from_numpy(array).to(self.device, non_blocking=True)
 
 
 def _tensor(array: npt.NDArray[Any] | Tensor) -> Tensor:
