@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from graft.config.inference import check_evaluate, said_keys
-from graft.config.schema import DataConfig, TrainConfig
+from graft.config.training import DataConfig, TrainConfig
 from graft.data.sources import locate
 from graft.data.splits import Splits
 from graft.errors import DataError

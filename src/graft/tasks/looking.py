@@ -21,7 +21,7 @@ def look(checkpoint: Path, part: str) -> Look:
         ConfigError: no such part.
         DataError: the data set is not where the run found it.
     """
-    from graft.config.schema import EvaluateConfig
+    from graft.config.commands import EvaluateConfig
     from graft.config.validation import one_of
 
     one_of("part", part, ("train", "val", "test"))

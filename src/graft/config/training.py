@@ -1,0 +1,287 @@
+"""Every key of a training run, its type and its default."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import II, MISSING
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    family: str | None = None
+    """"timm": `name` is one of timm's networks; null: one of ours or of torchvision's."""
+    weights: str | None = "default"
+    """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
+    classifier: str | None = None
+    """VGG only: "vgg" (three linear layers), "linear" (one) or "pooled" (average pool, BatchNorm, one linear)."""
+    table: list[Any] | None = None
+    """VGG only: channels of each convolution, "M" for a 2x2 max-pool."""
+    batch_norm: bool | None = None
+    dropout: float | None = None
+    input_size: int | None = None
+    """Side of the input in pixels; null: the network's own."""
+    average_pool: int | None = None
+    """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+    head_from: Any = None
+    """Class → the class or classes of the weights that its row of the new head begins with: {ants: ant, bees: bee}."""
+    gradient_clip_val: float | None = None
+    """What trainer.gradient_clip_val is for this network unless it is given."""
+
+
+@dataclass
+class PreprocessConfig:
+    """What evaluation does to an image; every null means: as the network's weights want it."""
+
+    input_size: int | None = None
+    resize_size: int | None = None
+    fit: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: str | None = None
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    root: str | None = None
+    batch_size: int | str = 32
+    """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
+    num_workers: int | str = "auto"
+    download: bool = True
+    shots: int | None = None
+    """Keep this many seeded training images of each class."""
+    val_fraction: float = 0.1
+    """Part of the training images to validate on, where the set has no validation split; 0: validate on test."""
+    fold: int | None = None
+    """With folds=K: validate on this one (0 to K - 1) of K parts of the images that are not test images."""
+    folds: int | None = None
+    """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own division."""
+    on_error: str = "raise"
+    """Images that cannot be read: "raise" stops before the first step with a list, "skip" leaves them out, said."""
+    resident_gb: float = 2.0
+    """Sets whose decoded images need no more memory than this are decoded once and held."""
+    draft: bool = True
+    """Large JPEGs are decoded at a half, quarter or eighth of their size where random crops keep their pixels."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What only this data set knows, e.g. the id ranges of `mask`."""
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+
+@dataclass
+class StrategyConfig:
+    name: str = MISSING
+    pretrained: bool = True
+    """Needs pretrained weights; false ignores model.weights and starts at random."""
+    freeze: str = "none"
+    """The freeze policy of this strategy, taken by freeze=auto."""
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
+    layer_decay: float | None = None
+    decay_norm_and_bias: bool = True
+
+
+@dataclass
+class FreezeConfig:
+    policy: str = MISSING
+    patterns: list[str] = field(default_factory=list)
+    schedule: Any = None
+    """Group or stage -> epoch; not typed as such, because Hydra could then not fill it from the command line."""
+    every: int = 1
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = MISSING
+    lr: float = MISSING
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+
+@dataclass
+class SchedulerConfig:
+    name: str = MISSING
+    warmup_epochs: float = 0.0
+    min_lr_ratio: float = 0.0
+    step_size: int = 5
+    gamma: float = 0.1
+    max_lr_ratio: float = 1.0
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    factor: float = 0.1
+    patience: int = 2
+    monitor: str = "val/loss"
+
+
+@dataclass
+class CropConfig:
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
+
+
+@dataclass
+class AugmentConfig:
+    random_resized_crop: CropConfig | None = None
+    random_crop_padding: int | None = None
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
+    policy: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass
+class LossConfig:
+    label_smoothing: float = 0.0
+    class_weights: Any = None
+    """null, "balanced" (inverse class frequency), or one weight a class."""
+    on_nan: str = "raise"
+    """A step whose loss is NaN or infinite: "raise" ends the run, "skip" leaves it out; its images are written down."""
+    nan_limit: int = 10
+    """With on_nan=skip, more such steps end the run all the same."""
+
+
+@dataclass
+class TrainerConfig:
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    max_epochs: int = 10
+    max_steps: int = -1
+    val_check_interval: int | float | None = None
+    """Validate also every N steps (an int) or fraction of an epoch (a float); null: after each epoch."""
+    gradient_clip_val: float | None = II("model.gradient_clip_val")
+    """Norm that gradients are clipped to; null for none; the network's own unless given."""
+    accumulate_grad_batches: int = 1
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    log_every_n_steps: int = 10
+    deterministic: bool = False
+    channels_last: bool = True
+    keep_memory: bool = True
+    """On a CPU, reuse freed memory instead of giving it back to the kernel after each step; Linux with glibc."""
+    compile: bool | str = False
+    """torch.compile: true, or its mode: "reduce-overhead" (CUDA graphs, for networks of many small steps), …"""
+    baseline: bool = True
+    """Validate once before the first step: the figure at step 0."""
+    test: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    tensorboard: bool = True
+    csv: bool = True
+
+
+@dataclass
+class CallbacksConfig:
+    checkpoint: str = "best"
+    """"best": keep and test the weights of the best `optimized_metric`; "last": those of the last epoch."""
+    checkpoint_every_n_steps: int | None = None
+    """Write last.ckpt also after each so many optimizer steps, for epochs of hours; null: at the ends of epochs."""
+    keep: str = "all"
+    """Checkpoints that a finished run keeps: "all", "best" (enough to use the network, not to train on) or "none"."""
+    early_stopping: int | None = None
+    """Stop after this many validations without a better `optimized_metric`."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, e.g. 0.999; validated and saved in their place."""
+    progress: str = "auto"
+    """"auto" (a bar on a terminal, else a line an epoch), "bar", "lines" or "none"."""
+
+
+@dataclass
+class ReviewConfig:
+    """How much of a run is shown in TensorBoard and kept for `graft compare`; 0 or false: none of it."""
+
+    measures: bool = True
+    """Gradient norm of each parameter group, step time and images per second."""
+    texts: bool = True
+    """The configuration, the layer table and HPARAMS."""
+    figures: bool = True
+    """Confusion matrix, accuracy per class and calibration of the best epoch."""
+    images: int = 16
+    """Images of the first training batch, of the validation and of the test set."""
+    worst: int = 16
+    """Images that the best epoch got most wrong."""
+    gradcam: int = 4
+    """Validation images shown with the places that speak for their class."""
+    curves: int = 16
+    """Classes with a precision-recall curve."""
+    embedding: int = 500
+    """Validation images in the projector."""
+    record: int = 48
+    """Thumbnails in review.npz, which `graft compare` shows; 0: no such file."""
+    graph: bool = False
+    """The network's graph."""
+
+
+@dataclass
+class SearchConfig:
+    """What a job that is a trial of an Optuna search knows of it; set by sweep=…."""
+
+    storage: str | None = None
+    """A database (sqlite:///FILE, postgresql://…), or a journal (journal:///FILE, redis://…)."""
+    study: str | None = None
+    trial: int | None = None
+    """The number of the trial, given by the sweeper."""
+    pruner: str = "none"
+    """What stops hopeless trials early: "none", "median", "percentile", "halving" or "hyperband"."""
+    startup_trials: int = 5
+    """So many trials run to their end before any is pruned ("median", "percentile")."""
+    warmup_epochs: int = 1
+    """So many epochs of each trial are not judged; for "halving" and "hyperband" its least budget."""
+    percentile: float = 50.0
+    """"percentile" stops what is not among this best part, in percent, of the trials before it."""
+    reduction_factor: int = 3
+    """"halving" and "hyperband" let one of so many go on at each rung."""
+
+
+@dataclass
+class CacheConfig:
+    mode: str = "auto"
+    """"auto" (where it changes nothing but time), "features" (or say why not), "none"."""
+    max_gb: float = 10.0
+    """Size of paths.cache, in 2**30 bytes; what was used longest ago makes room, what does not fit is not kept."""
+    views: int | None = None
+    """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
+
+
+@dataclass
+class PathsConfig:
+    data: str = "data"
+    outputs: str = "outputs"
+    cache: str = "outputs/cache"
+
+
+@dataclass
+class TrainConfig:
+    """The whole configuration of `graft train`."""
+
+    seed: int = 0
+    resume: str | None = None
+    optimized_metric: str = "val/acc"
+    sweep_name: str = MISSING
+    """The folder of a sweep below outputs/sweep/; the same command with the same name takes the sweep up again."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
