@@ -117,4 +117,4 @@ def test_cached_features_train_the_same_head(tmp_path: Path) -> None:
     runs = [succeeded(train(tmp_path / cache, *words, f"cache={cache}")) for cache in ("none", "features")]
     one, other = (weights(run) for run in runs)
     for name in one:
-        torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=0)
+        torch.testing.assert_close(one[name], other[name], atol=1e-3, rtol=0)  # cuDNN computes in TF32
