@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import QUICK, ROOT
+from commands import QUICK, ROOT, succeeded, train
 
 from graft.startup import uncollected
 
@@ -46,3 +46,9 @@ def test_a_run_imports_without_looking_for_garbage_and_trains_with_it(tmp_path: 
         [sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=True, env=environment
     )
     assert "WALKS 0 True" in done.stdout
+
+
+def test_a_run_ends_without_a_word_of_leaks(tmp_path: Path) -> None:
+    """What is frozen when Python ends is not collected, and some libraries then complain of it."""
+    run = succeeded(train(tmp_path / "run", *QUICK, "trainer.limit_train_batches=1", "review=none"))
+    assert "leak" not in run.out + run.err

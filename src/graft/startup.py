@@ -1,5 +1,6 @@
 """What makes the start quick."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -21,4 +22,5 @@ def uncollected() -> Iterator[None]:
         if enabled:
             if first:
                 gc.freeze()  # nor through those modules later
+                atexit.register(gc.unfreeze)  # what is not let go of at the end, some of them call a leak
             gc.enable()
