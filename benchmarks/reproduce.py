@@ -140,7 +140,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
 def _line(row: Row, entries: Sequence[dict[str, Any]], machine: str) -> str:
     seeds = " ".join(str(entry["seed"]) for entry in entries)
     seconds = statistics.fmean(entry["seconds"] for entry in entries)
-    best = _spread([max(entry["val/acc"], default=float("nan")) for entry in entries])
+    validated = [max(entry["val/acc"]) for entry in entries if entry["val/acc"]]
+    best = _spread(validated) if validated else "–"
     ours = _spread([entry["metrics"]["test/acc"] for entry in entries])
     return f"| {_title(row)} | {row.published} | {ours} | {best} | {seeds} | {seconds:.0f} | {machine} |"
 
@@ -161,8 +162,8 @@ def _remarks(rows: Sequence[Row], by_row: dict[str, dict[str, list[dict[str, Any
         said = [row.departs] if row.departs else []
         for entries in by_row[row.name].values():
             first = entries[0]
-            curve = " ".join(f"{value:.3f}" for value in first["val/acc"])
-            said.append(f"Validation accuracy by epoch, seed {first['seed']}: {curve}.")
+            if curve := " ".join(f"{value:.3f}" for value in first["val/acc"]):
+                said.append(f"Validation accuracy by epoch, seed {first['seed']}: {curve}.")
             each = {name: value for name, value in first["metrics"].items() if name.startswith("test/acc/")}
             if len(each) > 2:
                 shown = ", ".join(f"{name.removeprefix('test/acc/')} {value:.2f}" for name, value in each.items())

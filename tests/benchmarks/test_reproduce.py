@@ -38,6 +38,14 @@ def test_seeds_are_one_line_a_machine_with_mean_and_spread() -> None:
     assert "| 0.900 | 0.900 | 0 | 10 | there, 32-true |" in text
 
 
+def test_a_run_that_never_validated_has_no_best_validation() -> None:
+    text = reproduce.page([entry("cifar10_speed", 0, "here", 0.7) | {"val/acc": []}])
+    (line,) = (line for line in text.splitlines() if line.startswith("| `cifar10_speed`"))
+    assert "| 0.700 | – | 0 |" in line
+    assert "nan" not in text
+    assert "Validation accuracy by epoch" not in text
+
+
 def test_a_new_run_takes_the_place_of_the_old_one_on_the_same_machine_only() -> None:
     old = [entry("cifar10_vgg16", 0, "here", 0.1), entry("cifar10_vgg16", 0, "there", 0.2), entry("gone", 0, "here", 1)]
     found = reproduce.merged(old, [entry("cifar10_vgg16", 0, "here", 0.3)])
