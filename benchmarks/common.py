@@ -1,16 +1,14 @@
-"""What benchmarks share: configurations as `graft train` composes them, pictures of noise, the device."""
+"""What benchmarks share: configurations as `graft train` composes them, pictures of noise."""
 
 from typing import Any
 
 import numpy as np
-import torch
 from hydra import compose, initialize_config_dir
 
 from graft.config import conf_dir
 from graft.config.schema import register
 from graft.config.validation import settle
 from graft.data.images import ImageSet
-from graft.learning.device import Device
 
 
 def composed(*words: str) -> Any:
@@ -21,12 +19,17 @@ def composed(*words: str) -> Any:
         return settle(compose("train", [*quiet, *words]))
 
 
+def training(model: str, size: int, batch_size: int, *words: str) -> Any:
+    """The configuration of an epoch of steps and nothing else, from random weights, on pictures of `size` pixels."""
+    return composed(
+        f"model={model}", "strategy=scratch", "data=cifar10", "augment=none", "scheduler=none", "optimizer=sgd",
+        "optimizer.lr=0.001", f"data.batch_size={batch_size}", f"data.preprocess.input_size={size}",
+        f"data.preprocess.resize_size={size}", "trainer.max_epochs=1", "trainer.limit_val_batches=0",
+        "callbacks.checkpoint=last", *words,
+    )  # fmt: skip
+
+
 def noise(count: int, size: int) -> ImageSet:
     """Pictures [size, size] in memory, of two classes in turn."""
     pixels = np.random.RandomState(0).randint(0, 256, (count, size, size, 3), dtype=np.uint8)
     return ImageSet([str(index) for index in range(count)], np.arange(count) % 2, pixels=pixels)
-
-
-def root_of(device: Device) -> torch.device:
-    """The device as torch names it."""
-    return torch.device("cuda" if device.accelerator in ("gpu", "cuda") else device.accelerator)

@@ -11,7 +11,7 @@ import argparse
 import logging
 from typing import Any
 
-from benchmarks.common import composed, noise, root_of
+from benchmarks.common import noise, training
 from benchmarks.training_step import by_graft
 from graft.data.splits import Splits
 from graft.learning.device import choose_device
@@ -25,16 +25,11 @@ STEPS, REPEATS = 4, 3
 
 def seconds(model: str, side: int, batch_size: int, classes: int) -> float:
     """Of a training step."""
-    config = composed(
-        f"model={model}", "strategy=scratch", "data=cifar10", "augment=none", "scheduler=none", "optimizer=sgd",
-        "optimizer.lr=0.001", f"data.batch_size={batch_size}", f"data.preprocess.input_size={side}",
-        f"data.preprocess.resize_size={side}", "trainer.max_epochs=1", "trainer.limit_val_batches=0",
-        "callbacks.checkpoint=last", "review=none",
-    )  # fmt: skip
+    config = training(model, side, batch_size, "review=none")
     device, few = choose_device(config.trainer), noise(2, side)
     names = tuple(f"class {number}" for number in range(classes))
     splits = Splits(names, noise(batch_size * (STEPS + 1), side), few, few)
-    return min(by_graft(config, splits, device, root_of(device)) for _ in range(REPEATS))
+    return min(by_graft(config, splits, device) for _ in range(REPEATS))
 
 
 def table(title: str, lines: list[tuple[str, dict[str, Any], float]]) -> None:

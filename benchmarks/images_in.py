@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks.common import noise
-from benchmarks.plain import Pictures, chance
+from benchmarks.plain import Pictures, train_steps
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
 from graft.data.datamodule import ImageDataModule
@@ -35,7 +35,7 @@ from graft.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 def plain(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batch_size: int, epochs: int) -> float:
     """Images a second of the notebooks' loader, with a worker process for each core."""
-    dataset = Pictures(images, chance(preprocessing, augment), preprocessing)
+    dataset = Pictures(images, train_steps(preprocessing, augment), preprocessing)
     started, seen = time.perf_counter(), 0
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=available_cores(), persistent_workers=True)
     for _ in range(epochs):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from benchmarks.common import composed, noise, root_of
+from benchmarks.common import composed, noise, training
 from benchmarks.training_step import batches_of_noise, by_graft, by_loop
 from graft.data.splits import Splits
 from graft.learning.device import choose_device
@@ -47,27 +47,22 @@ def growth() -> Iterator[None]:
     print(f"{held() - before:.0f}")
 
 
-def training(way: str, model: str, size: int, batch_size: int) -> None:
+def peak(way: str, model: str, size: int, batch_size: int) -> None:
     """The peak of two steps of `way`: "hand" (bf16 autocast, channels-last, fused SGD) or "graft"."""
-    config = composed(
-        f"model={model}", "strategy=scratch", "data=cifar10", "augment=none", "scheduler=none", "optimizer=sgd",
-        f"data.batch_size={batch_size}", f"data.preprocess.input_size={size}", f"data.preprocess.resize_size={size}",
-        "trainer.max_epochs=1", "trainer.limit_val_batches=0", "callbacks.checkpoint=last",
-    )  # fmt: skip
+    config = training(model, size, batch_size)
     fit.quiet()
     device = choose_device(config.trainer)
-    root = root_of(device)
     splits = batches_of_noise(config, 2)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with growth(), tempfile.TemporaryDirectory() as folder:
         if way == "graft":
-            by_graft(config, splits, device, root)
+            by_graft(config, splits, device)
         else:
             experiment = assemble(plain, splits, Path(folder))
             normalise = Normalise(experiment.learner.preprocessing)
             loader = experiment.data.train_dataloader()
             batches = ((normalise(batch.images), batch.labels) for batch in loader)
-            by_loop(experiment.learner.network, lambda: batches, root, best=True)
+            by_loop(experiment.learner.network, lambda: batches, device.root, best=True)
 
 
 def features(count: int) -> None:
@@ -104,7 +99,7 @@ def main() -> None:
     wanted = parser.parse_args()
     if wanted.child:
         what, *rest = wanted.child
-        return features(int(rest[0])) if what == "features" else training(what, rest[0], int(rest[1]), int(rest[2]))
+        return features(int(rest[0])) if what == "features" else peak(what, rest[0], int(rest[1]), int(rest[2]))
     if wanted.features:
         one, two = (apart("features", count) for count in (wanted.features, 2 * wanted.features))
         print(

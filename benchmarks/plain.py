@@ -48,15 +48,15 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(self.images.load(index)), int(self.images.labels[index])
 
 
-def fit(preprocessing: Preprocessing) -> list[Any]:
+def eval_steps(preprocessing: Preprocessing) -> list[Any]:
     """What the notebooks do to a picture for evaluation."""
     return [transforms.Resize(preprocessing.resize_size), transforms.CenterCrop(preprocessing.input_size)]
 
 
-def chance(preprocessing: Preprocessing, augment: Augment) -> list[Any]:
+def train_steps(preprocessing: Preprocessing, augment: Augment) -> list[Any]:
     """What the notebooks do to a picture in training: crops and flips, by PIL."""
     size, ranges, padding = preprocessing.input_size, augment.resized_crop_ranges(), augment.random_crop_padding
-    steps = [transforms.RandomResizedCrop(size, **ranges)] if ranges else fit(preprocessing)
+    steps = [transforms.RandomResizedCrop(size, **ranges)] if ranges else eval_steps(preprocessing)
     if padding:
         steps.append(transforms.RandomCrop(size, padding, padding_mode="reflect"))
     return [*steps, transforms.RandomHorizontalFlip(augment.horizontal_flip)] if augment.horizontal_flip else steps
@@ -77,8 +77,8 @@ def train_plainly(
 ) -> Timed:
     """Train the parameters called `trained`; the others keep still by taking no gradient, as in the notebooks."""
     started = time.perf_counter()
-    train = Pictures(splits.train, chance(preprocessing, augment), preprocessing)
-    val = Pictures(splits.val, fit(preprocessing), preprocessing)
+    train = Pictures(splits.train, train_steps(preprocessing, augment), preprocessing)
+    val = Pictures(splits.val, eval_steps(preprocessing), preprocessing)
     loaders = [
         DataLoader(train, batch_size, shuffle=True, num_workers=workers),
         DataLoader(val, batch_size, num_workers=workers),

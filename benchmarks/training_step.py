@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import composed, noise, root_of
+from benchmarks.common import noise, training
 from graft.data.splits import Splits
 from graft.learning.device import Device, choose_device
 from graft.learning.heap import freed_memory_kept
@@ -146,9 +146,9 @@ class Shortest(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), LR, MOMENTUM)
 
 
-def by_lightning(network: nn.Module, batches: Batches, device: Device, root: torch.device) -> float:
+def by_lightning(network: nn.Module, batches: Batches, device: Device) -> float:
     """Seconds a step of the shortest LightningModule."""
-    clock = Clock(root)
+    clock = Clock(device.root)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator=device.accelerator,
@@ -166,10 +166,10 @@ def by_lightning(network: nn.Module, batches: Batches, device: Device, root: tor
     return clock.step()
 
 
-def by_graft(config: Any, splits: Splits, device: Device, root: torch.device) -> float:
+def by_graft(config: Any, splits: Splits, device: Device) -> float:
     """Seconds a step of Graft; writing checkpoints, which happens between epochs, is left out."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    clock = Clock(root)
+    clock = Clock(device.root)
     with tempfile.TemporaryDirectory() as folder:
         experiment = assemble(plain, splits, Path(folder))
         learner, data = experiment.learner, experiment.data
@@ -223,17 +223,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         vars(arguments).update(model="vgg_mini", size=32, batch_size=128, steps=20)
-    config = composed(
-        f"model={arguments.model}", "strategy=scratch", "data=cifar10", "augment=none", "scheduler=none",
-        "optimizer=sgd", f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}", "optimizer.weight_decay=0",
-        f"data.batch_size={arguments.batch_size}", f"data.preprocess.input_size={arguments.size}",
-        f"data.preprocess.resize_size={arguments.size}", "trainer.max_epochs=1", "trainer.limit_val_batches=0",
-        "callbacks.progress=none", "callbacks.checkpoint=last", f"trainer.compile={arguments.compile}",
+    config = training(
+        arguments.model, arguments.size, arguments.batch_size, f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}",
+        "optimizer.weight_decay=0", f"trainer.compile={arguments.compile}",
     )  # fmt: skip
     fit.quiet()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     device = choose_device(config.trainer)
-    root = root_of(device)
+    root = device.root
     splits = batches_of_noise(config, arguments.steps + 1)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -253,8 +250,8 @@ def main() -> None:
         "plain": lambda: by_loop(copy.deepcopy(network), batches, root, best=False),
         "by hand": lambda: by_loop(copy.deepcopy(network), batches, root, best=True),
         "timm": lambda: by_timm(copy.deepcopy(network), batches, root),
-        "Lightning": lambda: by_lightning(copy.deepcopy(network), batches, device, root),
-        "Graft": lambda: by_graft(config, splits, device, root),
+        "Lightning": lambda: by_lightning(copy.deepcopy(network), batches, device),
+        "Graft": lambda: by_graft(config, splits, device),
     }
     if device.accelerator == "cpu":
         ways["by hand, kept"] = lambda: kept(ways["by hand"])

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from graft.chance import seed_of
@@ -66,7 +65,7 @@ class ResidentDataset(Dataset[Batch]):
         labels = where(padding, PADDING, self._labels[rows])
         indices = where(labels == PADDING, PADDING, indices)  # of a picture that was lost, too
         # channels last is what convolutions like
-        return Batch(_tensor(images).permute(0, 3, 1, 2), _tensor(labels), _tensor(indices))
+        return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), torch.as_tensor(labels), torch.as_tensor(indices))
 
     def _augmented(self, epoch: int, rows: Any) -> Any:
         """Crop and flip by looking each output pixel's row and column up in the picture."""
@@ -105,7 +104,3 @@ class ResidentDataset(Dataset[Batch]):
     def _placed(self, array: npt.NDArray[Any]) -> Any:
         """An array of `_library`, where the pictures are; nobody waits for what a GPU has still to do."""
         return array if self.device is None else torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def _tensor(array: npt.NDArray[Any] | Tensor) -> Tensor:
-    return array if isinstance(array, Tensor) else torch.from_numpy(array)

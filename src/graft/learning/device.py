@@ -19,6 +19,11 @@ class Device:
     devices: int
     precision: str
 
+    @property
+    def root(self) -> torch.device:
+        """As torch names it."""
+        return torch.device("cuda" if self.accelerator in ("gpu", "cuda") else self.accelerator)
+
 
 def cpu_has_bf16_units() -> bool:
     """True where matrix products in bfloat16 are done in hardware (AVX512-BF16 or AMX)."""

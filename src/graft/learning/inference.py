@@ -41,7 +41,7 @@ class Inference:
         if device.precision not in (*AUTOCAST, *FULL):
             there = ", ".join((*FULL, *AUTOCAST))
             raise ConfigError(f"trainer.precision={device.precision}: not without training. There are {there}.")
-        self.place = torch.device({"gpu": "cuda"}.get(device.accelerator, device.accelerator))
+        self.place = device.root
         self.size = restored.preprocessing.input_size
         self.views = tuple(views)
         self.normalise = Normalise(restored.preprocessing).to(self.place)

@@ -49,7 +49,7 @@ def settle_batch_size(
     if resume is not None:
         size = read_checkpoint(resume)["graft"]["config"]["data"]["batch_size"]
         return _with(plain, size), f"data.batch_size=auto: {size}, as before"
-    if device.accelerator not in ("gpu", "cuda"):
+    if device.root.type != "cuda":
         return _with(plain, USUAL), f"data.batch_size=auto: {USUAL}; there is no GPU whose memory could decide"
     experiment = assemble(_with(plain, 2), splits, folder)
     least = 2 if experiment.data.avoid_single else 1
