@@ -36,7 +36,7 @@ bench: install
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.images_in --quick
 	$(BIN)/python -m benchmarks.training_step --quick
-	$(BIN)/python -m benchmarks.feature_cache --quick
+	$(BIN)/python -m benchmarks.whole_run --quick
 	$(BIN)/python -m benchmarks.memory --features 500
 
 # Known vulnerabilities of the pinned dependencies, as the Python Packaging Advisory Database has them.

@@ -4,7 +4,7 @@ Every benchmark compares with it, in the same process, on the same data.
 """
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from graft.data.augment import Augment
 from graft.data.images import ImageSet
 from graft.data.splits import Splits
 from graft.preprocessing import Preprocessing
+from graft.transfer import TransferPlan
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ def train_plainly(
     preprocessing: Preprocessing,
     augment: Augment,
     *,
-    trained: Collection[str],
+    plan: TransferPlan,
     epochs: int,
-    batch_size: int = 32,
-    lr: float = 0.001,
-    momentum: float = 0.9,
-    workers: int = 2,
+    batch_size: int,
+    momentum: float,
+    workers: int,
 ) -> Timed:
-    """Train the parameters called `trained`; the others keep still by taking no gradient, as in the notebooks."""
+    """Train what `plan` trains in the first epoch, at its rates; the rest keeps still by taking no gradient, as in the
+    notebooks."""
     started = time.perf_counter()
     train = Pictures(splits.train, train_steps(preprocessing, augment), preprocessing)
     val = Pictures(splits.val, eval_steps(preprocessing), preprocessing)
@@ -83,9 +84,9 @@ def train_plainly(
         DataLoader(train, batch_size, shuffle=True, num_workers=workers),
         DataLoader(val, batch_size, num_workers=workers),
     ]
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in trained)
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr, momentum)
+    plan.apply(0)
+    groups = [group | {"params": [p for p in group["params"] if p.requires_grad]} for group in plan.groups]
+    optimizer = torch.optim.SGD(groups, momentum=momentum)
     accuracy = 0.0
     for _ in range(epochs):
         _train(network.train(), loaders[0], optimizer)

@@ -47,6 +47,7 @@ def test_memory() -> None:
     assert re.search(r"64 images: \d+ MiB; of 128: \d+ MiB", said("benchmarks.memory", "--features", "64"))
 
 
-def test_feature_cache() -> None:
-    text = said("benchmarks.feature_cache", "--quick", "--pairs", "1", "--epochs", "2")
+@pytest.mark.parametrize("words", [(), ("--strategy", "finetune", "--crops")])
+def test_whole_run(words: tuple[str, ...]) -> None:
+    text = said("benchmarks.whole_run", "--quick", "--pairs", "1", "--epochs", "2", *words)
     assert "median ratio of 1 pairs" in text

@@ -26,6 +26,7 @@ MISTAKES = {
     "optimizer.lrr=3": ["lr"],
     "optimizer.lr=much": ["optimizer.lr", "much"],
     "trainer.compile=reduce-overhed": ["trainer.compile=reduce-overhed", "Did you mean reduce-overhead"],
+    "scheduler.anneal_strategy=linera": ["scheduler.anneal_strategy=linera", "Did you mean linear"],
     "optimizer.lr=-1": ["optimizer.lr=-1"],
     "freeze.policy=features2": ["Did you mean features"],
     "strategy=scratch freeze=backbone": ["strategy=scratch", "freeze=backbone", "feature_extract"],

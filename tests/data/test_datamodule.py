@@ -66,6 +66,13 @@ def test_the_number_of_workers_changes_nothing(splits: Splits, augment: Augment)
         assert equal(epoch(alone, number), epoch(helped, number))
 
 
+def test_a_sample_is_spread_over_the_training_images_as_evaluation_sees_them(splits: Splits) -> None:
+    data = data_module(splits, BATCHABLE)
+    whole = torch.cat([batch.images for batch in data.eval_loader("train")])
+    assert torch.equal(data.sample(3), whole[[0, 10, 21]])
+    assert torch.equal(data.sample(500), whole)
+
+
 def test_epochs_and_seeds_differ(splits: Splits) -> None:
     loader = data_module(splits).train_dataloader()
     assert not equal(epoch(loader, 0), epoch(loader, 1))

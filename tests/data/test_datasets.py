@@ -79,6 +79,30 @@ def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augme
             assert (mine.dtype, mine.stride()) == (other.dtype, other.stride())
 
 
+ALTERNATING = Augment(horizontal_flip=0.5, alternate_flips=True)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        resident(ALTERNATING, count=40),
+        resident(ALTERNATING, count=40, device=torch.device("cpu")),
+        FileDataset(in_memory(40), train_transform(SMALL, ALTERNATING), size=SIZE, seed=0, alternate_flips=True),
+    ],
+)
+def test_alternating_flips_show_each_side_in_every_other_epoch(dataset: FileDataset | ResidentDataset) -> None:
+    first, second, third = (
+        torch.stack([dataset[epoch, i][0].view(3, SIZE, SIZE) for i in range(40)]) for epoch in range(3)
+    )
+    assert torch.equal(second, first.flip(-1))
+    assert torch.equal(third, first)
+    pixels = in_memory(40).pixels
+    assert pixels is not None
+    as_they_are = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    straight = (first == as_they_are).flatten(1).all(1)
+    assert 10 <= straight.sum() <= 30, "a coin decides which side comes first"
+
+
 def test_resident_epochs_and_seeds_differ_and_come_back() -> None:
     dataset = resident()
     keys = [[(epoch, i) for i in range(8)] for epoch in (0, 1)]

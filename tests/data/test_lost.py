@@ -123,6 +123,12 @@ def test_the_picture_shown_of_a_lost_image_is_black(images: ImageSet, tmp_path: 
     assert data.picture("val", 8).max() == 80
 
 
+def test_a_sample_leaves_out_what_is_lost(images: ImageSet, tmp_path: Path) -> None:
+    images.paths[9].unlink()  # type: ignore[index]
+    sample = module(images, LostImages(tmp_path / "x")).sample(4)
+    assert sample.float().mean(dim=(1, 2, 3)).tolist() == [0, 30, 60]
+
+
 def test_padding_of_batches_is_left_out_where_it_is_asked() -> None:
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 2, 2)
     batch = Batch(images, torch.tensor([1, -1, 0]), torch.tensor([5, -1, 7]))

@@ -9,6 +9,10 @@ import torch
 from graft.errors import ConfigError
 from graft.learning.schedules import Length, build_schedule, cosine_with_warmup
 
+ONECYCLE = SimpleNamespace(
+    name="onecycle", pct_start=0.3, div_factor=25, final_div_factor=1e4, anneal_strategy="cos", cycle_momentum=True
+)
+
 
 def rates(config: SimpleNamespace, steps: int, per_epoch: int) -> list[list[float]]:
     """Learning rate of both groups before every optimizer step."""
@@ -38,7 +42,7 @@ def test_cosine_warms_up_linearly_and_ends_at_the_floor() -> None:
 def test_every_group_keeps_its_ratio() -> None:
     for config in (
         SimpleNamespace(name="cosine", warmup_epochs=0.5, min_lr_ratio=0.0),
-        SimpleNamespace(name="onecycle", pct_start=0.3, div_factor=25, final_div_factor=1e4),
+        ONECYCLE,
         SimpleNamespace(name="step", step_size=2, gamma=0.5),
     ):
         for low, high in rates(config, steps=12, per_epoch=3):
@@ -51,11 +55,24 @@ def test_step_goes_by_epochs() -> None:
 
 
 def test_onecycle_peaks_at_the_learning_rate() -> None:
-    config = SimpleNamespace(name="onecycle", pct_start=0.3, div_factor=25, final_div_factor=1e4)
+    config = ONECYCLE
     found = [pair[1] for pair in rates(config, steps=100, per_epoch=10)]
     assert found[0] == pytest.approx(1 / 25)
     assert max(found) == pytest.approx(1.0, rel=1e-2)
     assert found[-1] < 1e-2
+
+
+def test_a_linear_cycle_is_a_triangle_and_can_leave_momentum_alone() -> None:
+    config = SimpleNamespace(**{**vars(ONECYCLE), "anneal_strategy": "linear", "div_factor": 5, "final_div_factor": 2})
+    found = [pair[1] for pair in rates(config, steps=100, per_epoch=10)]
+    rises = [later - earlier for earlier, later in pairwise(found[:30])]
+    assert rises == pytest.approx([rises[0]] * 29)
+    assert (found[0], min(found), found[-1]) == pytest.approx((0.2, 0.1, 0.1), abs=0.02)
+    for cycles in (True, False):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0, momentum=0.8)
+        config.cycle_momentum = cycles
+        build_schedule(optimizer, config, Length(100, 10))
+        assert (optimizer.param_groups[0]["momentum"] == 0.8) is not cycles
 
 
 def test_none_is_none_and_unknown_is_said() -> None:

@@ -111,6 +111,9 @@ class SchedulerConfig:
     pct_start: float = 0.3
     div_factor: float = 25.0
     final_div_factor: float = 1e4
+    anneal_strategy: str = "cos"
+    cycle_momentum: bool = True
+    """Momentum goes from 0.95 to 0.85 and back, whatever optimizer.momentum says, as in torch; false: it stays."""
     factor: float = 0.1
     patience: int = 2
     monitor: str = "val/loss"
@@ -128,6 +131,8 @@ class AugmentConfig:
     random_crop_padding: int | None = None
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
+    alternate_flips: bool = False
+    """Mirror what the epoch before did not, and the other way round; wants horizontal_flip=0.5."""
     policy: str | None = None
     color_jitter: float = 0.0
     random_erasing: float = 0.0

@@ -29,6 +29,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     """
     one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw"))
     one_of("scheduler.name", config.scheduler.name, ("none", "step", "cosine", "onecycle", "plateau"))
+    one_of("scheduler.anneal_strategy", config.scheduler.anneal_strategy, ("cos", "linear"))
     one_of("freeze.policy", config.freeze.policy, ("none", "features", "backbone", "custom", "gradual"))
     one_of("callbacks.checkpoint", config.callbacks.checkpoint, ("best", "last"))
     one_of("callbacks.keep", config.callbacks.keep, ("all", "best", "none"))

@@ -24,6 +24,8 @@ class Augment:
         random_crop_padding: pixels of reflected border around the image before a crop of its own size; None:
             no crop.
         horizontal_flip, vertical_flip: probabilities.
+        alternate_flips: a coin mirrors a picture, or not, in the first epoch, and each epoch does the opposite of the
+            one before, so that two show both (Jordan 2024, section 3.6); wants horizontal_flip=0.5.
         policy: torchvision's "trivial" (TrivialAugmentWide), "rand" (RandAugment) or "auto" (AutoAugment,
             ImageNet).
         color_jitter: strength of brightness, contrast and saturation changes; hue changes a quarter as much;
@@ -35,6 +37,7 @@ class Augment:
     random_crop_padding: int | None = None
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
+    alternate_flips: bool = False
     policy: str | None = None
     color_jitter: float = 0.0
     random_erasing: float = 0.0
@@ -47,6 +50,12 @@ class Augment:
         for key in ("horizontal_flip", "vertical_flip", "random_erasing"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"augment.{key}={getattr(self, key)}: a probability lies between 0 and 1.")
+        if self.alternate_flips and self.horizontal_flip != 0.5:
+            raise ConfigError(
+                f"augment.alternate_flips=true and augment.horizontal_flip={self.horizontal_flip:g} disagree: each "
+                "picture is mirrored in every other epoch.\n"
+                "Give augment.horizontal_flip=0.5, or augment.alternate_flips=false."
+            )
         if self.color_jitter < 0:
             raise ConfigError(f"augment.color_jitter={self.color_jitter}: a strength is 0 (none) or more.")
         if self.random_crop_padding is not None and self.random_crop_padding < 0:

@@ -166,6 +166,14 @@ class ImageDataModule(LightningDataModule):
             return dataset.__getitems__(keys).images.cpu()
         return collate([dataset[key] for key in keys]).images
 
+    def sample(self, count: int) -> Tensor:
+        """`count` training images, or all if there are fewer, as evaluation sees them: uint8 [N, 3, S, S], chosen
+        evenly over the set."""
+        images = self.splits.train
+        rows = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist()
+        pixels, unread = decode_readable(images, self.preprocessing, self.lost, what="training images", only=rows)
+        return torch.from_numpy(pixels[[row for row in rows if row not in set(unread)]]).permute(0, 3, 1, 2)
+
     def pixels_of(self, part: str, epoch: int) -> dict[str, Any]:
         """Plain values that decide every pixel of `in_order(part, epoch)`."""
         values: dict[str, Any] = {
@@ -249,7 +257,15 @@ class ImageDataModule(LightningDataModule):
         if self._room and images.paths is not None:
             need = bytes_when_decoded(images)
             read = HeldImages(images, need) if need <= self._room else images
-        return FileDataset(read, transform, size=size, seed=self.seed, lost=self.lost, replace=True)
+        return FileDataset(
+            read,
+            transform,
+            size=size,
+            seed=self.seed,
+            lost=self.lost,
+            replace=True,
+            alternate_flips=self.augment.alternate_flips,
+        )
 
     def _decoded(
         self, name: str, images: ImageSet, augment: Augment | None, only: Sequence[int] | None = None

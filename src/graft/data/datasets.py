@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from graft.chance import seeded
+from graft.chance import seed_of, seeded
 from graft.data.decoding import Progress
 from graft.data.held import HeldImages
 from graft.data.images import ImageSet
@@ -55,6 +55,7 @@ class FileDataset(Dataset[Sample]):
         seed: seeds that generator, together with epoch and index; outside it goes on undisturbed.
         lost: what becomes of a picture that cannot be read; None: an error.
         replace: whether another takes its place, as in training, or nothing, as in evaluation.
+        alternate_flips: mirror every picture in every other epoch.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class FileDataset(Dataset[Sample]):
         seed: int,
         lost: LostImages | None = None,
         replace: bool = False,
+        alternate_flips: bool = False,
     ) -> None:
         self.images, self.transform, self.size, self.seed = images, transform, size, seed
-        self.lost, self.replace = lost, replace
+        self.lost, self.replace, self.alternate_flips = lost, replace, alternate_flips
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,7 +81,10 @@ class FileDataset(Dataset[Sample]):
         if picture is None:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
         with seeded(self.seed, "augment", epoch, place):
-            return self.transform(picture), int(self.images.labels[index]), index
+            image = self.transform(picture)
+        if self.alternate_flips and (seed_of(self.seed, "mirror", place) + epoch) % 2:
+            image = image.flip(-1)
+        return image, int(self.images.labels[index]), index
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
         """The samples of a batch, or why there are none: raised in a worker process, an error would reach the user

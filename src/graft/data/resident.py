@@ -93,13 +93,17 @@ class ResidentDataset(Dataset[Batch]):
         assert self.augment is not None
         generator = torch.Generator().manual_seed(seed_of(self.seed, "augment", epoch))
         count, padding = len(self), self.augment.random_crop_padding or 0
-        return [
+        draws = [
             (
-                self._placed(torch.randint(-padding, padding + 1, (count, 1), generator=generator).numpy()),
-                self._placed((torch.rand(count, 1, generator=generator) < flip).numpy()),
+                torch.randint(-padding, padding + 1, (count, 1), generator=generator),
+                torch.rand(count, 1, generator=generator) < flip,
             )
             for flip in (self.augment.vertical_flip, self.augment.horizontal_flip)
         ]
+        if self.augment.alternate_flips:
+            coins = torch.Generator().manual_seed(seed_of(self.seed, "mirror"))
+            draws[1] = draws[1][0], (torch.rand(count, 1, generator=coins) < 0.5) ^ bool(epoch % 2)
+        return [(self._placed(offsets.numpy()), self._placed(flips.numpy())) for offsets, flips in draws]
 
     def _placed(self, array: npt.NDArray[Any]) -> Any:
         """An array of `_library`, where the pictures are; nobody waits for what a GPU has still to do."""

@@ -39,7 +39,8 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform:
-    """What training does: a picture → uint8 [3, S, S]; draws only from torch's global generator.
+    """What training does: a picture → uint8 [3, S, S]; draws only from torch's global generator. Flips that alternate
+    from epoch to epoch are the data set's.
 
     Random crops are resized by torchvision, not by PIL: three times as fast, and at most one grey level apart (bicubic:
     two).
@@ -53,7 +54,7 @@ def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform
     )
     if augment.random_crop_padding:
         steps.append(v2.RandomCrop(size, padding=augment.random_crop_padding, padding_mode="reflect"))
-    if augment.horizontal_flip:
+    if augment.horizontal_flip and not augment.alternate_flips:  # those depend on the epoch
         steps.append(v2.RandomHorizontalFlip(augment.horizontal_flip))
     if augment.vertical_flip:
         steps.append(v2.RandomVerticalFlip(augment.vertical_flip))

@@ -44,6 +44,8 @@ def _onecycle(optimizer: Optimizer, config: Any, length: Length) -> LRScheduler:
         pct_start=config.pct_start,
         div_factor=config.div_factor,
         final_div_factor=config.final_div_factor,
+        anneal_strategy=config.anneal_strategy,
+        cycle_momentum=config.cycle_momentum,
     )
 
 

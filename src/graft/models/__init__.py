@@ -36,6 +36,10 @@ def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
         from graft.models.timm_zoo import build_timm
 
         return build_timm(recipe, num_classes)
+    if facts.family == "vgg_speed":
+        from graft.models.vgg_speed import VGGSpeed
+
+        return VGGSpeed(num_classes)
     assert facts.table is not None
     assert facts.classifier is not None
     return VGG(

@@ -44,7 +44,7 @@ class Facts:
     """A network, described.
 
     Attributes:
-        family: "vgg" is built by `graft.models.vgg`, "torchvision" and "timm" by those libraries.
+        family: "vgg" and "vgg_speed" are built by `graft.models`, "torchvision" and "timm" by those libraries.
         input_size: side of the square image it is made for, in pixels; of timm's networks only timm knows it.
         min_size: smallest side that its pools (in training also its auxiliary head) allow, in pixels.
         batch_norm: whether it holds BatchNorm; None where that is known only once it is built.
@@ -56,7 +56,7 @@ class Facts:
         sized: whether it is built for one size of image, as position embeddings are.
     """
 
-    family: Literal["vgg", "torchvision", "timm"]
+    family: Literal["vgg", "vgg_speed", "torchvision", "timm"]
     input_size: int = 224
     min_size: int = 1
     batch_norm: bool | None = None
@@ -105,6 +105,7 @@ NETWORKS: dict[str, Facts] = {
     "vgg_custom": _vgg("custom", batch_norm=True),
     "vgg16_cifar": _vgg("cifar", batch_norm=False, **FOR_CIFAR),
     "vgg_mini": _vgg("mini", batch_norm=True, classifier="pooled", **FOR_CIFAR),
+    "vgg_speed": Facts("vgg_speed", 32, min_size=9, batch_norm=True, mean=CIFAR_MEAN, std=CIFAR_STD),
     "alexnet": Facts("torchvision", min_size=63, batch_norm=False),
     "resnet18": Facts("torchvision", batch_norm=True),
     "squeezenet1_0": Facts("torchvision", min_size=21, batch_norm=False),

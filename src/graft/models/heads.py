@@ -7,6 +7,7 @@ from torch import nn
 
 from graft.errors import ConfigError
 from graft.models.vgg import VGG
+from graft.models.vgg_speed import VGGSpeed
 
 HEADS: dict[str, tuple[str, ...]] = {
     "AlexNet": ("classifier.6",),
@@ -41,7 +42,7 @@ def head_modules(network: nn.Module) -> tuple[str, ...]:
     Raises:
         ConfigError: the network has neither a linear layer nor a convolution.
     """
-    if isinstance(network, VGG):
+    if isinstance(network, VGG | VGGSpeed):
         return network.head
     if kind_of(network) in HEADS:
         return HEADS[kind_of(network)]

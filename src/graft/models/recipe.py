@@ -81,8 +81,7 @@ class Recipe:
                 of range, or an input smaller than the pools allow; names the key and the nearest right value.
         """
         known = self._known()
-        if known.family != "vgg":
-            self._refuse_vgg_keys()
+        self._refuse_keys(known)
         departures = {
             key: value for key in (*VGG_ONLY, "dropout", "input_size") if (value := getattr(self, key)) is not None
         }
@@ -178,13 +177,16 @@ class Recipe:
             )
         return Facts("timm")
 
-    def _refuse_vgg_keys(self) -> None:
-        for key in VGG_ONLY:
+    def _refuse_keys(self, known: Facts) -> None:
+        """A layer table and what goes with it is for the VGGs that are built by one."""
+        ready_made = known.family == "vgg_speed"
+        refused = {"vgg": (), "vgg_speed": (*VGG_ONLY, "dropout")}.get(known.family, VGG_ONLY)
+        for key in refused:
             if getattr(self, key) is not None:
-                owner = f"{self.family or 'torchvision'}'s own"
+                owner = "ready-made" if ready_made else f"{known.family}'s own"
                 raise ConfigError(
-                    f"model.{key}: only our VGGs have it, and model.name={self.name} is {owner}. "
-                    f"Leave model.{key} out, or choose a VGG."
+                    f"model.{key}: only VGGs built by a table have it, and model.name={self.name} is {owner}. "
+                    f"Leave model.{key} out, or choose {'another' if ready_made else 'a'} VGG."
                 )
 
 

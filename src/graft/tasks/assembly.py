@@ -18,9 +18,13 @@ from graft.errors import ConfigError
 from graft.learning.device import compile_mode
 from graft.learning.learner import Learner, Objective
 from graft.models import build_network, built_for
+from graft.models.normalise import Normalise
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.preprocessing import Preprocessing
 from graft.transfer import TransferPlan, plan_transfer
+
+SAMPLE = 5000
+"""Training images that decide what a network computes of them once, such as whitening."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
     lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
     data = loaders(config, splits, preprocessing, lost, avoid_single=has_batch_norm(network))
+    if weights.source == "random" and hasattr(network, "fit_to"):  # what is computed, not learned
+        network.fit_to(Normalise(preprocessing)(data.sample(SAMPLE)))  # type: ignore[operator]
     learner = Learner(
         network,
         plan,

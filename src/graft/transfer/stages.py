@@ -241,6 +241,12 @@ LAYOUTS: Mapping[str, Callable[[nn.Module], list[Stage]]] = {
         ("conv5", ("conv5",)),
         (HEAD, ("fc",)),
     ),
+    "VGGSpeed": _rows(
+        ("block1", _each("features.", "whitening", "act", "block1")),
+        ("block2", ("features.block2",)),
+        ("block3", ("features.block3", "avgpool")),
+        (HEAD, (CLASSIFIER,)),
+    ),
     "ResNet": _rows(
         ("stem", ("conv1", "bn1", "relu", "maxpool")),
         ("layer1", ("layer1",)),

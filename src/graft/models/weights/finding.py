@@ -121,6 +121,7 @@ def _of_timm(recipe: Recipe, weights: str) -> Published | None:
 
 FINDERS: dict[str, Callable[[Recipe, str], Published | None]] = {
     "vgg": _of_torchvision,
+    "vgg_speed": _of_torchvision,
     "torchvision": _of_torchvision,
     "timm": _of_timm,
 }
