@@ -1,56 +1,22 @@
 """From names and folders to splits: published counts, the mistakes people make, and nothing ever written."""
 
-import io
 import json
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from folders import BLACK, fill, load, sizes, state
 
 from graft.data import load_splits
 from graft.data.layout import image_files
-from graft.data.sources import ensure, hymenoptera, known_sources, locate
-from graft.data.sources.base import Download
-from graft.data.splits import Splits
+from graft.data.sources import known_sources, locate
 from graft.errors import ConfigError, DataError, NotAvailable
-
-BLACK = io.BytesIO()
-Image.new("RGB", (4, 4)).save(BLACK, "PNG")
-
-
-def fill(root: Path, counts: Mapping[str, int]) -> Path:
-    """A folder with so many images below each of its subfolders."""
-    for folder, count in counts.items():
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            (root / folder / f"{i}.png").write_bytes(BLACK.getvalue())
-    return root
-
-
-def load(name: str, root: Path | None, **options: Any) -> Splits:
-    return load_splits(name, root=root, seed=options.pop("seed", 0), download=False, **options)
-
-
-def sizes(splits: Splits) -> tuple[int, int, int]:
-    return len(splits.train), len(splits.val), len(splits.test)
-
-
-def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every path below `folder` with its size and time of change."""
-    paths = [folder, *folder.rglob("*")]
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
-
 
 # ---- the real sets
 
@@ -443,128 +409,6 @@ def test_cifar10_s_archive_belongs_below_the_data_folder(tmp_path: Path) -> None
         assert f"{tmp_path}/cifar-10-python.tar.gz" in str(error)
 
 
-# ---- fetching
-
-
-@pytest.fixture
-def served(http_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """hymenoptera's archive, small, on a local server."""
-    fill(
-        tmp_path / "origin" / "hymenoptera_data",
-        {f"{part}/{name}": 2 for part in ("train", "val") for name in "ab"},
-    )
-    shutil.make_archive(str(http_server.folder / "hymenoptera_data"), "zip", tmp_path / "origin")
-    monkeypatch.setattr(
-        hymenoptera, "DOWNLOAD", Download(f"{http_server.url}/hymenoptera_data.zip", "hymenoptera_data")
-    )
-    return http_server
-
-
-def test_a_set_is_fetched_once_and_nothing_is_left_beside_it(served: Any, tmp_path: Path) -> None:
-    root = tmp_path / "data" / "hymenoptera_data"
-    assert locate("hymenoptera", root) is None
-    for _ in range(2):
-        assert sizes(load_splits("hymenoptera", root=root, seed=0)) == (4, 4, 4)
-    assert [path for path, _ in served.requests] == ["/hymenoptera_data.zip"]
-    assert [path.name for path in root.parent.iterdir() if not path.name.startswith(".")] == ["hymenoptera_data"]
-
-
-def test_data_download_false_fetches_nothing_and_says_so(served: Any, tmp_path: Path) -> None:
-    with pytest.raises(NotAvailable, match=r"data\.download=false"):
-        load("hymenoptera", tmp_path / "data" / "hymenoptera_data")
-    assert served.requests == []
-    assert not (tmp_path / "data").exists()
-
-
-def test_the_archive_put_by_hand_is_unpacked_and_kept(served: Any, tmp_path: Path) -> None:
-    root = tmp_path / "data" / "hymenoptera_data"
-    message = str(locate("hymenoptera", root, download=False))
-    by_hand = root.parent / "hymenoptera_data.zip"
-    assert str(by_hand) in message
-    assert str(root) in message
-    root.parent.mkdir()
-    shutil.copy(served.folder / "hymenoptera_data.zip", by_hand)
-    assert locate("hymenoptera", root, download=False) is None
-    assert sizes(load("hymenoptera", root)) == (4, 4, 4)
-    assert by_hand.is_file()
-    assert served.requests == []
-
-
-def test_the_unpacked_folder_put_by_hand_is_used_even_where_nothing_may_be_written(tmp_path: Path, served: Any) -> None:
-    root = tmp_path / "origin" / "hymenoptera_data"
-    before = state(tmp_path / "origin")
-    ensure("hymenoptera", root)
-    assert state(tmp_path / "origin") == before
-
-
-def test_a_damaged_archive_put_by_hand_is_named_and_kept(tmp_path: Path) -> None:
-    root = tmp_path / "flower_photos"
-    (tmp_path / "flower_photos.tgz").write_bytes(b"half of it")
-    with pytest.raises(DataError, match=r"flower_photos\.tgz: damaged or another file"):
-        ensure("flowers", root)
-    assert (tmp_path / "flower_photos.tgz").is_file()
-
-
-def test_a_damaged_archive_from_the_server_does_not_stay(served: Any, tmp_path: Path) -> None:
-    whole = (served.folder / "hymenoptera_data.zip").read_bytes()
-    (served.folder / "hymenoptera_data.zip").write_bytes(whole[:200])
-    root = tmp_path / "data" / "hymenoptera_data"
-    with pytest.raises(DataError, match=r"hymenoptera_data\.zip: "):
-        ensure("hymenoptera", root)
-    (served.folder / "hymenoptera_data.zip").write_bytes(whole)
-    ensure("hymenoptera", root)
-    assert (root / "train" / "a" / "0.png").is_file()
-
-
-def test_what_a_killed_run_left_is_cleared_away(served: Any, tmp_path: Path) -> None:
-    root = tmp_path / "data" / "hymenoptera_data"
-    fill(root.parent / ".hymenoptera_data.x1.partial", {"content/half": 1})
-    ensure("hymenoptera", root)
-    assert not list(root.parent.glob("*.partial")) + list(root.parent.glob(".*.partial"))
-
-
-def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "http://127.0.0.1:1/hymenoptera_data.zip"
-    monkeypatch.setattr(hymenoptera, "DOWNLOAD", Download(url, "hymenoptera_data"))
-    root = tmp_path / "data" / "hymenoptera_data"
-    error = locate("hymenoptera", root)
-    assert isinstance(error, NotAvailable)
-    assert not (tmp_path / "data").exists()
-    with pytest.raises(NotAvailable) as raised:
-        ensure("hymenoptera", root)
-    for message in (str(error), str(raised.value)):
-        assert url in message
-        assert "Connection refused" in message
-        assert f"{root.parent}/hymenoptera_data.zip (the archive as it is), or unpacked at {root}" in message
-
-
-TWO_RUNS = """
-import sys
-from pathlib import Path
-from graft.data.sources import ensure, hymenoptera
-from graft.data.sources.base import Download
-hymenoptera.DOWNLOAD = Download(sys.argv[1], "hymenoptera_data")
-sys.stdin.readline()
-ensure("hymenoptera", Path(sys.argv[2]))
-print(sorted(path.name for path in Path(sys.argv[2]).rglob("*.png")))
-"""
-
-
-def test_two_runs_share_one_download(served: Any, tmp_path: Path) -> None:
-    root = tmp_path / "data" / "hymenoptera_data"
-    command = [sys.executable, "-c", TWO_RUNS, f"{served.url}/hymenoptera_data.zip", str(root)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    runs = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
-    for run in runs:
-        run.stdin.write("go\n")
-        run.stdin.flush()
-    outputs = [run.communicate(timeout=60)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0]
-    assert len(set(outputs)) == 1
-    assert outputs[0].count("0.png") == 4
-    assert [path for path, _ in served.requests] == ["/hymenoptera_data.zip"]
-
-
 # ---- sources are light, and open to others
 
 
@@ -634,13 +478,3 @@ def test_flowers_in_train_and_test_folders_are_used_as_they_are(tmp_path: Path) 
         load("flowers", partial)
     with pytest.raises(DataError, match='class "tulips" has 3 images, but 124 are wanted'):
         load("flowers", fill(partial, {"tulips": 3}))
-
-
-def test_tar_archives_of_flowers_are_checked_before_they_are_unpacked(tmp_path: Path) -> None:
-    archive = tmp_path / "flower_photos.tgz"
-    with tarfile.open(archive, "w:gz") as content:
-        content.add(fill(tmp_path / "origin", {"daisy": 1}), "flower_photos")
-    assert not zipfile.is_zipfile(archive)
-    with pytest.raises(DataError, match="checksum"):
-        ensure("flowers", tmp_path / "flower_photos")
-    assert os.listdir(tmp_path / "origin") == ["daisy"]

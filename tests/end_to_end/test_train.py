@@ -2,11 +2,12 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from commands import QUICK, ROOT, Finished, command, train
+from commands import QUICK, ROOT, Finished, command, succeeded, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
@@ -126,6 +127,16 @@ def test_validation_also_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert [row["step"] for row in rows if row["val/loss"]] == ["0", "3", "6", "7"]
     assert all(row["train/loss"] for row in rows if row["val/loss"] and row["step"] != "0")
+
+
+def test_the_line_of_an_epoch_without_validation_tells_of_that_epoch(tmp_path: Path) -> None:
+    words = ("trainer.limit_val_batches=0", "trainer.baseline=false", "callbacks.checkpoint=last")
+    done = succeeded(train(tmp_path / "run", *QUICK, *words, "trainer.max_epochs=3"))
+    told = re.findall(r"epoch \d/3  train/loss ([\d.]+)  train/acc [\d.]+  \d", (done.folder / "train.log").read_text())
+    with (done.folder / "metrics.csv").open(newline="") as table:
+        recorded = [f"{float(row['train/loss']):.4f}" for row in csv.DictReader(table) if row.get("train/loss")]
+    assert len(recorded) == 3
+    assert told == recorded
 
 
 def test_a_failed_run_says_so_in_its_summary(tmp_path: Path) -> None:

@@ -1,38 +1,25 @@
-"""Weight files: what fits, what does not and why, and what is fetched."""
+"""Weight files: what fits, what does not and why."""
 
 import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
-from graft import downloads
-from graft.errors import NotAvailable, WeightsError
+from graft.errors import WeightsError
 from graft.models import Recipe, build_network, configurations
 from graft.models.weights import default_classes, default_preprocessing, finding, load_weights, locate_weights
 from graft.preprocessing import IMAGENET_MEAN, Preprocessing
 
 SMALL = Recipe("small", table=(8, "M", 16, "M"), batch_norm=True, classifier="pooled", input_size=32)
 SQUEEZE = Recipe("squeezenet1_1")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
-    """An empty cache of torch.hub."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "torch" / "hub" / "checkpoints"
 
 
 def _trained(recipe: Recipe, classes: int, seed: int = 1) -> nn.Module:
@@ -364,110 +351,3 @@ def test_a_file_of_another_network_is_told_by_name(shared_weights):
         network = build_network(recipe, 2)
     with pytest.raises(WeightsError, match=r"(?s)missing: features\.3\.weight.*by its name, vgg16"):
         load_weights(network, recipe, str(shared_weights / "vgg16-features.safetensors"))
-
-
-# torchvision's download
-
-
-def _serve(http_server, monkeypatch, content: bytes | None = None, digest: str | None = None) -> WeightsEnum:
-    """torchvision's entry for squeezenet1_1, served from here: 10 classes at random."""
-    file = http_server.folder / "file.pth"
-    torch.save(_trained(SQUEEZE, 10).state_dict(), file)
-    digest = digest or hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    served = file.rename(http_server.folder / f"squeezenet1_1-{digest}.pth")
-    if content is not None:
-        served.write_bytes(content)
-    names = [f"class {i}" for i in range(10)]
-    row = Weights(
-        f"{http_server.url}/{served.name}", partial(ImageClassification, crop_size=224), {"categories": names}
-    )
-    entries = WeightsEnum("Served", {"IMAGENET1K_V1": row, "DEFAULT": row})
-    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: entries)
-    return entries.DEFAULT
-
-
-def test_torchvisions_weights_are_fetched_once_and_checked(http_server, hub, monkeypatch, capsys):
-    entry = _serve(http_server, monkeypatch)
-    network = _trained(SQUEEZE, 10, seed=2)
-    report = load_weights(network, SQUEEZE, "default", keep_head=True)
-    assert _equal(network, _trained(SQUEEZE, 10), report.loaded)
-    assert report.random == ()
-    assert report.source == "torchvision squeezenet1_1 IMAGENET1K_V1"
-    assert report.classes == tuple(f"class {i}" for i in range(10))
-    assert report.sha256.startswith(Path(entry.url).stem[-8:])
-    load_weights(network, SQUEEZE, "default")
-    assert len(http_server.requests) == 1
-    assert (hub / Path(entry.url).name).is_file()
-    assert capsys.readouterr().out == ""
-
-
-def test_a_download_with_a_wrong_hash_is_refused_and_not_kept(http_server, hub, monkeypatch):
-    entry = _serve(http_server, monkeypatch, digest="0123abcd")
-    with pytest.raises(WeightsError, match=r"squeezenet1_1-0123abcd\.pth: what arrived has not the checksum"):
-        load_weights(_trained(SQUEEZE, 10), SQUEEZE, "default")
-    assert not (hub / Path(entry.url).name).exists()
-
-
-def test_a_damaged_file_in_the_cache_is_told_by_its_hash(http_server, hub, monkeypatch):
-    entry = _serve(http_server, monkeypatch)
-    hub.mkdir(parents=True)
-    (hub / Path(entry.url).name).write_bytes(b"half a file")
-    with pytest.raises(WeightsError, match=r"the file is damaged\. Delete it"):
-        load_weights(_trained(SQUEEZE, 10), SQUEEZE, "default")
-    assert http_server.requests == []
-
-
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(http_server, hub, monkeypatch):
-    entry = _serve(http_server, monkeypatch)
-    http_server.cut_after = 1000
-    network = _trained(SQUEEZE, 10, seed=2)
-    assert load_weights(network, SQUEEZE, "default", keep_head=True).random == ()
-    assert [wanted for _, wanted in http_server.requests] == [None, "bytes=1000-"]
-    assert [path.name for path in hub.iterdir() if not path.name.startswith(".")] == [Path(entry.url).name]
-
-
-def test_weights_are_located_without_being_fetched(http_server, hub, monkeypatch):
-    entry = _serve(http_server, monkeypatch)
-    assert locate_weights(SQUEEZE, "default") is None
-    assert not [path for path, _ in http_server.requests]
-    (http_server.folder / Path(entry.url).name).unlink()
-    missing = locate_weights(SQUEEZE, "default")
-    assert missing.url == entry.url
-    assert missing.place == str(hub / Path(entry.url).name)
-
-
-def test_no_network_is_answered_at_once_with_address_and_place(hub, monkeypatch):
-    def refuse(url, *, what, place, timeout=5.0):
-        raise NotAvailable(what, url, place, "no network")
-
-    monkeypatch.setattr(downloads, "require_reachable", refuse)
-    missing = locate_weights(Recipe("vgg16"), "default")
-    assert "vgg16-397923af.pth" in missing.url
-    assert str(hub) in missing.place
-    with pytest.raises(NotAvailable, match="no network"):
-        load_weights(_trained(Recipe("squeezenet1_1"), 2), Recipe("squeezenet1_1"), "default")
-
-
-FETCH = """
-import sys, torchvision
-from functools import partial
-from torchvision.models import Weights, WeightsEnum
-from torchvision.transforms._presets import ImageClassification
-from graft.models import Recipe, build_network
-from graft.models.weights import load_weights
-row = Weights(sys.argv[1], partial(ImageClassification, crop_size=224), {"categories": ["x"] * 10})
-entries = WeightsEnum("Served", {"IMAGENET1K_V1": row, "DEFAULT": row})
-torchvision.models.get_model_weights = lambda name: entries
-recipe = Recipe("squeezenet1_1")
-print(load_weights(build_network(recipe, 10), recipe, "default").sha256)
-"""
-
-
-def test_two_processes_share_one_download(http_server, hub, monkeypatch):
-    entry = _serve(http_server, monkeypatch)
-    command = [sys.executable, "-c", FETCH, entry.url]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = {run.communicate()[0].strip() for run in runs}
-    assert [run.returncode for run in runs] == [0, 0]
-    assert len(answers) == 1
-    assert len(http_server.requests) == 1

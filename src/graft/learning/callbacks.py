@@ -71,7 +71,8 @@ class Lines(Callback):
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figures: dict[str, float] = pl_module.results  # type: ignore[assignment]
+        # without a validation, `results` hears of this epoch only after the callbacks
+        figures: dict[str, float] = {**pl_module.results, **pl_module.training_figures()}  # type: ignore[operator, dict-item]
         shown = "  ".join(
             f"{name} {figures[name]:.4f}"
             for name in ("train/loss", "train/acc", "val/loss", "val/acc")
