@@ -30,6 +30,12 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
 
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The grey levels that `mean` is nearest to, each in [0, 255]."""
+        red, green, blue = (round(255 * channel) for channel in self.mean)
+        return red, green, blue
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only: what a checkpoint, a summary or a JSON file can hold."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

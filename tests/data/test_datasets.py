@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from graft.data.augment import Augment
 from graft.data.datasets import FileDataset, collate
@@ -66,7 +67,10 @@ def test_a_resident_image_does_not_depend_on_its_batch() -> None:
         assert (batch.labels[row], batch.indices[row]) == (index % 3, index)
 
 
-@pytest.mark.parametrize("augment", [None, SHIFT_AND_FLIP, Augment(horizontal_flip=0.5)])
+ERASING = Augment(random_crop_padding=1, random_erasing=0.6)
+
+
+@pytest.mark.parametrize("augment", [None, SHIFT_AND_FLIP, Augment(horizontal_flip=0.5), ERASING])
 def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augment | None) -> None:
     """The device is the CPU here, the code that of a GPU."""
     here, there = resident(augment), resident(augment, device=torch.device("cpu"))
@@ -162,8 +166,31 @@ def test_padding_is_black_and_labelled_as_nothing(augment: Augment | None) -> No
     assert (dataset.pixels == before).all(), "a batch is a copy: the next epoch needs the originals"
 
 
+def test_erasing_a_batch_is_torchvision_s_random_erasing() -> None:
+    """As often, as large and as long, always a rectangle of the mean colour in a picture that is else as it was."""
+    size, count, colour = 32, 2000, (7, 8, 9)
+    pixels = np.full((count, size, size, 3), 200, dtype=np.uint8)
+    augment = Augment(random_erasing=0.7)
+    batch = ResidentDataset(pixels, np.zeros(count, int), augment=augment, seed=0, mean_colour=colour)
+    torch.manual_seed(0)
+    theirs = v2.RandomErasing(0.7, value=list(colour))
+    reference = torch.stack([theirs(image) for image in torch.from_numpy(pixels).permute(0, 3, 1, 2)])
+    found = []
+    for images in (batch.__getitems__([(1, i) for i in range(count)]).images, reference):
+        erased = (images != 200).any(1)
+        assert (images.permute(0, 2, 3, 1)[erased] == torch.tensor(colour)).all()
+        heights, widths = erased.any(2).sum(1), erased.any(1).sum(1)
+        assert torch.equal(erased.sum((1, 2)), heights * widths), "rectangles"
+        there = heights > 0
+        area, ratio = (heights * widths)[there] / size**2, (heights / widths)[there].log()
+        tops, lefts = erased.any(2).long().argmax(1)[there], erased.any(1).long().argmax(1)[there]
+        figures = (there.float(), area, area**2, ratio, ratio**2, tops.float(), lefts.float())
+        found.append(torch.tensor([each.mean() for each in figures]))
+    assert torch.allclose(found[0], found[1], rtol=0.06, atol=0.04), found
+
+
 def test_only_batchable_augmentation_is_resident() -> None:
-    with pytest.raises(ValueError, match="only flips and padded crops"):
+    with pytest.raises(ValueError, match="only flips, padded crops"):
         resident(STRONG)
 
 

@@ -95,5 +95,5 @@ class Augment:
 
     @property
     def batchable(self) -> bool:
-        """Whether it can be done to whole batches of evaluation's images: only flips and padded crops."""
-        return self.random_resized_crop is None and not (self.policy or self.color_jitter or self.random_erasing)
+        """Whether it can be done to whole batches of evaluation's images: flips, padded crops and erasing."""
+        return self.random_resized_crop is None and not (self.policy or self.color_jitter)

@@ -273,7 +273,14 @@ class ImageDataModule(LightningDataModule):
         """`images` in memory; augmented as training wants them, or not as evaluation does."""
         pixels, unread = decode_readable(images, self.preprocessing, self.lost, what=f"{name} images", only=only)
         labels = stand_in(pixels, images.labels, unread, replace=augment is not None)
-        return ResidentDataset(pixels, labels, augment=augment, seed=self.seed, device=self._home_of(pixels))
+        return ResidentDataset(
+            pixels,
+            labels,
+            augment=augment,
+            seed=self.seed,
+            device=self._home_of(pixels),
+            mean_colour=self.preprocessing.mean_colour,
+        )
 
     def _read_eval_dataset(self, name: str, images: ImageSet) -> Images:
         if name in self.resident:

@@ -64,8 +64,7 @@ def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform
         strength = augment.color_jitter
         steps.append(v2.ColorJitter(strength, strength, strength, min(0.5, strength * _HUE_OF_JITTER)))
     if augment.random_erasing:
-        mean_colour = [round(255 * channel) for channel in preprocessing.mean]
-        steps.append(v2.RandomErasing(augment.random_erasing, value=mean_colour))
+        steps.append(v2.RandomErasing(augment.random_erasing, value=list(preprocessing.mean_colour)))
     return v2.Compose(steps)
 
 
