@@ -98,6 +98,8 @@ class OptimizerConfig:
     nesterov: bool = False
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    lookahead: int | None = None
+    """Every so many steps the weights return to a running average of themselves (Zhang et al. 2019), e.g. 5."""
 
 
 @dataclass

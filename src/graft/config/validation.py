@@ -82,6 +82,7 @@ def _ranges(config: Any) -> None:
         "optimizer.lr": config.optimizer.lr,
         "data.batch_size": 1 if config.data.batch_size == "auto" else config.data.batch_size,
         "cache.max_gb": config.cache.max_gb,
+        "optimizer.lookahead": 1 if config.optimizer.lookahead is None else config.optimizer.lookahead,
     }
     if isinstance(config.trainer.compile, str):
         one_of("trainer.compile", config.trainer.compile, COMPILE_MODES)

@@ -20,6 +20,7 @@ from graft.data.sampler import PADDING
 from graft.errors import DataError, TrainingError
 from graft.learning.callbacks import AveragedWeights
 from graft.learning.finite import WAY_OUT, LossWatch
+from graft.learning.lookahead import Lookahead
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
 from graft.models.normalise import Normalise, is_channels_last
@@ -107,6 +108,7 @@ class Learner(pl.LightningModule):
         self.epoch_sums = self.window_sums = self.eval_sums = torch.zeros(3)
         self.taken_for = torch.zeros(len(classes))  # how many images of an evaluation were taken for each class
         self.watch = LossWatch(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
+        self.lookahead: Lookahead | None = None
         self.collapsed: str | None = None
         """What to say when the last validation saw one class only."""
         count = len(classes)
@@ -192,6 +194,8 @@ class Learner(pl.LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Gradients go at once, and not, as in Lightning, after the next forward pass, which can use their room."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.lookahead is not None:
+            self.lookahead.after_step(optimizer, self.global_step + 1)
         optimizer.zero_grad()
 
     def prepared(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
@@ -346,6 +350,8 @@ class Learner(pl.LightningModule):
         scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
         steps = int(self.trainer.estimated_stepping_batches)
+        every = self.optimizer_config.lookahead
+        self.lookahead = None if every is None else Lookahead(every, steps)
         epochs = max(1, self.trainer.max_epochs or 1)
         length = Length(steps, max(1, -(-steps // epochs)))
         schedule = build_schedule(optimizer, self.scheduler_config, length)
