@@ -25,6 +25,7 @@ MISTAKES = {
     "optimiser=sgd": ["optimizer"],
     "optimizer.lrr=3": ["lr"],
     "optimizer.lr=much": ["optimizer.lr", "much"],
+    "trainer.deterministic=wran": ["trainer.deterministic=wran", "Did you mean warn"],
     "trainer.compile=reduce-overhed": ["trainer.compile=reduce-overhed", "Did you mean reduce-overhead"],
     "scheduler.anneal_strategy=linera": ["scheduler.anneal_strategy=linera", "Did you mean linear"],
     "optimizer.lr=-1": ["optimizer.lr=-1"],

@@ -77,6 +77,14 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(tmp_path: Path) -> None
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("model", ["vgg11", "vgg_speed"])
+def test_our_other_vggs_can_be_repeated_too(model: str, tmp_path: Path) -> None:
+    words = (*DIGITS, f"model={model}", "model.weights=null", "strategy=scratch", "trainer.deterministic=true")
+    words = (*words, "trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_val_batches=1")
+    one, other = (weights(succeeded(train(tmp_path / name, *words))) for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_run_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
     words = (*DIGITS, "trainer.deterministic=true", "callbacks.checkpoint=last", "scheduler=none")
     straight = succeeded(train(tmp_path / "straight", *words))

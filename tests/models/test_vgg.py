@@ -28,6 +28,31 @@ def test_vgg_equals_torchvision_to_the_bit(name):
     gc.collect()
 
 
+def operations(tensor):
+    """Names of the gradients that lead to a tensor."""
+    pending, found = [tensor.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            pending += [before for before, _ in node.next_functions]
+    return {node.name() for node in found}
+
+
+def test_at_its_own_size_nothing_is_pooled_that_a_gpu_could_not_repeat():
+    """A GPU has no deterministic gradient of an adaptive pool; at 224 pixels it would be the identity."""
+    ours = build_network(Recipe("vgg11"), 10).eval()
+    with torch.device("meta"):
+        theirs = torchvision.models.vgg11(num_classes=10).eval()
+    theirs.load_state_dict(ours.state_dict(), assign=True)
+    images = torch.randn(1, 3, 224, 224)
+    logits, expected = ours(images), theirs(images)
+    assert torch.equal(logits, expected)
+    assert not any("Adaptive" in name for name in operations(logits))
+    assert any("Adaptive" in name for name in operations(expected))
+    assert any("Adaptive" in name for name in operations(ours(torch.randn(1, 3, 96, 96)))), "other sizes are pooled"
+
+
 def test_the_same_seed_draws_torchvisions_tensors(monkeypatch):
     """Without the layers' own initialisation, which torchvision overwrites and we skip."""
     monkeypatch.setattr(nn.Linear, "reset_parameters", lambda layer: None)

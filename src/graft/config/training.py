@@ -171,7 +171,8 @@ class TrainerConfig:
     limit_val_batches: int | float | None = None
     limit_test_batches: int | float | None = None
     log_every_n_steps: int = 10
-    deterministic: bool = False
+    deterministic: bool | str = False
+    """The same figures to the bit on a GPU too; "warn": where PyTorch can, and else it says so."""
     channels_last: bool = True
     keep_memory: bool = True
     """On a CPU, reuse freed memory instead of giving it back to the kernel after each step; Linux with glibc."""

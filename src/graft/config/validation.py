@@ -84,6 +84,8 @@ def _ranges(config: Any) -> None:
         "cache.max_gb": config.cache.max_gb,
         "optimizer.lookahead": 1 if config.optimizer.lookahead is None else config.optimizer.lookahead,
     }
+    if isinstance(config.trainer.deterministic, str):
+        one_of("trainer.deterministic", config.trainer.deterministic, ("warn",))
     if isinstance(config.trainer.compile, str):
         one_of("trainer.compile", config.trainer.compile, COMPILE_MODES)
     if isinstance(config.data.batch_size, str):

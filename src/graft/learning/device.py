@@ -1,13 +1,14 @@
 """What this machine can do, and what of it a run uses."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, TrainingError
 from graft.learning.gpu import NO_GPU
 
 
@@ -56,6 +57,21 @@ def choose_device(config: Any) -> Device:
 def compile_mode(compile: bool | str) -> str | None:
     """The mode of torch.compile that `trainer.compile` asks for."""
     return None if isinstance(compile, bool) else compile
+
+
+@contextmanager
+def telling_of_determinism() -> Iterator[None]:
+    """Turn PyTorch's refusal of an operation under trainer.deterministic=true into a TrainingError with a way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not found:
+            raise
+        raise TrainingError(
+            f"trainer.deterministic=true: PyTorch cannot compute {operation} the same way each time on this device.\n"
+            "trainer.deterministic=warn does what it can and says what it cannot; another network may do without."
+        ) from error
 
 
 def as_trained(trainer: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Device, bool]:

@@ -66,7 +66,7 @@ class VGG(nn.Module):
         width = int(channels[-1]) * side**2
         with torch.device("meta"):
             self.features = _convolutions(table, batch_norm)
-            self.avgpool = nn.AdaptiveAvgPool2d((side, side)) if average_pool else nn.Identity()
+            self.avgpool = AveragePool((side, side)) if average_pool else nn.Identity()
             self.classifier, self.head = _classifier(classifier, width, num_classes, dropout)
         self.to_empty(device=torch.get_default_device())
         self.reset_parameters()
@@ -81,6 +81,14 @@ class VGG(nn.Module):
         """Logits [B, num_classes] of images [B, 3, S, S], normalised as the weights expect."""
         maps = self.avgpool(self.features(images))
         return self.classifier(torch.flatten(maps, 1))
+
+
+class AveragePool(nn.AdaptiveAvgPool2d):
+    """As in torch, but a map that is of this size already, as of images of 224 pixels, is given back as it is: the same
+    to the bit, and with a gradient that a GPU can compute under `trainer.deterministic`, where torch's has none."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps if maps.shape[-2:] == self.output_size else super().forward(maps)
 
 
 def reset_vgg_layer(module: nn.Module) -> None:

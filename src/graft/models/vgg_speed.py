@@ -46,13 +46,14 @@ class VGGSpeed(nn.Module):
             parts.append((f"block{number}", _block(channels, width)))
             channels = width
         self.features = nn.Sequential(OrderedDict(parts))
-        self.avgpool = nn.AdaptiveMaxPool2d(1)
         linear = nn.Linear(channels, num_classes, bias=False)
         self.classifier = nn.Sequential(OrderedDict(linear=linear, scale=Scale(LOGIT_SCALE)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, num_classes] of images [B, 3, S, S]."""
-        return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))
+        maps = self.features(images)
+        # the adaptive pool's gradient has no deterministic kernel on a GPU
+        return self.classifier(torch.flatten(F.max_pool2d(maps, maps.shape[-2:]), 1))
 
     def fit_to(self, images: Tensor) -> None:
         """Compute what is not learned, from some thousand normalised training images [N, 3, S, S]."""

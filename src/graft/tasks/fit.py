@@ -22,7 +22,7 @@ from graft.data.splits import Splits
 from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
-from graft.learning.device import Device, choose_device
+from graft.learning.device import Device, choose_device, telling_of_determinism
 from graft.learning.feature_cache import FeatureCache
 from graft.learning.heap import freed_memory_kept
 from graft.learning.learner import Learner
@@ -107,7 +107,7 @@ def _from_weights_to_test(
         said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
         log.info("before the first step  %s", said)
     try:
-        with telling_what_fits(trainer, data.batch_size, trainer.accumulate_grad_batches):
+        with telling_what_fits(trainer, data.batch_size, trainer.accumulate_grad_batches), telling_of_determinism():
             trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
     except Exception:
         review.failed()

@@ -99,6 +99,10 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__(autowrap_modules=(math, torchvision.ops))
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """A pool that looks at the size of the map is not looked into: while tracing, nothing has a size."""
+        return isinstance(m, nn.AdaptiveAvgPool2d) or super().is_leaf_module(m, module_qualified_name)
+
 
 def _traced(network: nn.Module) -> fx.Graph:
     try:

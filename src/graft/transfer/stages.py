@@ -244,7 +244,7 @@ LAYOUTS: Mapping[str, Callable[[nn.Module], list[Stage]]] = {
     "VGGSpeed": _rows(
         ("block1", _each("features.", "whitening", "act", "block1")),
         ("block2", ("features.block2",)),
-        ("block3", ("features.block3", "avgpool")),
+        ("block3", ("features.block3",)),
         (HEAD, (CLASSIFIER,)),
     ),
     "ResNet": _rows(
