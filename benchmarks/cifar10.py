@@ -11,8 +11,6 @@ The accuracies are those after this one epoch; what whole trainings reach is in 
 import argparse
 import statistics
 
-import numpy as np
-
 from benchmarks.common import composed
 from benchmarks.whole_run import by_graft, plain
 from graft.data.images import ImageSet
@@ -26,7 +24,7 @@ def fewer(splits: Splits, count: int) -> Splits:
     """`count` training images, evenly over the set, and a fifth as many to validate on."""
 
     def some(images: ImageSet, wanted: int) -> ImageSet:
-        return images.select(np.linspace(0, len(images) - 1, min(wanted, len(images))).astype(int))
+        return images.select(images.spread(wanted))
 
     val = some(splits.val, max(1, count // 5))
     return Splits(splits.classes, some(splits.train, count), val, val)

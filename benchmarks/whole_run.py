@@ -91,7 +91,7 @@ def by_graft(config: Any, splits: Splits) -> Timed:
         started = time.perf_counter()
         done = fit.one_process(settled, splits, fit.choose_device(config.trainer), Told({}, ()), Path(folder))
         seconds = time.perf_counter() - started
-    for entry in (done.get("cache") or {}).get("features", ()):
+    for entry in (done["cache"] or {"features": ()})["features"]:
         print(
             f"    {entry['part']:5}  {entry['cut']}  {entry['views']} × {entry['bytes'] // entry['views']:,} bytes  "
             f"{entry['seconds']:.1f} s"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from one_step import make_small_sets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +46,12 @@ def test_memory() -> None:
     words = ("--model", "vgg_mini", "--size", "32", "--batch-size", "32")
     assert re.search(r"by hand \d+ MiB, Graft \d+ MiB", said("benchmarks.memory", *words))
     assert re.search(r"64 images: \d+ MiB; of 128: \d+ MiB", said("benchmarks.memory", "--features", "64"))
+
+
+def test_cifar10(tmp_path: Path) -> None:
+    text = said("benchmarks.cifar10", "--data", str(make_small_sets(tmp_path)), "--images", "30", "--pairs", "1")
+    assert re.search(r"the notebook / cifar10_vgg16: median \d", text)
+    assert re.search(r"the notebook / cifar10_speed: median \d", text)
 
 
 @pytest.mark.parametrize("words", [(), ("--strategy", "finetune", "--crops")])

@@ -170,9 +170,9 @@ class ImageDataModule(LightningDataModule):
         """`count` training images, or all if there are fewer, as evaluation sees them: uint8 [N, 3, S, S], chosen
         evenly over the set."""
         images = self.splits.train
-        rows = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist()
+        rows = images.spread(count).tolist()
         pixels, unread = decode_readable(images, self.preprocessing, self.lost, what="training images", only=rows)
-        return torch.from_numpy(pixels[[row for row in rows if row not in set(unread)]]).permute(0, 3, 1, 2)
+        return torch.from_numpy(pixels[np.setdiff1d(rows, unread)]).permute(0, 3, 1, 2)
 
     def pixels_of(self, part: str, epoch: int) -> dict[str, Any]:
         """Plain values that decide every pixel of `in_order(part, epoch)`."""

@@ -177,6 +177,10 @@ class ImageSet:
         assert self.paths is not None
         return read_image(self.paths[index], self.least)
 
+    def spread(self, count: int) -> npt.NDArray[np.int64]:
+        """Indices of `count` pictures, evenly over the set; of all where there are no more."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)
+
     def select(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "ImageSet":
         """The pictures at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)

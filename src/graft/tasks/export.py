@@ -104,7 +104,7 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
                 "Give samples=FOLDER (any photographs), or say where the data lie: paths.data=FOLDER, data.root=FOLDER."
             )
         test = open_data(run).test
-        images = test.select(np.unique(np.linspace(0, len(test) - 1, config.images).astype(int)))
+        images = test.select(test.spread(config.images))
     transform = eval_transform(restored.preprocessing)
     return torch.stack([transform(images.load(index)) for index in range(len(images))])
 
