@@ -109,6 +109,7 @@ class Learner(pl.LightningModule):
         self.taken_for = torch.zeros(len(classes))  # how many images of an evaluation were taken for each class
         self.watch = LossWatch(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self.lookahead: Lookahead | None = None
+        self._averages: dict[str, Tensor] = {}  # of a run that goes on, until there is a Lookahead to have them
         self.collapsed: str | None = None
         """What to say when the last validation saw one class only."""
         count = len(classes)
@@ -195,7 +196,7 @@ class Learner(pl.LightningModule):
         """Gradients go at once, and not, as in Lightning, after the next forward pass, which can use their room."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.lookahead is not None:
-            self.lookahead.after_step(optimizer, self.global_step + 1)
+            self.lookahead.after_step(self.global_step + 1)
         optimizer.zero_grad()
 
     def prepared(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
@@ -351,7 +352,7 @@ class Learner(pl.LightningModule):
         optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
         steps = int(self.trainer.estimated_stepping_batches)
         every = self.optimizer_config.lookahead
-        self.lookahead = None if every is None else Lookahead(every, steps)
+        self.lookahead = None if every is None else Lookahead(self.network, every, steps, self._averages)
         epochs = max(1, self.trainer.max_epochs or 1)
         length = Length(steps, max(1, -(-steps // epochs)))
         schedule = build_schedule(optimizer, self.scheduler_config, length)
@@ -375,6 +376,8 @@ class Learner(pl.LightningModule):
             if isinstance(callback, AveragedWeights):
                 callback.put_into(checkpoint, self)
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
+        if self.lookahead is not None and "optimizer_states" in checkpoint:
+            checkpoint["lookahead"] = self.lookahead.averages
         checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.watch.skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -382,6 +385,7 @@ class Learner(pl.LightningModule):
         sums = checkpoint.get("sums", {})
         self.epoch_sums, self.window_sums = (sums.get(name, self._zeros()) for name in SUMS)
         self.watch.skipped = sums.get("skipped", 0)
+        self._averages = checkpoint.get("lookahead", {})
         self.results = dict(checkpoint["graft"]["metrics"])
 
 
