@@ -203,6 +203,7 @@ def build_trainer(
         gradient_clip_val=own.gradient_clip_val,
         accumulate_grad_batches=own.accumulate_grad_batches,
         deterministic=own.deterministic,
+        benchmark=own.benchmark and not own.deterministic,
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
         callbacks=callbacks,
