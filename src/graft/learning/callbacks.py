@@ -34,6 +34,12 @@ class AveragedWeights(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=_moving_average(decay))
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":  # torch reads how often it has averaged in every step: a GPU would have to be waited for
+            average: Any = self._average_model
+            average.n_averaged = average.n_averaged.cpu()
+
     def put_into(self, checkpoint: dict[str, Any], learner: pl.LightningModule) -> None:
         """See to it that "state_dict" holds the averages. Lightning leaves callbacks out of checkpoints without an
         optimizer, and those would hold the weights of the last step instead."""

@@ -10,19 +10,18 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from graft.chance import seed_of, seeded
 from graft.data.datasets import Batch
 from graft.data.features import FeatureBatch
-from graft.data.sampler import PADDING
-from graft.errors import DataError, TrainingError
+from graft.errors import TrainingError
 from graft.learning.callbacks import AveragedWeights
 from graft.learning.finite import WAY_OUT, LossWatch
 from graft.learning.lookahead import Lookahead
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
+from graft.learning.tally import Counts, Tally, widest
 from graft.models.normalise import Normalise, is_channels_last
 from graft.preprocessing import Preprocessing
 from graft.transfer.plan import TransferPlan
@@ -105,15 +104,13 @@ class Learner(pl.LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         # Sums of (loss · images, correct, images) on the device, read only when something is logged. No buffers:
         # averaged weights swap those during validation.
-        self.epoch_sums = self.window_sums = self.eval_sums = torch.zeros(3)
-        self.taken_for = torch.zeros(len(classes))  # how many images of an evaluation were taken for each class
+        self.epoch_sums = self.window_sums = torch.zeros(3)
+        self.tally = Tally(len(classes), torch.device("cpu"))
         self.watch = LossWatch(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self.lookahead: Lookahead | None = None
         self._averages: dict[str, Tensor] = {}  # of a run that goes on, until there is a Lookahead to have them
         self.collapsed: str | None = None
         """What to say when the last validation saw one class only."""
-        count = len(classes)
-        self.per_class = MulticlassAccuracy(count, average="none", ignore_index=PADDING)
         self.results: dict[str, float] = {}
 
     # -- input ---------------------------------------------------------------------------------------------
@@ -144,7 +141,7 @@ class Learner(pl.LightningModule):
         return self
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(3, dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
+        return torch.zeros(3, dtype=widest(self.device), device=self.device)
 
     @property
     def _epoch(self) -> int:
@@ -256,25 +253,15 @@ class Learner(pl.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def _start_evaluation(self) -> None:
-        self.eval_sums = self._zeros()
-        self.taken_for = torch.zeros(len(self.classes), device=self.device)
-        self.per_class.reset()
+        self.tally = Tally(len(self.classes), self.device)
 
     def _evaluate(self, batch: Batch | FeatureBatch) -> Tensor:
         logits = self.logits_of(batch).float()
-        real = batch.labels != PADDING
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=PADDING)
-        predicted = logits.argmax(1)
-        self.eval_sums += torch.stack([loss, (predicted == batch.labels).sum(), real.sum()])
-        self.taken_for.scatter_add_(0, predicted, real.to(self.taken_for.dtype))
-        self.per_class.update(predicted, batch.labels)
+        self.tally.count(logits, batch.labels)
         return logits
 
-    def _figures(self, split: str) -> dict[str, float]:
-        loss, correct, count = self._over_processes(self.eval_sums)
-        if not count:
-            raise DataError(f"none of the {split} images can be read any more.")
-        return {f"{split}/loss": loss / count, f"{split}/acc": correct / count}
+    def _counted(self) -> Counts:
+        return self.tally.read(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
@@ -283,16 +270,16 @@ class Learner(pl.LightningModule):
         return self._evaluate(batch)  # the logits, for callbacks
 
     def on_validation_epoch_end(self) -> None:
-        figures = self._figures("val")
+        counts = self._counted()
+        figures = counts.figures("val")
         if self.trainer.state.fn == "fit":
             figures |= self.training_figures()  # so that a validation within an epoch shows both sides
-            self._watch_for_collapse()
+            self._watch_for_collapse(counts)
         self._record(figures, self.global_step)
 
-    def _watch_for_collapse(self) -> None:
+    def _watch_for_collapse(self, counts: Counts) -> None:
         """Say it when a trained network takes everything for one class: most often it died of too large a step."""
-        taken_for = self._over_processes(self.taken_for)
-        classes = [name for name, count in zip(self.classes, taken_for, strict=True) if count]
+        classes = [name for name, count in zip(self.classes, counts.taken_for, strict=True) if count]
         before, self.collapsed = self.collapsed, None
         if len(classes) == 1:
             self.collapsed = (
@@ -309,11 +296,9 @@ class Learner(pl.LightningModule):
         return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
-        each = self.per_class.compute().tolist()
-        self._record(
-            self._figures("test") | {f"test/acc/{name}": acc for name, acc in zip(self.classes, each, strict=True)},
-            self.global_step,
-        )
+        counts = self._counted()
+        each = {f"test/acc/{name}": acc for name, acc in zip(self.classes, counts.per_class(), strict=True)}
+        self._record(counts.figures("test") | each, self.global_step)
 
     # -- logging -------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -15,6 +14,8 @@ from torchmetrics.classification import (
     MulticlassPrecision,
     MulticlassRecall,
 )
+
+from graft.learning.tally import Tally
 
 TOP = 5
 BINS = 15
@@ -59,8 +60,7 @@ class Scores:
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
-        double = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(3, dtype=double, device=device)
+        self.tally = Tally(count, device)
         self.per_class = _counted(count, "none").to(device)
         self.macro = _counted(count, "macro").to(device)
         self.confusion = MulticlassConfusionMatrix(count).to(device)
@@ -70,9 +70,7 @@ class Scores:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Take in a batch: logits [B, C] and labels [B] in [0, C)."""
         predicted = logits.argmax(1)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        correct = (predicted == labels).sum()
-        self.sums += torch.stack([loss, correct, torch.full_like(correct, len(labels))])
+        self.tally.count(logits, labels)
         for metric in (self.per_class, self.macro, self.confusion):
             metric.update(predicted, labels)
         probabilities = logits.softmax(1)
@@ -82,8 +80,8 @@ class Scores:
 
     def compute(self) -> Scored:
         """The figures of all that came."""
-        loss, correct, count = self.sums.tolist()
-        overall = {"loss": loss / count, "acc": correct / count}
+        counts = self.tally.read(lambda sums: sums)
+        overall = {"loss": counts.mean_loss, "acc": counts.accuracy}
         if self.top is not None:
             overall["top5"] = float(self.top.compute())
         macro = self.macro.compute()
@@ -92,8 +90,10 @@ class Scores:
         confusion = self.confusion.compute().tolist()
         figures = {name: values.tolist() for name, values in self.per_class.compute().items()}
         classes = [
-            ClassScore(sum(row), *(figures[name][label] for name in ("precision", "recall", "f1")))
-            for label, row in enumerate(confusion)
+            ClassScore(images, precision, recall, f1)
+            for images, precision, recall, f1 in zip(
+                counts.images, figures["precision"], counts.per_class(), figures["f1"], strict=True
+            )
         ]
         return Scored(overall, classes, confusion)
 

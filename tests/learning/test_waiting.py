@@ -1,0 +1,171 @@
+"""A GPU must not be waited for in every step: seen on a device that has no numbers to wait for."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from omegaconf import OmegaConf
+from one_step import composed
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graft.config.validation import settle
+from graft.data.datasets import Batch
+from graft.learning import learner as learning
+from graft.learning.device import Device
+from graft.tasks import fit
+from graft.tasks.train import open_data
+
+aten = torch.ops.aten
+AWAY = torch.device("meta")
+"""torch's device of shapes without numbers stands for a GPU: asking it for a number is where a GPU makes one wait, and
+what mixes it with the CPU fails as on a GPU."""
+
+
+class NoAccelerator(CPUAccelerator):
+    def setup_device(self, device: torch.device) -> None:
+        assert device == AWAY
+
+
+class Away(SingleDeviceStrategy):
+    """Lightning's strategy for one device, which is left where it is at the end: it has nothing to bring back."""
+
+    def teardown(self) -> None:
+        pass
+
+
+class Waits(TorchDispatchMode):
+    """Answers what is asked of the device with ones and notes who asked.
+
+    Attributes:
+        during: what is going on, and its number, counted from 1; None between batches.
+        asked: during what, and from where in Graft or Lightning; between batches nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.during: tuple[str, int] | None = None
+        self.asked: list[tuple[tuple[str, int], str]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args and isinstance(args[0], Tensor) and args[0].is_meta else None
+        if first is None:
+            return func(*args, **kwargs)
+        with self:
+            simpler = func.decompose(*args, **kwargs)  # in inference mode, operations come as they were called
+        if simpler is not NotImplemented:
+            return simpler
+        if func is aten._local_scalar_dense.default:
+            self._note()
+            return 1
+        if func is aten._to_copy.default and torch.device(kwargs.get("device") or AWAY) != AWAY:
+            self._note()
+            return torch.ones(first.shape, dtype=kwargs.get("dtype") or first.dtype)
+        if func in (aten.nonzero.default, aten._unique2.default, aten.bincount.default):
+            self._note()
+            raise AssertionError(f"{func} waits for the device, {self.asked[-1]}")
+        if func is aten.index.Tensor and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            self._note()
+        return func(*args, **kwargs)
+
+    def _note(self) -> None:
+        if self.during:
+            frames = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
+            self.asked.append((self.during, " < ".join(f"{frame.name}:{frame.lineno}" for frame in frames[-3:-6:-1])))
+
+
+class Watch(pl.Callback):
+    """Tells `waits` what is going on, and keeps where it went on."""
+
+    def __init__(self, waits: Waits) -> None:
+        self.waits = waits
+        self.places: set[torch.device] = set()
+        self.batches = {"training": 0, "validation": 0, "test": 0}
+
+    def _begin(self, part: str, number: int) -> None:
+        self.waits.during = (part, number)
+
+    def _end(self, learner: Any, batch: Any) -> None:
+        assert self.waits.during
+        self.batches[self.waits.during[0]] += 1
+        seen = batch.images if isinstance(batch, Batch) else batch.features[0]
+        self.places |= {each.device for each in (seen, batch.labels, next(learner.network.parameters()))}
+        self.waits.during = None
+
+    def on_train_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int) -> None:
+        self._begin("training", trainer.global_step + 1)
+
+    def on_train_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, number: int) -> None:
+        self._end(learner, batch)
+
+    def on_validation_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int, *_: Any) -> None:
+        self._begin("validation", number + 1)
+
+    def on_validation_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._end(learner, batch)
+
+    def on_test_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int, *_: Any) -> None:
+        self._begin("test", number + 1)
+
+    def on_test_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._end(learner, batch)
+
+
+def run_away(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[Waits, Watch]:
+    """`graft train WORDS` on digits, on the device without numbers."""
+    waits = Waits()
+    watch = Watch(waits)
+    trainer, optimizer = pl.Trainer, learning.build_optimizer
+
+    def trainer_away(**wanted: Any) -> pl.Trainer:
+        wanted |= {"accelerator": "auto", "strategy": Away(AWAY, accelerator=NoAccelerator())}
+        return trainer(**wanted | {"callbacks": [*wanted["callbacks"], watch]})
+
+    monkeypatch.setattr(fit.pl, "Trainer", trainer_away)
+    monkeypatch.setattr(learning, "build_optimizer", lambda *given, fused: optimizer(*given, fused=False))
+    keeps_parameters = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # as a move to a GPU does
+    try:
+        config = composed(*SHORT, f"paths.cache={folder / 'cache'}", *words)
+        settle(config)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        with waits:
+            fit.one_process(plain, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(keeps_parameters)
+    return waits, watch
+
+
+SHORT = (
+    "data=digits", "data.preprocess.input_size=32", "data.preprocess.resize_size=32", "trainer.baseline=false",
+    "trainer.max_epochs=2", "trainer.limit_train_batches=12", "trainer.log_every_n_steps=10",
+)  # fmt: skip
+SPEED = ("model=vgg_speed", "strategy=scratch", "augment=basic", "optimizer.lookahead=2")
+MINI = ("model=vgg_mini", "model.weights=bundled")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        SPEED,
+        (*SPEED, "augment.mixup=0.3", "augment.cutmix=1", "augment.random_erasing=0.5", "callbacks.ema=0.9"),
+        (*SPEED, "trainer.gradient_clip_val=1", "loss.class_weights=balanced", "data.resident_gb=0"),
+        (*MINI, "strategy=gradual", "optimizer=adamw"),
+        (*MINI, "strategy=feature_extract", "freeze=backbone", "cache=features"),
+    ],
+)
+def test_no_step_waits_for_the_device_but_those_that_are_logged(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, watch = run_away(tmp_path, monkeypatch, *words)
+    assert watch.places == {AWAY}
+    assert watch.batches == {"training": 24, "validation": 6, "test": 6}
+    logged = {during for during, _ in waits.asked}
+    assert {("training", 10), ("training", 20)} <= logged, "the harness notices nothing"
+    assert not [asked for asked in waits.asked if asked[0][0] != "training" or asked[0][1] % 10]
