@@ -7,8 +7,9 @@ from torchvision.transforms.v2 import functional as F
 
 from graft.errors import ConfigError
 from graft.learning.device import Device, as_trained
-from graft.learning.inference import VIEWS, Inference, with_margin
+from graft.learning.inference import Inference
 from graft.learning.restore import Restored
+from graft.learning.views import VIEWS, with_margin
 from graft.models import Recipe
 from graft.preprocessing import Preprocessing
 
@@ -24,11 +25,25 @@ class Sums(nn.Module):
 
 def test_all_views_are_torchvisions_ten_crops() -> None:
     images = torch.randint(0, 256, (2, 3, 6, 6), dtype=torch.uint8)
-    ours = [view for make in VIEWS.values() for view in make(images, 4)]
+    four = ("identity", "hflip", "corners", "hflip_corners")
+    ours = [view for name in four for view in VIEWS[name](images, 4)]
     theirs = F.ten_crop(images, [4, 4])
     assert len(ours) == 10
     assert all(any(torch.equal(view, crop) for crop in theirs) for view in ours)
     assert len({view.numpy().tobytes() for view in ours}) == 10
+
+
+def test_shifts_are_crops_of_the_mirrored_border() -> None:
+    """As in the source: padded by a pixel, cropped at both ends of the diagonal."""
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    padded = F.pad(images, [1], padding_mode="reflect")
+    theirs = [padded[:, :, :32, :32], padded[:, :, 2:, 2:]]
+    ours = VIEWS["shifts"](images, 32)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    mirrored = VIEWS["hflip_shifts"](images, 32)
+    assert all(torch.equal(one, other.flip(3)) for one, other in zip(mirrored, theirs, strict=True))
+    further = VIEWS["shifts"](torch.arange(224).expand(1, 3, 224, 224), 224)
+    assert [view[0, 0, 0, 100].item() for view in further] == [93, 107]
 
 
 def test_corners_see_the_whole_resized_centre_and_need_a_margin() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import succeeded, train
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -118,6 +119,38 @@ def test_tta_averages_the_probabilities_of_the_views(digits_run: Path, tmp_path:
         mean = (restored.network(batch).softmax(1) + restored.network(batch.flip(3)).softmax(1)) / 2
     assert [float(row["probability"]) for row in chosen] == pytest.approx(mean.max(1).values.tolist(), abs=1e-4)
     assert [row["predicted"] for row in chosen] == [str(label) for label in mean.argmax(1).tolist()]
+
+
+SIX = "views=[identity,hflip,shifts,hflip_shifts]"
+
+
+def test_a_run_that_was_tested_in_several_views_is_evaluated_in_them(tmp_path: Path) -> None:
+    """Its frozen layers' features were computed once for training; the test needs the images."""
+    words = ("model=vgg_mini", "data=digits", "strategy=feature_extract", "freeze=backbone", "cache=features",
+             "optimizer.lr=0.002", "trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false",
+             "logger=none", "review=none", "tta=true", SIX)  # fmt: skip
+    run = succeeded(train(tmp_path / "run", *words))
+    assert run.summary["views"] == ["identity", "hflip", "shifts", "hflip_shifts"]
+    then = {name: run.summary["metrics"][name] for name in ("test/loss", "test/acc")}
+    again, _ = evaluated(run.folder, tmp_path / "again")
+    assert {name: again["metrics"][name] for name in then} == then
+    assert again["views"] == run.summary["views"]
+    once, _ = evaluated(run.folder, tmp_path / "once", "tta=false")
+    assert once["views"] == ["identity"]
+    assert once["metrics"]["test/loss"] != then["test/loss"]
+
+
+def test_a_run_s_test_in_corners_has_a_margin_or_is_refused_at_once(tmp_path: Path) -> None:
+    words = ("model=vgg_mini", "data=digits", "augment=none", "trainer.max_epochs=1", "trainer.limit_train_batches=2",
+             "trainer.baseline=false", "logger=none", "review=none", "tta=true",
+             "views=[identity,corners]")  # fmt: skip
+    run = succeeded(train(tmp_path / "run", *words, "data.preprocess.fit=crop", "data.preprocess.resize_size=40"))
+    again, _ = evaluated(run.folder, tmp_path / "again")
+    assert again["metrics"]["test/loss"] == run.summary["metrics"]["test/loss"]
+    refused = train(tmp_path / "refused", *words)
+    assert refused.code == 1
+    assert "corners need a margin" in refused.err
+    assert "epoch 1" not in refused.out
 
 
 def test_another_set_with_some_of_the_classes_is_matched_by_name(digits_run: Path, tested: Any, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ class EvaluateConfig:
 
     checkpoint: str | None = None
     split: str = "test"
-    tta: bool = False
-    views: list[str] = field(default_factory=lambda: ["identity", "hflip"])
+    tta: bool | None = None
+    views: list[str] | None = None
     topk: int = 5
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

@@ -4,12 +4,11 @@ from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from typing import Any
 
-from graft.config.validation import one_of
+from graft.config.validation import check_views, one_of
 from graft.errors import ConfigError
 
 SPLITS = ("test", "val", "train", "all")
 EXPORTS = ("onnx", "torch_export", "state_dict")
-VIEWS = ("identity", "hflip", "corners", "hflip_corners")
 
 
 def said_keys(overrides: Iterable[str]) -> frozenset[str]:
@@ -28,10 +27,8 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     one_of("split", config.split, SPLITS)
     _check_topk(config)
     _check_preprocess(config.preprocess)
-    for view in config.views:
-        one_of("views", view, VIEWS)
-    if not config.views:
-        raise ConfigError(f"views=[]: name at least one of {', '.join(VIEWS)}.")
+    if config.views is not None:
+        check_views(config.views)
     if "views" in said and not config.tta:
         raise ConfigError(f"views=[{','.join(config.views)}]: only test-time augmentation looks at them; add tta=true.")
     hidden = sorted(key for key in said if key.startswith("data.preprocess"))

@@ -295,3 +295,6 @@ class TrainConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    tta: bool = False
+    """Test-time augmentation: the test's figures are those of the mean of the probabilities of `views`."""
+    views: list[str] = field(default_factory=lambda: ["identity", "hflip"])

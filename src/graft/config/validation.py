@@ -44,6 +44,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
         one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))
     if config.data.preprocess.fit is not None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
+    check_views(config.views)
     _metric_exists(config)
     _ranges(config)
     _search(config)
@@ -53,6 +54,18 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     _network_and_input(config)
     _cache(config)
     return config
+
+
+VIEWS = ("identity", "hflip", "corners", "hflip_corners", "shifts", "hflip_shifts")
+
+
+def check_views(views: Iterable[str]) -> None:
+    """Refuse views of an image that there are not, and none at all."""
+    views = list(views)
+    for view in views:
+        one_of("views", view, VIEWS)
+    if not views:
+        raise ConfigError(f"views=[]: name at least one of {', '.join(VIEWS)}.")
 
 
 def one_of(key: str, value: str, options: Iterable[str]) -> None:

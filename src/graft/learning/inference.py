@@ -11,14 +11,12 @@ from graft.errors import ConfigError
 from graft.learning.device import Device
 from graft.learning.heap import freed_memory_kept
 from graft.learning.restore import Restored
+from graft.learning.views import mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
-from graft.preprocessing import Preprocessing
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
 FULL = ("32-true", "32")
 """Lightning's names of the precisions that make sense here."""
-
-View = Callable[[Tensor, int], list[Tensor]]
 
 
 class Inference:
@@ -59,19 +57,8 @@ class Inference:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images [B, 3, S, S] to logits float32 [B, C], on the device.
-
-        With several views: the logarithm of the mean of their probabilities, whose softmax is that mean. Probabilities
-        rather than logits are averaged (as Krizhevsky et al. 2012 do): each view then weighs the same however large its
-        logits are, and the loss is at most the mean of the views' losses (Jensen).
-        """
-        images = images.to(self.place, non_blocking=True)
-        seen = [view for name in self.views for view in VIEWS[name](images, self.size)]
-        logits = [self._logits(view) for view in seen]
-        if len(logits) == 1:
-            return logits[0]
-        logarithms = torch.stack([each.log_softmax(1) for each in logits])
-        return logarithms.logsumexp(0) - torch.tensor(float(len(logits))).log()
+        """uint8 images [B, 3, S, S] to logits float32 [B, C], on the device; of several views as `mean_of_views`."""
+        return mean_of_views(self._logits, images.to(self.place, non_blocking=True), self.views, self.size)
 
     def _logits(self, images: Tensor) -> Tensor:
         with self.autocast():
@@ -79,43 +66,3 @@ class Inference:
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             return self.network(images).float()
-
-
-def _centre(images: Tensor, size: int) -> list[Tensor]:
-    top, left = ((side - size) // 2 for side in images.shape[2:])
-    return [images[:, :, top : top + size, left : left + size]]
-
-
-def _corners(images: Tensor, size: int) -> list[Tensor]:
-    return [images[:, :, y, x] for y in (slice(size), slice(-size, None)) for x in (slice(size), slice(-size, None))]
-
-
-def _mirrored(view: View) -> View:
-    return lambda images, size: [each.flip(3) for each in view(images, size)]
-
-
-VIEWS: dict[str, View] = {
-    "identity": _centre,
-    "hflip": _mirrored(_centre),
-    "corners": _corners,
-    "hflip_corners": _mirrored(_corners),
-}
-"""How test-time augmentation looks at a square image [B, 3, R, R], R >= S: name -> views, each [B, 3, S, S]."""
-
-
-def with_margin(preprocessing: Preprocessing, views: Sequence[str]) -> Preprocessing:
-    """The preprocessing that leaves the views enough to choose from: for corners, the resized image's whole centre.
-
-    Raises:
-        ConfigError: corners are wanted of images that are resized to the input's very size.
-    """
-    if not any(name.endswith("corners") for name in views):
-        return preprocessing
-    if preprocessing.fit != "crop" or preprocessing.resize_size == preprocessing.input_size:
-        raise ConfigError(
-            f"views=[{','.join(views)}]: corners need a margin, but images are resized to the input's very size "
-            f"({preprocessing.input_size} pixels) here.\nLeave them out, or give preprocess.resize_size."
-        )
-    return preprocessing.changed(
-        {"input_size": preprocessing.resize_size, "resize_size": preprocessing.resize_size}, ""
-    )

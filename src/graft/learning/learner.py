@@ -22,6 +22,7 @@ from graft.learning.lookahead import Lookahead
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedules import Length, build_schedule
 from graft.learning.tally import Counts, Tally, widest
+from graft.learning.views import ONE_LOOK, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
 from graft.preprocessing import Preprocessing
 from graft.transfer.plan import TransferPlan
@@ -65,6 +66,7 @@ class Learner(pl.LightningModule):
         objective: the loss.
         optimizer, scheduler: their configurations.
         seed: with epoch and step the only source of chance, so that a resumed run draws what it would have drawn.
+        views: how the test looks at an image, keys of `graft.learning.views.VIEWS`.
         provenance: plain values that make a checkpoint whole (recipe, config, …), saved under "graft".
 
     Attributes:
@@ -87,6 +89,7 @@ class Learner(pl.LightningModule):
         seed: int,
         provenance: Mapping[str, Any],
         log_every: int = 10,
+        views: tuple[str, ...] = ONE_LOOK,
     ) -> None:
         super().__init__()
         self.network = network
@@ -98,6 +101,7 @@ class Learner(pl.LightningModule):
         self.seed = seed
         self.provenance = dict(provenance)
         self.log_every = log_every
+        self.views = views
         self.normalisation = Normalise(preprocessing)
         self.suffixes: dict[str, Callable[..., Any]] = {}
         weights = None if objective.class_weights is None else torch.tensor(objective.class_weights)
@@ -255,8 +259,12 @@ class Learner(pl.LightningModule):
     def _start_evaluation(self) -> None:
         self.tally = Tally(len(self.classes), self.device)
 
-    def _evaluate(self, batch: Batch | FeatureBatch) -> Tensor:
-        logits = self.logits_of(batch).float()
+    def _evaluate(self, batch: Batch | FeatureBatch, views: tuple[str, ...] = ONE_LOOK) -> Tensor:
+        if isinstance(batch, Batch):
+            size = self.preprocessing.input_size
+            logits = mean_of_views(lambda images: self(images).float(), batch.images, views, size)
+        else:
+            logits = self.logits_of(batch).float()
         self.tally.count(logits, batch.labels)
         return logits
 
@@ -293,7 +301,7 @@ class Learner(pl.LightningModule):
         self._start_evaluation()
 
     def test_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
-        return self._evaluate(batch)
+        return self._evaluate(batch, self.views)
 
     def on_test_epoch_end(self) -> None:
         counts = self._counted()

@@ -17,6 +17,7 @@ from graft.data.splits import Splits
 from graft.errors import ConfigError
 from graft.learning.device import compile_mode
 from graft.learning.learner import Learner, Objective
+from graft.learning.views import wanted_views
 from graft.models import build_network, built_for
 from graft.models.normalise import Normalise
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
@@ -89,6 +90,7 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
             "weights": {"source": weights.source, "sha256": weights.sha256},
         },
         log_every=config.trainer.log_every_n_steps,
+        views=wanted_views(config.tta, config.views),
     )
     notes = (*splits.notes, *weights.notes, *said_of_random_layers(plan, weights))
     return Experiment(learner, data, weights, notes)

@@ -29,9 +29,10 @@ from graft.learning.learner import Learner
 from graft.learning.memory import telling_what_fits
 from graft.learning.processes import environment_of, launch
 from graft.learning.table_logger import TableLogger
+from graft.learning.views import ONE_LOOK, with_margin
 from graft.learning.writing import WholeCheckpoints
 from graft.review.layers import layer_table
-from graft.tasks.assembly import assemble, parameter_counts
+from graft.tasks.assembly import assemble, loaders, parameter_counts
 from graft.tasks.batch import settle_batch_size
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
@@ -91,6 +92,8 @@ def _from_weights_to_test(
     config = OmegaConf.create(plain)
     experiment = assemble(plain, splits, folder)
     learner, data = experiment.learner, experiment.data
+    seen = with_margin(data.preprocessing, learner.views)
+    tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.lost)
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
     title = f"{parameters['trainable']:,} of {parameters['total']:,} parameters train"
     tell(layer_table(learner.plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
@@ -119,8 +122,9 @@ def _from_weights_to_test(
     figures = load_best(learner, best)
     pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in trainer.callbacks)  # type: ignore[attr-defined]
     if config.trainer.test and not pruned:
-        cache.provide_test()
-        trainer.test(learner, datamodule=data, verbose=False)
+        if learner.views == ONE_LOOK:
+            cache.provide_test()
+        trainer.test(learner, datamodule=tested, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
     review.conclude(trainer, figures, read_checkpoint(best))
     cache.close()
@@ -143,6 +147,7 @@ def _from_weights_to_test(
             "loaded": len(experiment.weights.loaded),
             "random": list(experiment.weights.random),
         },
+        "views": list(learner.views),
         "checkpoint": str(best.relative_to(folder)),
         "device": dataclasses.asdict(device)
         | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},

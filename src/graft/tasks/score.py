@@ -12,9 +12,10 @@ from graft.data.lost import LostImages
 from graft.data.splits import Splits
 from graft.files import sha256, write_atomically
 from graft.learning.device import as_trained
-from graft.learning.inference import Inference, with_margin
+from graft.learning.inference import Inference
 from graft.learning.restore import Restored, from_checkpoint
 from graft.learning.scores import Scored, Scores
+from graft.learning.views import wanted_views, with_margin
 from graft.preprocessing import Preprocessing
 from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv, overall_table
 from graft.review.predictions import rank, writing
@@ -35,7 +36,7 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
     """
     restored = from_checkpoint(checkpoint).prepared(config.preprocess)
     asked = run_config(config, restored.config, said)
-    views = tuple(config.views) if config.tta else ("identity",)
+    views = views_of(config, asked)
     seen = with_margin(restored.preprocessing, views)
     device, channels_last = as_trained(restored.config["trainer"], config.trainer)
     splits = open_splits(asked)
@@ -68,6 +69,12 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
     write_atomically(folder / "confusion_matrix.csv", confusion_csv(restored.classes, scored.confusion).encode())
     show(result, scored, restored.classes, folder)
     return scored.overall["acc"]
+
+
+def views_of(config: Any, run: Any) -> tuple[str, ...]:
+    """How each image is looked at: as in the run, unless `config` (an EvaluateConfig) says otherwise."""
+    tta = run.tta if config.tta is None else config.tta
+    return wanted_views(tta, run.views if config.views is None else config.views)
 
 
 def fewer_then(run: Any, split: str) -> list[str]:
