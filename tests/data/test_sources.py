@@ -56,38 +56,6 @@ def test_mask_divides_persons_by_id_and_labels_by_file_name(shared_data: Path) -
     assert state(root) == before
 
 
-def test_five_shots_of_faces_leave_the_rest_to_test() -> None:
-    splits = load("faces", None, shots=5)
-    assert splits.counts() == {
-        "train": {"face": 5, "no_face": 5},
-        "val": {"face": 95, "no_face": 95},
-        "test": {"face": 95, "no_face": 95},
-    }
-    assert "as validation and as test" in splits.notes[0]
-    assert not set(splits.train.names) & set(splits.test.names)
-    assert set(splits.train.names) != set(load("faces", None, shots=5, seed=1).train.names)
-
-
-def test_faces_are_photographs_and_the_others_darker_background() -> None:
-    """lfw_subset's first hundred are the faces: bright in the middle, unlike the rest."""
-    pool = load("faces", None)
-    pixels = np.concatenate([part.pixels for part in pool.parts().values() if part.pixels is not None])
-    labels = np.concatenate([part.labels for part in pool.parts().values()])
-    middle = pixels[:, 8:17, 8:17].mean(axis=(1, 2, 3))
-    assert len(labels) == 200
-    assert pixels.shape[1:] == (25, 25, 3)
-    assert pixels.max() == 255
-    assert middle[labels == 0].mean() > middle[labels == 1].mean() + 20
-
-
-def test_digits_use_the_whole_range_and_keep_their_test_set() -> None:
-    splits = load("digits", None)
-    assert sum(sizes(splits)) == 1797
-    assert splits.train.pixels is not None
-    assert sorted(np.unique(splits.train.pixels))[::16] == [0, 255]
-    assert set(splits.test.names) == set(load("digits", None, seed=5).test.names)
-
-
 # ---- anybody's folder
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +51,13 @@ class Download:
     folder: str
     sha256: str | None = None
     md5: str | None = None
+
+
+def carried(package: str, file: str) -> Path | None:
+    """A file that an installed package carries, found without importing the package; None where it is not there."""
+    found = find_spec(package)
+    folders = [] if found is None else found.submodule_search_locations or []
+    return next((path for folder in folders if (path := Path(folder, file)).is_file()), None)
 
 
 def embedded_pool(
