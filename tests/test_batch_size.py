@@ -32,8 +32,8 @@ def test_the_largest_is_tried_from_below_and_never_twice(most_that_fit: int, fou
     assert len([size for size in tried if size > most_that_fit]) <= 1
 
 
-def opened() -> tuple[dict[str, Any], Any]:
-    config = settle(composed(*DIGITS))
+def opened(*words: str) -> tuple[dict[str, Any], Any]:
+    config = settle(composed(*DIGITS, *words))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return plain, open_data(config)
 
@@ -49,8 +49,21 @@ def test_a_step_that_runs_out_of_memory_does_not_fit_and_leaves_the_network_as_i
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     learner.network.register_forward_pre_hook(too_many)
-    assert batch.largest(batch.step_fits(learner, torch.device("cpu"), "bf16-mixed"), 2, 512) == 16
+    assert batch.largest(batch.step_fits(learner, torch.device("cpu"), "bf16-mixed", 0), 2, 512) == 16
     assert all(torch.equal(before[name], value) for name, value in learner.state_dict().items())
+
+
+def test_what_a_run_keeps_beside_its_steps_is_counted(tmp_path: Path) -> None:
+    plain, splits = opened("augment=none")
+    plain["data"]["batch_size"] = 2
+    bare = batch.kept_beside(plain, assemble(plain, splits, tmp_path))
+    assert bare == 1797 * 3 * 32**2, "all digits, decoded"
+    plain["callbacks"]["ema"], plain["optimizer"]["lookahead"] = 0.99, 5
+    experiment = assemble(plain, splits, tmp_path)
+    weights = sum(tensor.nbytes for tensor in experiment.learner.network.state_dict().values())
+    assert batch.kept_beside(plain, experiment) == bare + 2 * weights
+    plain["data"]["resident_gb"] = 0
+    assert batch.kept_beside(plain, assemble(plain, splits, tmp_path)) == 2 * weights
 
 
 def test_it_is_found_on_a_gpu_and_refused_where_processes_would_have_to_agree(
@@ -58,11 +71,11 @@ def test_it_is_found_on_a_gpu_and_refused_where_processes_would_have_to_agree(
 ) -> None:
     plain, splits = opened()
     gpu = Device("gpu", 1, "bf16-mixed")
-    monkeypatch.setattr(batch, "step_fits", lambda learner, device, precision: lambda size: size <= 300)
+    monkeypatch.setattr(batch, "step_fits", lambda *_: lambda size: size <= 300)
     settled, note = batch.settle_batch_size(plain, splits, gpu, tmp_path, None)
     assert (settled["data"]["batch_size"], note) == (256, "data.batch_size=auto: 256 images fit")
     assert plain["data"]["batch_size"] == "auto"
-    monkeypatch.setattr(batch, "step_fits", lambda learner, device, precision: lambda size: False)
+    monkeypatch.setattr(batch, "step_fits", lambda *_: lambda size: False)
     with pytest.raises(TrainingError, match="not even 2 images fit"):
         batch.settle_batch_size(plain, splits, gpu, tmp_path, None)
     plain["trainer"]["strategy"] = "ddp"

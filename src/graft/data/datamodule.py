@@ -123,6 +123,7 @@ class ImageDataModule(LightningDataModule):
         self.lost = lost
         self._least = augment.least_side(preprocessing.input_size) if draft else 0
         self.resident, self._room = self._choose_resident(resident_gb)
+        self.held_bytes = int(resident_gb * 2**30) - self._room
         self._evaluated: dict[int, Images] = {}
         self._trained: Images | None = None
         self._features: dict[str, FeatureTable] = {}

@@ -54,6 +54,11 @@ def choose_device(config: Any) -> Device:
     return Device(accelerator, int(devices), _precision(config.precision, accelerator))
 
 
+def benchmark(trainer: Any) -> bool:
+    """Whether cuDNN tries its algorithms, by a TrainerConfig: which one is fastest may differ from run to run."""
+    return bool(trainer.benchmark and not trainer.deterministic)
+
+
 def compile_mode(compile: bool | str) -> str | None:
     """The mode of torch.compile that `trainer.compile` asks for."""
     return None if isinstance(compile, bool) else compile

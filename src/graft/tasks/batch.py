@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from graft.data.datasets import Batch
 from graft.data.splits import Splits
 from graft.errors import ConfigError, TrainingError
 from graft.learning.checkpoints import read_checkpoint
-from graft.learning.device import Device
+from graft.learning.device import Device, benchmark
 from graft.learning.learner import Learner
 from graft.learning.optimizers import build_optimizer
-from graft.tasks.assembly import assemble
+from graft.tasks.assembly import Experiment, assemble
 
 AUTO = "auto"
 USUAL = 32
@@ -54,7 +55,8 @@ def settle_batch_size(
     experiment = assemble(_with(plain, 2), splits, folder)
     least = 2 if experiment.data.avoid_single else 1
     most = min(MOST, len(splits.train))
-    fits = step_fits(experiment.learner, torch.device("cuda"), device.precision)
+    torch.backends.cudnn.benchmark = benchmark(OmegaConf.create(plain["trainer"]))  # algorithms differ in memory, too
+    fits = step_fits(experiment.learner, torch.device("cuda"), device.precision, kept_beside(plain, experiment))
     size = largest(fits, least, most)
     if size is None:
         raise TrainingError(
@@ -62,6 +64,14 @@ def settle_batch_size(
             "Take a smaller model, or data.preprocess.input_size."
         )
     return _with(plain, size), f"data.batch_size=auto: {size} images fit"
+
+
+def kept_beside(plain: dict[str, Any], experiment: Experiment) -> int:
+    """Bytes that a run keeps on the GPU beside what its steps take: averages of the weights, and decoded images."""
+    network = experiment.learner.network
+    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    averages = [plain["callbacks"]["ema"], plain["optimizer"]["lookahead"]]
+    return experiment.data.held_bytes + weights * sum(average is not None for average in averages)
 
 
 def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
@@ -72,8 +82,9 @@ def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
     return found
 
 
-def step_fits(learner: Learner, device: torch.device, precision: str) -> Callable[[int], bool]:
-    """Whether two training steps with so many images stay below SHARE of the memory; tried on a copy of the network."""
+def step_fits(learner: Learner, device: torch.device, precision: str, beside: int) -> Callable[[int], bool]:
+    """Whether two training steps with so many images stay below SHARE of the memory without `beside` bytes; tried on a
+    copy of the network."""
     size = learner.preprocessing.input_size
     capacity = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
@@ -87,7 +98,7 @@ def step_fits(learner: Learner, device: torch.device, precision: str) -> Callabl
             zeros = torch.zeros(batch, dtype=torch.int64, device=device)
             for _ in range(2):
                 _step(trial, Batch(images, zeros, zeros), optimizer, precision)
-            return not capacity or torch.cuda.max_memory_reserved(device) <= SHARE * capacity
+            return not capacity or torch.cuda.max_memory_reserved(device) <= SHARE * capacity - beside
         except torch.OutOfMemoryError:
             return False
         finally:

@@ -22,7 +22,7 @@ from graft.data.splits import Splits
 from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
-from graft.learning.device import Device, choose_device, telling_of_determinism
+from graft.learning.device import Device, benchmark, choose_device, telling_of_determinism
 from graft.learning.feature_cache import FeatureCache
 from graft.learning.heap import freed_memory_kept
 from graft.learning.learner import Learner
@@ -208,7 +208,7 @@ def build_trainer(
         gradient_clip_val=own.gradient_clip_val,
         accumulate_grad_batches=own.accumulate_grad_batches,
         deterministic=own.deterministic,
-        benchmark=own.benchmark and not own.deterministic,
+        benchmark=benchmark(own),
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
         callbacks=callbacks,
