@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from graft.chance import seed_of, seeded
+from graft.chance import seed_device, seeded
 from graft.data.datasets import Batch
 from graft.data.features import FeatureBatch
 from graft.errors import TrainingError
@@ -168,7 +168,7 @@ class Learner(pl.LightningModule):
         self.epoch_sums, self.window_sums = self._zeros(), self._zeros()
 
     def on_train_batch_start(self, batch: Batch | FeatureBatch, batch_idx: int) -> None:
-        torch.manual_seed(seed_of(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
+        seed_device(self.device, self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor | None:
         self.watch.before_step()
@@ -187,8 +187,8 @@ class Learner(pl.LightningModule):
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             sums = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
-            self.epoch_sums += sums
-            self.window_sums += sums
+            self.epoch_sums.add_(sums)  # a module looks long at whatever is assigned to it
+            self.window_sums.add_(sums)
         if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
             self._log_step({"train/loss_main": main, "train/loss_aux": side} if auxiliary else {})
         return loss
@@ -199,6 +199,9 @@ class Learner(pl.LightningModule):
         if self.lookahead is not None:
             self.lookahead.after_step(self.global_step + 1)
         optimizer.zero_grad()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Nothing: they are gone since the last step."""
 
     def prepared(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """What the network is trained on: normalised images [B, 3, S, S], and their classes [B], or the shares of

@@ -107,7 +107,7 @@ class ShiftNorm(nn.BatchNorm2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         if self.training:
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
         mean, variance, shift = self.running_mean, self.running_var, self.bias * SHIFT_GAIN
         return F.batch_norm(maps, mean, variance, self.scale, shift, self.training, RUNNING, self.eps)
 
