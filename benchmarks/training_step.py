@@ -87,6 +87,7 @@ def by_loop(network: nn.Module, batches: Batches, device: torch.device, *, best:
     network = network.to(device).train()
     network = network.to(memory_format=torch.channels_last if best else torch.contiguous_format)
     optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, fused=best)
+    torch.backends.cudnn.benchmark = best
     ends = []
     for images, labels in batches():
         images, labels = images.to(device), labels.to(device)
@@ -107,6 +108,7 @@ def by_timm(network: nn.Module, batches: Batches, device: torch.device) -> float
 
     network = network.to(device).to(memory_format=torch.channels_last).train()
     optimizer = create_optimizer_v2(network, "momentum", lr=LR, weight_decay=0, momentum=MOMENTUM)
+    torch.backends.cudnn.benchmark = True  # as its train.py
     losses, ends = AverageMeter(), []
     for images, labels in batches():
         images, labels = images.to(device), labels.to(device)
