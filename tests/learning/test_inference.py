@@ -9,7 +9,7 @@ from graft.errors import ConfigError
 from graft.learning.device import Device, as_trained
 from graft.learning.inference import Inference
 from graft.learning.restore import Restored
-from graft.learning.views import VIEWS, with_margin
+from graft.learning.views import VIEWS, mean_of_views, with_margin
 from graft.models import Recipe
 from graft.preprocessing import Preprocessing
 
@@ -62,6 +62,20 @@ def test_the_softmax_of_several_views_is_the_mean_of_theirs() -> None:
     mean = (single(images).softmax(1) + single(images.flip(3)).softmax(1)) / 2
     torch.testing.assert_close(infer(images).softmax(1), mean)
     assert not torch.allclose(mean, single(images).softmax(1))
+
+
+def test_a_network_may_overwrite_what_it_gave_before() -> None:
+    """As one that replays a CUDA graph does."""
+    given = torch.empty(2, 3)
+
+    def logits_of(images: torch.Tensor) -> torch.Tensor:
+        return given.copy_(images.float().sum((2, 3)))
+
+    images = torch.rand(2, 3, 4, 4)
+    images[:, :, 0] *= 5  # what the shifts mirror differs from what they lose
+    views = ("identity", "shifts")
+    fresh = mean_of_views(lambda seen: seen.float().sum((2, 3)), images, views, 4)
+    assert torch.equal(mean_of_views(logits_of, images, views, 4), fresh)
 
 
 def test_what_training_had_is_kept_unless_asked_otherwise() -> None:

@@ -33,10 +33,12 @@ def mean_of_views(logits_of: Callable[[Tensor], Tensor], images: Tensor, views: 
         views: names.
         size: S.
     """
-    logits = [logits_of(seen) for name in views for seen in VIEWS[name](images, size)]
-    if len(logits) == 1:
-        return logits[0]
-    return torch.stack([each.log_softmax(1) for each in logits]).logsumexp(0) - math.log(len(logits))
+    looks = [look for name in views for look in VIEWS[name](images, size)]
+    if len(looks) == 1:
+        return logits_of(looks[0])
+    # at once: a network that replays a CUDA graph overwrites what it has given before
+    logarithms = [logits_of(look).log_softmax(1) for look in looks]
+    return torch.stack(logarithms).logsumexp(0) - math.log(len(looks))
 
 
 def _centre(images: Tensor, size: int) -> list[Tensor]:
