@@ -34,6 +34,25 @@ datamodule.ImageDataModule.train_dataloader = listened
 sys.exit(main("train"))
 """
 
+NEVER_WAITS = """
+import functools, sys, torch
+from graft.learning.learner import Learner
+from graft.cli import main
+def guarded(method):
+    @functools.wraps(method)
+    def without_waiting(*given, **named):
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return method(*given, **named)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return without_waiting
+for name in ("training_step", "optimizer_step", "validation_step", "test_step"):
+    setattr(Learner, name, guarded(getattr(Learner, name)))
+sys.exit(main("train"))
+"""
+
 SMALL_CARD = """
 import sys
 import torch
@@ -71,6 +90,13 @@ def test_a_small_set_lies_on_the_gpu_and_gives_the_figures_it_would_have_given_i
     assert on_gpu.summary["metrics"] == in_memory.summary["metrics"]
 
 
+def test_no_step_waits_for_the_gpu(tmp_path: Path) -> None:
+    """What tests/learning/test_waiting.py shows without one."""
+    words = (*DIGITS, "callbacks.ema=0.9", "optimizer.lookahead=3", "trainer.gradient_clip_val=1", "tta=true")
+    run = by_script(tmp_path / "run", NEVER_WAITS, *words, "trainer.log_every_n_steps=1000000", "augment.mixup=0.2")
+    assert run.summary["metrics"]["test/acc"] > 0.5
+
+
 def test_the_same_seed_gives_the_same_weights_to_the_bit(tmp_path: Path) -> None:
     words = (*DIGITS, "trainer.deterministic=true")
     one, other = (weights(succeeded(train(tmp_path / name, *words))) for name in ("one", "other"))
@@ -87,6 +113,7 @@ def test_our_other_vggs_can_be_repeated_too(model: str, tmp_path: Path) -> None:
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
     words = (*DIGITS, "trainer.deterministic=true", "callbacks.checkpoint=last", "scheduler=none")
+    words = (*words, "callbacks.ema=0.9")
     straight = succeeded(train(tmp_path / "straight", *words))
     part = succeeded(train(tmp_path / "part", *words, "trainer.max_epochs=1"))
     gone_on = succeeded(train(tmp_path / "on", *words, f"resume={part.folder / 'checkpoints' / 'last.ckpt'}"))
@@ -96,7 +123,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_cuda_graphs_train_the_same_network_and_save_clean_names(tmp_path: Path) -> None:
-    words = (*DIGITS, "trainer.precision=32-true", "augment=none")
+    words = (*DIGITS, "trainer.precision=32-true", "augment=none", "tta=true")
     plain = succeeded(train(tmp_path / "plain", *words))
     graphs = succeeded(train(tmp_path / "graphs", *words, "trainer.compile=reduce-overhead", timeout=600))
     assert weights(plain).keys() == weights(graphs).keys()
