@@ -4,7 +4,8 @@
     python -m benchmarks.start --repeat 5
 
 Whole processes, warm (one run before them is not counted), beside one that does nothing but import torch, torchvision
-and Lightning. The first step is there when its line is in metrics.csv; it includes the validation before it.
+and Lightning. The first step is there when its line is in metrics.csv, which is when the second is logged; the time
+includes the validation before it.
 """
 
 import argparse

@@ -27,6 +27,18 @@ def test_one_row_a_step_whatever_the_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_long_epoch_can_be_watched(tmp_path: Path) -> None:
+    """Nothing is saved, yet each step is there when the next one comes, whole."""
+    table = TableLogger(tmp_path / "metrics.csv")
+    for step in (10, 20, 30):
+        table.log_metrics({"train/loss": 1 / step, "epoch": 0}, step)
+        table.log_metrics({"lr/head": 0.5}, step)
+    assert [(row["step"], row["train/loss"], row["lr/head"]) for row in read(table.path)] == [
+        ("10", "0.1", "0.5"),
+        ("20", "0.05", "0.5"),
+    ]
+
+
 def test_appending_gives_the_same_file_as_writing_at_once(tmp_path: Path) -> None:
     often, once = TableLogger(tmp_path / "often.csv"), TableLogger(tmp_path / "once.csv")
     for step in range(5):
@@ -51,11 +63,11 @@ def test_going_on_drops_what_the_resumed_run_will_log_again(tmp_path: Path) -> N
     for step in range(4):
         whole.log_metrics({"train/loss": step / 7, "epoch": 0}, step)
     whole.save()
+    before = whole.path.read_bytes()
     resumed = TableLogger(tmp_path / "whole.csv")
     resumed.go_on_after(1)
     for step in (2, 3):
         resumed.log_metrics({"train/loss": step / 7, "epoch": 0}, step)
-    before = whole.path.read_bytes()
     resumed.save()
     assert whole.path.read_bytes() == before
 

@@ -128,11 +128,8 @@ class Learner(pl.LightningModule):
         """uint8 images [B, 3, S, S] to logits [B, C]."""
         return _logits(self.network(self.normalise(images)))
 
-    def logits_of(self, batch: Batch | FeatureBatch) -> Tensor:
-        """Logits [B, C] of images, or of the features that the frozen layers made of them."""
-        return self(batch.images) if isinstance(batch, Batch) else _logits(self._go_on(batch))
-
     def _go_on(self, batch: FeatureBatch) -> Any:
+        """What the network gives for the images that the frozen layers made these features of."""
         return self.suffixes[batch.cut](self.network, *batch.features)
 
     # -- training ------------------------------------------------------------------------------------------
@@ -263,11 +260,11 @@ class Learner(pl.LightningModule):
         self.tally = Tally(len(self.classes), self.device)
 
     def _evaluate(self, batch: Batch | FeatureBatch, views: tuple[str, ...] = ONE_LOOK) -> Tensor:
-        if isinstance(batch, Batch):
+        if isinstance(batch, FeatureBatch):
+            logits = _logits(self._go_on(batch)).float()
+        else:
             size = self.preprocessing.input_size
             logits = mean_of_views(lambda images: self(images).float(), batch.images, views, size)
-        else:
-            logits = self.logits_of(batch).float()
         self.tally.count(logits, batch.labels)
         return logits
 

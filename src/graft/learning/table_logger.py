@@ -18,9 +18,9 @@ Row = dict[str, float]
 class TableLogger(Logger):
     """Writes `path`: "step", "epoch" and the metrics as they first came, one row a step.
 
-    Everything logged for a step lands in one row, whatever the order. Rows are appended; the file is written
-    anew (beside, then renamed) when a metric first appears or a finished step gets more. Going on with an
-    existing file drops the rows after the step that is taken up again.
+    Everything logged for a step lands in one row, whatever the order. Rows are appended, each when the next step is
+    logged at the latest; the file is written anew (beside, then renamed) when a metric first appears or a finished step
+    gets more. Going on with an existing file drops the rows after the step that is taken up again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,6 +66,8 @@ class TableLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = step or 0
+        if step not in self._rows:
+            self.save()  # the steps before are complete, and Lightning saves at ends of epochs, which may be hours off
         if step in self._rows and len(self._rows) <= self._written:
             self._written = -1  # a row on disk changes
         for name in metrics:
