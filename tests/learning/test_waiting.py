@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graft.config.validation import settle
+from graft.data.augment import Augment
 from graft.data.datasets import Batch
+from graft.data.resident import ResidentDataset
 from graft.learning import learner as learning
 from graft.learning.device import Device
 from graft.tasks import fit
@@ -169,3 +172,14 @@ def test_no_step_waits_for_the_device_but_those_that_are_logged(
     logged = {during for during, _ in waits.asked}
     assert {("training", 10), ("training", 20)} <= logged, "the harness notices nothing"
     assert not [asked for asked in waits.asked if asked[0][0] != "training" or asked[0][1] % 10]
+
+
+@pytest.mark.parametrize("augment", [None, Augment(random_crop_padding=2, horizontal_flip=0.5, random_erasing=0.5)])
+def test_a_set_that_lies_on_the_device_is_augmented_there_without_waiting(augment: Augment | None) -> None:
+    pixels, labels = np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.int64)
+    waits = Waits()
+    with waits:
+        waits.during = ("training", 1)
+        batch = ResidentDataset(pixels, labels, augment=augment, seed=0, device=AWAY).__getitems__([(0, 3), (0, 5)])
+    assert batch.images.device == batch.labels.device == AWAY
+    assert not waits.asked
