@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class TableLogger(Logger):
             new = not self.path.exists()
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(self._header() if new else "")
-                file.writelines(map(self._line, self.rows[self._written :]))
+                new_rows = islice(reversed(self._rows.values()), len(self._rows) - self._written)  # they come in order
+                file.writelines(map(self._line, reversed([*new_rows])))
         self._written = len(self._rows)
 
     @rank_zero_only
