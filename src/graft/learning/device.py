@@ -54,9 +54,9 @@ def choose_device(config: Any) -> Device:
     return Device(accelerator, int(devices), _precision(config.precision, accelerator))
 
 
-def benchmark(trainer: Any) -> bool:
+def benchmark(trainer: Mapping[str, Any]) -> bool:
     """Whether cuDNN tries its algorithms, by a TrainerConfig: which one is fastest may differ from run to run."""
-    return bool(trainer.benchmark and not trainer.deterministic)
+    return bool(trainer["benchmark"] and not trainer["deterministic"])
 
 
 def compile_mode(compile: bool | str) -> str | None:

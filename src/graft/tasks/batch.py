@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from graft.data.datasets import Batch
 from graft.data.splits import Splits
@@ -55,7 +54,7 @@ def settle_batch_size(
     experiment = assemble(_with(plain, 2), splits, folder)
     least = 2 if experiment.data.avoid_single else 1
     most = min(MOST, len(splits.train))
-    torch.backends.cudnn.benchmark = benchmark(OmegaConf.create(plain["trainer"]))  # algorithms differ in memory, too
+    torch.backends.cudnn.benchmark = benchmark(plain["trainer"])  # algorithms differ in memory, too
     fits = step_fits(experiment.learner, torch.device("cuda"), device.precision, kept_beside(plain, experiment))
     size = largest(fits, least, most)
     if size is None:
