@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
+from graft.config import validation
 from graft.errors import ConfigError
 from graft.learning.device import Device, as_trained
 from graft.learning.inference import Inference
@@ -94,3 +95,8 @@ def test_a_precision_for_training_alone_is_refused() -> None:
     restored = Restored(Sums(), Recipe("vgg_mini"), ("a", "b"), PREPROCESSING, "")
     with pytest.raises(ConfigError, match=r"trainer\.precision=64-true"):
         Inference(restored, Device("cpu", 1, "64-true"), channels_last=False)
+
+
+def test_every_view_can_be_asked_for() -> None:
+    """The configuration names them without importing torch."""
+    assert tuple(VIEWS) == validation.VIEWS

@@ -29,8 +29,9 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     _check_preprocess(config.preprocess)
     if config.views is not None:
         check_views(config.views)
-    if "views" in said and not config.tta:
-        raise ConfigError(f"views=[{','.join(config.views)}]: only test-time augmentation looks at them; add tta=true.")
+        if not config.tta:
+            said_views = ",".join(config.views)
+            raise ConfigError(f"views=[{said_views}]: only test-time augmentation looks at them; add tta=true.")
     hidden = sorted(key for key in said if key.startswith("data.preprocess"))
     if hidden:
         key = hidden[0].removeprefix("data.")
