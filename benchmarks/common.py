@@ -31,5 +31,5 @@ def training(model: str, size: int, batch_size: int, *words: str) -> Any:
 
 def noise(count: int, size: int) -> ImageSet:
     """Pictures [size, size] in memory, of two classes in turn."""
-    pixels = np.random.RandomState(0).randint(0, 256, (count, size, size, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     return ImageSet([str(index) for index in range(count)], np.arange(count) % 2, pixels=pixels)

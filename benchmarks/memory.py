@@ -22,7 +22,7 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmarks.common import composed, noise, training
-from benchmarks.training_step import batches_of_noise, by_graft, by_loop
+from benchmarks.training_step import BEST, batches_of_noise, by_graft, by_loop
 from graft.data.splits import Splits
 from graft.learning.device import choose_device
 from graft.models.normalise import Normalise
@@ -62,7 +62,7 @@ def peak(way: str, model: str, size: int, batch_size: int) -> None:
             normalise = Normalise(experiment.learner.preprocessing)
             loader = experiment.data.train_dataloader()
             batches = ((normalise(batch.images), batch.labels) for batch in loader)
-            by_loop(experiment.learner.network, lambda: batches, device.root, best=True)
+            by_loop(experiment.learner.network, lambda: batches, device.root, BEST)
 
 
 def features(count: int) -> None:

@@ -4,7 +4,7 @@ Every benchmark compares with it, in the same process, on the same data.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from graft.data.images import ImageSet
 from graft.data.splits import Splits
 from graft.preprocessing import Preprocessing
 from graft.transfer import TransferPlan
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def train_plainly(
     batch_size: int,
     momentum: float,
     workers: int,
+    device: torch.device = CPU,
 ) -> Timed:
-    """Train what `plan` trains in the first epoch, at its rates; the rest keeps still by taking no gradient, as in the
+    """Train what `plan` trains in the first epoch, at its rates; the rest is frozen by taking no gradient, as in the
     notebooks."""
     started = time.perf_counter()
     train = Pictures(splits.train, train_steps(preprocessing, augment), preprocessing)
@@ -84,14 +87,19 @@ def train_plainly(
         DataLoader(train, batch_size, shuffle=True, num_workers=workers),
         DataLoader(val, batch_size, num_workers=workers),
     ]
+    network.to(device)
     plan.apply(0)
     groups = [group | {"params": [p for p in group["params"] if p.requires_grad]} for group in plan.groups]
     optimizer = torch.optim.SGD(groups, momentum=momentum)
     accuracy = 0.0
     for _ in range(epochs):
-        _train(network.train(), loaders[0], optimizer)
-        accuracy = _validate(network.eval(), loaders[1])
+        _train(network.train(), _moved(loaders[0], device), optimizer)
+        accuracy = _validate(network.eval(), _moved(loaders[1], device))
     return Timed(time.perf_counter() - started, accuracy)
+
+
+def _moved(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((images.to(device), labels.to(device)) for images, labels in batches)
 
 
 def _train(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer) -> None:

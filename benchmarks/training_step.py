@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,23 +54,31 @@ LR = 0.001
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
-class Clock(Callback):
-    """When each training batch was done."""
+class Stopwatch(Callback):
+    """Times steps: as a callback those of a Trainer, else one at each `tick`. A GPU is waited for only at both ends."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.ends: list[float] = []
+        self.device, self.warm_up = device, 5 if device.type == "cuda" else 1
+        self.steps, self.started, self.ended = 0, 0.0, 0.0
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.ends.append(now(self.device))
+    def tick(self) -> None:
+        """A step has been launched."""
+        self.steps += 1
+        if self.steps == self.warm_up:
+            self.started = now(self.device)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.tick()
+        if trainer.is_last_batch:
+            self.ended = now(self.device)
 
     def step(self) -> float:
-        """Mean seconds of all steps but the first."""
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+        """Mean seconds of the steps after the warm-up."""
+        return ((self.ended or now(self.device)) - self.started) / (self.steps - self.warm_up)
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when all that was asked of a GPU is done."""
+    """Seconds, when a GPU has done all that was launched."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -82,23 +91,46 @@ def batches_of_noise(config: Any, steps: int) -> Splits:
     return Splits(("one", "other"), noise(steps * config.data.batch_size, size), val, val)
 
 
-def by_loop(network: nn.Module, batches: Batches, device: torch.device, *, best: bool) -> float:
-    """Seconds a step of a loop written by hand: fp32, or with `best` all that makes it faster."""
+@dataclass(frozen=True)
+class Loop:
+    """How a hand-written loop computes."""
+
+    bf16: bool = False
+    channels_last: bool = False
+    fused: bool = False
+    tf32: bool = False
+    try_algorithms: bool = False
+
+    def set(self) -> None:
+        """Set the global switches of PyTorch."""
+        torch.backends.cudnn.benchmark = self.try_algorithms
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """`images` in this loop's memory format."""
+        return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+
+PLAIN = Loop()
+BEST = Loop(bf16=True, channels_last=True, fused=True, tf32=True, try_algorithms=True)
+
+
+def by_loop(network: nn.Module, batches: Batches, device: torch.device, loop: Loop) -> float:
+    """Seconds a step of a loop written by hand."""
     network = network.to(device).train()
-    network = network.to(memory_format=torch.channels_last if best else torch.contiguous_format)
-    optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, fused=best)
-    torch.backends.cudnn.benchmark = best
-    ends = []
+    network = network.to(memory_format=torch.channels_last if loop.channels_last else torch.contiguous_format)
+    optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, fused=loop.fused)
+    loop.set()
+    watch = Stopwatch(device)
     for images, labels in batches():
-        images, labels = images.to(device), labels.to(device)
-        images = images.contiguous(memory_format=torch.channels_last) if best else images.contiguous()
+        images, labels = loop.laid_out(images.to(device)), labels.to(device)
         optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16) if best else nullcontext():
+        with torch.autocast(device.type, torch.bfloat16) if loop.bf16 else nullcontext():
             loss = F.cross_entropy(network(images).float(), labels)
         loss.backward()
         optimizer.step()
-        ends.append(now(device))
-    return (ends[-1] - ends[0]) / (len(ends) - 1)
+        watch.tick()
+    return watch.step()
 
 
 def by_timm(network: nn.Module, batches: Batches, device: torch.device) -> float:
@@ -108,19 +140,18 @@ def by_timm(network: nn.Module, batches: Batches, device: torch.device) -> float
 
     network = network.to(device).to(memory_format=torch.channels_last).train()
     optimizer = create_optimizer_v2(network, "momentum", lr=LR, weight_decay=0, momentum=MOMENTUM)
-    torch.backends.cudnn.benchmark = True  # as its train.py
-    losses, ends = AverageMeter(), []
+    BEST.set()  # as its train.py
+    losses, watch = AverageMeter(), Stopwatch(device)
     for images, labels in batches():
-        images, labels = images.to(device), labels.to(device)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images, labels = BEST.laid_out(images.to(device)), labels.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             loss = F.cross_entropy(network(images), labels)
         losses.update(loss.item(), len(images))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        ends.append(now(device))
-    return (ends[-1] - ends[0]) / (len(ends) - 1)
+        watch.tick()
+    return watch.step()
 
 
 def kept(way: Callable[[], float]) -> float:
@@ -150,7 +181,7 @@ class Shortest(pl.LightningModule):
 
 def by_lightning(network: nn.Module, batches: Batches, device: Device) -> float:
     """Seconds a step of the shortest LightningModule."""
-    clock = Clock(device.root)
+    watch = Stopwatch(device.root)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator=device.accelerator,
@@ -161,26 +192,26 @@ def by_lightning(network: nn.Module, batches: Batches, device: Device) -> float:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[clock],
+            callbacks=[watch],
             default_root_dir=folder,
         )
         trainer.fit(Shortest(network), DataLoader(list(batches()), batch_size=None))  # type: ignore[arg-type]
-    return clock.step()
+    return watch.step()
 
 
 def by_graft(config: Any, splits: Splits, device: Device) -> float:
     """Seconds a step of Graft; writing checkpoints, which happens between epochs, is left out."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    clock = Clock(device.root)
+    watch = Stopwatch(device.root)
     with tempfile.TemporaryDirectory() as folder:
         experiment = assemble(plain, splits, Path(folder))
         learner, data = experiment.learner, experiment.data
-        trainer = fit.build_trainer(config, device, Path(folder), learner.plan, None, data.steps_per_epoch, [clock])
+        trainer = fit.build_trainer(config, device, Path(folder), learner.plan, None, data.steps_per_epoch, [watch])
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
         with freed_memory_kept(device.accelerator == "cpu" and config.trainer.keep_memory):
             trainer.fit(learner, datamodule=data)
-    return clock.step()
+    return watch.step()
 
 
 def matrix_rate(device: torch.device, side: int = 4096, seconds: float = 2.0) -> float:
@@ -249,8 +280,8 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, Graft in {device.precision}"
     )
     ways: dict[str, Callable[[], float]] = {
-        "plain": lambda: by_loop(copy.deepcopy(network), batches, root, best=False),
-        "by hand": lambda: by_loop(copy.deepcopy(network), batches, root, best=True),
+        "plain": lambda: by_loop(copy.deepcopy(network), batches, root, PLAIN),
+        "by hand": lambda: by_loop(copy.deepcopy(network), batches, root, BEST),
         "timm": lambda: by_timm(copy.deepcopy(network), batches, root),
         "Lightning": lambda: by_lightning(copy.deepcopy(network), batches, device),
         "Graft": lambda: by_graft(config, splits, device),

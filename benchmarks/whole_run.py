@@ -23,7 +23,7 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmarks.common import composed
-from benchmarks.plain import Timed, train_plainly
+from benchmarks.plain import CPU, Timed, train_plainly
 from graft.config.recipes import recipe_of
 from graft.data.splits import Splits
 from graft.models import build_network
@@ -60,7 +60,7 @@ def configuration(arguments: argparse.Namespace) -> Any:
     return composed(*(f"{key}={value}" for key, value in overrides.items()))
 
 
-def plain(config: Any, splits: Splits, epochs: int, workers: int) -> Timed:
+def plain(config: Any, splits: Splits, epochs: int, workers: int, device: torch.device = CPU) -> Timed:
     """The notebooks' loop, for `epochs` epochs."""
     started = time.perf_counter()
     torch.manual_seed(config.seed)
@@ -78,6 +78,7 @@ def plain(config: Any, splits: Splits, epochs: int, workers: int) -> Timed:
         batch_size=config.data.batch_size,
         momentum=config.optimizer.momentum,
         workers=workers,
+        device=device,
     )
     once = time.perf_counter() - started - timed.seconds
     return Timed(once + timed.seconds * config.trainer.max_epochs / epochs, timed.accuracy)

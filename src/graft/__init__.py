@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 for switch, value in {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
     os.environ.setdefault(switch, value)  # nothing that Graft runs reports home, unless somebody says that it may
 
+__version__ = "0.1.0"
+
 __all__ = ["Experiment", "FinishedRun", "compose", "predict", "train"]
 
 

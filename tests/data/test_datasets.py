@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from graft.data import decoding
 from graft.data.augment import Augment
 from graft.data.datasets import FileDataset, collate
 from graft.data.decoding import decode_resident
 from graft.data.images import ImageSet
 from graft.data.resident import ResidentDataset
 from graft.data.transforms import eval_transform, train_transform
-from graft.errors import DataError
+from graft.errors import DataError, UnreadableImage
 from graft.preprocessing import Preprocessing
 
 SIZE = 12
@@ -202,3 +203,22 @@ def test_decoding_names_the_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "3.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"3\.png: cannot be read"):
         decode_resident(images, SMALL)
+
+
+def test_small_pictures_decoded_by_processes_equal_those_decoded_by_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.png" for number in range(9)]
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(path)
+    images = ImageSet([path.name for path in paths], np.zeros(9, dtype=np.int64), paths=paths)
+    preprocessing = Preprocessing(8, 8)
+    by_threads = decoding.decode_resident(images, preprocessing)
+    monkeypatch.setattr(decoding, "MANY", 1)
+    monkeypatch.setattr(decoding, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 2)
+    assert np.array_equal(decoding.decode_resident(images, preprocessing), by_threads)
+    paths[7].write_bytes(b"no picture")
+    with pytest.raises(UnreadableImage, match=r"7\.png"):
+        decoding.decode_resident(images, preprocessing)

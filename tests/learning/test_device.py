@@ -34,10 +34,16 @@ def test_algorithms_are_tried_out_unless_every_run_must_be_the_same(
     words = ("data=digits", "model=vgg_mini", "strategy=scratch", *ONE_STEP)
     chosen = {}
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    for word in ("trainer.benchmark=true", "trainer.benchmark=false", "trainer.deterministic=true"):
+    for word in (
+        "trainer.benchmark=true",
+        "trainer.benchmark=false",
+        "trainer.deterministic=true",
+        "trainer.max_epochs=1",
+    ):
         run_one_step(composed(*words, word), tmp_path, monkeypatch)
         chosen[word] = torch.backends.cudnn.benchmark
         torch.use_deterministic_algorithms(False)
     assert chosen == {
         "trainer.benchmark=true": True, "trainer.benchmark=false": False, "trainer.deterministic=true": False,
+        "trainer.max_epochs=1": False,
     }  # fmt: skip

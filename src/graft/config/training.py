@@ -173,8 +173,9 @@ class TrainerConfig:
     log_every_n_steps: int = 10
     deterministic: bool | str = False
     """The same figures to the bit on a GPU too; "warn": where PyTorch can, and else it says so."""
-    benchmark: bool = True
-    """On a GPU, try cuDNN's algorithms for each convolution once and keep the fastest; not if deterministic."""
+    benchmark: bool | None = None
+    """On a GPU, try cuDNN's algorithms for each convolution once and keep the fastest; not if deterministic. That takes
+    seconds and gains about a percent: null tries them in runs of at least 2,000 steps."""
     channels_last: bool = True
     keep_memory: bool = True
     """On a CPU, reuse freed memory instead of giving it back to the kernel after each step; Linux with glibc."""

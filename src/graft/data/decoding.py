@@ -1,19 +1,30 @@
-"""Pictures decoded once and for all, with a progress bar."""
+"""Pictures decoded once, with a progress bar."""
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from graft.data.cores import available_cores
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages
 from graft.data.transforms import Picture, eval_transform
+from graft.errors import GraftError
 from graft.preprocessing import Preprocessing
+
+SMALL_SIDE = 64
+MANY = 4096
+"""Decoding small pictures is mostly Python code, of which threads run one at a time: from this number of pictures on,
+processes decode those of at most SMALL_SIDE pixels a side."""
+
+CHUNK_BYTES = 1 << 18
+"""Decoded pixels that a process hands over at once: little, since all of it lies in shared memory."""
 
 
 def decode_resident(
@@ -44,29 +55,73 @@ def decode_readable(
     size = preprocessing.input_size
     if images.pixels is not None and images.pixels.shape[1:3] == (size, size) == (preprocessing.resize_size,) * 2:
         return images.pixels, []
-    transform = eval_transform(preprocessing)
     with torch.inference_mode(False):  # Lightning asks for loaders in inference mode; training uses these pixels too
         pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
+    rows = list(range(len(images)) if only is None else only)
+    decoder = _Decoder(images, preprocessing, lost, rows)
     unread: list[int] = []
-
-    def decode(index: int) -> None:
-        if lost is None:
-            picture: Picture | None = images.load(index)
-        else:
-            picture, _ = lost.load(images, index, replace=False)
-        if picture is None:
-            unread.append(index)
-        else:
-            pixels[index] = transform(picture).permute(1, 2, 0).numpy()
-
-    rows = range(len(images)) if only is None else only
-    with (
-        ThreadPoolExecutor(available_cores(), "decode") as pool,
-        contextlib.closing(Progress(what, len(rows))) as bar,
-    ):
-        for done, _ in enumerate(pool.map(decode, rows, chunksize=1), 1):
+    with contextlib.closing(Progress(what, len(rows))) as bar:
+        done = 0
+        for chunk, (decoded, failed) in zip(decoder.chunks, decoder.run(), strict=True):
+            pixels[chunk] = decoded.numpy()
+            unread += failed
+            done += len(chunk)
             bar.update(done)
     return pixels, sorted(unread)
+
+
+class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
+    """Decodes `rows` of `images` in chunks; an item is (uint8 [n, S, S, 3], rows of it that cannot be read), or the
+    error that ends the run: a worker process could not raise it unchanged."""
+
+    def __init__(
+        self, images: ImageSet, preprocessing: Preprocessing, lost: LostImages | None, rows: Sequence[int]
+    ) -> None:
+        self.images, self.lost, self.size = images, lost, preprocessing.input_size
+        self.transform = eval_transform(preprocessing)
+        cores = available_cores()
+        self.processes = cores if self.size <= SMALL_SIDE and len(rows) >= MANY and cores > 1 else 0
+        count = max(1, CHUNK_BYTES // (3 * self.size**2)) if self.processes else 1
+        self.chunks = [rows[start : start + count] for start in range(0, len(rows), count)]
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, list[int]] | GraftError:
+        chunk = self.chunks[number]
+        decoded = torch.zeros(len(chunk), self.size, self.size, 3, dtype=torch.uint8)
+        failed = []
+        for position, index in enumerate(chunk):
+            try:
+                picture = self._load(index)
+            except GraftError as error:
+                return error
+            if picture is None:
+                failed.append(index)
+            else:
+                decoded[position] = self.transform(picture).permute(1, 2, 0)
+        return decoded, failed
+
+    def run(self) -> Iterator[tuple[Tensor, list[int]]]:
+        """Every chunk, in order. Raises UnreadableImage where a picture cannot be read and `lost` is None."""
+        items: Iterable[tuple[Tensor, list[int]] | GraftError]
+        with contextlib.ExitStack() as stack:
+            if self.processes:
+                # its own generator: a loader without one draws from the global generator
+                generator = torch.Generator().manual_seed(0)
+                items = DataLoader(self, batch_size=None, num_workers=self.processes, generator=generator)
+            else:
+                pool = stack.enter_context(ThreadPoolExecutor(available_cores(), "decode"))
+                items = pool.map(self.__getitem__, range(len(self)), chunksize=1)
+            for item in items:
+                if isinstance(item, GraftError):
+                    raise item
+                yield item
+
+    def _load(self, index: int) -> Picture | None:
+        if self.lost is None:
+            return self.images.load(index)
+        return self.lost.load(self.images, index, replace=False)[0]
 
 
 class Progress:

@@ -54,9 +54,16 @@ def choose_device(config: Any) -> Device:
     return Device(accelerator, int(devices), _precision(config.precision, accelerator))
 
 
-def benchmark(trainer: Mapping[str, Any]) -> bool:
-    """Whether cuDNN tries its algorithms, by a TrainerConfig: which one is fastest may differ from run to run."""
-    return bool(trainer["benchmark"] and not trainer["deterministic"])
+LONG_RUN = 2000
+"""Steps from which on the seconds that cuDNN takes to try its algorithms are regained."""
+
+
+def benchmark(trainer: Mapping[str, Any], steps: float) -> bool:
+    """Whether cuDNN tries its algorithms in a run of `steps` steps, by a TrainerConfig: which one is fastest may differ
+    from run to run."""
+    if trainer["deterministic"]:
+        return False
+    return steps >= LONG_RUN if trainer["benchmark"] is None else bool(trainer["benchmark"])
 
 
 def compile_mode(compile: bool | str) -> str | None:

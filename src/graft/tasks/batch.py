@@ -1,6 +1,8 @@
 """data.batch_size=auto: the largest batch whose training step fits into the GPU's memory."""
 
 import copy
+import gc
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +56,7 @@ def settle_batch_size(
     experiment = assemble(_with(plain, 2), splits, folder)
     least = 2 if experiment.data.avoid_single else 1
     most = min(MOST, len(splits.train))
-    torch.backends.cudnn.benchmark = benchmark(plain["trainer"])  # algorithms differ in memory, too
+    torch.backends.cudnn.benchmark = benchmark(plain["trainer"], math.inf)  # algorithms differ in memory, too
     fits = step_fits(experiment.learner, torch.device("cuda"), device.precision, kept_beside(plain, experiment))
     size = largest(fits, least, most)
     if size is None:
@@ -102,6 +104,7 @@ def step_fits(learner: Learner, device: torch.device, precision: str, beside: in
             return False
         finally:
             del trial
+            gc.collect()  # a module and what watches it refer to each other
             if device.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -140,6 +141,7 @@ def _from_weights_to_test(
         "metrics": figures,
         "epochs": epochs,
         "images_per_second": pace.images_per_second,
+        "training_seconds": round(pace.seconds, 3),
         "parameters": parameters,
         "weights": {
             "source": experiment.weights.source,
@@ -208,7 +210,7 @@ def build_trainer(
         gradient_clip_val=own.gradient_clip_val,
         accumulate_grad_batches=own.accumulate_grad_batches,
         deterministic=own.deterministic,
-        benchmark=benchmark(own),
+        benchmark=benchmark(own, steps_of(own, batches)),
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
         callbacks=callbacks,
@@ -222,6 +224,12 @@ def build_trainer(
     )
     validate_at_epoch_end_too(trainer)
     return trainer
+
+
+def steps_of(config: Any, batches: int) -> float:
+    """Batches that the whole run trains on, at most, by a TrainerConfig and the batches of an epoch."""
+    steps = batches * config.max_epochs if config.max_epochs >= 0 else math.inf
+    return min(steps, config.max_steps * config.accumulate_grad_batches) if config.max_steps >= 0 else steps
 
 
 def pruning(config: Any) -> list[Pruning]:

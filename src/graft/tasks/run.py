@@ -14,11 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from graft import __version__
 from graft.data.cores import available_cores
 from graft.files import write_atomically
 from graft.slurm import first_task
 
-PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
 
 
 class Run:
@@ -135,7 +136,7 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """What the figures were made with."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": platform.platform(), "graft": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
