@@ -117,6 +117,8 @@ def _damage_of(path: Path, size: int, changed: int) -> str | None:
         with zipfile.ZipFile(path) as records:
             if any(record.compress_type != zipfile.ZIP_STORED for record in records.infolist()):
                 return "its records are compressed, as torch.save never does"
+            if sum(record.file_size for record in records.infolist()) > size:
+                return "its records are more than the file holds"
             wrong = records.testzip()
     except Exception as error:  # of a damaged archive zipfile raises anything
         return " ".join(str(error).split()) or type(error).__name__
