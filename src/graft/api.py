@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError
-from graft.files import lies_in
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -210,10 +209,10 @@ class FinishedRun:
         Raises:
             DataError: summary.json names one outside of the run's folder.
         """
-        file = self.folder / str(self.summary["checkpoint"])
-        if not lies_in(file, self.folder):
+        name = Path(str(self.summary["checkpoint"]))
+        if name.is_absolute() or ".." in name.parts:
             raise DataError(f"{self.folder}: its summary.json names a checkpoint outside of this folder.")
-        return file
+        return self.folder / name
 
     @property
     def table(self) -> list[dict[str, float]]:

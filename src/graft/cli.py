@@ -104,8 +104,8 @@ def refuse_recorded_options(words: Sequence[str]) -> None:
                 "Read its .hydra/overrides.yaml, and give those that you want; resume=RUN_FOLDER continues a run."
             )
         named = f"{before} {word}" if before.startswith("-") else word
-        parts = {*re.split(r"[^\w.-]+", named), *Path(value or word).resolve().parts}
-        if ".hydra" in parts and (named.startswith(("-c", "--config-")) or "hydra.searchpath" in option):
+        options = named.startswith(("-c", "--config-")) or "hydra.searchpath" in option
+        if options and ".hydra" in re.split(r"[^\w.-]+", f"{named} {os.path.realpath(value or word)}"):
             raise ConfigError(
                 f"{named}: what a run wrote down in .hydra is no folder of options, because it says what is imported "
                 "and written.\nRead it, and copy what you want into a folder of your own, or give it as overrides."

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
 import torch
 from commands import TINY
 from hydra import compose, initialize_config_dir
+from hypothesis import example, given, strategies
+from PIL import Image
 
 import graft
 from graft import downloads
@@ -21,6 +23,7 @@ from graft.cli import refuse_recorded_options
 from graft.config import conf_dir
 from graft.config.schema import register
 from graft.errors import ConfigError, DataError, GraftError, RecordError, TrainingError, WeightsError
+from graft.files import safe_name
 from graft.learning.checkpoints import read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models import Recipe, build_network
@@ -395,6 +398,28 @@ NAMES = [
 ]  # fmt: skip
 
 
+@given(strategies.text(max_size=300), strategies.integers(1, 120))
+@example("a\0b", 80)
+@example("\ud800/x", 80)
+@example("LPT1.tar.gz", 80)
+@example("nul", 3)
+@example("हिन्दी", 80)
+def test_any_text_becomes_the_name_of_a_file(text: str, most: int) -> None:
+    name = safe_name(text, most)
+    assert 1 <= len(name.encode()) <= most
+    assert name.isprintable()
+    assert Path(name).name == name
+    assert not set(name) & set("/\\:*?\"<>|'`$;&~ ")
+    assert name[0] not in ".-"
+    assert name[-1] != "."
+    assert not PureWindowsPath(name).is_reserved()
+
+
+def test_names_of_all_scripts_stay() -> None:
+    for name in ("roses", "장미", "हिन्दी", "Müller-1.5", "vgg16_bn", "resnet50.a1_in1k"):
+        assert safe_name(name) == name
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_export_lies_in_its_folder_whatever_its_network_is_called(name: str, tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "a" / "b", recipe=RECIPE.to_dict() | {"name": name})
@@ -508,8 +533,6 @@ def test_what_a_run_wrote_down_is_no_folder_of_options_and_no_command(words: lis
 def test_prediction_with_a_strangers_checkpoint_looks_at_nothing_else(tmp_path: Path) -> None:
     data = {"name": "torch.hub", "root": "/", "options": {"a": 1}}
     file = checkpoint(tmp_path, config__data=data)
-    from PIL import Image
-
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     predict(composed("predict", f"checkpoint={file}", f"source={tmp_path}/a.png", f"output={tmp_path}/out.csv"))
     assert (tmp_path / "out.csv").exists()

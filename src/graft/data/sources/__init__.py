@@ -197,10 +197,10 @@ def _own_source(name: str) -> ModuleType:
     The working directory comes last: nothing in it takes the place of an installed module.
     """
     try:
-        if importlib.util.find_spec(name.partition(".")[0]) is None:
+        if os.getcwd() not in sys.path and importlib.util.find_spec(name.partition(".")[0]) is None:
             sys.path.append(os.getcwd())
         module = importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # also of no name at all, as ".set"
         raise ConfigError(f"data.name={name}: this module cannot be imported ({error}).") from error
     if not callable(getattr(module, "load", None)):
         raise ConfigError(f"data.name={name}: this module has no function load(root, *, seed, …) -> Source.")

@@ -29,7 +29,7 @@ as the author of a program is."""
 
 DESCRIBED: dict[str, Check] = {
     "preprocessing": mapping,
-    "classes": sequence(text(1000), 1_000_000),
+    "classes": sequence(text(1000), 100_000),
 }
 """What a weight file may say of itself."""
 
