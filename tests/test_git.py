@@ -1,12 +1,15 @@
 """Which commit a checkout is at, without running what its configuration names."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from graft.git import checkout
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 
 
 def git(folder: Path, *words: str) -> str:

@@ -111,6 +111,18 @@ def text(most: int = LONGEST_TEXT) -> Check:
     return check
 
 
+def line(most: int) -> Check:
+    """A text of at most so many characters that moves no cursor: no line breaks, control or direction characters."""
+    plain = text(most)
+
+    def check(value: object) -> str:
+        if not plain(value).isprintable():
+            raise Unexpected(value, f"a printable text of at most {most:,} characters")
+        return value  # type: ignore[return-value]
+
+    return check
+
+
 def literal(most: int = LONGEST_TEXT) -> Check:
     """A text that means nothing else to OmegaConf: no ${…}, which would be resolved, and not ???, which is no value."""
     plain = text(most)

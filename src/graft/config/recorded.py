@@ -23,6 +23,8 @@ from graft.values import (
 
 MOST = 2**31 - 1
 
+PRECISIONS = ("16", "bf16", "32", "64")
+
 LIMIT: Check = optional(either(integer(0, MOST), number(0, 1)))
 """trainer.limit_*_batches."""
 
@@ -43,7 +45,7 @@ RUN: dict[str, dict[str, Check]] = {
     "paths": {"data": literal()},
     "trainer": {
         "accelerator": among("auto", "cpu", "gpu", "cuda", "mps"),
-        "precision": literal(20),
+        "precision": among("auto", *(f"{bits}{kind}" for bits in PRECISIONS for kind in ("", "-true", "-mixed"))),
         "channels_last": flag,
         "limit_train_batches": LIMIT,
         "limit_val_batches": LIMIT,

@@ -21,13 +21,13 @@ from graft.models.configurations import (
     torchvision_classifiers,
 )
 from graft.preprocessing import LARGEST_INPUT, Preprocessing
-from graft.values import Check, among, either, flag, integer, number, optional, read_values, sequence, text
+from graft.values import Check, among, either, flag, integer, line, number, optional, read_values, sequence
 
 INSTALL_TIMM = "pip install 'graft[timm]'"
 VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")
 
 RECORDED: dict[str, Check] = {
-    "name": text(200),
+    "name": line(200),
     "table": optional(sequence(either(integer(1, 65_536), among(M)), 1000, least=1)),
     "batch_norm": optional(flag),
     "classifier": optional(among(*CLASSIFIERS)),
