@@ -11,7 +11,6 @@ Nothing here imports torch until something is computed. Mistakes are GraftErrors
 """
 
 import csv
-import json
 import logging
 import os
 import sys
@@ -189,7 +188,9 @@ class FinishedRun:
     @property
     def summary(self) -> dict[str, Any]:
         """All that summary.json says."""
-        return dict(json.loads((self.folder / "summary.json").read_text(encoding="utf-8")))
+        from graft.tasks.run import read_summary
+
+        return read_summary(self.folder)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -203,8 +204,15 @@ class FinishedRun:
 
     @property
     def checkpoint(self) -> Path:
-        """The file of the weights that were tested."""
-        return self.folder / str(self.summary["checkpoint"])
+        """The file of the weights that were tested.
+
+        Raises:
+            DataError: summary.json names one outside of the run's folder.
+        """
+        name = Path(str(self.summary["checkpoint"]))
+        if name.is_absolute() or ".." in name.parts:
+            raise DataError(f"{self.folder}: its summary.json names a checkpoint outside of this folder.")
+        return self.folder / name
 
     @property
     def table(self) -> list[dict[str, float]]:
@@ -228,15 +236,20 @@ class FinishedRun:
         found = [(int(row["step"]), row[metric]) for row in rows if metric in row]
         return [step for step, _ in found], [value for _, value in found]
 
-    def look(self, part: str = "test") -> "Look":
+    def look(self, part: str = "test", *, trust: Sequence[str] = ()) -> "Look":
         """What the checkpoint says of every image of "train", "val" or "test", without augmentation: figures, pictures.
 
+        Args:
+            part: which images.
+            trust: packages of your own that may be imported where the checkpoint names them, e.g. ["my_package"].
+
         Raises:
+            ConfigError: the checkpoint names a data set of another package.
             DataError: the data set is no longer where it was.
         """
         from graft.tasks.looking import look
 
-        return look(self.checkpoint, part)
+        return look(self.checkpoint, part, trust)
 
 
 def _words(given: Sequence[Experiment | str]) -> list[str]:

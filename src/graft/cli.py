@@ -3,14 +3,18 @@
 import difflib
 import errno
 import glob
+import itertools
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from graft.errors import ConfigError
+from graft.startup import SAFE_PATH
 
 TASKS = {
     "train": "fit a network, keep its best checkpoint, test it, write the run folder",
@@ -47,6 +51,12 @@ def main(task: str | None = None) -> None:
     """
     if task is None:
         task = _task_from_arguments()
+    os.environ[SAFE_PATH] = "1"  # for the processes of a sweep, whichever launcher starts them
+    try:
+        refuse_recorded_options(sys.argv[1:])
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
     sys.argv[1:] = [literal_path(word) for word in sys.argv[1:]]
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
@@ -76,6 +86,30 @@ def _task_from_arguments() -> str:
     near = difflib.get_close_matches(name, TASKS, n=1)
     sys.stderr.write(f"graft: no task {name!r}." + (f" Did you mean {near[0]!r}?" if near else "") + "\n\n" + usage())
     sys.exit(2)
+
+
+def refuse_recorded_options(words: Sequence[str]) -> None:
+    """Refuse to take what a run wrote down in `.hydra/` for options or for a command.
+
+    It says which modules are imported and which folders are written to, and may be from anybody.
+
+    Raises:
+        ConfigError: names the folder and the way out.
+    """
+    for before, word in itertools.pairwise(["", *words]):
+        option, _, value = word.partition("=")
+        if option.startswith("--e") and "--experimental-rerun".startswith(option):
+            raise ConfigError(
+                f"{option}: a run's folder is not run as a command, because it says what is imported and written.\n"
+                "Read its .hydra/overrides.yaml, and give those that you want; resume=RUN_FOLDER continues a run."
+            )
+        named = f"{before} {word}" if before.startswith("-") else word
+        options = named.startswith(("-c", "--config-")) or "hydra.searchpath" in option
+        if options and ".hydra" in re.split(r"[^\w.-]+", f"{named} {os.path.realpath(value or word)}"):
+            raise ConfigError(
+                f"{named}: what a run wrote down in .hydra is no folder of options, because it says what is imported "
+                "and written.\nRead it, and copy what you want into a folder of your own, or give it as overrides."
+            )
 
 
 def literal_path(word: str) -> str:

@@ -36,6 +36,10 @@ class WeightsError(GraftError):
     """A weight file is unreadable or does not fit the network."""
 
 
+class RecordError(GraftError):
+    """A file says of itself what it cannot be: a value of another type, or beyond its limit."""
+
+
 class TrainingError(GraftError):
     """Training cannot go on, or cannot be taken up again."""
 

@@ -1,8 +1,12 @@
 """Files that are whole or not there."""
 
+import errno
 import hashlib
 import os
+import re
+import stat
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +56,46 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
             file.replace(folder / file.name)
 
 
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+"""Names that are devices on Windows, with any ending."""
+
+
+def safe_name(text: str, most: int = 80, keep: str = "") -> str:
+    """`text` as the name of a file on any system: one component of a path, which no terminal or shell misreads.
+
+    For every file that is named by what another file says: a class, a network, a run. Letters, marks and digits of
+    all scripts stay, and `-_.`; everything else becomes `_`, a dot or hyphen at the beginning too.
+
+    Args:
+        text: anything.
+        most: bytes in UTF-8; what is longer is cut.
+        keep: other characters that stay.
+    """
+    normal = unicodedata.normalize("NFC", text[: 4 * most])
+    plain = "".join(c if unicodedata.category(c)[0] in "LMN" or c in "-_." or c in keep else "_" for c in normal)
+    cut = plain.encode()[:most].decode(errors="ignore").rstrip(". ")
+    if not cut or cut[0] in "-. ":
+        cut = f"_{cut[1:]}"
+    return f"_{cut}"[:most] if RESERVED.fullmatch(cut) else cut
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes; what waits or has no end, as a FIFO or a device, is not
+    read.
+
+    Raises:
+        OSError: there is no such file, it is of another kind, or it is larger.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a FIFO would wait to be opened
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
+    return content
+
+
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether `path` is `folder` or below it, links followed."""
     return path.expanduser().resolve().is_relative_to(folder.expanduser().resolve())
@@ -71,6 +115,10 @@ def damage_of(path: Path) -> str | None:
 def _damage_of(path: Path, size: int, changed: int) -> str | None:
     try:
         with zipfile.ZipFile(path) as records:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records.infolist()):
+                return "its records are compressed, as torch.save never does"
+            if sum(record.file_size for record in records.infolist()) > size:
+                return "its records are more than the file holds"
             wrong = records.testzip()
     except Exception as error:  # of a damaged archive zipfile raises anything
         return " ".join(str(error).split()) or type(error).__name__

@@ -5,9 +5,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from graft.errors import ConfigError
+from graft.values import Check, among, integer, number, read_values, sequence
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+LARGEST_INPUT = 4096
+"""Side of the largest image, in pixels, that a file may ask for."""
+
+RECORDED: dict[str, Check] = {
+    "input_size": integer(1, LARGEST_INPUT),
+    "resize_size": integer(1, 2 * LARGEST_INPUT),
+    "fit": among("crop", "squash"),
+    "mean": sequence(number(-1000, 1000), 3, least=3),
+    "std": sequence(number(1e-6, 1000), 3, least=3),
+    "interpolation": among("nearest", "bilinear", "bicubic"),
+}
+"""What a preprocessing may be that a file brings."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +55,17 @@ class Preprocessing:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`."""
-        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**plain)
+    def from_dict(cls, values: Mapping[str, Any], source: str = "preprocessing") -> "Preprocessing":
+        """The inverse of `to_dict`.
+
+        Args:
+            values: as a file holds them.
+            source: the file, for messages.
+
+        Raises:
+            RecordError: a value of another type or beyond its limit.
+        """
+        return cls(**read_values(values, RECORDED, source, "preprocessing"))
 
     def changed(self, wanted: Mapping[str, Any], key: str) -> "Preprocessing":
         """This with the values of `wanted` that are not None; a new input_size alone keeps the margin of the crop.

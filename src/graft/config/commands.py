@@ -58,6 +58,8 @@ class EvaluateConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    trust: list[str] = field(default_factory=list)
+    """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""
 
 
 @dataclass
@@ -77,6 +79,8 @@ class PredictConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    trust: list[str] = field(default_factory=list)
+    """As in `graft evaluate`; the network of a checkpoint is always one of Graft's, torchvision's or timm's."""
 
 
 @dataclass
@@ -110,3 +114,5 @@ class ExportConfig:
     folder: str = "outputs/export"
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    trust: list[str] = field(default_factory=list)
+    """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""

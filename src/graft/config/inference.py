@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from typing import Any
 
+from graft.config.recorded import MODULE
 from graft.config.validation import check_views, one_of
 from graft.errors import ConfigError
+from graft.files import safe_name
 
 SPLITS = ("test", "val", "train", "all")
 EXPORTS = ("onnx", "torch_export", "state_dict")
@@ -24,6 +26,7 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     """
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+    _check_trust(config.trust)
     one_of("split", config.split, SPLITS)
     _check_topk(config)
     _check_preprocess(config.preprocess)
@@ -59,6 +62,7 @@ def check_predict(config: Any) -> None:
         raise ConfigError(
             "source is not set.\nGive source=FILE, source=FOLDER, source='photos/*.jpg' or a [list,of,them]."
         )
+    _check_trust(config.trust)
     _check_topk(config)
     _check_preprocess(config.preprocess)
     if config.batch_size < 1:
@@ -73,6 +77,12 @@ def check_export(config: Any) -> list[str]:
     """
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+    _check_trust(config.trust)
+    if config.name is not None and config.name != safe_name(config.name, keep=" +,=@()"):
+        raise ConfigError(
+            f"name={config.name!a}: must be a file's name without folder and ending, e.g. "
+            f"name={safe_name(config.name)}.\nfolder=FOLDER says where it goes."
+        )
     wanted = [config.format] if isinstance(config.format, str) else list(config.format)
     for name in wanted:
         one_of("format", name, EXPORTS)
@@ -90,6 +100,12 @@ def check_export(config: Any) -> list[str]:
 def sources_of(config: Any) -> list[str]:
     """`source` as a list, whether one or many."""
     return [str(each) for each in config.source] if not isinstance(config.source, str | int) else [str(config.source)]
+
+
+def _check_trust(trust: Iterable[str]) -> None:
+    for package in trust:
+        if not MODULE.fullmatch(package):
+            raise ConfigError(f"trust: {package!a} is no name of a package. Give e.g. trust=[my_package].")
 
 
 def _check_topk(config: Any) -> None:

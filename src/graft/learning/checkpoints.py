@@ -1,10 +1,12 @@
 """Finding and reading checkpoints: data, never code. Torch is imported when one is read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from graft.errors import TrainingError
 from graft.files import damage_of
+from graft.values import Check, integer, mapping, read_values, text
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """What a run goes on from, and the one before it."""
@@ -12,13 +14,32 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 MISSING = "missing"
 
 
+def _state_dict(value: object) -> Mapping[str, object]:
+    found: Mapping[str, object] = mapping(value)
+    for name in found:
+        text()(name)
+    return found
+
+
+CONTENT: dict[str, Check] = {
+    "graft": mapping,
+    "state_dict": _state_dict,
+    "global_step": integer(0, 2**62),
+    "epoch": integer(0, 2**62),
+}
+"""What is in every checkpoint; the rest is Lightning's."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU, read with weights_only=True.
 
     Raises:
         TrainingError: no such file, not a checkpoint of ours, or damaged; names the file.
+        RecordError, WeightsError: it says what it cannot be, or claims tensors that it does not hold.
     """
     import torch
+
+    from graft.models.bounded import demand_held
 
     if not path.is_file():
         raise TrainingError(f"{path}: no such checkpoint.")
@@ -31,6 +52,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error}).") from error
     if not isinstance(content, dict) or "graft" not in content:
         raise TrainingError(f"{path}: not a checkpoint written by graft train.")
+    content = {"state_dict": {}, **content}
+    read_values(content, CONTENT, str(path))
+    demand_held(content, path)
     return content
 
 

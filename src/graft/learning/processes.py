@@ -16,6 +16,7 @@ from lightning.fabric.plugins.environments import (
 
 from graft.errors import TrainingError
 from graft.learning.signals import STOP
+from graft.startup import safe_path
 
 Result = dict[str, Any]
 
@@ -51,7 +52,8 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
         start_method="spawn",
     )
     try:
-        results = elastic_launch(config, _enter)(function, *arguments)
+        with safe_path():
+            results = elastic_launch(config, _enter)(function, *arguments)
     except SignalException as error:
         raise KeyboardInterrupt from error
     except ChildFailedError as error:

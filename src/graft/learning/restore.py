@@ -5,17 +5,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from graft.errors import WeightsError
+from graft.config.recorded import recorded_run
+from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
 from graft.models import Recipe, build_network, built_for
+from graft.models.bounded import no_larger_than
 from graft.models.heads import TOPS, belongs, kind_of
 from graft.models.weights import default_classes, load_weights, sized_by_weights
 from graft.preprocessing import Preprocessing
+from graft.values import Check, figure, mapping, read_values, sequence, text, tree
 
 PREFIX = "network."
 """What the Learner's state dict puts before the network's own names."""
+
+GRAFT: dict[str, Check] = {
+    "recipe": mapping,
+    "classes": sequence(text(1000), 1_000_000, least=1),
+    "preprocessing": mapping,
+    "config": mapping,
+    "metrics": tree(figure, 3_000_000, depth=1),
+}
+"""What a checkpoint says of its network, under "graft"."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Restored:
         classes: names of the C classes.
         preprocessing: what happens to an image before.
         source: what to call it: the checkpoint's file, or where the weights came from.
-        config: the configuration of the run, plain; empty where there was none.
+        config: what `recorded_run` reads of the run's configuration; empty where there was none.
         metrics: the figures of the moment the checkpoint was saved.
     """
 
@@ -57,28 +69,31 @@ def from_checkpoint(path: Path) -> Restored:
 
     Raises:
         TrainingError: no checkpoint of ours, or damaged.
+        RecordError: it says of itself what it cannot be; names the key, the value and the limit.
         WeightsError: its weights do not fit its own recipe.
     """
-    content = read_checkpoint(path)
-    made = content["graft"]
-    recipe, classes = Recipe.from_dict(made["recipe"]), tuple(made["classes"])
-    network = build_network(recipe, len(classes))
+    content, source = read_checkpoint(path), str(path)
+    made = read_values(content["graft"], GRAFT, source)
+    for key in GRAFT:
+        if key not in made:
+            raise RecordError(f"{path}: does not say its {key}, as a checkpoint written by graft train does.")
+    recipe, classes = Recipe.from_dict(made["recipe"], source), made["classes"]
+    preprocessing = Preprocessing.from_dict(made["preprocessing"], source)
+    config = recorded_run(made["config"], source)
     weights = {
-        name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items() if name.startswith(PREFIX)
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in content["state_dict"].items()
+        if isinstance(tensor, Tensor) and name.startswith(PREFIX)
     }
     try:
+        with no_larger_than(weights, path):
+            network = build_network(recipe, len(classes))
         network.load_state_dict(weights)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except RuntimeError as error:
         raise WeightsError(f"{path}: its weights do not fit its network {recipe.name} ({error}).") from error
-    return Restored(
-        network=network.eval(),
-        recipe=recipe,
-        classes=classes,
-        preprocessing=Preprocessing.from_dict(made["preprocessing"]),
-        source=str(path),
-        config=made["config"],
-        metrics=made["metrics"],
-    )
+    return Restored(network.eval(), recipe, classes, preprocessing, source, config, made["metrics"])
 
 
 def from_pretrained(recipe: Recipe, weights: str | None) -> Restored:

@@ -40,6 +40,12 @@ class WholeCheckpoints(TorchCheckpointIO):
                 "The one before it is as it was. Make room, and go on from it with resume=auto."
             ) from error
 
+    def remove_checkpoint(self, path: Any) -> None:
+        """Nothing: each of our checkpoints takes the place of the one before it.
+
+        Lightning asks for it with paths that the checkpoint says from which a run resumes, and would remove any folder.
+        """
+
 
 class LatestCheckpoint(ModelCheckpoint):
     """Kept up to date at the ends of epochs, but with no more than a tenth of the time, and at the end of training."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, RecordError
 from graft.models.configurations import (
     CLASSIFIERS,
     NETWORKS,
@@ -20,10 +20,23 @@ from graft.models.configurations import (
     timm_architectures,
     torchvision_classifiers,
 )
-from graft.preprocessing import Preprocessing
+from graft.preprocessing import LARGEST_INPUT, Preprocessing
+from graft.values import Check, among, either, flag, integer, line, number, optional, read_values, sequence
 
 INSTALL_TIMM = "pip install 'graft[timm]'"
 VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")
+
+RECORDED: dict[str, Check] = {
+    "name": line(200),
+    "table": optional(sequence(either(integer(1, 65_536), among(M)), 1000, least=1)),
+    "batch_norm": optional(flag),
+    "classifier": optional(among(*CLASSIFIERS)),
+    "dropout": optional(number(0, 1)),
+    "input_size": optional(integer(1, LARGEST_INPUT)),
+    "average_pool": optional(integer(0, 64)),
+    "family": optional(among("timm")),
+}
+"""What a recipe may be that a file brings; one of the user's own configuration has no such limits."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +74,26 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+    def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> "Recipe":
         """The inverse of `to_dict`; missing keys are as known.
+
+        Args:
+            values: as a file holds them.
+            source: the file, for messages.
 
         Raises:
             ConfigError: a key that no recipe has; names the nearest.
+            RecordError: no name, or a value of another type or beyond its limit.
         """
         names = [field.name for field in fields(cls)]
         for key in values:
             if key not in names:
-                raise ConfigError(f"model.{key}: no such key.{nearest(key, names)} There are {', '.join(names)}.")
-        return cls(**values)
+                shown = ascii(str(key)[:80])[1:-1]
+                raise ConfigError(f"model.{shown}: no such key.{nearest(shown, names)} There are {', '.join(names)}.")
+        checked = read_values(values, RECORDED, source, "recipe")
+        if "name" not in checked:
+            raise RecordError(f"{source}: recipe has no name.")
+        return cls(**checked)
 
     def facts(self) -> Facts:
         """The network described whole: its row of `NETWORKS` with this recipe's departures in place.

@@ -95,7 +95,8 @@ def preprocessing_of(config: "PretrainedCfg") -> Preprocessing:
             "mean": tuple(config.mean),
             "std": tuple(config.std),
             "interpolation": config.interpolation,
-        }
+        },
+        "timm",
     )
 
 

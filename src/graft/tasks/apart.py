@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
+from graft.startup import safe_path
+
 INTERRUPTED = 130
 """Exit code of what was asked to stop."""
 
@@ -43,7 +45,7 @@ def run_apart(function: Callable[..., None], *arguments: Any, preload: Sequence[
     child = None
     with _interrupted_by_sigterm():
         try:
-            with _without_notices(), _known_start_method() as start_method:
+            with _without_notices(), safe_path(), _known_start_method() as start_method:
                 child = context.Process(target=_enter, args=(start_method, function, arguments))
                 child.start()
             child.join()

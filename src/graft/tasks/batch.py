@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from graft.config.recorded import recorded_run
 from graft.data.datasets import Batch
 from graft.data.splits import Splits
 from graft.errors import ConfigError, TrainingError
@@ -18,6 +19,7 @@ from graft.learning.device import Device, benchmark
 from graft.learning.learner import Learner
 from graft.learning.optimizers import build_optimizer
 from graft.tasks.assembly import Experiment, assemble
+from graft.values import mapping, read_values
 
 AUTO = "auto"
 USUAL = 32
@@ -49,7 +51,8 @@ def settle_batch_size(
             "process.\nGive a number; python train.py trainer=gpu data.batch_size=auto finds one."
         )
     if resume is not None:
-        size = read_checkpoint(resume)["graft"]["config"]["data"]["batch_size"]
+        made = read_values(read_checkpoint(resume)["graft"], {"config": mapping}, str(resume))
+        size = recorded_run(made.get("config", {}), str(resume)).get("data", {}).get("batch_size", USUAL)
         return _with(plain, size), f"data.batch_size=auto: {size}, as before"
     if device.root.type != "cuda":
         return _with(plain, USUAL), f"data.batch_size=auto: {USUAL}; there is no GPU whose memory could decide"

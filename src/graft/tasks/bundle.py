@@ -10,18 +10,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from graft.files import safe_name
 from graft.learning.checkpoints import read_checkpoint
+from graft.tasks.run import read_summary
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models" / "bundled"
+
+MOST_STAGES = 10
 
 
 def bundle(folder: Path, target: Path | None = None) -> Path:
     """Write the best checkpoint of the run in `folder` to `target` (default: the package's own place)."""
     checkpoint = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     made = checkpoint["graft"]
     name = made["recipe"]["name"]
-    target = target or BUNDLED / f"{name}.safetensors"
+    target = target or BUNDLED / f"{safe_name(name)}.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = "network."
     tensors = {
@@ -30,7 +34,8 @@ def bundle(folder: Path, target: Path | None = None) -> Path:
         if key.startswith(prefix)
     }
     stages = [made["config"]]
-    while (source := Path(stages[0]["model"]["weights"] or "")).is_file():  # what it was trained on from, first of all
+    # what it was trained on from, first of all
+    while (source := Path(stages[0]["model"]["weights"] or "")).is_file() and len(stages) < MOST_STAGES:
         stages.insert(0, read_checkpoint(source)["graft"]["config"])
     metadata = {
         "recipe": json.dumps(made["recipe"]),

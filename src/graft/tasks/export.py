@@ -16,7 +16,7 @@ from graft.data.images import ImageSet
 from graft.data.sources import locate
 from graft.data.stream import find_images
 from graft.errors import DataError
-from graft.files import folder_in_place, sha256, write_atomically
+from graft.files import folder_in_place, safe_name, sha256, write_atomically
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
 from graft.tasks.evaluate import run_config
@@ -64,7 +64,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
     for ending, form in itertools.chain.from_iterable(formats(name, config.opset).items() for name in wanted):
         started = time.perf_counter()
         with folder_in_place(place) as folder:
-            file = folder / f"{config.name or restored.recipe.name}{ending}"
+            file = folder / f"{config.name or safe_name(restored.recipe.name)}{ending}"
             form.write(handover, file)
             checked = check(form.read(handover, file), handover, images, config.tolerance, file.name)
             text = json.dumps(card(handover, file, checked, checkpoint), indent=2, ensure_ascii=False) + "\n"
@@ -96,7 +96,7 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
         if not len(images):
             raise DataError(f"samples={config.samples}: no picture found there.")
     else:
-        run = run_config(config, restored.config, said)
+        run = run_config(config, restored.config, said, restored.source)
         missing = locate(run.data.name, data_root(run), download=False)
         if missing is not None:
             raise DataError(

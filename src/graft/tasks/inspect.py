@@ -15,7 +15,7 @@ from graft.data.findings import Finding, findings
 from graft.data.inspection import Inspection
 from graft.data.sources import locate, undivided
 from graft.errors import ConfigError, DataError
-from graft.files import write_atomically
+from graft.files import safe_name, write_atomically
 from graft.review.contact_sheets import contact_sheet
 from graft.review.inspection import plain, tables
 from graft.review.progress import progress_bar
@@ -121,7 +121,7 @@ def write_sheets(seen: Inspection, folder: Path, classes: int, pictures: int) ->
                 for number, part in enumerate(seen.collection.parts)
             }
             if len(own):
-                file = folder / f"{label:0{len(str(len(names)))}d}_{_for_a_file(name)}.png"
+                file = folder / f"{label:0{len(str(len(names)))}d}_{safe_name(name)}.png"
                 png = io.BytesIO()
                 contact_sheet(images, parts, seen.preprocessing, pictures).save(png, "PNG")
                 write_atomically(file, png.getvalue())
@@ -132,8 +132,3 @@ def write_sheets(seen: Inspection, folder: Path, classes: int, pictures: int) ->
             f"contact sheets  {folder}" + (f" (the first {classes})" if classes < len(seen.collection.classes) else "")
         )
     return written
-
-
-def _for_a_file(name: str) -> str:
-    """`name` as part of a file's name: letters, digits, - and _, not too long for any file system."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:40]

@@ -1,5 +1,6 @@
 """What a run's checkpoint says of its images, for a person at a notebook; nothing is written."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +15,13 @@ from graft.tasks.evaluate import open_splits, run_config
 from graft.tasks.score import data_module
 
 
-def look(checkpoint: Path, part: str) -> Look:
+def look(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> Look:
     """Predict every image of "train", "val" or "test" of the run's own data, in the run's precision.
+
+    Args:
+        checkpoint: the file.
+        part: which images.
+        trust: packages that the checkpoint may name its data set's module of.
 
     Raises:
         ConfigError: no such part.
@@ -26,9 +32,9 @@ def look(checkpoint: Path, part: str) -> Look:
 
     one_of("part", part, ("train", "val", "test"))
     content, restored = read_checkpoint(checkpoint), from_checkpoint(checkpoint)
-    run = run_config(EvaluateConfig(), restored.config, ())
+    run = run_config(EvaluateConfig(trust=list(trust)), restored.config, (), restored.source)
     splits = open_splits(run)
-    device, channels_last = as_trained(restored.config["trainer"], {})
+    device, channels_last = as_trained(restored.config.get("trainer", {}), {})
     inference = Inference(restored, device, channels_last=channels_last)
     data = data_module(run, splits, part, restored.preprocessing)
     place = "val" if part == "val" else "test"  # where `data_module` puts it

@@ -4,10 +4,9 @@ import contextlib
 import json
 import os
 import platform
-import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +15,14 @@ from typing import Any
 
 from graft import __version__
 from graft.data.cores import available_cores
-from graft.files import write_atomically
+from graft.files import read_small, write_atomically
+from graft.git import checkout
 from graft.slurm import first_task
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
+
+LARGEST_SUMMARY = 2**26
+"""Bytes of a summary.json that is read; one of 20,000 classes has 2 MB."""
 
 
 class Run:
@@ -65,7 +68,7 @@ class Run:
                 "machine": machine(),
                 "process": {"host": platform.node(), "pid": os.getpid()},
                 "versions": versions(),
-                "git": git_state(),
+                "git": checkout(),
             },
         )
 
@@ -107,8 +110,8 @@ class Run:
 def read_summary(folder: Path) -> dict[str, Any]:
     """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        summary = json.loads(read_small(folder / "summary.json", LARGEST_SUMMARY))
+    except (OSError, ValueError, RecursionError):
         return {}
     return summary if isinstance(summary, dict) else {}
 
@@ -153,14 +156,3 @@ def machine() -> str:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     cores = available_cores()
     return f"{name}, {cores} core{'s' if cores != 1 else ''}"
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout one stands in, or None outside of one."""
-    ask: Callable[..., str] = lambda *words: subprocess.run(  # noqa: E731
-        ["git", *words], capture_output=True, text=True, check=True, timeout=5
-    ).stdout.strip()
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

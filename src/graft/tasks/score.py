@@ -10,6 +10,7 @@ from typing import Any
 from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
+from graft.errors import ConfigError
 from graft.files import sha256, write_atomically
 from graft.learning.device import as_trained
 from graft.learning.inference import Inference
@@ -27,20 +28,31 @@ from graft.tasks.run import versions
 
 log = logging.getLogger("graft")
 
+MOST_CLASSES = 25_000
+"""The confusion matrix counts every pair of classes: 5 GB for so many."""
+
 
 def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> float:
     """Evaluate `checkpoint` as `config` (an EvaluateConfig) says; everything written goes to `folder`.
 
     Returns:
         The accuracy.
+
+    Raises:
+        ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
     """
     restored = from_checkpoint(checkpoint).prepared(config.preprocess)
-    asked = run_config(config, restored.config, said)
+    if len(restored.classes) > MOST_CLASSES:
+        raise ConfigError(
+            f"{checkpoint}: has {len(restored.classes):,} classes; pairs of classes are counted of {MOST_CLASSES:,} at "
+            "most.\ngraft predict names them without counting."
+        )
+    asked = run_config(config, restored.config, said, restored.source)
     views = views_of(config, asked)
     seen = with_margin(restored.preprocessing, views)
-    device, channels_last = as_trained(restored.config["trainer"], config.trainer)
+    device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
     splits = open_splits(asked)
-    summary = summary_beside(checkpoint) if asked.data.name == restored.config["data"]["name"] else {}
+    summary = summary_beside(checkpoint) if asked.data.name == restored.config.get("data", {}).get("name") else {}
     notes = [*splits.notes, *different_data(splits, summary), *fewer_then(asked, config.split)]
     for note in notes:
         log.info("note  %s", note)
@@ -125,9 +137,10 @@ def figures_then(restored: Restored, summary: Mapping[str, Any], split: str, che
     """Loss and accuracy that the run itself had on this split with this checkpoint; empty where it is not known."""
     if not summary:
         return {}
-    tested = Path(summary.get("checkpoint", "")).name == checkpoint.name
-    known = restored.metrics if split == "val" else summary["metrics"] if split == "test" and tested else {}
-    return {name: known[name] for name in (f"{split}/loss", f"{split}/acc") if name in known}
+    tested = Path(str(summary.get("checkpoint"))).name == checkpoint.name
+    known = restored.metrics if split == "val" else summary.get("metrics") if split == "test" and tested else {}
+    names = (f"{split}/loss", f"{split}/acc")
+    return {name: known[name] for name in names if isinstance(known, dict) and isinstance(known.get(name), float)}
 
 
 def show(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:

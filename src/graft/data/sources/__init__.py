@@ -10,8 +10,9 @@ layout to provide, for sets that cannot be downloaded), `EMBEDDED = True` (needs
 (a folder a class, which can be looked at even where it cannot be divided). Its options are the keywords of `load`.
 """
 
-import importlib
+import importlib.util
 import inspect
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -191,9 +192,15 @@ def _source(name: str) -> ModuleType:
 
 
 def _own_source(name: str) -> ModuleType:
+    """A module of the user's own, of which somebody has made sure that the user named it or trusts its package.
+
+    The working directory comes last: nothing in it takes the place of an installed module.
+    """
     try:
+        if os.getcwd() not in sys.path and importlib.util.find_spec(name.partition(".")[0]) is None:
+            sys.path.append(os.getcwd())
         module = importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # also of no name at all, as ".set"
         raise ConfigError(f"data.name={name}: this module cannot be imported ({error}).") from error
     if not callable(getattr(module, "load", None)):
         raise ConfigError(f"data.name={name}: this module has no function load(root, *, seed, …) -> Source.")

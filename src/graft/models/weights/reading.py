@@ -17,13 +17,21 @@ from torch import Tensor, nn
 
 from graft.errors import WeightsError
 from graft.files import damage_of
+from graft.models.bounded import demand_held
 from graft.preprocessing import Preprocessing
+from graft.values import Check, mapping, read_values, sequence, text
 
 log = logging.getLogger("graft")
 
 RUN_CODE_OF = "GRAFT_RUN_CODE_IN_PICKLE"
 """The environment variable that names the one file whose pickle may run code: an old file of somebody who is trusted
 as the author of a program is."""
+
+DESCRIBED: dict[str, Check] = {
+    "preprocessing": mapping,
+    "classes": sequence(text(1000), 100_000),
+}
+"""What a weight file may say of itself."""
 
 PREFIXES = ("network.", "_orig_mod.", "module.")
 WRAPPERS = ("state_dict", "model")
@@ -69,13 +77,16 @@ def _read_pickle(file: Path) -> Source:
 
 
 def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping[str, Any]) -> Source:
-    preprocessing, classes = described.get("preprocessing"), described.get("classes")
+    known = {key: value for key, value in described.items() if isinstance(value, Mapping | list | tuple)}
+    described = read_values(known, DESCRIBED, str(file))  # what is of another kind is somebody else's
+    preprocessing = described.get("preprocessing")
+    demand_held(tensors, file)
     return Source(
         name=str(file),
         file=file,
         tensors=tensors,
-        preprocessing=Preprocessing.from_dict(preprocessing) if isinstance(preprocessing, Mapping) else None,
-        classes=tuple(classes) if isinstance(classes, list | tuple) else None,
+        preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing, str(file)),
+        classes=described.get("classes") or None,
     )
 
 
@@ -83,7 +94,7 @@ def _parsed(text: str | None) -> Any:
     """JSON's value, or None for the free text that other people's files hold."""
     try:
         return json.loads(text) if text else None
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 

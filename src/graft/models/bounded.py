@@ -1,0 +1,86 @@
+"""Networks that a file asks for take no more memory than the file answers for."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from graft.errors import WeightsError
+
+MOST_SHARED = 4
+
+SPARE = 2**24
+"""Numbers that a network may hold beside what is saved of it, such as masks that it computes."""
+
+
+def demand_held(content: object, file: Path) -> None:
+    """Refuse a file whose tensors claim more than it holds: expanded from a few numbers, without any, sparse.
+
+    A tensor that several names share is in the file once, so that all together may be a few times as large.
+
+    Args:
+        content: what was read: a tensor, or mappings and lists of tensors and other values.
+        file: where it was read.
+
+    Raises:
+        WeightsError: names file, tensor and shape.
+    """
+    size, claimed = file.stat().st_size, 0
+    for name, tensor in _tensors_in(content):
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise WeightsError(f"{file}: {name} is no plain tensor. Save the network's state_dict() again.")
+        claimed += tensor.nbytes
+        if claimed > MOST_SHARED * size:
+            raise WeightsError(
+                f"{file}: its tensors, {name} of shape {list(tensor.shape)} among them, claim more than "
+                f"{MOST_SHARED} times the file's {size:,} bytes. It is damaged or was made to harm."
+            )
+
+
+def _tensors_in(content: object) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor with its key, printable; what is reached on several ways is looked into once."""
+    left, seen = [("", content)], set[int]()
+    while left:
+        name, value = left.pop()
+        if isinstance(value, Tensor):
+            yield ascii(name)[1:-1][:80], value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left.extend((str(key), each) for key, each in pairs)
+
+
+@contextmanager
+def no_larger_than(tensors: Mapping[str, Tensor], file: Path) -> Iterator[None]:
+    """Inside, building a network fails as soon as it has many more numbers than `tensors`, which are to fill it.
+
+    Layers register their parameters before they fill them, so that no memory is used by then.
+
+    Raises:
+        WeightsError: names the file and both numbers.
+    """
+    held = sum(tensor.numel() for tensor in tensors.values())
+    most, counted = 2 * held + SPARE, 0
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal counted
+        counted += 0 if tensor is None else tensor.numel()
+        if counted > most:
+            raise WeightsError(
+                f"{file}: its network has more than {counted:,} numbers, {type(module).__name__}.{name} of shape "
+                f"{list(tensor.shape)} among them, but the file holds {held:,}. "  # type: ignore[union-attr]
+                "It is damaged or was made to harm."
+            )
+
+    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
