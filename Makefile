@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install quickstart test test-all test-engines lint bench audit weights clean
+.PHONY: install quickstart test test-all test-oldest test-engines lint bench audit weights clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,16 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m ''
+
+# The tests with the lowest version of every direct dependency; TESTS= names some of them.
+build/oldest/installed: pyproject.toml
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	build/oldest/bin/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e '.[dev]'
+	@touch $@
+
+test-oldest: build/oldest/installed
+	build/oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(TESTS)
 
 # A real Slurm and a real Ray of this machine; what is not installed is skipped (apt-get install slurm-wlm munge).
 test-engines: install

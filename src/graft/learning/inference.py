@@ -66,3 +66,13 @@ class Inference:
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             return self.network(images).float()
+
+
+def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and labels of the `count` most probable classes, best first, each [B, count].
+
+    Of classes with the same logit the first comes first, as with `argmax`, which decides what accuracy counts; half
+    precision has many such ties, and the order that `topk` gives them is arbitrary.
+    """
+    labels = logits.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return logits.softmax(1).gather(1, labels), labels

@@ -158,7 +158,8 @@ class KeepPredictions(Callback):
 def columns_of(logits: Tensor, batch: Batch, scores: int) -> dict[str, Tensor]:
     """What `Predictions` keeps of each image of a batch; of the first `scores` classes the probabilities."""
     probabilities = logits.softmax(1).nan_to_num()  # of a network that has diverged
-    confidence, predicted = probabilities.max(1)
+    predicted = logits.nan_to_num().argmax(1)  # what accuracy counts, also where half precision makes ties
+    confidence = probabilities.gather(1, predicted[:, None])[:, 0]
     truth = probabilities.gather(1, batch.labels.to(logits.device).clamp(min=0)[:, None])[:, 0]
     return {
         "indices": batch.indices, "labels": batch.labels, "predicted": predicted, "confidence": confidence,

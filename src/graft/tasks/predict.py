@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Gener
 
     from graft.data.transforms import eval_transform
     from graft.learning.device import as_trained
-    from graft.learning.inference import Inference
+    from graft.learning.inference import Inference, most_probable
 
     device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
     inference = Inference(restored, device, channels_last=channels_last)
@@ -127,8 +127,10 @@ def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Gener
         while batch := list(itertools.islice(read, config.batch_size)):
             names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
             images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-            best = inference(torch.stack(images)).softmax(1).topk(topk) if images else None
-            ranked = rank(names, best.values.tolist(), best.indices.tolist(), restored.classes) if best else iter(())
+            ranked: Iterator[Prediction] = iter(())
+            if images:
+                probabilities, best = most_probable(inference(torch.stack(images)), topk)
+                ranked = rank(names, probabilities.tolist(), best.tolist(), restored.classes)
             for picture, pixels in batch:
                 yield picture, pixels if isinstance(pixels, DataError) else next(ranked)
 

@@ -13,7 +13,7 @@ from graft.data.splits import Splits
 from graft.errors import ConfigError
 from graft.files import sha256, write_atomically
 from graft.learning.device import as_trained
-from graft.learning.inference import Inference
+from graft.learning.inference import Inference, most_probable
 from graft.learning.restore import Restored, from_checkpoint
 from graft.learning.scores import Scored, Scores
 from graft.learning.views import wanted_views, with_margin
@@ -118,9 +118,9 @@ def measure(
                 continue
             logits, labels = inference(batch.images), batch.labels.to(inference.place)
             scores.update(logits, labels)
-            best = logits.softmax(1).topk(min(topk, len(classes)))
+            probabilities, best = most_probable(logits, topk)
             names = [images.names[index] for index in batch.indices.tolist()]
-            for each in rank(names, best.values.tolist(), best.indices.tolist(), classes, batch.labels.tolist()):
+            for each in rank(names, probabilities.tolist(), best.tolist(), classes, batch.labels.tolist()):
                 write(each)
     return scores.compute()
 
