@@ -11,6 +11,7 @@ Nothing here imports torch until something is computed. Mistakes are GraftErrors
 """
 
 import csv
+import io
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError
+from graft.files import read_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -189,7 +191,7 @@ class FinishedRun:
     @property
     def summary(self) -> dict[str, Any]:
         """All that summary.json says."""
-        return dict(json.loads((self.folder / "summary.json").read_text(encoding="utf-8")))
+        return dict(json.loads(read_regular(self.folder / "summary.json")))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -210,10 +212,11 @@ class FinishedRun:
     def table(self) -> list[dict[str, float]]:
         """metrics.csv: a row a step at which something was measured, with what was measured."""
         try:
-            with (self.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-                return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            text = read_regular(self.folder / "metrics.csv").decode()
         except FileNotFoundError:
             raise DataError(f"{self.folder}: no metrics.csv; the run had logger.csv=false.") from None
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """(steps, values) of e.g. "val/acc", ready for `axes.plot(*run.curve("val/acc"))`.

@@ -1,7 +1,10 @@
 """Files that are whole or not there."""
 
+import errno
 import hashlib
+import io
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +14,72 @@ from pathlib import Path
 from typing import IO
 
 from graft.errors import DataError
+
+NEVER_OPENED = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+"""File types that can block for ever when they are read, and of which the devices can do anything when opened."""
+
+
+class NotARegularFile(OSError):
+    """A FIFO, socket or device where a file was expected.
+
+    Attributes:
+        kind: which, e.g. "a FIFO".
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(errno.EINVAL, f"not a regular file but {kind}", str(path))
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (Path(self.filename), self.kind)
+
+
+def why_no_file(path: Path) -> str | None:
+    """Why nothing can be read from `path`, e.g. "no such file"; None where it is a regular file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return None if stat.S_ISREG(mode) else f"not a regular file but {_kind(mode)}"
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file of the user's for reading, so that neither opening nor reading it can block for ever.
+
+    Raises:
+        NotARegularFile: a FIFO, socket or device, also one that has just replaced the file.
+        OSError: as `open`.
+    """
+
+    def without_blocking(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+    if (kind := _kind(os.stat(path).st_mode)) is not None:
+        raise NotARegularFile(path, kind)
+    file = open(path, "rb", opener=without_blocking)  # noqa: SIM115
+    if (kind := _kind(os.fstat(file.fileno()).st_mode)) is not None:
+        file.close()
+        raise NotARegularFile(path, kind)
+    return file
+
+
+def _kind(mode: int) -> str | None:
+    return NEVER_OPENED.get(stat.S_IFMT(mode))
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file of the user's; raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -70,7 +139,7 @@ def damage_of(path: Path) -> str | None:
 @lru_cache(maxsize=64)
 def _damage_of(path: Path, size: int, changed: int) -> str | None:
     try:
-        with zipfile.ZipFile(path) as records:
+        with open_regular(path) as file, zipfile.ZipFile(file) as records:
             wrong = records.testzip()
     except Exception as error:  # of a damaged archive zipfile raises anything
         return " ".join(str(error).split()) or type(error).__name__
@@ -79,7 +148,7 @@ def _damage_of(path: Path, size: int, changed: int) -> str | None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import TrainingError
-from graft.files import damage_of
+from graft.files import damage_of, why_no_file
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """What a run goes on from, and the one before it."""
@@ -20,8 +20,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    if not path.is_file():
-        raise TrainingError(f"{path}: no such checkpoint.")
+    if reason := why_no_file(path):
+        raise TrainingError(f"{path}: no checkpoint ({reason}).")
     damage = damage_of(path)
     if damage is not None:
         raise TrainingError(f"{path}: damaged ({damage}).\n{_way_out(path)}")
@@ -48,8 +48,10 @@ def checkpoint_file(wanted: str) -> Path:
     path = Path(wanted).expanduser()
     if path.is_dir():
         path = path / "checkpoints" / "best.ckpt"
-    if not path.is_file():
-        raise TrainingError(f"checkpoint={wanted}: no checkpoint at {path}.\nGive a .ckpt file or a run's folder.")
+    if reason := why_no_file(path):
+        raise TrainingError(
+            f"checkpoint={wanted}: no checkpoint at {path} ({reason}).\nGive a .ckpt file or a run's folder."
+        )
     return path
 
 
@@ -68,9 +70,9 @@ def resume_point(wanted: str | None, folder: Path) -> Path | None:
     path = Path(wanted)
     if path.is_dir():
         path = path / "checkpoints" / LAST
-    if not path.is_file():
+    if reason := why_no_file(path):
         raise TrainingError(
-            f"resume={wanted}: no checkpoint at {path}.\nGive a run folder, a .ckpt file, or resume=auto."
+            f"resume={wanted}: no checkpoint at {path} ({reason}).\nGive a run folder, a .ckpt file, or resume=auto."
         )
     return path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from graft.files import read_regular
 from graft.learning.checkpoints import read_checkpoint
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models" / "bundled"
@@ -18,7 +19,7 @@ BUNDLED = Path(__file__).resolve().parents[1] / "models" / "bundled"
 def bundle(folder: Path, target: Path | None = None) -> Path:
     """Write the best checkpoint of the run in `folder` to `target` (default: the package's own place)."""
     checkpoint = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads(read_regular(folder / "summary.json"))
     made = checkpoint["graft"]
     name = made["recipe"]["name"]
     target = target or BUNDLED / f"{name}.safetensors"

@@ -13,6 +13,7 @@ from graft.config.training import DataConfig, TrainConfig
 from graft.data.sources import locate
 from graft.data.splits import Splits
 from graft.errors import DataError
+from graft.files import read_regular
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
 from graft.tasks.train import REACH_SECONDS, data_root, open_data
@@ -79,7 +80,7 @@ def open_splits(run: Any) -> Splits:
 def summary_beside(checkpoint: Path) -> dict[str, Any]:
     """What the run said of itself, where the checkpoint still lies in the run's folder; else nothing."""
     try:
-        summary: dict[str, Any] = json.loads((checkpoint.parents[1] / "summary.json").read_text())
+        summary: dict[str, Any] = json.loads(read_regular(checkpoint.parents[1] / "summary.json"))
     except (OSError, ValueError, IndexError):
         return {}
     return summary

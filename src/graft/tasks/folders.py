@@ -4,7 +4,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from graft.files import write_atomically
+from graft.files import read_regular, write_atomically
 
 INDEX = ".jobs"
 """The folder of a sweep that says which configuration has which job folder."""
@@ -33,4 +33,4 @@ def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
 def folder_of(sweep: Path, configuration: str) -> Path | None:
     """The job folder that `configuration` has below `sweep`, if it has one."""
     entry = sweep / INDEX / configuration
-    return sweep / entry.read_text() if entry.is_file() else None
+    return sweep / read_regular(entry).decode() if entry.is_file() else None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.data.cores import available_cores
-from graft.files import write_atomically
+from graft.files import read_regular, write_atomically
 from graft.slurm import first_task
 
 PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
@@ -106,7 +106,7 @@ class Run:
 def read_summary(folder: Path) -> dict[str, Any]:
     """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads(read_regular(folder / "summary.json"))
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}
