@@ -94,6 +94,7 @@ def _ranges(config: Any) -> None:
     positive = {
         "optimizer.lr": config.optimizer.lr,
         "data.batch_size": 1 if config.data.batch_size == "auto" else config.data.batch_size,
+        "data.timeout": 1 if config.data.timeout is None else config.data.timeout,
         "cache.max_gb": config.cache.max_gb,
         "optimizer.lookahead": 1 if config.optimizer.lookahead is None else config.optimizer.lookahead,
     }
@@ -287,6 +288,7 @@ UNESSENTIAL = (
     "cache.mode",
     "cache.max_gb",
     "data.num_workers",
+    "data.timeout",
     "data.fold",
     "data.root",
     "data.download",

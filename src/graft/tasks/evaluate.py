@@ -47,7 +47,7 @@ def run_config(config: Any, made: dict[str, Any], said: Collection[str]) -> Any:
     # Plain, not the schema itself: another version's checkpoint may have keys that this one does not know.
     run: Any = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(TrainConfig)), made)
     if config.data.name not in (None, run.data.name):
-        kept = {key: run.data[key] for key in ("batch_size", "num_workers", "resident_gb")}
+        kept = {key: run.data[key] for key in ("batch_size", "num_workers", "resident_gb", "timeout")}
         given = {key: value for key, value in config.data.items() if value is not None}
         run.data = OmegaConf.merge(OmegaConf.structured(DataConfig), kept, given)
     elif "paths.data" in said and run.data.root is not None:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from graft.data.splits import Splits
+from graft.data.workers import explaining_worker_failures
 from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
@@ -80,7 +81,8 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         What the summary says of it: metrics, epochs, parameters, weights, checkpoint, notes, ….
     """
     quiet()
-    with freed_memory_kept(device.accelerator == "cpu" and plain["trainer"]["keep_memory"]):
+    keep = device.accelerator == "cpu" and plain["trainer"]["keep_memory"]
+    with freed_memory_kept(keep), explaining_worker_failures():
         return _from_weights_to_test(plain, splits, device, told, folder)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
+from graft.data.workers import explaining_worker_failures
 from graft.files import sha256, write_atomically
 from graft.learning.device import as_trained
 from graft.learning.inference import Inference
@@ -98,7 +99,12 @@ def measure(
     part = "val" if split == "val" else "test"
     images = data.splits.parts()[part]
     scores = Scores(len(classes), inference.place)
-    with progress_bar("images", len(images)) as bar, writing(output) as write, inference.many():
+    with (
+        explaining_worker_failures(),
+        progress_bar("images", len(images)) as bar,
+        writing(output) as write,
+        inference.many(),
+    ):
         for batch in data.eval_loader(part):
             bar.advance(len(batch.labels))
             batch = batch.real()
