@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import (
 )
 
 from graft.errors import TrainingError
-from graft.learning.signals import STOP
+from graft.learning.signals import STOP, end_when_asked_twice
 
 Result = dict[str, Any]
 
@@ -76,5 +76,6 @@ def _enter(function: Callable[..., Result], *arguments: Any) -> Result:
             logging.FileHandler(folder / "train.log"),
         ]
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+    end_when_asked_twice()
     with STOP.listening():
         return function(*arguments)
