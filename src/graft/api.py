@@ -103,7 +103,7 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
         with initialize_config_dir(str(conf_dir())):
             config = hydra_compose(task, [literal_path(word) for word in overrides], return_hydra_config=True)
     except Exception as error:
-        if said := explain(error):
+        if said := explain(error, task):
             raise ConfigError(said.strip()) from None
         raise
     picked = dict(config.hydra.runtime.choices)

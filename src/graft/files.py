@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import os
 import stat
 import tempfile
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from graft.errors import DataError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 NEVER_OPENED = {
     stat.S_IFIFO: "a FIFO",
@@ -106,8 +109,35 @@ def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO
         if former is not None and path.exists():
             path.replace(former)
         part.replace(path)
+    except OSError as error:
+        if error.errno in DISK_FULL:  # comes without a name
+            error.filename = error.filename or str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def append_json(path: Path, row: dict[str, Any]) -> None:
+    """Append a line of JSON in one piece, as several processes may do at once; never to a line that was cut short."""
+    with path.open("ab+", buffering=0) as file:
+        cut_short = file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write(("\n" * cut_short + json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """(rows, number of lines that are damaged) of a file that `append_json` wrote; none where there is no such file."""
+    rows, damaged = [], 0
+    content = read_regular(path) if path.exists() else b""
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif line.strip():
+            damaged += 1
+    return rows, damaged
 
 
 @contextmanager
