@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from graft.errors import DataError, GraftError
+from graft.locks import process_state
 
 log = logging.getLogger("graft")
 
@@ -277,7 +278,7 @@ def doing(workers: Sequence[BaseProcess]) -> str:
     said = []
     for worker in workers:
         pid = worker.pid or 0
-        state, name = _state(pid), f"worker process {pid}"
+        state, name = process_state(pid), f"worker process {pid}"
         if state in ("T", "t"):
             said.append(f"{name} is stopped (SIGSTOP; kill -CONT {pid} continues it)")
         elif not worker.is_alive():
@@ -288,14 +289,6 @@ def doing(workers: Sequence[BaseProcess]) -> str:
     if said:
         return "; ".join(said)
     return f"worker processes {', '.join(str(worker.pid) for worker in workers)} are running, and no reason is known"
-
-
-def _state(pid: int) -> str:
-    """The kernel's letter for what a process does, e.g. "T" for stopped; "" where there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
 
 
 def _open_images(pid: int) -> list[str]:
@@ -385,7 +378,7 @@ def _continue_workers() -> None:
     import multiprocessing
 
     for child in multiprocessing.active_children():
-        if child.daemon and child.pid is not None and _state(child.pid) == "T":
+        if child.daemon and child.pid is not None and process_state(child.pid) == "T":
             with contextlib.suppress(OSError):
                 os.kill(child.pid, signal.SIGCONT)
 
