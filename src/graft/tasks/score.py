@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
@@ -62,7 +64,7 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
             name: dataclasses.asdict(score) for name, score in zip(restored.classes, scored.classes, strict=True)
         },
         "run": figures_then(restored, summary, config.split, checkpoint),
-        "device": dataclasses.asdict(device),
+        "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
         "notes": notes,
         "versions": versions(),
     }
