@@ -119,8 +119,11 @@ def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO
 
 def append_json(path: Path, row: dict[str, Any]) -> None:
     """Append a line of JSON in one piece, as several processes may do at once; never to a line that was cut short."""
-    with path.open("ab+", buffering=0) as file:
-        cut_short = file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+    with path.open("ab+") as file:
+        cut_short = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            cut_short = file.read(1) != b"\n"
         file.write(("\n" * cut_short + json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 

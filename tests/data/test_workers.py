@@ -193,6 +193,18 @@ def test_a_batch_arrives_as_it_was(fallback: bool, monkeypatch: pytest.MonkeyPat
     assert arrived[0].images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_parcel_is_pinned_by_the_thread_that_pins_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a GPU, where nothing can be pinned: a copy stands for that."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    monkeypatch.setattr(workers, "get_worker_info", lambda: "a worker's")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)
+    pinned = pin_memory(pack(BATCHES[0]))
+    assert isinstance(pinned, Batch)
+    assert torch.equal(pinned.images, BATCHES[0].images)
+    assert pinned.images.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_in_the_main_process_nothing_is_packed() -> None:
     assert pack(BATCHES[0]) is BATCHES[0]
     assert not isinstance(pack(BATCHES[1]), Parcel)

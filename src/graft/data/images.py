@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def opened(path: Path, least: int = 0) -> Iterator[Image.Image]:
     try:
         with _Bounded(open_regular(path)) as file, Image.open(file, formats=FORMATS) as image:
             file.left = None
-            _require_plausible_size(image, file.seek(0, io.SEEK_END))
+            _require_plausible_size(image, os.fstat(file.fileno()).st_size)
             if least:
                 image.draft(None, (least, least))
             yield image

@@ -36,12 +36,14 @@ class Request:
         asked: when, by the monotonic clock; None: not.
         heeded: somebody looks at `asked` where it is good to stop; otherwise a KeyboardInterrupt is raised at once.
         waiting: all is done up to the next training batch, which may never come.
+        own: number of signals that this process has sent itself and that `_watch` has still to see.
     """
 
     def __init__(self) -> None:
         self.asked: float | None = None
         self.heeded = False
         self.waiting = False
+        self.own = 0
         self._taken: list[int] = []
 
     def __call__(self, *_: Any) -> None:
@@ -61,6 +63,7 @@ class Request:
     def _interrupt_when_overdue(self) -> None:
         while self.heeded and self.asked is not None:
             if self.overdue and self.waiting:
+                self.own += 1
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             time.sleep(0.5)
@@ -128,16 +131,17 @@ def _forget_wakeup() -> None:
 
 def _watch(receiver: socket.socket, sender: socket.socket) -> None:
     first: float | None = None
-    with receiver, sender:
-        while True:
-            number = receiver.recv(1)[0]
-            now = time.monotonic()
-            if number not in ASKING:
-                continue
-            if first is None:
-                first = now
-            elif now - first >= TWICE:
-                break
+    while True:
+        number = receiver.recv(1)[0]
+        now = time.monotonic()
+        if number not in ASKING:
+            continue
+        if STOP.own:
+            STOP.own -= 1
+        elif first is None:
+            first = now
+        elif now - first >= TWICE:
+            break
     time.sleep(GRACE)
     with contextlib.suppress(OSError):
         os.write(2, b"ended at the second signal; what was saved before is as it was\n")
@@ -146,4 +150,5 @@ def _watch(receiver: socket.socket, sender: socket.socket) -> None:
 
         for child in multiprocessing.active_children():
             child.kill()
+    sender.fileno()  # open to the end: the interpreter writes to it
     os._exit(INTERRUPTED)
