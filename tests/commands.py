@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,11 +39,13 @@ def train(folder: Path, *overrides: str, timeout: float = 300, **environment: st
     )
 
 
-def command(folder: Path, *words: str, timeout: float = 300, **environment: str) -> Finished:
-    """`python WORDS` in `folder`'s parent."""
+def command(
+    folder: Path, *words: str, timeout: float = 300, before: Sequence[str] = (), **environment: str
+) -> Finished:
+    """`BEFORE python WORDS` in `folder`'s parent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, *words],
+        [*before, sys.executable, *words],
         cwd=folder.parent,
         capture_output=True,
         text=True,

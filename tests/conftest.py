@@ -62,6 +62,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.fixture
+def small_shared_memory(tmp_path: Path) -> Path:
+    """A program that runs its arguments where /dev/shm has 512 kB, where this machine lets us arrange that."""
+    program = tmp_path / "small_shared_memory"
+    program.write_text(
+        '#!/bin/sh\nexec unshare -m sh -c \'mount -t tmpfs -o size=512k none /dev/shm && exec "$@"\' sh "$@"\n'
+    )
+    program.chmod(0o755)
+    tried = subprocess.run([program, "true"], capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"/dev/shm cannot be made small here: {tried.stderr.decode().strip()}")
+    return program
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A real, headless Chromium driven by playwright (Debian: `apt-get install chromium`)."""

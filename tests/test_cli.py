@@ -82,8 +82,10 @@ def test_help_and_mistakes_come_without_torch(words: str, answer: str, tmp_path:
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_is_said_in_plain_words() -> None:
-    said = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/metrics.csv"))
+@pytest.mark.parametrize("task", TASKS)
+def test_a_full_disk_is_said_in_plain_words_that_fit_the_command(task: str) -> None:
+    said = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/metrics.csv"), task)
     assert said is not None
     assert said.startswith("/runs/metrics.csv: cannot be written (No space left on device).\nMake room")
+    assert ("resume=auto" in said) is (task == "train")
     assert explain(OSError(errno.EIO, "Input/output error")) is None

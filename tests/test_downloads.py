@@ -222,7 +222,11 @@ def test_a_lock_held_by_another_process_is_waited_for_and_said(
         other.stdin.flush()
         waiting.join(30)
     assert order == ["held here"]
-    assert "waiting for another run that is fetching set" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "waiting for " in said
+    assert "which is fetching set" in said
+    if sys.platform == "linux":
+        assert f"waiting for process {other.pid} (" in said
 
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ Nothing here imports torch until something is computed. Mistakes are GraftErrors
 """
 
 import csv
+import io
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError
+from graft.files import read_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,7 +102,7 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
         with initialize_config_dir(str(conf_dir())):
             config = hydra_compose(task, [literal_path(word) for word in overrides], return_hydra_config=True)
     except Exception as error:
-        if said := explain(error):
+        if said := explain(error, task):
             raise ConfigError(said.strip()) from None
         raise
     picked = dict(config.hydra.runtime.choices)
@@ -218,10 +220,11 @@ class FinishedRun:
     def table(self) -> list[dict[str, float]]:
         """metrics.csv: a row a step at which something was measured, with what was measured."""
         try:
-            with (self.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-                return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            text = read_regular(self.folder / "metrics.csv").decode()
         except FileNotFoundError:
             raise DataError(f"{self.folder}: no metrics.csv; the run had logger.csv=false.") from None
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """(steps, values) of e.g. "val/acc", ready for `axes.plot(*run.curve("val/acc"))`.

@@ -1,7 +1,6 @@
 """The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
 
 import difflib
-import errno
 import glob
 import itertools
 import os
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError
+from graft.files import DISK_FULL
+from graft.learning.signals import end_when_asked_twice
 from graft.startup import SAFE_PATH
 
 TASKS = {
@@ -58,6 +59,7 @@ def main(task: str | None = None) -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     sys.argv[1:] = [literal_path(word) for word in sys.argv[1:]]
+    end_when_asked_twice()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     try:
@@ -71,7 +73,7 @@ def main(task: str | None = None) -> None:
     except Exception as error:
         if full_error:
             raise
-        sys.stderr.write(explain(error) or traceback.format_exc())
+        sys.stderr.write(explain(error, task) or traceback.format_exc())
         sys.exit(1)
 
 
@@ -151,8 +153,8 @@ def _runner(task: str) -> Callable[[Any], Any]:
     return run
 
 
-def explain(error: BaseException) -> str | None:
-    """The plain words for a mistake of the user's, or None for what is a fault of ours."""
+def explain(error: BaseException, task: str = "train") -> str | None:
+    """The plain words for a mistake of the user's in `task`, or None for what is a fault of ours."""
     from hydra.errors import CompactHydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -160,9 +162,10 @@ def explain(error: BaseException) -> str | None:
 
     if isinstance(error, GraftError):
         return f"{error}\n"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = error.filename or "the run's folder"
-        return f"{place}: cannot be written ({error.strerror}).\nMake room; a run goes on with resume=auto.\n"
+    if (full := _disk_full(error)) is not None:
+        again = "resume=auto goes on from the last checkpoint" if task == "train" else "run the command again"
+        file = full.filename or ("the run's folder" if task == "train" else "the output of this command")
+        return f"{file}: cannot be written ({full.strerror}).\nMake room; then {again}.\n"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options or _options(group))
@@ -183,6 +186,15 @@ def explain(error: BaseException) -> str | None:
         hidden = ("full_key:", "object_type=", "reference_type=")
         shown = [line for text in lines for line in text.splitlines() if not line.strip().startswith(hidden)]
         return "\n".join(dict.fromkeys(shown)) + "\n"
+    return None
+
+
+def _disk_full(error: BaseException | None) -> OSError | None:
+    """The error of a disk that is full, or of a quota, behind `error`: torch's writer raises one of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return error
+        error = error.__cause__ or error.__context__
     return None
 
 

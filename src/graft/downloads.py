@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from filelock import FileLock, Timeout
-
+from graft import locks
 from graft.errors import DataError, NotAvailable
 from graft.files import telling_write_errors
 
@@ -100,17 +99,14 @@ def verify(file: Path, *, sha256: str | None = None, md5: str | None = None) -> 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of `path`, a hidden file beside it; says so when it has to wait for another process."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    with telling_write_errors(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for another run that is fetching {path.name} …", file=sys.stderr)
-            lock.acquire()
-    try:
+
+    def say(holder: str) -> None:
+        print(f"waiting for {holder}, which is fetching {path.name} …", file=sys.stderr)
+
+    with contextlib.ExitStack() as stack:
+        with telling_write_errors(path):
+            stack.enter_context(locks.locked(path.with_name(f".{path.name}.lock"), say))
         yield
-    finally:
-        lock.release()
 
 
 class _Unreachable(Exception):

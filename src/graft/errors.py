@@ -20,7 +20,8 @@ class UnreadableImage(DataError):
 
     Args:
         path: the file.
-        kind: "empty", "no image", "truncated", "damaged", "too large", "missing" or "refused".
+        kind: "empty", "no image", "truncated", "damaged", "too large", "missing", "refused" or
+            "not a regular file".
         reason: the same in more words, e.g. "image file is truncated (12 bytes not processed)".
     """
 

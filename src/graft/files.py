@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import io
+import json
 import os
 import re
 import stat
@@ -12,9 +14,84 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from graft.errors import DataError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+NEVER_OPENED = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+"""File types that can block for ever when they are read, and of which the devices can do anything when opened."""
+
+
+class NotARegularFile(OSError):
+    """A FIFO, socket or device where a file was expected.
+
+    Attributes:
+        kind: which, e.g. "a FIFO".
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(errno.EINVAL, f"not a regular file but {kind}", str(path))
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (Path(self.filename), self.kind)
+
+
+def why_no_file(path: Path) -> str | None:
+    """Why nothing can be read from `path`, e.g. "no such file"; None where it is a regular file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return None if stat.S_ISREG(mode) else f"not a regular file but {_kind(mode)}"
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file of the user's for reading, so that neither opening nor reading it can block for ever.
+
+    Raises:
+        NotARegularFile: a FIFO, socket or device, also one that has just replaced the file.
+        OSError: as `open`.
+    """
+
+    def without_blocking(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+    if (kind := _kind(os.stat(path).st_mode)) is not None:
+        raise NotARegularFile(path, kind)
+    file = open(path, "rb", opener=without_blocking)  # noqa: SIM115
+    if (kind := _kind(os.fstat(file.fileno()).st_mode)) is not None:
+        file.close()
+        raise NotARegularFile(path, kind)
+    return file
+
+
+def _kind(mode: int) -> str | None:
+    return NEVER_OPENED.get(stat.S_IFMT(mode))
+
+
+def read_regular(path: Path, largest: int | None = None) -> bytes:
+    """The content of a file of the user's, of at most `largest` bytes.
+
+    Raises:
+        NotARegularFile, OSError: as `open_regular`; the file is larger.
+    """
+    with open_regular(path) as file:
+        content = file.read() if largest is None else file.read(largest + 1)
+    if largest is not None and len(content) > largest:
+        raise OSError(errno.EFBIG, f"larger than {largest:,} bytes", str(path))
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -41,8 +118,38 @@ def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO
         if former is not None and path.exists():
             path.replace(former)
         part.replace(path)
+    except OSError as error:
+        if error.errno in DISK_FULL:  # comes without a name
+            error.filename = error.filename or str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def append_json(path: Path, row: dict[str, Any]) -> None:
+    """Append a line of JSON in one piece, as several processes may do at once; never to a line that was cut short."""
+    with path.open("ab+") as file:
+        cut_short = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            cut_short = file.read(1) != b"\n"
+        file.write(("\n" * cut_short + json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """(rows, number of lines that are damaged) of a file that `append_json` wrote; none where there is no such file."""
+    rows, damaged = [], 0
+    content = read_regular(path) if path.exists() else b""
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif line.strip():
+            damaged += 1
+    return rows, damaged
 
 
 @contextmanager
@@ -79,23 +186,6 @@ def safe_name(text: str, most: int = 80, keep: str = "") -> str:
     return f"_{cut}"[:most] if RESERVED.fullmatch(cut) else cut
 
 
-def read_small(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes; what waits or has no end, as a FIFO or a device, is not
-    read.
-
-    Raises:
-        OSError: there is no such file, it is of another kind, or it is larger.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a FIFO would wait to be opened
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
-    return content
-
-
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether `path` is `folder` or below it, links followed."""
     return path.expanduser().resolve().is_relative_to(folder.expanduser().resolve())
@@ -114,7 +204,7 @@ def damage_of(path: Path) -> str | None:
 @lru_cache(maxsize=64)
 def _damage_of(path: Path, size: int, changed: int) -> str | None:
     try:
-        with zipfile.ZipFile(path) as records:
+        with open_regular(path) as file, zipfile.ZipFile(file) as records:
             if any(record.compress_type != zipfile.ZIP_STORED for record in records.infolist()):
                 return "its records are compressed, as torch.save never does"
             if sum(record.file_size for record in records.infolist()) > size:
@@ -127,7 +217,7 @@ def _damage_of(path: Path, size: int, changed: int) -> str | None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

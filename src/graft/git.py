@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from graft.files import read_small
+from graft.files import read_regular
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REFERENCE = re.compile(r"refs/(?!.*\.\.)[\w./+@-]+", re.ASCII)
@@ -85,7 +85,7 @@ def _changed(tree: Path, own: Path, common: Path, commit: str) -> bool | None:
             for part in ("objects", "refs", "info"):
                 (blank / part).mkdir()
             (blank / "HEAD").write_text(f"{commit}\n")
-            (blank / "index").write_bytes(read_small(own / "index", LARGE))
+            (blank / "index").write_bytes(read_regular(own / "index", LARGE))
             (blank / "info" / "exclude").write_text(_text(common / "info" / "exclude", LARGE))
             (blank / "config").write_text(
                 f"[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = {kind}\n"
@@ -102,6 +102,6 @@ def _changed(tree: Path, own: Path, common: Path, commit: str) -> bool | None:
 def _text(file: Path, most: int = SMALL) -> str:
     """The file's text; empty where it cannot be read or is longer."""
     try:
-        return read_small(file, most).decode(errors="replace")
+        return read_regular(file, most).decode(errors="replace")
     except OSError:
         return ""

@@ -1,7 +1,10 @@
 """Any kind of picture becomes upright 8-bit RGB."""
 
+import io
+import os
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.data.images import ImageSet, read_image, to_rgb
+from graft.data.images import FORMATS, ImageSet, read_image, to_rgb
 from graft.errors import UnreadableImage
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
@@ -122,6 +125,25 @@ def bomb(path: Path) -> None:
     Image.new("1", (100_000, 4_000)).save(path, "PNG")
 
 
+def sparse(beginning: bytes) -> Callable[[Path], object]:
+    """A file of 3 GB, of which all but `beginning` is a hole."""
+
+    def make(path: Path) -> None:
+        path.write_bytes(beginning)
+        os.truncate(path, 3 << 30)
+
+    return make
+
+
+def saved(format_: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    Image.effect_noise((64, 64), 80).save(content, format_, **options)
+    return content.getvalue()
+
+
+HUGE_CHUNK = saved("PNG")[:33] + (2**31 - 1).to_bytes(4, "big") + b"tEXt"
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind", "reason"),
     [
@@ -133,8 +155,18 @@ def bomb(path: Path) -> None:
         (lambda path: None, "missing", "no such file"),
         (lambda path: path.symlink_to("nowhere"), "missing", "a link that leads nowhere"),
         (lambda path: path.mkdir(), "refused", "Is a directory"),
+        (lambda path: path.symlink_to(path), "missing", "a link that leads to itself"),
+        (os.mkfifo, "not a regular file", "a FIFO"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file", "a character device"),
+        (sparse(b"\xff\xd8\xff"), "too large", "its header exceeds the limit of 256 MB or 1,048,576 reads"),
+        (sparse(saved("JPEG", progressive=True)[:900]), "too large", "3,221,225,472 bytes for 64 x 64 pixels, where"),
+        (sparse(HUGE_CHUNK), "too large", "its header exceeds the limit"),
+        (sparse(saved("WEBP")), "too large", "its header exceeds the limit"),
     ],
-    ids=["empty", "html", "truncated", "header", "bomb", "vanished", "link", "folder"],
+    ids=[
+        *("empty", "html", "truncated", "header", "bomb", "vanished", "link", "folder", "self-link", "fifo", "device"),
+        *("sparse JPEG", "sparse JPEG cut short", "sparse PNG", "sparse WEBP"),
+    ],
 )
 def test_a_file_that_is_no_picture_is_named_with_the_reason(
     tmp_path: Path, spoil: Callable[[Path], object], kind: str, reason: str
@@ -174,3 +206,39 @@ def test_select_keeps_names_labels_and_pictures_together() -> None:
     assert (images.names, images.labels.tolist()) == (["d", "a"], [1, 0])
     assert images.load(0).getpixel((0, 0)) == (3, 3, 3)
     assert images.counts(3) == [1, 1, 0]
+
+
+def test_an_eps_file_called_jpg_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs, started = tmp_path / "bin", tmp_path / "started"
+    programs.mkdir()
+    ghostscript = programs / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {started}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    assert shutil.which("gs") == str(ghostscript)
+    picture = tmp_path / "x.jpg"
+    Image.new("RGB", (8, 8), RED).save(picture, "EPS")
+    with pytest.raises(OSError), Image.open(picture) as opened:  # noqa: PT011
+        opened.load()
+    assert started.exists(), "the attack works on Pillow alone"
+    started.unlink()
+    with pytest.raises(UnreadableImage, match=r"it begins with b'%!PS-Adobe-3.0 E"):
+        read_image(picture)
+    assert not started.exists()
+
+
+@pytest.mark.parametrize("format_", ["EPS", "PDF", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "AVIF"])
+def test_other_formats_are_not_read_whatever_they_are_called(format_: str, tmp_path: Path) -> None:
+    try:
+        Image.new("RGB", (16, 16)).save(tmp_path / "x.png", format_)
+    except (OSError, KeyError):
+        pytest.skip(f"this Pillow writes no {format_}")
+    with pytest.raises(UnreadableImage):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_format_is_read_by_its_content_whatever_it_is_called(format_: str, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), RED).save(tmp_path / "x.bmp", format_)
+    assert read_image(tmp_path / "x.bmp").size == (16, 16)

@@ -83,6 +83,19 @@ def test_training_takes_the_next_one_and_evaluation_counts_it_nowhere(
     assert lost.notes() == ["3 images could not be read while training (data.on_error=skip): 3.png, 4.png, 9.png"]
 
 
+def test_a_record_with_lines_that_were_cut_short_is_read_as_far_as_it_goes(images: ImageSet, tmp_path: Path) -> None:
+    lost = LostImages(tmp_path / "unreadable.jsonl")
+    lost.note("a.png", UnreadableImage(Path("a.png"), "empty", "0 bytes"))
+    with lost.record.open("ab") as file:
+        file.write(b'[1, 2]\n{"name": "x"}\n\xff\xfe\n{"name": "b.p')  # the last as after a kill or on a full disk
+    assert lost.known() == {"a.png": "empty: 0 bytes"}
+    lost.note("c\n.png", UnreadableImage(Path("c.png"), "missing", "no such file"))
+    assert lost.known() == {"a.png": "empty: 0 bytes", "c\n.png": "missing: no such file"}
+    assert lost.notes()[1:] == [
+        "4 lines of unreadable.jsonl cannot be read: as many more images may have been unreadable"
+    ]
+
+
 def test_nothing_is_written_while_nothing_is_lost(images: ImageSet, tmp_path: Path) -> None:
     lost = LostImages(tmp_path / "unreadable.jsonl")
     data = module(images, lost)

@@ -1,5 +1,6 @@
 """The quick look before training: damaged files are found, sound ones of whatever kind are not accused."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -159,3 +160,16 @@ def test_nothing_is_written_and_pictures_in_memory_are_sound(photos: Path) -> No
     faces = load_splits("faces", root=None, seed=0)
     assert refuse_or_leave_out(faces, "raise") is faces
     shutil.rmtree(photos)
+
+
+def test_skip_leaves_out_a_self_linked_file_and_a_fifo_and_names_them(photos: Path) -> None:
+    (photos / "cats" / "loop.jpg").symlink_to("loop.jpg")
+    (photos / "dogs" / "loop").symlink_to("loop")
+    os.mkfifo(photos / "dogs" / "pipe.png")
+    splits = load_splits("folder", root=photos, seed=0)
+    assert dict(refuse_or_leave_out(splits, "skip").left_out) == {
+        "cats/loop.jpg": "missing: a link that leads to itself",
+        "dogs/pipe.png": "not a regular file: a FIFO",
+    }
+    with pytest.raises(DataError, match="2 images cannot be read"):
+        refuse_or_leave_out(splits, "raise")

@@ -139,7 +139,9 @@ def test_it_goes_on_from_within_an_epoch(case: str, tmp_path: Path, monkeypatch:
     require_the_same(whole, graft.train(*words, "resume=auto", folder=tmp_path / "part", echo=False))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name
+)
 def test_asked_to_stop_it_saves_the_step_and_ends(number: signal.Signals, tmp_path: Path) -> None:
     words = (
         *WORDS,

@@ -1,12 +1,19 @@
 """Whole runs whose disk fills up, or spoils what it keeps."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from commands import QUICK, command, train
+from hydra import compose, initialize_config_dir
 
 import graft
+from graft.cli import explain
+from graft.config import conf_dir
+from graft.config.schema import register
+from graft.tasks.export import export
+from graft.tasks.predict import main as predict
 
 SMALL = (*QUICK, "trainer.baseline=false", "review=none", "logger.tensorboard=false")
 
@@ -47,3 +54,46 @@ def test_a_run_whose_disk_fills_up_keeps_its_last_checkpoint_and_says_so(small_d
     for file in kept.iterdir():
         done = command(run.folder, "-m", "graft.cli", "evaluate", f"checkpoint={file}", timeout=120)
         assert done.code == 0, done.err
+
+
+def fill_up(disk: Path) -> None:
+    """Leave 8 kB free."""
+    usage = os.statvfs(disk)
+    (disk / "fill").write_bytes(bytes(usage.f_bavail * usage.f_frsize - 8192))
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch_export", "state_dict"])
+def test_an_export_to_a_full_disk_says_what_to_do_and_leaves_nothing(
+    form: str, digits_run: Path, small_disk: Path
+) -> None:
+    fill_up(small_disk)
+    register()
+    with initialize_config_dir(str(conf_dir())):
+        config = compose("export", [f"checkpoint={digits_run}", f"format={form}", f"folder={small_disk}/out"])
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        export(config)
+    said = explain(raised.value, "export")
+    assert said is not None
+    assert "No space left on device" in said
+    assert "resume" not in said
+    assert not list((small_disk / "out").glob("*"))
+
+
+def test_predictions_for_a_full_disk_say_what_to_do_and_leave_nothing(digits_run: Path, small_disk: Path) -> None:
+    from graft.data import load_splits
+
+    images = load_splits("digits", root=None, seed=0).test
+    for number in range(200):
+        images.load(0).save(small_disk / f"{number}{'x' * 100}.png")
+    fill_up(small_disk)
+    register()
+    with initialize_config_dir(str(conf_dir())):
+        words = [f"checkpoint={digits_run}", f"source={small_disk}", f"output={small_disk}/out.csv", "topk=10"]
+        config = compose("predict", words)
+    with pytest.raises(OSError) as raised:  # noqa: PT011
+        predict(config)
+    said = explain(raised.value, "predict")
+    assert said == (
+        f"{small_disk}/out.csv: cannot be written (No space left on device).\nMake room; then run the command again.\n"
+    )
+    assert {file.suffix for file in small_disk.iterdir()} == {".png", ""}

@@ -1,6 +1,7 @@
 """`graft inspect`: what is wrong with a folder is named, what is right is not, and the folder stays as it was."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -353,3 +354,14 @@ def test_a_mistake_is_told_before_anything_is_read_or_written(
     with pytest.raises(ConfigError, match=message):
         inspect.main(composed("data=folder", f"data.root={root}", *(word.replace("SET", str(root)) for word in words)))
     assert state(root) == before
+
+
+def test_a_fifo_and_a_self_linked_file_are_named_as_unreadable(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", {"cats": 12, "dogs": 12})
+    os.mkfifo(root / "cats" / "pipe.jpg")
+    (root / "dogs" / "loop.jpg").symlink_to("loop.jpg")
+    found = files(inspected(root, tmp_path), "unreadable")
+    assert found == {
+        "cats/pipe.jpg": "not a regular file: a FIFO",
+        "dogs/loop.jpg": "missing: a link that leads to itself",
+    }

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,21 @@ def test_a_mistake_names_the_way_out(
     assert isinstance(caught.value, ConfigError | GraftError)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_fifo_among_the_sources_is_skipped_and_named(
+    digits_run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    words = (f"checkpoint={digits_run}", f"source=[{tmp_path}/pipe.png,{scans}/0]", f"output={tmp_path}/out.csv")
+    with pytest.raises(DataError, match="1 of 21 images could not be read"):
+        predict.main(composed(*words))
+    said = capsys.readouterr()
+    assert "pipe.png: cannot be read as an image (a FIFO)" in said.out + said.err
+
+
+@pytest.mark.parametrize("words", ["checkpoint={}", "model=vgg16 model.weights={}"])
+def test_a_fifo_is_no_checkpoint_and_no_weights(words: str, scans: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    with pytest.raises(GraftError, match=r"pipe\.ckpt.*not a regular file but a FIFO"):
+        predict.main(composed(f"source={scans}", *words.format(tmp_path / "pipe.ckpt").split()))

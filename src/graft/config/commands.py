@@ -33,6 +33,7 @@ class EvaluateDataConfig:
     root: str | None = None
     batch_size: int | None = None
     num_workers: int | str | None = None
+    timeout: float | None = None
     download: bool | None = None
     shots: int | None = None
     val_fraction: float | None = None

@@ -18,6 +18,7 @@ WITHOUT_EFFECT = (
     "callbacks.checkpoint_every_n_steps",
     "callbacks.keep",
     "data.num_workers",
+    "data.timeout",
     "data.download",
     "data.resident_gb",
     "cache.max_gb",

@@ -48,6 +48,8 @@ class DataConfig:
     batch_size: int | str = 32
     """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
     num_workers: int | str = "auto"
+    timeout: float | None = 600.0
+    """Seconds that a batch of the worker processes may take before the run ends with the reason; null: no limit."""
     download: bool = True
     shots: int | None = None
     """Keep this many seeded training images of each class."""

@@ -9,7 +9,7 @@ from typing import Any
 from graft.config.identity import flat, matches
 from graft.config.recipes import recipe_of
 from graft.errors import ConfigError
-from graft.files import lies_in
+from graft.files import lies_in, why_no_file
 from graft.models.configurations import BUNDLED
 from graft.slurm import slurm_tasks
 
@@ -94,6 +94,7 @@ def _ranges(config: Any) -> None:
     positive = {
         "optimizer.lr": config.optimizer.lr,
         "data.batch_size": 1 if config.data.batch_size == "auto" else config.data.batch_size,
+        "data.timeout": 1 if config.data.timeout is None else config.data.timeout,
         "cache.max_gb": config.cache.max_gb,
         "optimizer.lookahead": 1 if config.optimizer.lookahead is None else config.optimizer.lookahead,
     }
@@ -193,9 +194,9 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
             f"strategy={config.strategy.name} and model.weights=null disagree: this strategy starts from pretrained "
             "weights.\nUse strategy=scratch to train from random weights, or model.weights=default."
         )
-    elif not _is_name(weights) and not Path(weights).expanduser().is_file():
+    elif not _is_name(weights) and (reason := why_no_file(Path(weights).expanduser())):
         raise ConfigError(
-            f"model.weights={weights}: no such file.\n"
+            f"model.weights={weights}: {reason}.\n"
             "Give a .pth, .safetensors or .ckpt file, `default` (the library's own weights), `bundled`, or null."
         )
     elif weights == "bundled" and config.model.name not in bundled_models():
@@ -287,6 +288,7 @@ UNESSENTIAL = (
     "cache.mode",
     "cache.max_gb",
     "data.num_workers",
+    "data.timeout",
     "data.fold",
     "data.root",
     "data.download",

@@ -24,6 +24,7 @@ from graft.data.resident import ResidentDataset
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
 from graft.data.transforms import Picture, eval_transform, train_transform
+from graft.data.workers import Parcel, batches_of, pack, started
 from graft.errors import ConfigError, DataError, GraftError
 from graft.preprocessing import Preprocessing
 
@@ -39,22 +40,21 @@ class ResumableLoader(DataLoader[Any]):
     """A loader that knows how many batches of which epoch it has handed out, and can go on from there.
 
     Lightning stores `state_dict()` in its checkpoints and restores it before the first batch.
+
+    Args:
+        patience: seconds that a batch of the worker processes may take; None: no limit.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, patience: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.patience = patience
         self._epoch, self._handed_out = 0, 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that the sampler is asked at the first batch, when Lightning has told it the epoch.
         sampler, batch_size = self._places()
         self._epoch, self._handed_out = sampler.epoch, sampler.start // batch_size
-        batches = super().__iter__()
-        for batch in batches:
-            if isinstance(batch, GraftError):
-                # now: as part of the error's reference cycle the workers would be given ten seconds to hear of it
-                getattr(batches, "_shutdown_workers", lambda: None)()
-                raise batch
+        for batch in batches_of(started(super().__iter__, self.num_workers), self.patience):
             self._handed_out += 1
             yield batch
 
@@ -96,6 +96,7 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: images per process and evaluation step; None: twice `batch_size`, up to 512.
         lost: what becomes of images that cannot be read when their turn comes; None: an error.
         draft: let the decoding of a large JPEG reduce it, as far as no random crop has to be enlarged for it.
+        timeout: seconds that a batch of the worker processes may take; None: no limit.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         lost: LostImages | None = None,
         draft: bool = True,
+        timeout: float | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -120,7 +122,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, LARGEST_EVAL_BATCH))
         self.num_workers = _checked_workers(num_workers)
-        self.lost = lost
+        self.lost, self.timeout = lost, timeout
         self._least = augment.least_side(preprocessing.input_size) if draft else 0
         self.resident, self._room = self._choose_resident(resident_gb)
         self.held_bytes = int(resident_gb * 2**30) - self._room
@@ -326,6 +328,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=workers,
             collate_fn=_collated if isinstance(dataset, FileDataset) else _as_it_is,
             pin_memory=self._on_gpu() and not on_gpu,
+            patience=self.timeout,
             persistent_workers=keep_workers and workers > 0,
             # its own generator: a loader without one draws from the global generator whenever it is iterated
             generator=torch.Generator().manual_seed(seed_of(self.seed, "loader")),
@@ -375,9 +378,9 @@ def _checked_workers(num_workers: int | str) -> int | str:
     return count
 
 
-def _collated(samples: list[Sample] | GraftError) -> Batch | GraftError:
-    return samples if isinstance(samples, GraftError) else collate(samples)
+def _collated(samples: list[Sample] | GraftError) -> Batch | Parcel | GraftError:
+    return pack(samples if isinstance(samples, GraftError) else collate(samples))
 
 
-def _as_it_is(batch: Batch | FeatureBatch) -> Batch | FeatureBatch:
-    return batch
+def _as_it_is(batch: Batch | FeatureBatch) -> Batch | FeatureBatch | Parcel:
+    return pack(batch)

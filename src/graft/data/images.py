@@ -1,6 +1,9 @@
 """Pictures with labels, and the one way from any kind of picture to RGB."""
 
+import errno
 import hashlib
+import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +17,41 @@ from PIL import Image, UnidentifiedImageError
 
 from graft.data.packed import Packed
 from graft.errors import UnreadableImage
+from graft.files import NotARegularFile, open_regular
 
 T = TypeVar("T")
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+ENDINGS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "GIF": (),  # not looked for, but downloads call them .jpg
+}
+"""Pillow's name of each format that is read, and the endings of its files."""
+
+EXTENSIONS = tuple(ending for endings in ENDINGS.values() for ending in endings)
 """What counts as an image: the endings torchvision's ImageFolder takes, in any case."""
+
+FORMATS = tuple(ENDINGS)
+"""The only formats that Pillow may try, whatever a file is called: for others it starts programs (Ghostscript for EPS)
+or has parsers that nobody needs here."""
 
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow opens no picture of more (178,956,970): one needs 0.5 GB, and a file of some bytes can ask for any size."""
+
+BYTES_PER_PIXEL = 12
+"""The most that a pixel takes in a file: three floats, not compressed."""
+MOST_BESIDES = 1 << 28
+"""Bytes that a file may have besides its pixels: metadata, a depth map, the video of a motion photo. Without a limit, a
+header followed by gigabytes of nothing (a sparse file) would be read to its end."""
+LEAST_READ = 1 << 8
+"""Bytes that a read counts as at least: Pillow looks for a JPEG's header byte by byte."""
+
+_SEQUENTIAL = ("JPEG", "MPO", "PNG", "WEBP")
+"""Formats that are read from the beginning to the end; of the others Pillow reads what the header names."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # at half of that; the limit is enough
 warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # damaged EXIF data: the picture is read all the same
@@ -99,9 +129,14 @@ def read_image(path: Path, least: int = 0) -> Image.Image:
 @contextmanager
 def opened(path: Path, least: int = 0) -> Iterator[Image.Image]:
     """`path` as Pillow opens it, of which only the header is read, and of the size that `least` lets it be decoded at
-    (see `read_image`); for whatever is raised within, UnreadableImage."""
+    (see `read_image`); for whatever is raised within, UnreadableImage.
+
+    Nothing but a regular file is opened, and nothing but FORMATS is tried.
+    """
     try:
-        with Image.open(path) as image:
+        with _Bounded(open_regular(path)) as file, Image.open(file, formats=FORMATS) as image:
+            file.left = None
+            _require_plausible_size(image, os.fstat(file.fileno()).st_size)
             if least:
                 image.draft(None, (least, least))
             yield image
@@ -110,17 +145,52 @@ def opened(path: Path, least: int = 0) -> Iterator[Image.Image]:
         raise UnreadableImage(path, kind, reason) from error
 
 
+class _TooLarge(Exception):
+    """A file that is larger than its picture can explain."""
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which at most `left` bytes may be read; None: all."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        super().__init__(file.detach())
+        self.left: int | None = MOST_BESIDES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.left is None:
+            return super().read(size)
+        content = super().read(self.left + 1 if size is None or size < 0 else min(size, self.left + 1))
+        self.left -= max(len(content), LEAST_READ)
+        if self.left < 0:
+            raise _TooLarge(
+                f"its header exceeds the limit of {MOST_BESIDES >> 20} MB or {MOST_BESIDES // LEAST_READ:,} reads"
+            )
+        return content
+
+
+def _require_plausible_size(image: Image.Image, size: int) -> None:
+    most = BYTES_PER_PIXEL * image.width * image.height + MOST_BESIDES
+    if image.format in _SEQUENTIAL and size > most:
+        raise _TooLarge(f"{size:,} bytes for {image.width} x {image.height} pixels, where {most:,} are the limit")
+
+
 def _what_is_wrong(path: Path, error: Exception) -> tuple[str, str]:
     """(kind, reason) as in UnreadableImage."""
     if isinstance(error, FileNotFoundError):
         return "missing", "a link that leads nowhere" if path.is_symlink() else "no such file"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "missing", "a link that leads to itself"
     if isinstance(error, PermissionError):
         return "refused", "no permission to read it"
+    if isinstance(error, NotARegularFile):
+        return "not a regular file", error.kind
+    if isinstance(error, _TooLarge):
+        return "too large", str(error)
     if isinstance(error, Image.DecompressionBombError):
         return "too large", f"more than {MOST_PIXELS:,} pixels"
     words = " ".join(str(error).split())
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             beginning = file.read(16)
     except OSError:
         return "refused", words

@@ -52,8 +52,16 @@ def _visible(folder: Path | str) -> Iterator[tuple[str, str, bool]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith(".") and entry.name not in _JUNK:
-                is_folder = entry.is_dir()
+                is_folder = _is_folder(entry)
                 yield _plain(entry.name) + "/" * is_folder, entry.name, is_folder
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; a link that cannot be followed is none."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or into a folder that may not be entered
+        return False
 
 
 def passed_over(folders: Iterable[Path], root: Path | None) -> list[str]:

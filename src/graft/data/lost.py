@@ -1,6 +1,5 @@
 """What becomes of an image that can no longer be read when its turn comes, with data.on_error=skip."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from graft.data.images import ImageSet
 from graft.data.sampler import PADDING
 from graft.data.transforms import Picture
 from graft.errors import DataError, UnreadableImage
+from graft.files import append_json, read_json_lines
 
 MOST_IN_A_ROW = 100
 """So many images one after the other that cannot be read are no accident: the disk is gone."""
@@ -50,25 +50,29 @@ class LostImages:
 
     def note(self, name: str, error: UnreadableImage) -> None:
         """Write down that `name` was lost."""
-        line = json.dumps({"name": name, "reason": f"{error.kind}: {error.reason}"}) + "\n"
-        with self.record.open("a") as file:  # short enough to be appended in one piece
-            file.write(line)
+        append_json(self.record, {"name": name, "reason": f"{error.kind}: {error.reason}"})
 
     def known(self) -> dict[str, str]:
         """Name → reason of all that were lost since the run began, by any process, in order of name."""
-        if not self.record.is_file():
-            return {}
-        rows = [json.loads(line) for line in self.record.read_text().splitlines()]
-        return dict(sorted((row["name"], row["reason"]) for row in rows))
+        return self._read()[0]
+
+    def _read(self) -> tuple[dict[str, str], int]:
+        """(what `known` gives, number of lines that cannot be read)."""
+        rows, damaged = read_json_lines(self.record)
+        whole = [(row["name"], row["reason"]) for row in rows if {"name", "reason"} <= row.keys()]
+        known = sorted((str(name), str(reason)) for name, reason in whole)
+        return dict(known), damaged + len(rows) - len(whole)
 
     def notes(self) -> list[str]:
         """What a reader of the results ought to know of it."""
-        known = self.known()
+        known, damaged = self._read()
+        lines = "1 line" if damaged == 1 else f"{damaged:,} lines"
+        torn = [f"{lines} of {self.record.name} cannot be read: as many more images may have been unreadable"]
         if not known:
-            return []
+            return torn * bool(damaged)
         names = ", ".join(list(known)[:20]) + (", …" if len(known) > 20 else "")
         count = "1 image" if len(known) == 1 else f"{len(known):,} images"
-        return [f"{count} could not be read while training (data.on_error=skip): {names}"]
+        return [f"{count} could not be read while training (data.on_error=skip): {names}", *torn * bool(damaged)]
 
 
 def stand_in(

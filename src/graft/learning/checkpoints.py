@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import TrainingError
-from graft.files import damage_of
+from graft.files import damage_of, why_no_file
 from graft.values import Check, integer, mapping, read_values, text
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -41,8 +41,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     from graft.models.bounded import demand_held
 
-    if not path.is_file():
-        raise TrainingError(f"{path}: no such checkpoint.")
+    if reason := why_no_file(path):
+        raise TrainingError(f"{path}: no checkpoint ({reason}).")
     damage = damage_of(path)
     if damage is not None:
         raise TrainingError(f"{path}: damaged ({damage}).\n{_way_out(path)}")
@@ -72,8 +72,10 @@ def checkpoint_file(wanted: str) -> Path:
     path = Path(wanted).expanduser()
     if path.is_dir():
         path = path / "checkpoints" / "best.ckpt"
-    if not path.is_file():
-        raise TrainingError(f"checkpoint={wanted}: no checkpoint at {path}.\nGive a .ckpt file or a run's folder.")
+    if reason := why_no_file(path):
+        raise TrainingError(
+            f"checkpoint={wanted}: no checkpoint at {path} ({reason}).\nGive a .ckpt file or a run's folder."
+        )
     return path
 
 
@@ -92,9 +94,9 @@ def resume_point(wanted: str | None, folder: Path) -> Path | None:
     path = Path(wanted)
     if path.is_dir():
         path = path / "checkpoints" / LAST
-    if not path.is_file():
+    if reason := why_no_file(path):
         raise TrainingError(
-            f"resume={wanted}: no checkpoint at {path}.\nGive a run folder, a .ckpt file, or resume=auto."
+            f"resume={wanted}: no checkpoint at {path} ({reason}).\nGive a run folder, a .ckpt file, or resume=auto."
         )
     return path
 

@@ -1,6 +1,5 @@
 """When numbers go wrong: a loss that is no number any more, and one that grows beyond reason."""
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from graft.data.sampler import PADDING
 from graft.errors import TrainingError
+from graft.files import append_json
 
 if TYPE_CHECKING:
     from graft.learning.learner import Learner
@@ -131,6 +131,5 @@ class LossWatch:
             "images": [names[index] for index in indices.tolist() if index != PADDING],
         }  # fmt: skip
         file = Path(trainer.default_root_dir) / FILE
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        append_json(file, entry)
         return file

@@ -1,5 +1,6 @@
 """A network in the formats that other programs read, each written, read back and compared with the original."""
 
+import io
 import json
 import logging
 import warnings
@@ -118,7 +119,10 @@ def check(run: Run, handover: Handover, images: Tensor, tolerance: float, file: 
 
 def _write_program(handover: Handover, file: Path) -> None:
     batch = {"images": {0: torch.export.Dim("batch")}}
-    torch.export.save(torch.export.export(handover.module, (handover.example(),), dynamic_shapes=batch), file)
+    program = torch.export.export(handover.module, (handover.example(),), dynamic_shapes=batch)
+    content = io.BytesIO()  # torch's own writer does not say why it cannot write, or aborts the process
+    torch.export.save(program, content)
+    file.write_bytes(content.getbuffer())
 
 
 def _read_program(handover: Handover, file: Path) -> Run:
@@ -179,7 +183,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_pickle(handover: Handover, file: Path) -> None:
-    torch.save(_weights(handover), file)
+    with file.open("wb") as opened:
+        torch.save(_weights(handover), opened)
 
 
 def _write_safetensors(handover: Handover, file: Path) -> None:

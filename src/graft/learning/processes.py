@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import (
 )
 
 from graft.errors import TrainingError
-from graft.learning.signals import STOP
+from graft.learning.signals import STOP, end_when_asked_twice
 from graft.startup import safe_path
 
 Result = dict[str, Any]
@@ -78,5 +78,6 @@ def _enter(function: Callable[..., Result], *arguments: Any) -> Result:
             logging.FileHandler(folder / "train.log"),
         ]
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+    end_when_asked_twice()
     with STOP.listening():
         return function(*arguments)

@@ -107,6 +107,12 @@ class ResumePoint(LatestCheckpoint):
             raise KeyboardInterrupt
         if self.every and trainer.global_step // self.every > self._last_global_step_saved // self.every:
             self._write(trainer)
+        STOP.waiting = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        STOP.waiting = False
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if STOP.heeded and STOP.overdue and trainer.world_size == 1:
@@ -122,7 +128,7 @@ class ResumePoint(LatestCheckpoint):
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        STOP.heeded = False
+        STOP.heeded = STOP.waiting = False
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """As for any; and when this process is asked to stop (the first one's answer counts for all)."""

@@ -13,6 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
+from graft.files import read_regular
+
 METRICS = ("val/acc", "test/acc", "test/loss")
 UNFINISHED = ("failed", "pruned", "interrupted")
 
@@ -66,7 +68,7 @@ def read_summaries(folder: Path) -> list[dict[str, Any]]:
     summaries = []
     for file in sorted(folder.rglob("summary.json")):
         try:
-            summaries.append(json.loads(file.read_text()) | {"folder": str(file.parent)})
+            summaries.append(json.loads(read_regular(file)) | {"folder": str(file.parent)})
         except (OSError, ValueError):
             continue
     return summaries

@@ -3,6 +3,7 @@
 import base64
 import csv
 import html
+import io
 import json
 import math
 from collections import Counter
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.files import read_regular
 from graft.review.comparison import METRICS, Row, differing
 from graft.review.record import Record, read_record
 
@@ -99,8 +101,8 @@ def detail_of(number: int, row: Row) -> Detail:
 def learning_curves(file: Path) -> dict[str, list[list[float]]]:
     """(epochs, value) of every metric of `CURVES`, epochs counted in fractions from the start of training."""
     try:
-        with file.open(newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if row.get("step")]
+        text = io.StringIO(read_regular(file).decode(), newline="")
+        rows = [row for row in csv.DictReader(text) if row.get("step")]
         ends = [float(row["step"]) for row in rows if row.get("train/loss") and float(row.get("epoch") or 0) == 0]
         epoch = max(ends, default=0) or max((float(row["step"]) for row in rows), default=0) or 1
         curves = {}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from graft.files import write_atomically
+from graft.files import open_regular, write_atomically
 from graft.predictions import Array, Predictions, digest
 from graft.review.grids import thumbnail
 
@@ -125,7 +125,7 @@ def write_record(folder: Path, record: Record) -> None:
 def read_record(folder: Path) -> Record | None:
     """The record of the run in `folder`; None where there is none, or none that can be read. Runs no code from it."""
     try:
-        with np.load(folder / FILE, allow_pickle=False) as file:
+        with open_regular(folder / FILE) as opened, np.load(opened, allow_pickle=False) as file:
             arrays: dict[str, Any] = {name: file[name] for name in file.files}
         told = json.loads(arrays.pop("told").tobytes())
         content = arrays.pop("pictures").tobytes()

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
+from graft.learning.signals import INTERRUPTED, end_when_asked_twice
 from graft.startup import safe_path
-
-INTERRUPTED = 130
-"""Exit code of what was asked to stop."""
 
 UNIX = hasattr(os, "setpgid")
 
@@ -67,6 +65,7 @@ def _enter(start_method: str, function: Callable[..., None], arguments: Sequence
         signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
+    end_when_asked_twice()
     try:
         function(*arguments)
     except KeyboardInterrupt:
@@ -109,20 +108,21 @@ def _without_notices() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does, unless somebody (a launcher) already deals with it."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if not ours:
-        yield
-        return
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does, unless somebody (a launcher, nohup) already deals with them."""
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
 
     def interrupt(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in ours:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end(child: BaseProcess) -> None:

@@ -116,6 +116,7 @@ def loaders(
         avoid_single=avoid_single,
         lost=lost,
         draft=config.data.draft,
+        timeout=config.data.timeout,
     )
 
 

@@ -57,7 +57,7 @@ def run_config(config: Any, made: Mapping[str, Any], said: Collection[str], sour
     if config.data.name is None:
         demand_source(own, source, config.trust)
     if config.data.name not in (None, own):
-        kept = {key: run.data[key] for key in ("batch_size", "num_workers")}
+        kept = {key: run.data[key] for key in ("batch_size", "num_workers", "timeout")}
         given = {key: value for key, value in config.data.items() if value is not None}
         run.data = OmegaConf.merge(OmegaConf.structured(DataConfig), kept, given)
     else:

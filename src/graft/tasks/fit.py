@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -20,6 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from graft.data.splits import Splits
+from graft.data.workers import explaining_worker_failures
 from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
@@ -32,6 +32,7 @@ from graft.learning.processes import environment_of, launch
 from graft.learning.table_logger import TableLogger
 from graft.learning.views import ONE_LOOK, with_margin
 from graft.learning.writing import WholeCheckpoints
+from graft.locks import locked
 from graft.review.layers import layer_table
 from graft.tasks.assembly import assemble, loaders, parameter_counts
 from graft.tasks.batch import settle_batch_size
@@ -64,7 +65,9 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None
 
 def one_at_a_time(config: Any, folder: Path) -> AbstractContextManager[Any]:
     """Lets the tasks of srun, which share a folder, in one by one: the first mends what the others then find sound."""
-    return FileLock(folder / ".tasks.lock") if config.trainer.strategy == "ddp_slurm" else nullcontext()
+    if config.trainer.strategy != "ddp_slurm":
+        return nullcontext()
+    return locked(folder / ".tasks.lock", lambda holder: log.info("waiting for %s, a task of this run", holder))
 
 
 def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
@@ -81,7 +84,8 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         What the summary says of it: metrics, epochs, parameters, weights, checkpoint, notes, ….
     """
     quiet()
-    with freed_memory_kept(device.accelerator == "cpu" and plain["trainer"]["keep_memory"]):
+    keep = device.accelerator == "cpu" and plain["trainer"]["keep_memory"]
+    with freed_memory_kept(keep), explaining_worker_failures():
         return _from_weights_to_test(plain, splits, device, told, folder)
 
 

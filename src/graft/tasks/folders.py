@@ -1,10 +1,12 @@
 """Which job folder of a sweep belongs to which configuration."""
 
+import logging
 from pathlib import Path
 
-from filelock import FileLock
+from graft.files import read_regular, write_atomically
+from graft.locks import locked
 
-from graft.files import write_atomically
+log = logging.getLogger("graft")
 
 INDEX = ".jobs"
 """The folder of a sweep that says which configuration has which job folder."""
@@ -19,7 +21,8 @@ def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
         configuration: its `identity`.
     """
     (sweep / INDEX).mkdir(parents=True, exist_ok=True)
-    with FileLock(sweep / INDEX / "lock"):
+    lock = sweep / INDEX / "lock"
+    with locked(lock, lambda holder: log.info("waiting for %s, which holds %s", holder, lock)):
         if folder := folder_of(sweep, configuration):
             return folder.name
         name = str(wanted)
@@ -33,4 +36,4 @@ def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
 def folder_of(sweep: Path, configuration: str) -> Path | None:
     """The job folder that `configuration` has below `sweep`, if it has one."""
     entry = sweep / INDEX / configuration
-    return sweep / entry.read_text() if entry.is_file() else None
+    return sweep / read_regular(entry).decode() if entry.is_file() else None

@@ -10,11 +10,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from graft.config.identity import identity
 from graft.errors import GraftError
+from graft.locks import locked
 from graft.slurm import first_task
 from graft.tasks.apart import run_apart
 from graft.tasks.folders import INDEX
@@ -59,16 +59,8 @@ def run_job(config: Any, hydra: Any) -> float | None:
 @contextmanager
 def _alone(lock_file: Path) -> Iterator[None]:
     """Two jobs of the same configuration, or of a sweep that was started twice, follow one another."""
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting: another process is at the same configuration")
-        lock.acquire()
-    try:
+    with locked(lock_file, lambda holder: log.info("waiting for %s, which runs the same configuration", holder)):
         yield
-    finally:
-        lock.release()
 
 
 def _to_its_end(config: Any, command: Command, place: Place, job_logging: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which GPUs and which cores each of several jobs at once gets of this machine."""
 
 import hashlib
+import logging
 import os
 import sys
 import tempfile
@@ -15,6 +16,9 @@ from filelock import FileLock, Timeout
 
 from graft.data.cores import available_cores
 from graft.learning.gpu import visible_gpus
+from graft.locks import holder_of
+
+log = logging.getLogger("graft")
 
 Item = TypeVar("Item")
 
@@ -63,6 +67,7 @@ def place_among(count: int, sweep: Path) -> Iterator[Place]:
 
 
 def _first_free(locks: Path, count: int) -> tuple[int, FileLock]:
+    told = False
     while True:
         for number in range(count):
             lock = FileLock(locks / str(number))
@@ -71,6 +76,10 @@ def _first_free(locks: Path, count: int) -> tuple[int, FileLock]:
             except Timeout:
                 continue
             return number, lock
+        if not told:
+            told = True
+            holders = ", ".join(sorted({holder_of(locks / str(number)) for number in range(count)}))
+            log.info("waiting: all %d places of this sweep on this machine are taken, by %s", count, holders)
         time.sleep(0.2)
 
 

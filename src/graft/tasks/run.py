@@ -15,7 +15,7 @@ from typing import Any
 
 from graft import __version__
 from graft.data.cores import available_cores
-from graft.files import read_small, write_atomically
+from graft.files import read_regular, write_atomically
 from graft.git import checkout
 from graft.slurm import first_task
 
@@ -110,7 +110,7 @@ class Run:
 def read_summary(folder: Path) -> dict[str, Any]:
     """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
     try:
-        summary = json.loads(read_small(folder / "summary.json", LARGEST_SUMMARY))
+        summary = json.loads(read_regular(folder / "summary.json", LARGEST_SUMMARY))
     except (OSError, ValueError, RecursionError):
         return {}
     return summary if isinstance(summary, dict) else {}

@@ -7,9 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
+from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError
 from graft.files import sha256, write_atomically
 from graft.learning.device import as_trained
@@ -73,7 +76,7 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
             name: dataclasses.asdict(score) for name, score in zip(restored.classes, scored.classes, strict=True)
         },
         "run": figures_then(restored, summary, config.split, checkpoint),
-        "device": dataclasses.asdict(device),
+        "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
         "notes": notes,
         "versions": versions(),
     }
@@ -110,7 +113,12 @@ def measure(
     part = "val" if split == "val" else "test"
     images = data.splits.parts()[part]
     scores = Scores(len(classes), inference.place)
-    with progress_bar("images", len(images)) as bar, writing(output) as write, inference.many():
+    with (
+        explaining_worker_failures(),
+        progress_bar("images", len(images)) as bar,
+        writing(output) as write,
+        inference.many(),
+    ):
         for batch in data.eval_loader(part):
             bar.advance(len(batch.labels))
             batch = batch.real()

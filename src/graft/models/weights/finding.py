@@ -7,6 +7,7 @@ import torchvision
 from torchvision.models import WeightsEnum
 
 from graft.errors import WeightsError
+from graft.files import why_no_file
 from graft.models.configurations import BUNDLED, nearest
 from graft.models.recipe import Recipe
 from graft.models.weights.published import Address, Published, TorchHub
@@ -38,8 +39,7 @@ def existing_file(recipe: Recipe, weights: str) -> Path:
             )
         return file
     file = Path(weights).expanduser()
-    if not file.is_file():
-        reason = "is a folder" if file.is_dir() else "no such file"
+    if reason := why_no_file(file):
         neighbours = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
         words = ["default", "bundled", *(neighbours if file.name != weights or neighbours else [])]
         raise WeightsError(

@@ -1,0 +1,54 @@
+"""Locks between processes: whoever has to wait says for whom."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def locked(lock_file: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold `lock_file`; where another process has it, `say` is told which one, e.g. "process 123 (python train.py)"."""
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(holder_of(lock_file))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def holder_of(lock_file: Path) -> str:
+    """Which process holds `lock_file`, and whether it is stopped, as far as the system knows."""
+    try:
+        inode = str(lock_file.stat().st_ino)
+        entries = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return "another process"
+    for entry in entries:  # 1: FLOCK ADVISORY WRITE 123 08:01:456 0 EOF
+        if len(entry) == 8 and entry[1] == "FLOCK" and entry[5].rpartition(":")[2] == inode and int(entry[4]) > 0:
+            return described(int(entry[4]))
+    return "another process, on another machine or in another container"
+
+
+def described(pid: int) -> str:
+    """A process in words: its number, its command, and whether it is stopped."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        words = []
+    command = ascii(" ".join(filter(None, words)))[1:-1]
+    stopped = f", which is stopped (kill -CONT {pid} continues it)" if process_state(pid) in ("T", "t") else ""
+    return f"process {pid}" + (f" ({command[:80]})" if command else "") + stopped
+
+
+def process_state(pid: int) -> str:
+    """The kernel's letter for what a process does, e.g. "T" for stopped; "" where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
