@@ -21,6 +21,7 @@ from graft.data.datamodule import ImageDataModule
 from graft.data.features import FeatureTable
 from graft.errors import ConfigError
 from graft.learning.feature_cache import FeatureCache
+from graft.learning.feature_store import FOLDER
 from graft.learning.learner import Learner
 from graft.models import Recipe, build_network
 from graft.models.weights import default_preprocessing
@@ -112,7 +113,7 @@ def test_training_on_features_gives_the_predictions_of_training_on_images(
 
 
 def test_the_summary_says_what_was_cached(cached: SimpleNamespace, shared: Workplace) -> None:
-    assert cached.cache["folder"] == str(shared.cache)
+    assert cached.cache["folder"] == str(shared.cache / FOLDER)
     assert parts(cached).keys() == {"train", "val", "test"}
     train = parts(cached)["train"]
     assert (train["cut"], train["views"], train["computed"]) == ("avgpool/flatten", 1, True)
@@ -291,7 +292,9 @@ def test_two_processes_share_one_cache(tmp_path: Path, place: Workplace) -> None
         )
     )
     assert {entry["part"] for entry in two.summary["cache"]["features"]} == {"train", "val"}
-    assert len(list((tmp_path / "outputs" / "cache").glob("*/meta.json"))) == 2, "each is computed by one of them"
+    assert len(list((tmp_path / "outputs" / "cache" / FOLDER).glob("*/meta.json"))) == 2, (
+        "each is computed by one of them"
+    )
     for name in ("val/loss", "train/loss"):
         assert two.summary["metrics"][name] == pytest.approx(one.metrics[name], abs=1e-4)
 
@@ -315,6 +318,6 @@ def test_images_that_cannot_be_read_leave_no_features_of_others_in_their_place(
     assert cached.lost == plain.lost
     assert list(cached.lost) == ["a/5.png"]
     assert parts(cached) == {}
-    assert len(list(place.cache.glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
+    assert len(list((place.cache / FOLDER).glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
     assert any("some images cannot be read" in note for note in cached.notes)
     assert equal(cached, plain)
