@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from graft.config import conf_dir
+from graft.config.locations import FEATURES
 from graft.config.recipes import recipe_of
 from graft.config.schema import register
 from graft.config.validation import choices, settle
@@ -21,7 +22,6 @@ from graft.data.datamodule import ImageDataModule
 from graft.data.features import FeatureTable
 from graft.errors import ConfigError
 from graft.learning.feature_cache import FeatureCache
-from graft.learning.feature_store import FOLDER
 from graft.learning.learner import Learner
 from graft.models import Recipe, build_network
 from graft.models.weights import default_preprocessing
@@ -113,7 +113,7 @@ def test_training_on_features_gives_the_predictions_of_training_on_images(
 
 
 def test_the_summary_says_what_was_cached(cached: SimpleNamespace, shared: Workplace) -> None:
-    assert cached.cache["folder"] == str(shared.cache / FOLDER)
+    assert cached.cache["folder"] == str(shared.cache / FEATURES)
     assert parts(cached).keys() == {"train", "val", "test"}
     train = parts(cached)["train"]
     assert (train["cut"], train["views"], train["computed"]) == ("avgpool/flatten", 1, True)
@@ -236,17 +236,15 @@ def test_combinations_that_cannot_be_are_refused(place: Workplace) -> None:
             place.config("cache=features", *overrides)
 
 
-def test_nothing_is_written_below_the_users_pictures(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "graft")
+def test_nothing_is_written_below_the_users_pictures(place: Workplace) -> None:
     for number in range(12):
         file = place.folder / "photos" / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (20 * number, 0, 0)).save(file)
     before = sorted((place.folder / "photos").rglob("*"))
     photos = ("data=folder", f"data.root={place.folder}/photos", f"paths.cache={place.folder}/photos/cache")
-    run = place.fit("run", *photos, "trainer.max_epochs=1")
-    assert run.cache is None
-    assert "lies in data.root" in caplog.text
+    with pytest.raises(ConfigError, match=r"paths\.cache=.*: lies in data\.root"):
+        place.fit("run", *photos, "trainer.max_epochs=1")
     assert sorted((place.folder / "photos").rglob("*")) == before
 
 
@@ -292,7 +290,7 @@ def test_two_processes_share_one_cache(tmp_path: Path, place: Workplace) -> None
         )
     )
     assert {entry["part"] for entry in two.summary["cache"]["features"]} == {"train", "val"}
-    assert len(list((tmp_path / "outputs" / "cache" / FOLDER).glob("*/meta.json"))) == 2, (
+    assert len(list((tmp_path / "outputs" / "cache" / FEATURES).glob("*/meta.json"))) == 2, (
         "each is computed by one of them"
     )
     for name in ("val/loss", "train/loss"):
@@ -318,6 +316,6 @@ def test_images_that_cannot_be_read_leave_no_features_of_others_in_their_place(
     assert cached.lost == plain.lost
     assert list(cached.lost) == ["a/5.png"]
     assert parts(cached) == {}
-    assert len(list((place.cache / FOLDER).glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
+    assert len(list((place.cache / FEATURES).glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
     assert any("some images cannot be read" in note for note in cached.notes)
     assert equal(cached, plain)

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from graft import leases
+from graft.config.locations import FEATURES
 from graft.data.features import Features, Layout
-from graft.learning.feature_store import FOLDER, MARKER, FeatureStore, NoRoom, NotOurs, Stored, Wanted, in_words
+from graft.learning.feature_store import MARKER, FeatureStore, NoRoom, NotOurs, Stored, Wanted, in_words
 
 ROWS, WIDTH = 10, 100
 SIZE = ROWS * WIDTH * 4
@@ -57,7 +58,7 @@ def obtain(folder: Path, source: Source, max_bytes: int = 10 * SIZE) -> Stored:
 
 def folders(cache: Path) -> list[Path]:
     """Features in the store, half-written ones too."""
-    return [path for path in (cache / FOLDER).iterdir() if path.is_dir()]
+    return [path for path in (cache / FEATURES).iterdir() if path.is_dir()]
 
 
 def content(stored: Stored) -> Tensor:
@@ -71,7 +72,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
     assert (source.made, first.computed, second.computed) == (1, True, False)
     assert content(second).tolist() == list(range(ROWS))
     assert second.seconds == first.seconds
-    assert [path.name for path in (tmp_path / FOLDER).iterdir() if path.is_file()] == [MARKER], "nothing is held"
+    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER], "nothing is held"
 
 
 def shorten(folder: Path) -> None:
@@ -193,7 +194,7 @@ def test_features_stream_to_disk_and_are_checked_in_bounded_memory(tmp_path: Pat
 
 def everything(folder: Path) -> dict[str, bytes | None]:
     """Every path below `folder` that is not the store's, with the content of files."""
-    paths = [path for path in folder.rglob("*") if FOLDER not in path.relative_to(folder).parts]
+    paths = [path for path in folder.rglob("*") if FEATURES not in path.relative_to(folder).parts]
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
@@ -213,7 +214,7 @@ def test_what_a_person_put_into_the_store_stays(tmp_path: Path) -> None:
     old = obtain(tmp_path, Source("a")).files[0].parent
     noted = obtain(tmp_path, Source("b")).files[0].parent
     (noted / "notes.txt").write_text("best features so far")
-    store, elsewhere = tmp_path / FOLDER, tmp_path / "elsewhere"
+    store, elsewhere = tmp_path / FEATURES, tmp_path / "elsewhere"
     copied = store / ("f" * 64)  # a digest that its key does not have
     copied.mkdir()
     for file in old.iterdir():
@@ -230,12 +231,12 @@ def test_what_a_person_put_into_the_store_stays(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_that_name_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / "mine.txt").write_text("mine")
+    (tmp_path / FEATURES).mkdir()
+    (tmp_path / FEATURES / "mine.txt").write_text("mine")
     with pytest.raises(NotOurs, match="not made by Graft"):
         obtain(tmp_path, Source())
-    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["mine.txt"]
-    (tmp_path / FOLDER / "mine.txt").unlink()
+    assert [path.name for path in (tmp_path / FEATURES).iterdir()] == ["mine.txt"]
+    (tmp_path / FEATURES / "mine.txt").unlink()
     assert obtain(tmp_path, Source()).computed, "an empty one was made for it"
 
 
@@ -286,7 +287,7 @@ def test_a_killed_holder_is_followed_at_once(tmp_path: Path, caplog: pytest.LogC
     assert f"process {killed.pid} on {socket.gethostname()}, since" in caplog.text
     assert "has ended" in caplog.text
     assert [path.name for path in folders(tmp_path)] == [Source().wanted().digest]
-    assert [path.name for path in (tmp_path / FOLDER).iterdir() if path.is_file()] == [MARKER]
+    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER]
 
 
 def state_of(pid: int | None) -> str:
@@ -317,7 +318,7 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypa
     for name, seconds in {"BEAT_SECONDS": 0.05, "SILENT_SECONDS": 0.5, "HUNG_SECONDS": 0.5}.items():
         monkeypatch.setattr(leases, name, seconds)
     hanging = forked(obtain, tmp_path, Source(pause=3600))
-    wait_until(lambda: (tmp_path / FOLDER).is_dir() and list((tmp_path / FOLDER).glob("*.claim")))
+    wait_until(lambda: (tmp_path / FEATURES).is_dir() and list((tmp_path / FEATURES).glob("*.claim")))
     assert obtain(tmp_path, Source()).computed
     hanging.kill()
     hanging.join()
@@ -327,7 +328,7 @@ def test_a_holder_that_works_is_waited_for_however_long(tmp_path: Path, monkeypa
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(leases, "SILENT_SECONDS", 0.8)
     working = forked(obtain, tmp_path, Source(pause=0.3))
-    wait_until(lambda: (tmp_path / FOLDER).is_dir() and list((tmp_path / FOLDER).glob("*.claim")))
+    wait_until(lambda: (tmp_path / FEATURES).is_dir() and list((tmp_path / FEATURES).glob("*.claim")))
     assert not obtain(tmp_path, Source()).computed
     working.join()
 
@@ -382,7 +383,7 @@ def test_what_another_host_uses_stays_until_it_has_long_been_silent(
     far.join()
     with pytest.raises(NoRoom):  # that it has ended cannot be known here
         obtain(tmp_path, Source("b"), int(1.5 * SIZE))
-    [lease] = (tmp_path / FOLDER).glob("*.lease")
+    [lease] = (tmp_path / FEATURES).glob("*.lease")
     long_ago = time.time() - 2 * leases.ABANDONED_SECONDS
     os.utime(lease, (long_ago, long_ago))
     kept = obtain(tmp_path, Source("b"), int(1.5 * SIZE)).files[0].parent

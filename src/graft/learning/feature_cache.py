@@ -20,7 +20,7 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.features import Features, FeatureTable, Layout
 from graft.errors import ConfigError
-from graft.files import lies_in, user_name
+from graft.files import user_name
 from graft.learning.device import compile_mode
 from graft.learning.feature_store import FeatureStore, Stored, Wanted, in_words
 from graft.learning.learner import Learner
@@ -104,9 +104,6 @@ class FeatureCache:
         self._reasons: dict[str, None] = {}
         self._fingerprints: dict[str, str] = {}
         if config.cache.mode == "none" or not learner.plan.frozen(begins):
-            return
-        if config.data.root is not None and lies_in(self.store.folder, Path(config.data.root)):
-            self._leave(f"paths.cache={config.paths.cache} lies in data.root, which is never written to")
             return
         self._provide(("val", "train"))
 

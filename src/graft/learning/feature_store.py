@@ -31,6 +31,7 @@ from typing import Any
 
 from torch import Tensor
 
+from graft.config.locations import FEATURES
 from graft.data.features import Layout
 from graft.files import sync, write_atomically
 from graft.leases import Lease, Watch, is_live
@@ -42,7 +43,6 @@ CHUNK = 1 << 22
 POLL_SECONDS = 0.2
 META = "meta.json"
 
-FOLDER = "graft-features"
 MARKER = "CACHEDIR.TAG"
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Features of frozen layers, computed by Graft (paths.cache). May be removed while no run is under way.
@@ -125,7 +125,7 @@ class FeatureStore:
     """
 
     def __init__(self, cache: Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = cache / FOLDER, max_bytes
+        self.folder, self.max_bytes = cache / FEATURES, max_bytes
         self.token = secrets.token_hex(8)
         self._leases: dict[str, Lease] = {}
         self._watched: dict[str, Watch] = {}
@@ -164,7 +164,7 @@ class FeatureStore:
             if not os.listdir(self.folder):  # made for Graft by a person
                 write_atomically(self.folder / MARKER, TAG)
         if not self.folder.exists():
-            new = self.folder.with_name(f"{FOLDER}.{self.token}.part")
+            new = self.folder.with_name(f"{FEATURES}.{self.token}.part")
             new.mkdir()
             try:
                 write_atomically(new / MARKER, TAG)

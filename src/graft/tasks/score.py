@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graft.config.locations import check_written
 from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
@@ -36,6 +37,7 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
     """
     restored = from_checkpoint(checkpoint).prepared(config.preprocess)
     asked = run_config(config, restored.config, said)
+    check_written(asked.data.root, config.paths.outputs, {"hydra.run.dir": folder})
     views = views_of(config, asked)
     seen = with_margin(restored.preprocessing, views)
     device, channels_last = as_trained(restored.config["trainer"], config.trainer)
