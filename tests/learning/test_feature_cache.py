@@ -1,6 +1,7 @@
 """Training on features of the frozen layers is training on the images, only faster."""
 
 import logging
+import os
 import resource
 from pathlib import Path
 from types import SimpleNamespace
@@ -246,6 +247,30 @@ def test_nothing_is_written_below_the_users_pictures(place: Workplace) -> None:
     with pytest.raises(ConfigError, match=r"paths\.cache=.*: lies in data\.root"):
         place.fit("run", *photos, "trainer.max_epochs=1")
     assert sorted((place.folder / "photos").rglob("*")) == before
+
+
+def test_labels_put_right_by_moving_the_files_train_on_the_features_of_what_is_there(
+    place: Workplace, shared_data: Path
+) -> None:
+    """Of one size in bytes and one time of change, as photographs converted to bitmaps and unpacked from a zip are."""
+    root, flowers = place.folder / "photos", shared_data / "flower_photos"
+    for name, other in (("daisy", "tulips"), ("tulips", "daisy")):
+        (root / name).mkdir(parents=True)
+        originals = [sorted((flowers / folder).glob("*"))[:24] for folder in (name, other)]
+        for number in range(24):
+            file = root / name / f"{number}.bmp"
+            Image.open(originals[number % 2][number]).convert("RGB").resize((48, 48)).save(file)
+            os.utime(file, (1e9, 1e9))
+    words = ("data=folder", f"data.root={root}", "data.val_fraction=0.3", "trainer.max_epochs=2", "trainer.test=true")
+    wrong = place.fit("wrong", *words)
+    for number in range(1, 24, 2):
+        one, two, aside = (root / name / f"{number}.bmp" for name in ("daisy", "tulips", "."))
+        for source, target in ((one, aside), (two, one), (aside, two)):
+            source.rename(target)
+    cached, plain = place.fit("cached", *words), place.fit("plain", *words, "cache=none")
+    assert [entry["computed"] for entry in parts(cached).values()] == [True] * 3
+    assert_same(cached, plain)
+    assert not equal(cached, wrong, names="classifier")
 
 
 def test_only_views_tell_runs_apart(place: Workplace) -> None:
