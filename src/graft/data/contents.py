@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -17,14 +17,17 @@ from graft.data.packed import Packed
 CHUNK = 1024
 """Files for a thread at a time."""
 
-WHOLE = 1 << 15
+WHOLE = 1 << 14
 """Bytes up to which a file is read as a whole."""
 
-BLOCKS, BLOCK = 4, 1 << 13
+BLOCKS, BLOCK = 4, 1 << 12
 """Of a larger file this many blocks of so many bytes are read: the first, the last and others evenly between."""
 
 ROW = np.dtype([("size", "<i8"), ("changed", "<i8"), ("digest", "V16")])
 """Bytes in a file, its time of change in nanoseconds, and a hash of what was read of it; the size of none is -1."""
+
+NOTHING = bytes(16)
+"""The digest of what cannot be read."""
 
 Rows = npt.NDArray[np.void]
 
@@ -39,11 +42,10 @@ def contents(paths: Sequence[Path], known: Rows | None = None) -> Rows:
     """
     strings = paths.strings() if isinstance(paths, Packed) else map(str, paths)
     rows = np.zeros(len(paths), ROW)
-    rows["size"] = -1
+    jobs = ((chunk, None if known is None else known[start : start + CHUNK]) for start, chunk in _chunks(strings))
     with ThreadPoolExecutor(min(32, 4 * available_cores()), "contents") as pool:  # they wait for the disk
-        jobs = ((start, chunk, known) for start, chunk in _chunks(strings))
-        for start, found in pool.map(_rows, jobs):
-            rows[start : start + len(found)] = found
+        for number, found in enumerate(pool.map(_rows, jobs)):
+            rows[number * CHUNK : number * CHUNK + len(found)] = found
     return rows
 
 
@@ -54,39 +56,49 @@ def _chunks(strings: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         start += len(chunk)
 
 
-def _rows(job: tuple[int, list[str], Rows | None]) -> tuple[int, Rows]:
-    start, paths, known = job
-    rows = np.zeros(len(paths), ROW)
-    before = None if known is None else known[start : start + len(paths)]
-    for index, path in enumerate(paths):
-        rows[index] = _row(path, None if before is None else before[index])
-    return start, rows
+def _rows(job: tuple[list[str], Rows | None]) -> Rows:
+    paths, known = job
+    if known is None:
+        return np.array([_read(path) for path in paths], ROW)
+    rows = known.copy()
+    states = [_state(path) for path in paths]
+    sizes, times = (np.array(values, "<i8") for values in zip(*states, strict=True))
+    for index in np.flatnonzero((sizes != known["size"]) | (times != known["changed"])).tolist():
+        rows[index] = _read(paths[index])
+    return rows
 
 
-def _row(path: str, before: np.void | None) -> tuple[int, int, bytes]:
-    """(size, time of change, digest) of a file; only regular files are opened, and nothing else is waited for."""
+def _state(path: str) -> tuple[int, int]:
+    """(size, time of change) of a file."""
     try:
-        if before is not None:
-            state = os.stat(path)
-            if (state.st_size, state.st_mtime_ns) == (before["size"], before["changed"]):
-                return state.st_size, state.st_mtime_ns, before["digest"].tobytes()
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            state = os.fstat(file)
-            return state.st_size, state.st_mtime_ns, _digest(file, state)
-        finally:
-            os.close(file)
+        state = os.stat(path)
     except OSError:
-        return -1, 0, bytes(16)
+        return -1, 0
+    return state.st_size, state.st_mtime_ns
+
+
+def _read(path: str) -> tuple[int, int, bytes]:
+    """(size, time of change, digest) of a file; only regular files are read, because others can make one wait."""
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError:
+        return *_state(path), NOTHING
+    try:
+        state = os.fstat(file)
+        return state.st_size, state.st_mtime_ns, _digest(file, state)
+    except OSError:
+        return -1, 0, NOTHING
+    finally:
+        os.close(file)
 
 
 def _digest(file: int, state: os.stat_result) -> bytes:
     if not stat.S_ISREG(state.st_mode):
-        return bytes(16)
+        return NOTHING
     if state.st_size <= WHOLE:
-        return blake2b(os.read(file, WHOLE), digest_size=16).digest()
-    digest = blake2b(digest_size=16)
+        return sha256(os.read(file, WHOLE)).digest()[:16]
+    digest = sha256()
     for number in range(BLOCKS):
         os.lseek(file, number * (state.st_size - BLOCK) // (BLOCKS - 1), os.SEEK_SET)
         digest.update(os.read(file, BLOCK))
-    return digest.digest()
+    return digest.digest()[:16]
