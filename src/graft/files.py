@@ -32,8 +32,9 @@ def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    opened = part.open("xb")
     try:
-        with part.open("xb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
