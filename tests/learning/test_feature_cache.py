@@ -209,6 +209,36 @@ def test_a_full_disk_does_not_stop_training(place: Workplace, monkeypatch: pytes
     assert run.epochs == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_a_cache_that_this_user_cannot_write_to_is_named_and_does_not_stop_training(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    provide = FeatureCache._provide
+
+    def as_nobody(self: Any, parts: Any) -> None:
+        os.seteuid(65534)
+        try:
+            provide(self, parts)
+        finally:
+            os.seteuid(0)
+
+    monkeypatch.setattr(FeatureCache, "_provide", as_nobody)
+    run = place.fit("run", "trainer.max_epochs=1")
+    assert (run.cache, run.epochs) == (None, 1)
+    [note] = [note for note in run.notes if "cannot be kept" in note]
+    assert f"paths.cache={place.cache}" in note
+    assert "Permission denied for user nobody" in note
+    assert [record.levelname for record in caplog.records if note in record.getMessage()] == ["WARNING"]
+
+
+def test_a_file_in_place_of_the_cache_is_named_and_does_not_stop_training(place: Workplace) -> None:
+    place.cache.write_text("notes")
+    run = place.fit("run", "trainer.max_epochs=1")
+    assert run.cache is None
+    assert any(f"paths.cache={place.cache}" in note for note in run.notes)
+    assert place.cache.read_text() == "notes"
+
+
 def test_it_says_what_views_would_gain(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "graft")
     place.fit("run", "augment=basic", "trainer.max_epochs=5", "trainer.limit_train_batches=1")
