@@ -155,8 +155,11 @@ def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path
 def test_features_that_find_no_room_are_refused(tmp_path: Path) -> None:
     using = FeatureStore(tmp_path, 10 * SIZE)
     using.obtain([Source("a").wanted()])
+    refused = FeatureStore(tmp_path, 2 * SIZE)
     with pytest.raises(NoRoom, match="max_gb"):
-        obtain(tmp_path, Source("b"), 2 * SIZE)
+        refused.obtain([Source("b").wanted(), replace(Source("c").wanted(), count=2 * ROWS)])
+    using.close()
+    assert not list((tmp_path / FEATURES).glob("*.lease")), "what it got before is let go"
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -306,7 +309,7 @@ def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
     assert mine.computed
     whom = f"process {stopped.pid} on {socket.gethostname()}, since"
     assert f"waiting for {whom}" in caplog.text
-    assert "has been silent for 0 s" in caplog.text or "has been silent for 1 s" in caplog.text
+    assert "has been silent for" in caplog.text
     os.kill(stopped.pid or 0, signal.SIGCONT)  # it finishes, finds the features there, and takes them
     stopped.join(timeout=60)
     assert stopped.exitcode == 0
@@ -326,8 +329,8 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypa
 
 def test_a_holder_that_works_is_waited_for_however_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(leases, "SILENT_SECONDS", 0.8)
-    working = forked(obtain, tmp_path, Source(pause=0.3))
+    monkeypatch.setattr(leases, "SILENT_SECONDS", 2.0)
+    working = forked(obtain, tmp_path, Source(pause=0.25))
     wait_until(lambda: (tmp_path / FEATURES).is_dir() and list((tmp_path / FEATURES).glob("*.claim")))
     assert not obtain(tmp_path, Source()).computed
     working.join()

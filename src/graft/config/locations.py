@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from graft.errors import ConfigError, GraftError
 from graft.files import lies_in
@@ -31,6 +32,8 @@ class CheckLocations(Callback):
     def _check(self, config: Any, key: str) -> None:
         try:
             check_locations(config, {key: OmegaConf.select(config, key)})
+        except OmegaConfBaseException:
+            return  # a value that cannot be resolved, which the task itself reports
         except GraftError as error:
             sys.stderr.write(f"{error}\n")
             raise SystemExit(1) from error

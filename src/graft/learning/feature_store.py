@@ -141,13 +141,19 @@ class FeatureStore:
         self._open()
         found: dict[str, Stored] = {}
         announced: set[str] = set()
-        while missing := [one for one in wanted if one.digest not in found]:
-            for one in missing:
-                stored = self._take(one)
-                if stored is not None:
-                    found[one.digest] = stored
-            if all(one.digest not in found for one in missing):
-                self._wait(missing[0].digest, announced)
+        before = set(self._leases)
+        try:
+            while missing := [one for one in wanted if one.digest not in found]:
+                for one in missing:
+                    stored = self._take(one)
+                    if stored is not None:
+                        found[one.digest] = stored
+                if all(one.digest not in found for one in missing):
+                    self._wait(missing[0].digest, announced)
+        except BaseException:
+            for name in self._leases.keys() - before:
+                self._leases.pop(name).release()
+            raise
         return [found[one.digest] for one in wanted]
 
     def close(self) -> None:
@@ -204,19 +210,15 @@ class FeatureStore:
         if name not in self._leases:  # before looking, so that who removes it sees the lease
             self._leases[name] = Lease(self.folder / f"{name}.{self.token}.lease", self._share)
             atexit.register(self.close)
-        try:
-            meta, computed = _read(folder, wanted), False
-            if meta is None:
-                claim = self._claim(name)
-                if claim is None:
-                    return None
-                with contextlib.closing(claim):
-                    meta = _read(folder, wanted)  # another process may just have finished
-                    if meta is None:
-                        meta, computed = self._compute(folder, wanted, claim)
-        except BaseException:
-            self._leases.pop(name).release()
-            raise
+        meta, computed = _read(folder, wanted), False
+        if meta is None:
+            claim = self._claim(name)
+            if claim is None:
+                return None
+            with contextlib.closing(claim):
+                meta = _read(folder, wanted)  # another process may just have finished
+                if meta is None:
+                    meta, computed = self._compute(folder, wanted, claim)
         with contextlib.suppress(PermissionError):  # another user's
             os.utime(folder / META)
         return Stored(tuple(_files(folder, wanted)), computed, meta["seconds"])
