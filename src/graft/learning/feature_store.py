@@ -202,7 +202,8 @@ class FeatureStore:
         mode = above & (0o7777 if path.is_dir() else 0o666)
         if above & 0o1000 and path.parent != self.folder.parent:
             mode &= ~0o7022
-        path.chmod(mode)
+        with contextlib.suppress(OSError):  # a file system without modes
+            path.chmod(mode)
 
     def _take(self, wanted: Wanted) -> Stored | None:
         """One entry, computed if need be; None while another process computes it."""
