@@ -124,6 +124,7 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     """
     import copy
 
+    from graft.config.locations import check_locations
     from graft.tasks.train import Command
     from graft.tasks.train import train as run_to_its_end
 
@@ -132,6 +133,7 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     else:
         chosen = compose(*_words(experiment))
     config = copy.deepcopy(chosen.config)  # training settles some keys
+    check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
     place = _new_folder(Path(config.paths.outputs) / "train") if folder is None else Path(folder)
     _write_down(chosen, place)
     with _log_of(place, echo):

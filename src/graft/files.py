@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import secrets
 import stat
 import tempfile
 import unicodedata
@@ -109,15 +110,17 @@ def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO
         former: the name that what was at `path` has from then on; None: it is gone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    opened = part.open("xb")
     try:
-        with part.open("wb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if former is not None and path.exists():
             path.replace(former)
         part.replace(path)
+        sync(path.parent)
     except OSError as error:
         if error.errno in DISK_FULL:  # comes without a name
             error.filename = error.filename or str(path)
@@ -152,6 +155,38 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     return rows, damaged
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes left of writing `path` atomically; for who alone writes it."""
+    unfinished = re.compile(rf"\.{re.escape(path.name)}\.\d+\.[0-9a-f]{{8}}\.part")
+    for part in path.parent.iterdir():
+        if unfinished.fullmatch(part.name) and part.is_file():
+            part.unlink(missing_ok=True)
+
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.ENOSYS)
+"""What file systems answer that cannot sync a folder, or do not let this user."""
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a crash of the machine.
+
+    Raises:
+        OSError: a file's content cannot be brought to the disk.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # which cannot open one
+        return
+    try:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if not is_folder or error.errno not in _NO_SYNC:
+            raise
+
+
 @contextmanager
 def folder_in_place(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` whose files move into it when the block is done, and go when it fails."""
@@ -159,8 +194,13 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part") as part:
         yield Path(part)
         folder.mkdir(exist_ok=True)
-        for file in sorted(Path(part).iterdir()):
+        files = sorted(Path(part).iterdir())
+        for file in files:
+            sync(file)
+        for file in files:
             file.replace(folder / file.name)
+        sync(folder)
+    sync(folder.parent)
 
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -187,8 +227,26 @@ def safe_name(text: str, most: int = 80, keep: str = "") -> str:
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether `path` is `folder` or below it, links followed."""
-    return path.expanduser().resolve().is_relative_to(folder.expanduser().resolve())
+    """Whether `path` is `folder` or below it, links followed; neither needs to exist.
+
+    Folders that exist are compared by what they are too, because one can have two names: a bind mount, or other letter
+    case on a file system that ignores it.
+    """
+    path, folder = (Path(os.path.realpath(each.expanduser())) for each in (path, folder))  # resolve() fails on a loop
+    if path.is_relative_to(folder):
+        return True
+    try:
+        wanted = folder.stat()
+    except OSError:
+        return False
+    return any(_is(above, wanted) for above in (path, *path.parents))
+
+
+def _is(path: Path, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), wanted)
+    except OSError:
+        return False
 
 
 def damage_of(path: Path) -> str | None:
@@ -230,3 +288,13 @@ def telling_write_errors(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path}: cannot be written ({error.strerror or error}).\nGive a folder with room that you can write to."
         ) from error
+
+
+def user_name() -> str:
+    """Name of the user whose permissions this process has; the number of one without a name."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):
+        return str(getattr(os, "geteuid", str)())

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,20 @@ def test_a_damaged_archive_from_the_server_does_not_stay(served: Any, tmp_path: 
     assert (root / "train" / "a" / "0.png").is_file()
 
 
-def test_what_a_killed_run_left_is_cleared_away(served: Any, tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_cleared_away_and_nothing_that_a_person_named_alike(
+    served: Any, tmp_path: Path
+) -> None:
     root = tmp_path / "data" / "hymenoptera_data"
-    fill(root.parent / ".hymenoptera_data.x1.partial", {"content/half": 1})
+    root.parent.mkdir()
+    left = Path(tempfile.mkdtemp(prefix=".hymenoptera_data.", suffix=".partial", dir=root.parent))
+    fill(left, {"content/half": 1})
+    theirs = [root.parent / f".hymenoptera_data.{name}.partial" for name in ("labelled", "my_own", "2024-old")]
+    for folder in theirs:
+        fill(folder, {"content": 1})
+    (root.parent / ".hymenoptera_data.linked__.partial").symlink_to(theirs[0])
     ensure("hymenoptera", root)
-    assert not list(root.parent.glob("*.partial")) + list(root.parent.glob(".*.partial"))
+    assert not left.exists()
+    assert all((folder / "content" / "0.png").is_file() for folder in theirs)
 
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

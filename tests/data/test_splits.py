@@ -90,6 +90,8 @@ def test_the_fingerprint_tells_splits_labels_and_contents_apart(tmp_path: Path) 
     (tmp_path / "a").write_bytes(b"123")
     assert len(prints | {whole.fingerprint()}) == 5
     (tmp_path / "a").write_bytes(b"21")
+    assert whole.fingerprint() != before, "of the same size"
+    (tmp_path / "a").write_bytes(b"12")
     assert whole.fingerprint() == before
     (tmp_path / "a").unlink()
     assert whole.fingerprint() not in prints

@@ -1,6 +1,7 @@
 """Training on features of the frozen layers is training on the images, only faster."""
 
 import logging
+import os
 import resource
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from graft.config import conf_dir
+from graft.config.locations import FEATURES
 from graft.config.recipes import recipe_of
 from graft.config.schema import register
 from graft.config.validation import choices, settle
@@ -112,7 +114,7 @@ def test_training_on_features_gives_the_predictions_of_training_on_images(
 
 
 def test_the_summary_says_what_was_cached(cached: SimpleNamespace, shared: Workplace) -> None:
-    assert cached.cache["folder"] == str(shared.cache)
+    assert cached.cache["folder"] == str(shared.cache / FEATURES)
     assert parts(cached).keys() == {"train", "val", "test"}
     train = parts(cached)["train"]
     assert (train["cut"], train["views"], train["computed"]) == ("avgpool/flatten", 1, True)
@@ -207,6 +209,36 @@ def test_a_full_disk_does_not_stop_training(place: Workplace, monkeypatch: pytes
     assert run.epochs == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_a_cache_that_this_user_cannot_write_to_is_named_and_does_not_stop_training(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    provide = FeatureCache._provide
+
+    def as_nobody(self: Any, parts: Any) -> None:
+        os.seteuid(65534)
+        try:
+            provide(self, parts)
+        finally:
+            os.seteuid(0)
+
+    monkeypatch.setattr(FeatureCache, "_provide", as_nobody)
+    run = place.fit("run", "trainer.max_epochs=1")
+    assert (run.cache, run.epochs) == (None, 1)
+    [note] = [note for note in run.notes if "cannot be kept" in note]
+    assert f"paths.cache={place.cache}" in note
+    assert "Permission denied for user nobody" in note
+    assert [record.levelname for record in caplog.records if note in record.getMessage()] == ["WARNING"]
+
+
+def test_a_file_in_place_of_the_cache_is_named_and_does_not_stop_training(place: Workplace) -> None:
+    place.cache.write_text("notes")
+    run = place.fit("run", "trainer.max_epochs=1")
+    assert run.cache is None
+    assert any(f"paths.cache={place.cache}" in note for note in run.notes)
+    assert place.cache.read_text() == "notes"
+
+
 def test_it_says_what_views_would_gain(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "graft")
     place.fit("run", "augment=basic", "trainer.max_epochs=5", "trainer.limit_train_batches=1")
@@ -235,18 +267,40 @@ def test_combinations_that_cannot_be_are_refused(place: Workplace) -> None:
             place.config("cache=features", *overrides)
 
 
-def test_nothing_is_written_below_the_users_pictures(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "graft")
+def test_nothing_is_written_below_the_users_pictures(place: Workplace) -> None:
     for number in range(12):
         file = place.folder / "photos" / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (20 * number, 0, 0)).save(file)
     before = sorted((place.folder / "photos").rglob("*"))
     photos = ("data=folder", f"data.root={place.folder}/photos", f"paths.cache={place.folder}/photos/cache")
-    run = place.fit("run", *photos, "trainer.max_epochs=1")
-    assert run.cache is None
-    assert "lies in data.root" in caplog.text
+    with pytest.raises(ConfigError, match=r"paths\.cache=.*: lies in data\.root"):
+        place.fit("run", *photos, "trainer.max_epochs=1")
     assert sorted((place.folder / "photos").rglob("*")) == before
+
+
+def test_labels_put_right_by_moving_the_files_train_on_the_features_of_what_is_there(
+    place: Workplace, shared_data: Path
+) -> None:
+    """Of one size in bytes and one time of change, as photographs converted to bitmaps and unpacked from a zip are."""
+    root, flowers = place.folder / "photos", shared_data / "flower_photos"
+    for name, other in (("daisy", "tulips"), ("tulips", "daisy")):
+        (root / name).mkdir(parents=True)
+        originals = [sorted((flowers / folder).glob("*"))[:24] for folder in (name, other)]
+        for number in range(24):
+            file = root / name / f"{number}.bmp"
+            Image.open(originals[number % 2][number]).convert("RGB").resize((48, 48)).save(file)
+            os.utime(file, (1e9, 1e9))
+    words = ("data=folder", f"data.root={root}", "data.val_fraction=0.3", "trainer.max_epochs=2", "trainer.test=true")
+    wrong = place.fit("wrong", *words)
+    for number in range(1, 24, 2):
+        one, two, aside = (root / name / f"{number}.bmp" for name in ("daisy", "tulips", "."))
+        for source, target in ((one, aside), (two, one), (aside, two)):
+            source.rename(target)
+    cached, plain = place.fit("cached", *words), place.fit("plain", *words, "cache=none")
+    assert [entry["computed"] for entry in parts(cached).values()] == [True] * 3
+    assert_same(cached, plain)
+    assert not equal(cached, wrong, names="classifier")
 
 
 def test_only_views_tell_runs_apart(place: Workplace) -> None:
@@ -291,7 +345,9 @@ def test_two_processes_share_one_cache(tmp_path: Path, place: Workplace) -> None
         )
     )
     assert {entry["part"] for entry in two.summary["cache"]["features"]} == {"train", "val"}
-    assert len(list((tmp_path / "outputs" / "cache").glob("*/meta.json"))) == 2, "each is computed by one of them"
+    assert len(list((tmp_path / "outputs" / "cache" / FEATURES).glob("*/meta.json"))) == 2, (
+        "each is computed by one of them"
+    )
     for name in ("val/loss", "train/loss"):
         assert two.summary["metrics"][name] == pytest.approx(one.metrics[name], abs=1e-4)
 
@@ -315,6 +371,6 @@ def test_images_that_cannot_be_read_leave_no_features_of_others_in_their_place(
     assert cached.lost == plain.lost
     assert list(cached.lost) == ["a/5.png"]
     assert parts(cached) == {}
-    assert len(list(place.cache.glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
+    assert len(list((place.cache / FEATURES).glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
     assert any("some images cannot be read" in note for note in cached.notes)
     assert equal(cached, plain)

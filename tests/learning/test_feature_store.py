@@ -1,11 +1,21 @@
 """Features are computed once, whole, by one process, and never more of them are kept than allowed."""
 
+import errno
+import fcntl
 import json
+import logging
 import multiprocessing
 import os
 import resource
+import signal
+import socket
+import sqlite3
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from queue import Queue
 
@@ -13,8 +23,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from graft import leases
+from graft.config.locations import FEATURES
 from graft.data.features import Features, Layout
-from graft.learning.feature_store import FeatureStore, NoRoom, Stored, Wanted, in_words
+from graft.learning.feature_store import MARKER, FeatureStore, NoRoom, NotOurs, Stored, Wanted, in_words
 
 ROWS, WIDTH = 10, 100
 SIZE = ROWS * WIDTH * 4
@@ -44,6 +56,11 @@ def obtain(folder: Path, source: Source, max_bytes: int = 10 * SIZE) -> Stored:
     return stored
 
 
+def folders(cache: Path) -> list[Path]:
+    """Features in the store, half-written ones too."""
+    return [path for path in (cache / FEATURES).iterdir() if path.is_dir()]
+
+
 def content(stored: Stored) -> Tensor:
     features = Features("", stored.files, [Layout(torch.float32, (WIDTH,), False)], ROWS)
     return features.pick(torch.arange(ROWS))[0][:, 0]
@@ -55,7 +72,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
     assert (source.made, first.computed, second.computed) == (1, True, False)
     assert content(second).tolist() == list(range(ROWS))
     assert second.seconds == first.seconds
-    assert not list(tmp_path.glob("*.part"))
+    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER], "nothing is held"
 
 
 def shorten(folder: Path) -> None:
@@ -95,7 +112,7 @@ def test_damaged_features_are_computed_anew(damage, tmp_path: Path) -> None:
 def test_features_cut_short_are_not_kept(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="9 rows"):
         obtain(tmp_path, Source(rows=ROWS - 1))
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert not folders(tmp_path)
     assert obtain(tmp_path, Source()).computed
 
 
@@ -120,15 +137,6 @@ def test_two_processes_compute_everything_once_and_each_other_wait(tmp_path: Pat
     assert {total for _, _, total in said} == {sum(range(ROWS))}
 
 
-def test_what_a_killed_process_left_is_begun_anew(tmp_path: Path) -> None:
-    wanted = Source().wanted()
-    left = tmp_path / f"{wanted.digest}.part"
-    left.mkdir(parents=True)
-    (left / "0.bin").write_bytes(b"half")
-    assert content(obtain(tmp_path, Source())).tolist() == list(range(ROWS))
-    assert not left.exists()
-
-
 def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path) -> None:
     made = {name: obtain(tmp_path, Source(name)).files[0].parent for name in "abc"}
     for age, name in enumerate("bca"):  # b was used last, a first
@@ -136,7 +144,7 @@ def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path
     using = FeatureStore(tmp_path, 10 * SIZE)
     using.obtain([Source("a").wanted()])
     os.utime(made["a"] / "meta.json", (1, 1))
-    limit = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) + SIZE // 2
+    limit = sum(file.stat().st_size for folder in folders(tmp_path) for file in folder.iterdir()) + SIZE // 2
     obtain(tmp_path, Source("d"), limit)
     assert {name for name, folder in made.items() if folder.is_dir()} == {"a", "b"}
     using.close()
@@ -147,8 +155,11 @@ def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path
 def test_features_that_find_no_room_are_refused(tmp_path: Path) -> None:
     using = FeatureStore(tmp_path, 10 * SIZE)
     using.obtain([Source("a").wanted()])
+    refused = FeatureStore(tmp_path, 2 * SIZE)
     with pytest.raises(NoRoom, match="max_gb"):
-        obtain(tmp_path, Source("b"), 2 * SIZE)
+        refused.obtain([Source("b").wanted(), replace(Source("c").wanted(), count=2 * ROWS)])
+    using.close()
+    assert not list((tmp_path / FEATURES).glob("*.lease")), "what it got before is let go"
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -159,7 +170,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
             obtain(tmp_path, Source())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert not folders(tmp_path)
     assert obtain(tmp_path, Source()).computed
 
 
@@ -179,6 +190,256 @@ def test_features_stream_to_disk_and_are_checked_in_bounded_memory(tmp_path: Pat
     grown, written = reports.get(timeout=60)
     assert written == 256
     assert grown < 100, "MiB; a batch is 8"
+
+
+# -- what is not its own -----------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """Every path below `folder` that is not the store's, with the content of files."""
+    paths = [path for path in folder.rglob("*") if FEATURES not in path.relative_to(folder).parts]
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def test_what_else_lies_in_the_cache_folder_is_neither_counted_nor_removed(tmp_path: Path) -> None:
+    for name in ("backup/photos", "flowers/daisy", "0" * 64, f"{'1' * 64}.part"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "0.bin").write_bytes(bytes(100 * SIZE))
+    (tmp_path / ("0" * 64) / "meta.json").write_text('{"key": {}, "count": 10}')
+    before = everything(tmp_path)
+    obtain(tmp_path, Source("a"), 2 * SIZE)
+    made = obtain(tmp_path, Source("b"), 2 * SIZE)
+    assert folders(tmp_path) == [made.files[0].parent], "the store keeps to its limit by its own"
+    assert everything(tmp_path) == before
+
+
+def test_what_a_person_put_into_the_store_stays(tmp_path: Path) -> None:
+    old = obtain(tmp_path, Source("a")).files[0].parent
+    noted = obtain(tmp_path, Source("b")).files[0].parent
+    (noted / "notes.txt").write_text("best features so far")
+    store, elsewhere = tmp_path / FEATURES, tmp_path / "elsewhere"
+    copied = store / ("f" * 64)  # a digest that its key does not have
+    copied.mkdir()
+    for file in old.iterdir():
+        (copied / file.name).write_bytes(file.read_bytes())
+    old.rename(elsewhere)
+    old.symlink_to(elsewhere)
+    (store / "photos").mkdir()
+    (store / "photos" / "1.jpg").write_bytes(b"jpeg")
+    obtain(tmp_path, Source("c"), int(1.5 * SIZE))
+    made = obtain(tmp_path, Source("d"), int(1.5 * SIZE)).files[0].parent
+    assert set(folders(tmp_path)) == {made, noted, copied, old, store / "photos"}
+    assert (noted / "notes.txt").exists()
+    assert (elsewhere / "0.bin").exists()
+
+
+def test_a_folder_of_that_name_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FEATURES).mkdir()
+    (tmp_path / FEATURES / "mine.txt").write_text("mine")
+    with pytest.raises(NotOurs, match="not made by Graft"):
+        obtain(tmp_path, Source())
+    assert [path.name for path in (tmp_path / FEATURES).iterdir()] == ["mine.txt"]
+    (tmp_path / FEATURES / "mine.txt").unlink()
+    assert obtain(tmp_path, Source()).computed, "an empty one was made for it"
+
+
+def test_a_damaged_entry_with_a_persons_file_in_it_is_not_removed(tmp_path: Path) -> None:
+    folder = obtain(tmp_path, Source()).files[0].parent
+    flip(folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OSError, match=r"damaged, and it is in use or holds files that are not Graft's"):
+        obtain(tmp_path, Source())
+    assert (folder / "notes.txt").exists()
+
+
+# -- other processes, machines and users -------------------------------------------------------------------
+
+
+def forked(target: Callable[..., object], *args: object) -> BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def compute_and_stop(folder: Path, name: str, number: int) -> None:
+    """Write some rows, then be killed or stopped."""
+    source = Source(name)
+
+    def batches() -> Iterator[tuple[Tensor, ...]]:
+        for row, batch in enumerate(source.batches()):
+            if row == 3:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    FeatureStore(folder, 10 * SIZE).obtain([replace(source.wanted(), batches=batches)])  # type: ignore[arg-type]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_killed_holder_is_followed_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed = forked(compute_and_stop, tmp_path, "a", signal.SIGKILL)
+    killed.join()
+    [left] = folders(tmp_path)
+    assert left.name.endswith(".part")
+    assert content(obtain(tmp_path, Source())).tolist() == list(range(ROWS))
+    assert f"process {killed.pid} on {socket.gethostname()}, since" in caplog.text
+    assert "has ended" in caplog.text
+    assert [path.name for path in folders(tmp_path)] == [Source().wanted().digest]
+    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER]
+
+
+def state_of(pid: int | None) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "graft")
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "SILENT_SECONDS", 0.5)
+    stopped = forked(compute_and_stop, tmp_path, "a", signal.SIGSTOP)
+    wait_until(lambda: state_of(stopped.pid) == "T")
+    mine = obtain(tmp_path, Source())
+    assert mine.computed
+    whom = f"process {stopped.pid} on {socket.gethostname()}, since"
+    assert f"waiting for {whom}" in caplog.text
+    assert "has been silent for" in caplog.text
+    os.kill(stopped.pid or 0, signal.SIGCONT)  # it finishes, finds the features there, and takes them
+    stopped.join(timeout=60)
+    assert stopped.exitcode == 0
+    assert content(mine).tolist() == list(range(ROWS))
+    assert [path.name for path in folders(tmp_path)] == [mine.files[0].parent.name]
+
+
+def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"BEAT_SECONDS": 0.05, "SILENT_SECONDS": 0.5, "HUNG_SECONDS": 0.5}.items():
+        monkeypatch.setattr(leases, name, seconds)
+    hanging = forked(obtain, tmp_path, Source(pause=3600))
+    wait_until(lambda: (tmp_path / FEATURES).is_dir() and list((tmp_path / FEATURES).glob("*.claim")))
+    assert obtain(tmp_path, Source()).computed
+    hanging.kill()
+    hanging.join()
+
+
+def test_a_holder_that_works_is_waited_for_however_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "SILENT_SECONDS", 2.0)
+    working = forked(obtain, tmp_path, Source(pause=0.25))
+    wait_until(lambda: (tmp_path / FEATURES).is_dir() and list((tmp_path / FEATURES).glob("*.claim")))
+    assert not obtain(tmp_path, Source()).computed
+    working.join()
+
+
+def without_working_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system that has none."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+
+
+def work_on(host: str, folder: Path, number: int, reports: "Queue[tuple[int, list[str], float]]") -> None:
+    leases._machine = lambda: host  # type: ignore[assignment]
+    work(folder, number, reports)
+
+
+def test_two_hosts_compute_everything_once_where_no_lock_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_working_locks(monkeypatch)
+    context = multiprocessing.get_context("fork")
+    reports: Queue[tuple[int, list[str], float]] = context.Queue()  # type: ignore[assignment]
+    processes = [forked(work_on, f"host{number % 2}", tmp_path, number % 2, reports) for number in range(4)]
+    done = [reports.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(name for _, made, _ in done for name in made) == ["a", "b"]
+    assert {total for _, _, total in done} == {sum(range(ROWS))}
+
+
+def use(host: str, folder: Path, held: Event, until: Event) -> None:
+    leases._machine = lambda: host  # type: ignore[assignment]
+    FeatureStore(folder, 10 * SIZE).obtain([Source("a").wanted()])
+    held.set()
+    until.wait(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_another_host_uses_stays_until_it_has_long_been_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_working_locks(monkeypatch)
+    context = multiprocessing.get_context("fork")
+    held, until = context.Event(), context.Event()
+    far = forked(use, "far", tmp_path, held, until)
+    assert held.wait(60)
+    with pytest.raises(NoRoom):
+        obtain(tmp_path, Source("b"), int(1.5 * SIZE))
+    until.set()
+    far.join()
+    with pytest.raises(NoRoom):  # that it has ended cannot be known here
+        obtain(tmp_path, Source("b"), int(1.5 * SIZE))
+    [lease] = (tmp_path / FEATURES).glob("*.lease")
+    long_ago = time.time() - 2 * leases.ABANDONED_SECONDS
+    os.utime(lease, (long_ago, long_ago))
+    kept = obtain(tmp_path, Source("b"), int(1.5 * SIZE)).files[0].parent
+    assert folders(tmp_path) == [kept]
+
+
+def test_a_claim_whose_holder_is_new_is_not_cleared_with_the_old_one(tmp_path: Path) -> None:
+    old = leases.Lease(tmp_path / "claim")
+    watch = leases.Watch(tmp_path / "claim")
+    watch.look()
+    old.release()
+    new = leases.Lease(tmp_path / "claim")
+    watch.clear()
+    assert (tmp_path / "claim").read_bytes() == new.content
+    old.release()
+    assert (tmp_path / "claim").exists(), "nor is it released by the one before"
+    new.release()
+    assert not list(tmp_path.iterdir())
+
+
+def as_nobody(folder: Path, name: str, reports: "Queue[object]") -> None:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    os.umask(0o077)
+    try:
+        reports.put(obtain(folder, Source(name)).computed)
+    except OSError as error:
+        reports.put(repr(error))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("mode", "expected"), [(0o777, [False, True]), (0o1777, [False, True]), (0o755, ["Perm"] * 2)])
+def test_a_second_user_shares_the_cache(mode: int, expected: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: Queue[object] = multiprocessing.get_context("fork").Queue()  # type: ignore[assignment]
+    before = os.umask(0o077)  # even so
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        try:
+            Path(folder).chmod(0o755)
+            cache = Path(folder) / "cache"
+            cache.mkdir()
+            cache.chmod(mode)
+            obtain(cache, Source("a"))
+            for name, computed in zip("ab", expected, strict=True):
+                forked(as_nobody, cache, name, reports).join()
+                got = reports.get(timeout=60)
+                assert got == computed or (computed == "Perm" and str(got).startswith("PermissionError"))
+            assert obtain(cache, Source("b")).computed is (mode == 0o755), "and the first uses what the second made"
+            if mode == 0o777:
+                made = obtain(cache, Source("c"), int(1.5 * SIZE)).files[0].parent
+                assert folders(cache) == [made], "each may make room"
+        finally:
+            os.umask(before)
 
 
 def test_sizes_are_told_in_words() -> None:

@@ -11,6 +11,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard import SummaryWriter
 
+from graft.predictions import Predictions
 from graft.review import board
 
 AWKWARD = [
@@ -73,3 +74,21 @@ def test_principal_components_keep_distances(shape: tuple[int, int]) -> None:
     distances = [np.linalg.norm(rows[:, None] - rows[None], axis=-1) for rows in (features, reduced)]
     np.testing.assert_allclose(*distances, atol=1e-6)
     assert np.all(np.diff(reduced.var(axis=0)) <= 1e-9), "the widest direction first"
+
+
+def test_an_embedding_replaces_its_own_files_and_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, score = np.array([0, 1]), np.array([0.9, 0.8])
+    predictions = Predictions(
+        *(1, 0, labels, labels, labels, score, score, score[:, None], np.eye(2, dtype=np.float32), labels)
+    )
+    thumbnails = np.zeros((2, 4, 4, 3), np.uint8)
+    folder = tmp_path / "00000" / board.EMBEDDING
+    for part in ("first", "resumed", "resumed again"):
+        writer = SummaryWriter(str(tmp_path))
+        board.put_embedding(writer, predictions, thumbnails, ["a", "b"])
+        writer.close()
+        if part != "resumed again":
+            assert "warning" not in capsys.readouterr().out
+        if part == "resumed":
+            (folder / "notes.txt").write_text("mine")
+    assert {file.name for file in folder.iterdir()} == {"metadata.tsv", "notes.txt", "sprite.png", "tensors.tsv"}

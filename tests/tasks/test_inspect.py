@@ -338,8 +338,8 @@ def test_more_classes_than_sheets(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("output=report.csv",), "output=report.csv: give a name that ends in .json"),
-        (("output=SET/report.json",), "lies in the data set"),
-        (("folder=SET",), "lies in the data set"),
+        (("output=SET/report.json",), r"lies in data\.root=.*, the data set"),
+        (("folder=SET",), r"lies in data\.root=.*, the data set"),
         (("near=16",), "near=16"),
         (("rows=0",), "rows=0"),
         (("data.preprocess.fit=crpo",), "Did you mean crop"),

@@ -262,7 +262,7 @@ class CacheConfig:
     mode: str = "auto"
     """"auto" (where it changes nothing but time), "features" (or say why not), "none"."""
     max_gb: float = 10.0
-    """Size of paths.cache, in 2**30 bytes; what was used longest ago makes room, what does not fit is not kept."""
+    """Most that features in paths.cache take, in 2**30 bytes; the longest unused make room for new ones."""
     views: int | None = None
     """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from graft.config.identity import flat, matches
+from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
 from graft.errors import ConfigError
-from graft.files import lies_in, why_no_file
+from graft.files import why_no_file
 from graft.models.configurations import BUNDLED
 from graft.slurm import slurm_tasks
 
@@ -53,6 +54,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     _head_from(config)
     _network_and_input(config)
     _cache(config)
+    check_locations(config, {})
     return config
 
 
@@ -266,11 +268,6 @@ def _cache(config: Any) -> None:
                 f"cache=features and augment.{key}={config.augment[key]:g} disagree: images are mixed anew for each "
                 f"batch, before the frozen layers see them.\nUse augment.{key}=0, or cache=auto."
             )
-    if config.data.root is not None and lies_in(Path(config.paths.cache), Path(config.data.root)):
-        raise ConfigError(
-            f"paths.cache={config.paths.cache} lies in data.root={config.data.root}, which is never written to.\n"
-            "Set paths.cache=FOLDER elsewhere, or cache=none."
-        )
 
 
 # Repetitions of one experiment differ in these (seed, fold), or in nothing that can change a figure.

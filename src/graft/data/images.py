@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from graft.data.contents import contents
 from graft.data.packed import Packed
 from graft.errors import UnreadableImage
 from graft.files import NotARegularFile, open_regular
@@ -203,15 +204,6 @@ def _what_is_wrong(path: Path, error: Exception) -> tuple[str, str]:
     return "truncated" if "truncated" in words.lower() else "damaged", words
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes in a file and its time of change in nanoseconds; zeros where there is none any more."""
-    try:
-        state = path.stat()
-    except OSError:
-        return 0, 0
-    return state.st_size, state.st_mtime_ns
-
-
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled pictures, either in files or in memory.
@@ -273,15 +265,24 @@ class ImageSet:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over names and contents: pixels, or the sizes and times of change of files."""
-        digest = hashlib.sha256()
-        for index, name in enumerate(self.names):
-            state = None if self.paths is None else _size_and_time(self.paths[index])
-            digest.update(f"{name}\0{state}\n".encode())
+        """SHA-256 (hex) over names and contents: pixels, or sizes, times of change and hashes of files."""
+        digest = hashlib.sha256("\0".join(self.names).encode())
+        self.hash_contents(digest, times=True)
+        return digest.hexdigest()
+
+    def hash_contents(self, digest: "hashlib._Hash", *, times: bool) -> None:
+        """Put the pixels, or what tells the files apart, into `digest`; their times of change too if `times` is set.
+
+        Files are read once (see `graft.data.contents`), and again only if their size or time of change is another.
+        """
         if self.pixels is not None:
             digest.update(f"{self.pixels.shape}".encode())
             digest.update(np.ascontiguousarray(self.pixels).data)
-        return digest.hexdigest()
+        if self.paths is not None:
+            rows = contents(self.paths, self.__dict__.get("_contents"))
+            object.__setattr__(self, "_contents", rows)
+            for field in ("size", "digest", *(("changed",) if times else ())):
+                digest.update(np.ascontiguousarray(rows[field]).tobytes())
 
     def counts(self, num_classes: int) -> list[int]:
         """How many pictures each of the `num_classes` classes has."""

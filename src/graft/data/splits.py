@@ -1,22 +1,15 @@
 """Which picture trains, which validates, which tests: seeded draws and the result of them."""
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.cores import available_cores
 from graft.data.images import ImageSet
-from graft.data.packed import Packed
 from graft.errors import DataError
-
-CHUNK = 1024
-"""So many files a thread asks for at a time."""
 
 Labels = Sequence[int] | npt.NDArray[np.int64]
 
@@ -149,22 +142,6 @@ def _order(count: int, seed: int, label: int) -> npt.NDArray[np.int64]:
     return np.random.RandomState([*words, label]).permutation(count)
 
 
-def _sizes(paths: Sequence[Path]) -> Iterator[int]:
-    """Bytes in each file, -1 where there is none any more; by threads, which wait for the disk."""
-    strings = list(paths.strings()) if isinstance(paths, Packed) else [str(path) for path in paths]
-    chunks = (strings[start : start + CHUNK] for start in range(0, len(strings), CHUNK))
-    with ThreadPoolExecutor(min(32, 4 * available_cores()), "sizes") as pool:
-        for sizes in pool.map(lambda chunk: list(map(_size, chunk)), chunks):
-            yield from sizes
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
-
-
 def _class_name(label: int, classes: Sequence[str]) -> str:
     return f'class "{classes[label]}"' if label < len(classes) else f"class {label}"
 
@@ -230,13 +207,14 @@ class Splits:
         return replace(self, classes=tuple(classes), train=train, val=val, test=test)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over classes, splits, names, labels and contents: pixels, or the sizes of files."""
+        """SHA-256 (hex) over classes, splits, names, labels and contents: pixels, or sizes and hashes of files.
+
+        It is the same for a copy of the data set, whenever that was made.
+        """
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for name, part in self.parts().items():
             digest.update(f"\n{name} {len(part)}\n".encode())
-            sizes = _sizes(part.paths) if part.paths is not None else [0] * len(part)
-            for picture, label, size in zip(part.names, part.labels.tolist(), sizes, strict=True):
-                digest.update(f"{picture}\0{label}\0{size}\n".encode())
-            if part.pixels is not None:
-                digest.update(np.ascontiguousarray(part.pixels).data)
+            for picture, label in zip(part.names, part.labels.tolist(), strict=True):
+                digest.update(f"{picture}\0{label}\n".encode())
+            part.hash_contents(digest, times=False)
         return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.features import Features, FeatureTable, Layout
 from graft.errors import ConfigError
-from graft.files import lies_in
+from graft.files import user_name
 from graft.learning.device import compile_mode
 from graft.learning.feature_store import FeatureStore, Stored, Wanted, in_words
 from graft.learning.learner import Learner
@@ -106,9 +105,6 @@ class FeatureCache:
         self._fingerprints: dict[str, str] = {}
         if config.cache.mode == "none" or not learner.plan.frozen(begins):
             return
-        if config.data.root is not None and lies_in(self.store.folder, Path(config.data.root)):
-            self._leave(f"paths.cache={config.paths.cache} lies in data.root, which is never written to")
-            return
         self._provide(("val", "train"))
 
     def provide_test(self) -> None:
@@ -141,10 +137,13 @@ class FeatureCache:
             self._say_what_views_gain()
         try:
             stored = self.store.obtain([self._wanted(need) for need in needs])
-        except (OSError, sqlite3.Error) as error:
-            said = f"the features of the frozen layers cannot be kept ({error}); they are computed in each epoch"
-            self.notes.append(said)
-            log.info("note  %s", said)
+        except OSError as error:
+            note = (
+                f"the features of the frozen layers cannot be kept in paths.cache={self.config.paths.cache} "
+                f"({_reason(error)}); they are computed in each epoch"
+            )
+            self.notes.append(note)
+            log.warning("note  %s", note)
             return
         for part in dict.fromkeys(need.part for need in needs):
             chosen = [(need, kept) for need, kept in zip(needs, stored, strict=True) if need.part == part]
@@ -341,3 +340,13 @@ class FeatureCache:
             in_words(size),
             f"computed in {sum(own):.1f} s" if own else "computed before",
         )
+
+
+def _reason(error: OSError) -> str:
+    """What the system refused, and for a lack of permission to whom and the way out."""
+    if not isinstance(error, PermissionError):
+        return str(error)
+    return (
+        f"{error.filename}: {error.strerror} for user {user_name()}; set paths.cache to a folder of your own, or make "
+        "this one writable for your group, with chmod -R g+rwXs"
+    )

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from graft.errors import TrainingError
-from graft.files import writing_atomically
+from graft.files import remove_unfinished, writing_atomically
 from graft.learning.checkpoints import LAST, PREVIOUS
 from graft.learning.signals import STOP
 
@@ -25,8 +25,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Raises TrainingError where the disk is full or may not be written; what was there is left as it is."""
         path = Path(path)
-        for part in path.parent.glob(f".{path.name}.*.part"):
-            part.unlink(missing_ok=True)  # of one that was killed
+        if path.parent.is_dir():
+            remove_unfinished(path)  # the run's folder is this process's alone
         former = path.with_name(PREVIOUS) if path.name == LAST else None
         try:
             with writing_atomically(path, former=former) as file:

@@ -6,9 +6,9 @@ one name.
 
 import html
 import re
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,7 @@ def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, clas
         [" ".join(classes[true].split()), " ".join(classes[said].split()), "right" if true == said else "wrong"]
         for true, said in zip(labels, predicted, strict=True)
     ]
-    folder = Path(writer.log_dir) / "00000" / EMBEDDING
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier part of a resumed run
+    _forget_embedding(Path(writer.log_dir) / "00000" / EMBEDDING)
     writer.add_embedding(
         np.round(principal_components(predictions.features, DIMENSIONS), 4),
         metadata=metadata,
@@ -165,6 +164,14 @@ def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, clas
         global_step=0,
         tag=EMBEDDING,
     )
+
+
+def _forget_embedding(folder: Path) -> None:
+    """Remove the files that `add_embedding` wrote in an earlier part of a resumed run, or it would warn of them."""
+    with suppress(OSError):
+        for name in ("metadata.tsv", "sprite.png", "tensors.tsv"):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()  # fails if anything else is in it
 
 
 def principal_components(features: Array, count: int) -> Array:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graft.config.inference import check_export, said_keys
+from graft.config.locations import check_written
 from graft.data.images import ImageSet
 from graft.data.sources import locate
 from graft.data.stream import find_images
@@ -97,6 +98,7 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
             raise DataError(f"samples={config.samples}: no picture found there.")
     else:
         run = run_config(config, restored.config, said, restored.source)
+        check_written(run.data.root, config.paths.outputs, {"folder": config.folder})
         missing = locate(run.data.name, data_root(run), download=False)
         if missing is not None:
             raise DataError(

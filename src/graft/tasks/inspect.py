@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
 from graft.config.validation import one_of
 from graft.data.examine import Collection
@@ -62,18 +63,7 @@ def check(config: Any) -> None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
-    root = data_root(config)
-    for key in ("output", "folder"):
-        if root is not None and config[key] is not None and is_below(Path(config[key]), root):
-            raise ConfigError(
-                f"{key}={config[key]}: lies in the data set ({root}), and nothing is ever written there.\n"
-                f"Give {'output=FILE.json' if key == 'output' else 'paths.outputs=FOLDER'} elsewhere."
-            )
-
-
-def is_below(path: Path, root: Path) -> bool:
-    """Whether `path` is `root` or lies in it, links followed."""
-    return path.expanduser().resolve().is_relative_to(root.resolve())
+    check_locations(config, {"output": config.output, "folder": config.folder})
 
 
 def open_collection(config: Any) -> Collection:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from graft.config.locations import check_written
 from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
@@ -51,6 +52,7 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
             "most.\ngraft predict names them without counting."
         )
     asked = run_config(config, restored.config, said, restored.source)
+    check_written(asked.data.root, config.paths.outputs, {"hydra.run.dir": folder})
     views = views_of(config, asked)
     seen = with_margin(restored.preprocessing, views)
     device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.config.identity import identity
+from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
 from graft.config.validation import QUICKSTART, choices, settle
 from graft.data.scan import refuse_or_leave_out
@@ -66,6 +67,7 @@ class Command:
 
 def train(config: Any, command: Command) -> dict[str, Any]:
     """One run from beginning to end; returns what its summary.json says."""
+    check_locations(config, {"hydra.run.dir": command.folder})
     run = open_run(config, command)
     with STOP.listening(), run.recording():
         settle(config, said=() if command.in_sweep else command.overrides)

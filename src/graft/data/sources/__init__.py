@@ -13,7 +13,9 @@ layout to provide, for sets that cannot be downloaded), `EMBEDDED = True` (needs
 import importlib.util
 import inspect
 import os
+import re
 import shutil
+import stat
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -166,8 +168,7 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
             place=_place(fetch, target),
         )
     print(f"unpacking {archive.name} …", file=sys.stderr)
-    for left_over in target.parent.glob(f".{target.name}.*.partial"):  # of a run that was killed; we hold the lock
-        shutil.rmtree(left_over, ignore_errors=True)
+    _remove_left_overs(target)
     try:
         archives.extract(archive, target)
     except DataError:
@@ -176,6 +177,20 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
         raise
     if not by_hand:
         archive.unlink(missing_ok=True)
+
+
+def _remove_left_overs(target: Path) -> None:
+    """Remove what runs that were killed had unpacked; who calls this holds the lock of `target`.
+
+    Theirs are folders of this user with a name that `tempfile.mkdtemp` makes, open to nobody else.
+    """
+    unfinished = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.partial")
+    for folder in target.parent.iterdir():
+        if unfinished.fullmatch(folder.name):
+            state = folder.lstat()
+            private = stat.S_ISDIR(state.st_mode) and state.st_mode & 0o777 == 0o700
+            if private and (not hasattr(os, "geteuid") or state.st_uid == os.geteuid()):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _source(name: str) -> ModuleType:
