@@ -10,7 +10,6 @@
 Nothing here imports torch until something is computed. Mistakes are GraftErrors, as on the command line.
 """
 
-import csv
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError
+from graft.escaping import PrintableFormatter
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -209,9 +209,10 @@ class FinishedRun:
     @property
     def table(self) -> list[dict[str, float]]:
         """metrics.csv: a row a step at which something was measured, with what was measured."""
+        from graft.metrics_table import read_metrics
+
         try:
-            with (self.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-                return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            return read_metrics(self.folder / "metrics.csv").rows
         except FileNotFoundError:
             raise DataError(f"{self.folder}: no metrics.csv; the run had logger.csv=false.") from None
 
@@ -280,6 +281,7 @@ def _log_of(folder: Path, echo: bool) -> Iterator[None]:
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in handlers:
+        handler.setFormatter(PrintableFormatter())
         log.addHandler(handler)
     try:
         yield

@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from graft.escaping import printable
+
 TASKS = {
     "train": "fit a network, keep its best checkpoint, test it, write the run folder",
     "evaluate": "test a checkpoint, on its own data set or another",
@@ -61,7 +63,7 @@ def main(task: str | None = None) -> None:
     except Exception as error:
         if full_error:
             raise
-        sys.stderr.write(explain(error) or traceback.format_exc())
+        sys.stderr.write(printable(explain(error) or traceback.format_exc(), lines=True))
         sys.exit(1)
 
 

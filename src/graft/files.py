@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -50,6 +51,26 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(part).iterdir()):
             file.replace(folder / file.name)
+
+
+def read_regular(file: Path, largest: int) -> bytes:
+    """The content of a regular file of at most `largest` bytes; nothing else is opened, or waited for.
+
+    Raises:
+        DataError: it is a folder, a pipe or a device, or larger.
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise DataError("not a regular file")
+        if state.st_size > largest:
+            raise DataError(f"{state.st_size:,} bytes; at most {largest:,} are read")
+        with open(descriptor, "rb", closefd=False) as opened:
+            return opened.read(largest)
+    finally:
+        os.close(descriptor)
 
 
 def lies_in(path: Path, folder: Path) -> bool:
