@@ -278,7 +278,6 @@ UNESSENTIAL = (
     "resume",
     "sweep_name",
     "search.",
-    "optimized_metric",
     "paths.",
     "logger.",
     "review.",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -15,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from graft.data.cores import available_cores
-from graft.files import write_atomically
+from graft.errors import DataError
+from graft.files import read_regular, write_atomically
+from graft.review.summary import FILE, LARGEST, Summary
 from graft.slurm import first_task
+
+log = logging.getLogger("graft")
 
 PACKAGES = ("graft", "torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
 
@@ -104,12 +109,16 @@ class Run:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
+    """What summary.json in `folder` says; nothing where there is none, or none that can be read, which is logged."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        raw = json.loads(read_regular(folder / FILE, LARGEST))
+        Summary.of(raw, folder)
+    except FileNotFoundError:
         return {}
-    return summary if isinstance(summary, dict) else {}
+    except (OSError, ValueError, RecursionError, DataError) as error:
+        log.warning("note  %s: cannot be read (%s)", folder / FILE, error)
+        return {}
+    return dict(raw)
 
 
 def earlier_run(folder: Path, identity: str) -> dict[str, Any]:
