@@ -109,22 +109,25 @@ class Run:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json in `folder` says; nothing where there is none, or none that can be read, which is logged."""
+    """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
     try:
-        raw = json.loads(read_regular(folder / FILE, LARGEST))
-        Summary.of(raw, folder)
-    except FileNotFoundError:
+        summary = json.loads(read_regular(folder / FILE, LARGEST))
+    except (OSError, ValueError, RecursionError, DataError):
         return {}
-    except (OSError, ValueError, RecursionError, DataError) as error:
-        log.warning("note  %s: cannot be read (%s)", folder / FILE, error)
-        return {}
-    return dict(raw)
+    return summary if isinstance(summary, dict) else {}
 
 
 def earlier_run(folder: Path, identity: str) -> dict[str, Any]:
     """The summary of the run that `folder` holds, if it was one of the same identity; else nothing."""
     summary = read_summary(folder)
-    return summary if summary.get("identity") == identity else {}
+    if summary.get("identity") != identity:
+        return {}
+    try:
+        Summary.of(summary, folder)
+    except DataError as error:
+        log.warning("note  %s: not the summary of a run (%s)", folder / FILE, error)
+        return {}
+    return summary
 
 
 def seconds_spent(folder: Path, earlier: dict[str, Any]) -> float:
