@@ -22,7 +22,8 @@ WHOLE: dict[str, Any] = {
     "metrics": {"val/acc": 0.9, "test/acc": 0.8, "test/loss": 0.5}, "error": "", "overrides": ["optimizer.lr=0.1"],
     "config": {"model": "vgg16", "optimizer.lr": 0.1, "optimizer.betas": [0.9, 0.999], "optimized_metric": "val/acc"},
     "checkpoint": "checkpoints/best.ckpt", "classes": ["ants", "bees"],
-    "data": {"content": "abc", "root": "photos", "validates_on_test": False},
+    "started": "2024-01-01T00:00:00+00:00",
+    "data": {"content": "abc", "fingerprint": "abc", "root": "photos", "validates_on_test": False},
 }  # fmt: skip
 
 WRONG = (

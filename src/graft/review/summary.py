@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ class Summary:
         checkpoint: the best one, relative to `folder`; None where none is kept.
         classes: names, by index; empty in a run that failed before its data were read.
         content: the hash of its data set before it is divided; empty where it is not known.
+        fingerprint: the hash of its data set as it was divided.
         root: `data.root`.
         validates_on_test: validation and test images are the same.
     """
@@ -60,6 +62,7 @@ class Summary:
     checkpoint: str | None = None
     classes: tuple[str, ...] = ()
     content: str = ""
+    fingerprint: str = ""
     root: str | None = None
     validates_on_test: bool = False
 
@@ -83,6 +86,9 @@ class Summary:
         checkpoint = _get(fields, "checkpoint", str, None)
         if checkpoint is not None and (Path(checkpoint).is_absolute() or ".." in Path(checkpoint).parts):
             raise DataError(f"checkpoint={checkpoint[:80]}: not within the folder of the run")
+        started = _get(fields, "started", str, None)
+        if started is not None:
+            _check_time(started)
         return cls(
             folder=folder,
             status=_get(fields, "status", str),
@@ -99,6 +105,7 @@ class Summary:
             checkpoint=checkpoint,
             classes=_texts(_get(fields, "classes", list, []), "classes"),
             content=_get(data, "content", str, ""),
+            fingerprint=_get(data, "fingerprint", str, ""),
             root=_get(data, "root", str, None),
             validates_on_test=_get(data, "validates_on_test", bool, False),
         )
@@ -167,6 +174,13 @@ def _typed(value: Any, kind: type[Value], key: str) -> Value:
     if type(value) is not kind:
         raise DataError(f"{key} is a {type(value).__name__}, not a {kind.__name__}")
     return value
+
+
+def _check_time(text: str) -> None:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DataError(f"started={text[:80]}: not a time") from error
 
 
 def _texts(values: Sequence[object], key: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """`graft evaluate`: the figures of a checkpoint again, on its own data set or another."""
 
-import json
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +14,7 @@ from graft.data.splits import Splits
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
+from graft.tasks.run import valid_summary
 from graft.tasks.train import REACH_SECONDS, data_root, open_data
 
 log = logging.getLogger("graft")
@@ -78,11 +78,7 @@ def open_splits(run: Any) -> Splits:
 
 def summary_beside(checkpoint: Path) -> dict[str, Any]:
     """What the run said of itself, where the checkpoint still lies in the run's folder; else nothing."""
-    try:
-        summary: dict[str, Any] = json.loads((checkpoint.parents[1] / "summary.json").read_text())
-    except (OSError, ValueError, IndexError):
-        return {}
-    return summary
+    return valid_summary(checkpoint.parents[1]) if len(checkpoint.parents) > 1 else {}
 
 
 def different_data(splits: Splits, summary: dict[str, Any]) -> list[str]:

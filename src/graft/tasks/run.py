@@ -117,17 +117,22 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary if isinstance(summary, dict) else {}
 
 
-def earlier_run(folder: Path, identity: str) -> dict[str, Any]:
-    """The summary of the run that `folder` holds, if it was one of the same identity; else nothing."""
+def valid_summary(folder: Path) -> dict[str, Any]:
+    """What summary.json in `folder` says, if all of it is as a run writes it; else nothing, which is logged."""
     summary = read_summary(folder)
-    if summary.get("identity") != identity:
-        return {}
     try:
-        Summary.of(summary, folder)
+        if summary:
+            Summary.of(summary, folder)
+        return summary
     except DataError as error:
         log.warning("note  %s: not the summary of a run (%s)", folder / FILE, error)
         return {}
-    return summary
+
+
+def earlier_run(folder: Path, identity: str) -> dict[str, Any]:
+    """The summary of the run that `folder` holds, if it was one of the same identity; else nothing."""
+    summary = valid_summary(folder)
+    return summary if summary.get("identity") == identity else {}
 
 
 def seconds_spent(folder: Path, earlier: dict[str, Any]) -> float:
@@ -135,7 +140,7 @@ def seconds_spent(folder: Path, earlier: dict[str, Any]) -> float:
     last = folder / "checkpoints" / "last.ckpt"
     if not earlier or not last.is_file():
         return 0.0
-    killed = "ended" not in earlier
+    killed = "ended" not in earlier and "started" in earlier
     since = last.stat().st_mtime - datetime.fromisoformat(earlier["started"]).timestamp() if killed else 0.0
     return round(earlier["seconds"] + max(0.0, since), 2)
 
