@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.errors import DataError
+from graft.errors import ConfigError, DataError
 from graft.escaping import FORMULA, from_csv_cell, printable
 from graft.review.comparison import Row, as_csv, as_markdown, as_terminal, differing, rows, significance
 from graft.review.page import as_page
@@ -176,6 +176,8 @@ def test_ordering_by_a_test_figure_is_remarked_on(tmp_path: Path, capsys: pytest
     figures(tmp_path / "b", 0, "b", val_acc=0.9, test_acc=0.6)
     show(tmp_path, sort="test/acc")
     assert "not to choose by" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="Did you mean val/acc"):
+        show(tmp_path, sort="val/ac")
     show(tmp_path)
     assert "not to choose by" not in capsys.readouterr().out
 

@@ -1,7 +1,10 @@
 """The comparison page: whole, escaped, bounded, and as a real browser shows it."""
 
+import base64
+import hashlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,31 @@ def test_the_page_asks_for_nothing_and_no_name_gets_out_of_its_place(runs: Path)
     assert text.count("<script") == 2
     assert "@@" not in text
     assert content(text)["classes"][json.dumps(CLASSES, ensure_ascii=False)]["names"] == list(CLASSES)
+
+
+def test_its_policy_lets_no_other_script_run(runs: Path) -> None:
+    text = as_page(rows_of(runs), "runs").text
+    (allowed,) = re.findall(r"script-src '(.*?)'", text)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert [f"sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}" for each in scripts] == [
+        allowed
+    ]
+
+
+def test_what_cannot_be_read_is_named_on_the_page_and_by_compare(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "a" / "review.npz").write_bytes(b"PK damaged")
+    (runs / "b" / "metrics.csv").unlink()
+    os.mkfifo(runs / "b" / "metrics.csv")
+    (runs / "bad").mkdir()
+    (runs / "bad" / "summary.json").write_text("[]")
+    show(runs)
+    printed = capsys.readouterr().out
+    assert "3 files could not be read" in printed
+    for name in ("a/review.npz", "b/metrics.csv", "bad/summary.json"):
+        assert f"{runs / name}: " in printed
+        assert f"<li>{runs / name}: " in (runs / "compare.html").read_text()
 
 
 def test_images_that_runs_see_differently_are_found_with_who_said_what(runs: Path) -> None:

@@ -27,6 +27,9 @@ DETAILED = 50
 MEMORY = 2**27
 """Bytes of all records on a page."""
 
+NAMED = 40
+"""Files at most that are named as unreadable."""
+
 POINTS = 120
 """Of a learning curve; longer ones are thinned evenly."""
 
@@ -73,8 +76,8 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
     parts = {
         "TITLE": escaped(title),
         "SUMMARY": escaped(summary_line(found)),
-        "IGNORED": "".join(f"<li>{escaped(str(each))}</li>" for each in ignored[:LISTED])
-        + (f"<li>and {len(ignored) - LISTED:,} more</li>" if len(ignored) > LISTED else ""),
+        "IGNORED": "".join(f"<li>{escaped(str(each))}</li>" for each in ignored[:NAMED])
+        + (f"<li>and {len(ignored) - NAMED:,} more</li>" if len(ignored) > NAMED else ""),
         "TABLE": table(found),
         "DIFFERENT": different,
         "SAME": same,

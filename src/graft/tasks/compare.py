@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.measure import Measurement
 
+from graft.config.validation import one_of
 from graft.errors import DataError
 from graft.escaping import markdown
 from graft.files import write_atomically
@@ -43,6 +44,7 @@ def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -
 
     Raises:
         DataError: no run below `folder`.
+        ConfigError: no run has a metric `sort`; names the nearest.
     """
     console = PlainConsole()
     summaries, unreadable = find_summaries(folder)
@@ -52,6 +54,8 @@ def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -
         raise DataError(
             f"runs={folder}: no finished run (no summary.json that can be read) below this folder.{reasons}"
         )
+    if sort is not None:
+        one_of("sort", sort, sorted({name for row in found for name in row.values}))
     metric = sort or ordering(found)
     show_table(console, found, f"{folder} by {metric}")
     notes = notes_on(found, metric)
