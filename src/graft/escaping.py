@@ -36,9 +36,9 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record), lines=True)
 
 
-def say(text: str, *, end: str = "\n") -> None:
-    """Print `text`, whatever names are in it."""
-    print(printable(text, lines=True), end=end)
+def say(text: str) -> None:
+    """Print `text`, with control characters in names written out."""
+    print(printable(text, lines=True))
 
 
 def csv_cell(value: Cell) -> Cell | str:

@@ -30,14 +30,18 @@ class MetricsTable:
     damaged: int
 
 
-def read_metrics(path: Path) -> MetricsTable:
+def read_metrics(path: Path, largest: int = LARGEST) -> MetricsTable:
     """The table in `path`, without a torn last line and without lines that are damaged.
 
+    Args:
+        path: the file.
+        largest: bytes that it may have.
+
     Raises:
-        DataError: it is no regular file, or has more than 256 MiB.
+        DataError: it is no regular file, or larger.
         OSError: it cannot be read.
     """
-    text = read_regular(path, LARGEST).decode("utf-8", errors="replace")
+    text = read_regular(path, largest).decode("utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     rows: list[Row] = []
     columns: list[str] = []

@@ -18,7 +18,7 @@ from graft.cli import TRUSTED
 from graft.config import conf_dir
 from graft.config.identity import identity
 from graft.config.schema import register
-from graft.errors import ConfigError
+from graft.errors import ConfigError, DataError
 from graft.tasks import sweep as sweep_module
 from graft.tasks.folders import INDEX, folder_of, job_folder, restore_index
 from graft.tasks.grid import require_gpu_for_jobs
@@ -167,6 +167,15 @@ def test_an_entry_leads_to_a_job_folder_or_nowhere(name: str, tmp_path: Path) ->
     assert folder_of(tmp_path / "it", "0" * 16) is None
     assert job_folder(tmp_path / "it", 0, "0" * 16) == "0"
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("path", ["it", f"it/{INDEX}"])
+def test_a_file_in_the_place_of_a_folder_is_named(path: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep" / path).parent.mkdir(parents=True)
+    (tmp_path / "sweep" / path).write_text("mine")
+    with pytest.raises(DataError, match=r"\.jobs: cannot be made"):
+        restore_index(tmp_path / "sweep" / "it")
+    assert (tmp_path / "sweep" / path).read_text() == "mine"
 
 
 def test_of_two_folders_of_one_configuration_the_finished_one_counts(tmp_path: Path) -> None:

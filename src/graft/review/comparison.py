@@ -350,10 +350,12 @@ def as_csv(found: Sequence[Row]) -> str:
     keys = _keys(found)
     metrics = list(dict.fromkeys(name for row in found for name in row.values))
     figures = [f"{name} {what}" for name in metrics for what in ("mean", "sd")]
-    lines: list[list[Json]] = [[*keys, "seeds", "seconds", "epochs", *UNFINISHED, "folder", "checkpoint", *figures]]
+    lines: list[list[Json]] = [
+        [*keys, "seeds", "seconds", "epochs", "validated on", *UNFINISHED, "folder", "checkpoint", *figures]
+    ]
     for row in found:
         line: list[Json] = [row.choices.get(key) for key in keys]
-        line += [" ".join(map(str, row.seeds)), row.seconds, row.epochs]
+        line += [" ".join(map(str, row.seeds)), row.seconds, row.epochs, _validated_on(row)]
         line += [row.statuses.count(status) for status in UNFINISHED]
         line += [row.folder, row.checkpoint]
         for name in metrics:

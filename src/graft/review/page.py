@@ -27,6 +27,9 @@ DETAILED = 50
 MEMORY = 2**27
 """Bytes of all records on a page."""
 
+LARGEST_TABLE = 2**25
+"""Bytes of a metrics.csv whose curves are shown; in memory it takes ten times that."""
+
 NAMED = 40
 """Files at most that are named as unreadable."""
 
@@ -165,7 +168,7 @@ def learning_curves(file: Path) -> tuple[dict[str, list[list[float]]], int]:
     Raises:
         OSError, DataError: as `read_metrics`.
     """
-    table = read_metrics(file)
+    table = read_metrics(file, LARGEST_TABLE)
     rows = [row for row in table.rows if all(map(math.isfinite, (row["step"], row.get("epoch", 0))))]
     ends = [row["step"] for row in rows if "train/loss" in row and row.get("epoch", 0) == 0]
     epoch = max(ends, default=0) or max((row["step"] for row in rows), default=0) or 1

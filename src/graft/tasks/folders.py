@@ -58,8 +58,18 @@ def folder_of(sweep: Path, configuration: str) -> Path | None:
 
 
 def restore_index(sweep: Path) -> None:
-    """Make the index, and add to it the job folders that it lacks, by what their summaries say."""
-    (sweep / INDEX).mkdir(parents=True, exist_ok=True)
+    """Make the index, and add to it the job folders that it lacks, by what their summaries say.
+
+    Raises:
+        DataError: something else has its place.
+    """
+    try:
+        (sweep / INDEX).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{sweep / INDEX}: cannot be made ({error.strerror}).\n"
+            "Remove what is there, or give a sweep_name of its own to this sweep."
+        ) from error
     with FileLock(sweep / INDEX / "lock"):
         entries = [entry for entry in (sweep / INDEX).iterdir() if IDENTITY.fullmatch(entry.name)]
         indexed = {entry.name: folder for entry in entries if (folder := folder_of(sweep, entry.name))}

@@ -36,12 +36,12 @@ class ShowComparison(Callback):
         """Raises SystemExit(1) where a job of this command did not finish, whatever becomes of the table."""
         error, folder = sys.exc_info()[1], _folder(config)
         failed: list[Job] | None = None
-        with saying_what_fails("The jobs could not be counted"):
+        with reporting_failure("The jobs could not be counted"):
             failed = [job for job in unfinished_jobs(folder) if self._before.get(job.folder) != job.state]
-        with saying_what_fails("The table could not be made"):
+        with reporting_failure("The table could not be made"):
             show_runs(config, folder)
         if failed or (error and has_runs(folder)):
-            with saying_what_fails("The jobs that failed could not be named"):
+            with reporting_failure("The jobs that failed could not be named"):
                 sys.stdout.flush()
                 lines = "".join(map(str, failed or ()))
                 sys.stderr.write(
@@ -108,8 +108,8 @@ def show_runs(config: Any, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def saying_what_fails(what: str) -> Iterator[None]:
-    """Write what goes wrong inside to stderr, and go on."""
+def reporting_failure(what: str) -> Iterator[None]:
+    """Write an exception inside to stderr instead of raising it."""
     try:
         yield
     except Exception as error:
