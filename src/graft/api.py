@@ -215,6 +215,8 @@ class FinishedRun:
             return read_metrics(self.folder / "metrics.csv").rows
         except FileNotFoundError:
             raise DataError(f"{self.folder}: no metrics.csv; the run had logger.csv=false.") from None
+        except DataError as error:
+            raise DataError(f"{self.folder / 'metrics.csv'}: {error}") from error
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """(steps, values) of e.g. "val/acc", ready for `axes.plot(*run.curve("val/acc"))`.

@@ -54,10 +54,10 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
 
 
 def read_regular(file: Path, largest: int) -> bytes:
-    """The content of a regular file of at most `largest` bytes; nothing else is opened, or waited for.
+    """The content of a regular file of at most `largest` bytes; nothing else is read, or waited for.
 
     Raises:
-        DataError: it is a folder, a pipe or a device, or larger.
+        DataError: it is a folder, a pipe or a device, or larger; the reason alone, without the file's name.
         OSError: it cannot be read.
     """
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -38,7 +38,7 @@ def read_metrics(path: Path, largest: int = LARGEST) -> MetricsTable:
         largest: bytes that it may have.
 
     Raises:
-        DataError: it is no regular file, or larger.
+        DataError: it is no regular file, or larger; the reason alone.
         OSError: it cannot be read.
     """
     text = read_regular(path, largest).decode("utf-8", errors="replace")

@@ -1,10 +1,12 @@
 """metrics.csv"""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 
+from graft.errors import DataError
 from graft.learning.table_logger import TableLogger
 
 
@@ -113,3 +115,9 @@ def test_damaged_lines_are_dropped_counted_and_kept_beside(tmp_path: Path, caplo
     assert (tmp_path / "metrics.damaged.csv").read_bytes() == damaged
     table.finalize("success")
     assert path.read_text() == WHOLE
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.csv")
+    with pytest.raises(DataError, match=r"metrics\.csv: not a regular file"):
+        TableLogger(tmp_path / "metrics.csv")

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from graft.errors import DataError
 from graft.escaping import CsvWriter
 from graft.files import write_atomically
 from graft.metrics_table import Row, read_metrics
@@ -37,7 +38,10 @@ class TableLogger(Logger):
             self._read()
 
     def _read(self) -> None:
-        table = read_metrics(self.path)
+        try:
+            table = read_metrics(self.path)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}.\nMove it away; the run's checkpoints do not need it.") from error
         self._columns = table.columns or self._columns
         self._rows = {int(row["step"]): row for row in table.rows}
         self._written = len(self._rows)
