@@ -194,6 +194,7 @@ def test_where_validation_is_the_test_set_the_table_says_so(tmp_path: Path, caps
     assert "their test figures are too good" in printed
     for file in ("compare.md", "compare.html"):
         assert "the test images" in (tmp_path / file).read_text()
+    assert "other images" not in (tmp_path / "compare.csv").read_text(), "nothing is known of the other run"
 
 
 # -- what a table is shown in ------------------------------------------------------------------------------------------

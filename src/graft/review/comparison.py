@@ -291,7 +291,9 @@ def _most_epochs(row: Row) -> int | None:
 
 
 def _validated_on(row: Row) -> str:
-    return "the test images" if row.validates_on_test else "other images"
+    if row.validates_on_test:
+        return "the test images"
+    return "–" if all(run.validates_on_test is None for run in row.members) else "other images"
 
 
 def _checkpoint(row: Row, root: str) -> str:

@@ -44,7 +44,7 @@ class Summary:
         content: the hash of its data set before it is divided; empty where it is not known.
         fingerprint: the hash of its data set as it was divided.
         root: `data.root`.
-        validates_on_test: validation and test images are the same.
+        validates_on_test: validation and test images are the same; None where it is not known.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class Summary:
     content: str = ""
     fingerprint: str = ""
     root: str | None = None
-    validates_on_test: bool = False
+    validates_on_test: bool | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -107,7 +107,7 @@ class Summary:
             content=_get(data, "content", str, ""),
             fingerprint=_get(data, "fingerprint", str, ""),
             root=_get(data, "root", str, None),
-            validates_on_test=_get(data, "validates_on_test", bool, False),
+            validates_on_test=_get(data, "validates_on_test", bool, None),
         )
 
 
