@@ -10,8 +10,6 @@
 Nothing here imports torch until something is computed. Mistakes are GraftErrors, as on the command line.
 """
 
-import csv
-import io
 import logging
 import os
 import sys
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError
-from graft.files import read_regular
+from graft.escaping import PrintableFormatter
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -221,12 +219,14 @@ class FinishedRun:
     @property
     def table(self) -> list[dict[str, float]]:
         """metrics.csv: a row a step at which something was measured, with what was measured."""
+        from graft.metrics_table import read_metrics
+
         try:
-            text = read_regular(self.folder / "metrics.csv").decode()
+            return read_metrics(self.folder / "metrics.csv").rows
         except FileNotFoundError:
             raise DataError(f"{self.folder}: no metrics.csv; the run had logger.csv=false.") from None
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+        except OSError as error:
+            raise DataError(f"{self.folder / 'metrics.csv'}: {error.strerror or error}") from error
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """(steps, values) of e.g. "val/acc", ready for `axes.plot(*run.curve("val/acc"))`.
@@ -298,6 +298,7 @@ def _log_of(folder: Path, echo: bool) -> Iterator[None]:
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in handlers:
+        handler.setFormatter(PrintableFormatter())
         log.addHandler(handler)
     try:
         yield

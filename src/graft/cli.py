@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError
+from graft.escaping import printable
 from graft.files import DISK_FULL
 from graft.learning.signals import end_when_asked_twice
 from graft.startup import SAFE_PATH
@@ -73,7 +74,7 @@ def main(task: str | None = None) -> None:
     except Exception as error:
         if full_error:
             raise
-        sys.stderr.write(explain(error, task) or traceback.format_exc())
+        sys.stderr.write(printable(explain(error, task) or traceback.format_exc(), lines=True))
         sys.exit(1)
 
 

@@ -16,7 +16,7 @@ from commands import QUICK
 from torch import nn
 
 import graft
-from graft.errors import GraftError, TrainingError, WeightsError
+from graft.errors import DataError, GraftError, TrainingError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
 from graft.models import build_network
 from graft.models.recipe import Recipe
@@ -97,7 +97,8 @@ def test_no_door_of_a_run_leads_to_it(words: str, tmp_path: Path) -> None:
 
 def test_what_a_run_kept_for_comparison_is_plain_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "review.npz", images=np.array([Calls(os.mkdir, str(tmp_path / "mark"))], dtype=object))
-    assert read_record(tmp_path) is None
+    with pytest.raises(DataError):
+        read_record(tmp_path)
     assert not (tmp_path / "mark").exists()
 
 

@@ -1,21 +1,25 @@
 """The comparison page: whole, escaped, bounded, and as a real browser shows it."""
 
+import base64
+import hashlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from graft.predictions import Predictions
 from graft.review import page as module
-from graft.review.comparison import read_summaries, rows
+from graft.review.comparison import Row, rows
 from graft.review.page import as_page, learning_curves
 from graft.review.record import record_of, write_record
+from graft.review.summary import find_summaries
 from graft.tasks.compare import show
+from graft.terminal import PlainConsole
 
 SCRIPT = "</script><script>window.broken=1</script>"
 CLASSES = ("ants", SCRIPT, "개미", "<!-- a")
@@ -44,6 +48,10 @@ def a_run(folder: Path, *, acc: float, seed: int = 0, wrong: tuple[int, ...] = (
     return folder
 
 
+def rows_of(folder: Path) -> list[Row]:
+    return rows(find_summaries(folder)[0])
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     a_run(tmp_path / "a", acc=0.9, wrong=(3,))
@@ -58,7 +66,7 @@ def content(text: str) -> Any:
 
 
 def test_the_page_asks_for_nothing_and_no_name_gets_out_of_its_place(runs: Path) -> None:
-    text = as_page(rows(read_summaries(runs)), SCRIPT)
+    text = as_page(rows_of(runs), SCRIPT).text
     assert "window.broken=1</script>" not in text
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?https?:", text)
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
@@ -67,8 +75,39 @@ def test_the_page_asks_for_nothing_and_no_name_gets_out_of_its_place(runs: Path)
     assert content(text)["classes"][json.dumps(CLASSES, ensure_ascii=False)]["names"] == list(CLASSES)
 
 
+def test_its_policy_lets_no_other_script_run(runs: Path) -> None:
+    text = as_page(rows_of(runs), "runs").text
+    (allowed,) = re.findall(r"script-src '(.*?)'", text)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert [f"sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}" for each in scripts] == [
+        allowed
+    ]
+
+
+def test_what_cannot_be_read_is_named_on_the_page_and_by_compare(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "a" / "review.npz").write_bytes(b"PK damaged")
+    (runs / "b" / "metrics.csv").unlink()
+    os.mkfifo(runs / "b" / "metrics.csv")
+    (runs / "bad").mkdir()
+    (runs / "bad" / "summary.json").write_text("[]")
+    show(runs)
+    printed = capsys.readouterr().out
+    assert "3 files could not be read" in printed
+    for name in ("a/review.npz", "b/metrics.csv", "bad/summary.json"):
+        assert f"{runs / name}: " in printed
+        assert f"<li>{runs / name}: " in (runs / "compare.html").read_text()
+
+
+def test_a_table_that_is_too_large_is_not_read(runs: Path) -> None:
+    os.truncate(runs / "a" / "metrics.csv", 2**30)
+    (ignored,) = as_page(rows_of(runs), "runs").unreadable
+    assert "1,073,741,824 bytes" in str(ignored)
+
+
 def test_images_that_runs_see_differently_are_found_with_who_said_what(runs: Path) -> None:
-    found = content(as_page(rows(read_summaries(runs)), "runs"))["disagreements"]
+    found = content(as_page(rows_of(runs), "runs").text)["disagreements"]
     assert {image["name"].split("/")[-1] for image in found} == {"3.jpg", "4.jpg"}
     three = next(image for image in found if image["name"].endswith("/3.jpg"))
     assert three["true"] == CLASSES[3]
@@ -78,23 +117,23 @@ def test_images_that_runs_see_differently_are_found_with_who_said_what(runs: Pat
 
 
 def test_what_differs_says_in_which_rows(runs: Path) -> None:
-    text = as_page(rows(read_summaries(runs)), "runs")
+    text = as_page(rows_of(runs), "runs").text
     values = "<span><code>–</code> in 1, 2</span> <span><code>0.1</code> in 3</span>"
     assert f'<th scope="row">optimizer.lr</th><td>{values}</td>' in text
     assert '<th scope="row">model</th><td>vgg16</td>' in text, "the same everywhere"
 
 
 def test_curves_are_over_epochs_and_thin_enough(tmp_path: Path) -> None:
-    curves = learning_curves(a_run(tmp_path / "a", acc=0.9) / "metrics.csv")
+    curves, _ = learning_curves(a_run(tmp_path / "a", acc=0.9) / "metrics.csv")
     assert [x for x, _ in curves["val/acc"]] == [0, 1, 2, 3]
     assert curves["train/acc"][-1] == [3, 0.9]
-    lines = ["step,epoch,val/loss", *(f"{i},{i // 10},{1 / (i + 1)}" for i in range(5000)), "5001,500,nan"]
+    lines = ["step,epoch,val/loss", *(f"{i},{i // 10},{1 / (i + 1)}" for i in range(5000)), "5001,500,nan", ""]
     (tmp_path / "long.csv").write_text("\n".join(lines))
-    points = learning_curves(tmp_path / "long.csv")["val/loss"]
+    points = learning_curves(tmp_path / "long.csv")[0]["val/loss"]
     assert len(points) == module.POINTS
     assert (points[0][1], points[-1][1]) == (1, pytest.approx(1 / 5000))
-    (tmp_path / "broken.csv").write_bytes(b"step,val/loss\n1,\xff\xfe\n")
-    assert learning_curves(tmp_path / "broken.csv") == learning_curves(tmp_path / "nowhere") == {}
+    (tmp_path / "broken.csv").write_bytes(b"step,val/loss\n1,\xff\xfe\n2,0.5\n")
+    assert learning_curves(tmp_path / "broken.csv") == ({"val/loss": [[1, 0.5]]}, 1)
 
 
 def test_two_thousand_runs_make_a_page_that_a_browser_can_open(tmp_path: Path) -> None:
@@ -108,8 +147,8 @@ def test_two_thousand_runs_make_a_page_that_a_browser_can_open(tmp_path: Path) -
         if number < 100:
             (folder / "review.npz").hardlink_to(record / "review.npz")
             (folder / "metrics.csv").hardlink_to(record / "metrics.csv")
-    found = rows(read_summaries(tmp_path))
-    text = as_page(found, "runs")
+    found = rows_of(tmp_path)
+    text = as_page(found, "runs").text
     assert len(content(text)["runs"]) == module.DETAILED
     assert text.count('type="checkbox"') == module.DETAILED
     assert text.count("<tr>") > 2000
@@ -121,7 +160,7 @@ def test_a_run_without_record_and_curves_is_in_the_table(tmp_path: Path) -> None
     folder = a_run(tmp_path / "a", acc=0.5)
     (folder / "review.npz").write_bytes(b"broken")
     (folder / "metrics.csv").unlink()
-    (told,) = content(as_page(rows(read_summaries(tmp_path)), "runs"))["runs"]
+    (told,) = content(as_page(rows_of(tmp_path), "runs").text)["runs"]
     assert told["curves"] == {}
     assert "confusion" not in told
 
@@ -129,7 +168,7 @@ def test_a_run_without_record_and_curves_is_in_the_table(tmp_path: Path) -> None
 def test_many_classes_are_cut_to_those_in_which_runs_differ(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
     monkeypatch.setattr(module, "LISTED", 1)
     monkeypatch.setattr(module, "CELLED", 2)
-    told = content(as_page(rows(read_summaries(runs)), "runs"))
+    told = content(as_page(rows_of(runs), "runs").text)
     (classes,) = told["classes"].values()
     assert classes["shown"] in ([3], [0])  # images 3 and 4 are of these classes
     assert told["runs"][0]["mixed"] == [[3, 0, 1]]
@@ -137,8 +176,8 @@ def test_many_classes_are_cut_to_those_in_which_runs_differ(monkeypatch: pytest.
 
 def test_compare_writes_the_page_and_says_where(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
-    monkeypatch.setattr("graft.tasks.compare.Console", lambda **_: Console(file=said, width=200))
-    show(runs, sort="test/acc", output=runs / "there")
+    monkeypatch.setattr("graft.tasks.compare.PlainConsole", lambda: PlainConsole(file=said, width=200))
+    show(runs, output=runs / "there")
     assert f"page  {runs / 'there' / 'compare.html'}" in said.getvalue()
     assert {file.name for file in (runs / "there").iterdir()} == {"compare.html", "compare.md", "compare.csv"}
 
@@ -149,7 +188,7 @@ def test_compare_writes_the_page_and_says_where(runs: Path, monkeypatch: pytest.
 @pytest.fixture(params=["light", "dark"])
 def tab(request: pytest.FixtureRequest, runs: Path, browser: Any) -> Any:
     """The page, offline; anything the browser complains of fails the test."""
-    show(runs, sort="test/acc")
+    show(runs)
     context = browser.new_context(offline=True, color_scheme=request.param, viewport={"width": 1400, "height": 1000})
     opened = context.new_page()
     complaints: list[str] = []

@@ -1,10 +1,18 @@
 """review.npz: small, safe to read, and what was said."""
 
+import json
+import os
+import random
+import tracemalloc
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from graft.errors import DataError
 from graft.predictions import Predictions, digest
 from graft.review.record import FILE, read_record, record_of, write_record
 
@@ -54,11 +62,122 @@ def test_it_stays_under_two_megabytes_with_a_thousand_classes_and_fifty_thousand
     assert sorted(found.digests) == sorted(map(digest, names))[:10_000], "the same images in every run"
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", None])
-def test_what_cannot_be_read_is_none_and_runs_no_code(content: bytes | None, tmp_path: Path) -> None:
-    if content is None:
-        np.savez(tmp_path / FILE, told=np.array([{"a": 1}], dtype=object))
-    else:
-        (tmp_path / FILE).write_bytes(content)
+def test_a_run_without_a_record_has_none(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
-    assert read_record(tmp_path / "nowhere") is None
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> dict[str, Any]:
+    """The arrays of a sound record, which `broken` writes changed."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    write_record(tmp_path, record_of(drawn(30, 3), "test", "abc", [f"{i}.jpg" for i in range(30)], [(4, image)]))
+    with np.load(tmp_path / FILE) as file:
+        return {name: file[name] for name in file.files}
+
+
+def told(arrays: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """`arrays` with another description."""
+    description = json.loads(arrays["told"].tobytes()) | changed
+    return arrays | {"told": np.frombuffer(json.dumps(description).encode(), np.uint8)}
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "an object": lambda arrays: arrays | {"cells": np.array([{"a": 1}], dtype=object)},
+    "a predicted class that there is not": lambda arrays: arrays | {"predicted": arrays["predicted"] + np.uint32(3)},
+    "a true class that there is not": lambda arrays: arrays | {"labels": arrays["labels"] + np.uint32(2**31)},
+    "a cell that there is not": lambda arrays: arrays | {"cells": arrays["cells"] + np.uint64(9)},
+    "more right than there are": lambda arrays: arrays | {"correct": arrays["totals"] + np.uint32(1)},
+    "columns of different lengths": lambda arrays: arrays | {"labels": arrays["labels"][:-1]},
+    "two dimensions": lambda arrays: arrays | {"labels": arrays["labels"][:, None]},
+    "another type": lambda arrays: arrays | {"confidence": arrays["confidence"].astype(float)},
+    "an array too few": lambda arrays: {name: array for name, array in arrays.items() if name != "cells"},
+    "an array too many": lambda arrays: arrays | {"more": np.zeros(3)},
+    "no classes": lambda arrays: told(arrays, classes=[]),
+    "classes that are numbers": lambda arrays: told(arrays, classes=[1, 2, 3]),
+    "a length below 0": lambda arrays: told(arrays, lengths=[-1]),
+    "a length beyond the end": lambda arrays: told(arrays, lengths=[10**9]),
+    "no description": lambda arrays: arrays | {"told": np.frombuffer(b"[]", np.uint8)},
+    "a description nested too deeply": lambda arrays: arrays | {"told": np.frombuffer(b"[" * 10**5, np.uint8)},
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_record_that_contradicts_itself_is_refused(kind: str, record: dict[str, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / FILE, **BROKEN[kind](record))
+    with pytest.raises(DataError):
+        read_record(tmp_path)
+
+
+def test_bits_that_flip_are_noticed_or_change_nothing_that_breaks(record: dict[str, Any], tmp_path: Path) -> None:
+    content, draw = (tmp_path / FILE).read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(200):
+        position = draw.randrange(len(content))
+        flipped = content[:position] + bytes([content[position] ^ 1 << draw.randrange(8)]) + content[position + 1 :]
+        (tmp_path / FILE).write_bytes(flipped)
+        try:
+            assert read_record(tmp_path) is not None
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -1])
+def test_a_record_that_was_cut_is_refused(cut: int, record: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:cut])
+    with pytest.raises(DataError):
+        read_record(tmp_path)
+
+
+def bomb(file: Path, arrays: dict[str, Any], method: int, size: int) -> None:
+    """A record whose pictures are `size` zeros; those are packed into a thousandth."""
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                count = size if name == "pictures" else array.size
+                kind = np.lib.format.dtype_to_descr(array.dtype)
+                np.lib.format.write_array_header_1_0(member, {"descr": kind, "fortran_order": False, "shape": (count,)})
+                if name != "pictures":
+                    member.write(array.tobytes())
+                elif method != zipfile.ZIP_STORED:
+                    for _ in range(size // 2**20):
+                        member.write(bytes(2**20))
+
+
+SIZE = 2**28
+
+BOMBS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
+    "deflated": lambda file, arrays: bomb(file, arrays, zipfile.ZIP_DEFLATED, SIZE),
+    "bzip2": lambda file, arrays: bomb(file, arrays, zipfile.ZIP_BZIP2, SIZE),
+    "lzma": lambda file, arrays: bomb(file, arrays, zipfile.ZIP_LZMA, SIZE),
+    "a shape without its content": lambda file, arrays: bomb(file, arrays, zipfile.ZIP_STORED, 2**40),
+    "a size that is a lie": lambda file, arrays: lie(file, arrays),
+}
+
+
+def lie(file: Path, arrays: dict[str, Any]) -> None:
+    """The deflated one, which says that it unpacks to a kilobyte."""
+    bomb(file, arrays, zipfile.ZIP_DEFLATED, SIZE)
+    with zipfile.ZipFile(file) as archive:
+        size = archive.getinfo("pictures.npy").file_size
+    content = file.read_bytes()
+    assert content.count(size.to_bytes(4, "little")) >= 1
+    file.write_bytes(content.replace(size.to_bytes(4, "little"), (1024).to_bytes(4, "little")))
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_takes_no_large_memory(kind: str, record: dict[str, Any], tmp_path: Path) -> None:
+    BOMBS[kind](tmp_path / FILE, record)
+    assert (tmp_path / FILE).stat().st_size < 2**20
+    tracemalloc.start()
+    with pytest.raises(DataError):
+        read_record(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**25
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(DataError, match="regular"):
+        read_record(tmp_path)

@@ -22,7 +22,7 @@ from graft.learning.checkpoints import checkpoint_file, read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models.normalise import Normalise
 from graft.tasks import score
-from graft.tasks.evaluate import different_data, run_config
+from graft.tasks.evaluate import different_data, run_config, summary_beside
 
 
 def composed(task: str, *overrides: str) -> Any:
@@ -216,3 +216,9 @@ def test_a_run_folder_means_its_best_checkpoint(digits_run: Path, tmp_path: Path
     assert checkpoint_file(str(digits_run)) == checkpoint_file(str(best)) == best
     with pytest.raises(TrainingError, match=str(tmp_path)):
         checkpoint_file(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"data": []}', '{"data": {"fingerprint": 3}}', "[" * 10**5])
+def test_a_summary_that_no_run_wrote_is_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    assert summary_beside(tmp_path / "checkpoints" / "best.ckpt") == {}

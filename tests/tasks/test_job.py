@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graft.tasks.folders import job_folder
-from graft.tasks.places import Place, place_among, share
+from graft.tasks.gpu_slots import Slot, claimed_slot, share
 
 
 def test_a_configuration_keeps_its_folder_and_no_folder_is_taken_twice(tmp_path: Path) -> None:
@@ -42,11 +42,31 @@ def test_shares_are_disjoint_and_of_one_size() -> None:
 def test_each_job_has_a_gpu_and_cores_of_its_own_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7f,5,6")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 8, 9}, raising=False)
-    monkeypatch.setattr("graft.tasks.places.available_cores", lambda: 4)
-    with place_among(2, tmp_path) as first:
-        with place_among(2, tmp_path) as second:
-            assert (first, second) == (Place(("3", "GPU-7f"), (2, 3)), Place(("5", "6"), (8, 9)))
-        with place_among(2, tmp_path) as third:
+    monkeypatch.setattr("graft.tasks.gpu_slots.available_cores", lambda: 4)
+    with claimed_slot(2, tmp_path) as first:
+        with claimed_slot(2, tmp_path) as second:
+            assert (first, second) == (Slot(("3", "GPU-7f"), (2, 3)), Slot(("5", "6"), (8, 9)))
+        with claimed_slot(2, tmp_path) as third:
             assert third == second
-    with place_among(1, tmp_path) as alone:
-        assert alone == Place(None, None)
+    with claimed_slot(1, tmp_path) as alone:
+        assert alone == Slot(None, None)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link", "a folder of somebody else"])
+def test_what_others_put_into_the_temporary_folder_stops_no_sweep(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    for name in (f"graft-places-{os.getuid()}", f"graft-{os.getuid()}", "graft"):
+        if kind == "a file":
+            (temporary / name).touch()
+        elif kind == "a link":
+            (temporary / name).symlink_to(tmp_path / "elsewhere")
+        else:
+            (temporary / name).mkdir(mode=0)
+    with claimed_slot(2, tmp_path / "sweep") as first, claimed_slot(2, tmp_path / "sweep") as second:
+        assert first != second or first.cores is None
+    assert not (tmp_path / "elsewhere").exists()

@@ -11,7 +11,8 @@ class CompareConfig:
     """The whole configuration of `graft compare`."""
 
     runs: str = "outputs"
-    sort: str = "test/acc"
+    sort: str | None = None
+    """The metric that orders the rows; null: what the runs optimize (optimized_metric)."""
     output: str | None = None
     """Folder for compare.md, compare.csv and compare.html; null: beside the runs."""
 

@@ -276,7 +276,6 @@ UNESSENTIAL = (
     "resume",
     "sweep_name",
     "search.",
-    "optimized_metric",
     "paths.",
     "logger.",
     "review.",

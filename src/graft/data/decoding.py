@@ -130,10 +130,11 @@ class Progress:
     PATIENCE = 1.0
 
     def __init__(self, what: str, total: int) -> None:
-        from rich.console import Console
         from rich.progress import Progress
 
-        console = Console(stderr=True)
+        from graft.terminal import PlainConsole
+
+        console = PlainConsole(stderr=True)
         self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
         self.task = self.bar.add_task(f"decoding {what}", total=total)
         self.due: float | None = time.monotonic() + self.PATIENCE

@@ -264,6 +264,16 @@ class ImageSet:
             least=self.least,
         )
 
+    def content(self, index: int) -> bytes:
+        """What is cheap to know of a picture's content: its pixels in memory, or the size of its file."""
+        if self.pixels is not None:
+            return self.pixels[index].tobytes()
+        assert self.paths is not None
+        try:
+            return str(os.stat(self.paths[index]).st_size).encode()
+        except OSError:
+            return b"missing"
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) over names and contents: pixels, or sizes, times of change and hashes of files."""
         digest = hashlib.sha256("\0".join(self.names).encode())

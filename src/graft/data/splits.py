@@ -160,6 +160,7 @@ class Splits:
         notes: what a reader of the results ought to know, one sentence each.
         root: where the files lie; None when there are none.
         left_out: (name, reason) of images that were drawn but cannot be read.
+        source: `Source.fingerprint` of the set that was divided.
     """
 
     classes: tuple[str, ...]
@@ -169,6 +170,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     root: Path | None = None
     left_out: tuple[tuple[str, str], ...] = ()
+    source: str = ""
 
     def parts(self) -> dict[str, ImageSet]:
         """The three parts by name."""

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import PIL
 import torch
 import torchvision
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from graft.learning.device import compile_mode
 from graft.learning.feature_store import FeatureStore, Stored, Wanted, in_words
 from graft.learning.learner import Learner
 from graft.models.normalise import is_channels_last
+from graft.terminal import PlainConsole
 from graft.transfer.cut import Cut, NoCut, find_cut
 
 log = logging.getLogger("graft")
@@ -266,7 +266,7 @@ class FeatureCache:
         """What the frozen layers make of every image, batch after batch."""
         view = f", view {need.view + 1}" if self._views > 1 and need.part == "train" else ""
         log.info("cache  computing the features of %s %s images at %s%s", f"{count:,}", need.part, need.cut.name, view)
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         loader = self.data.in_order(need.part, need.view, BATCH)
         first = need.epochs[0] if need.epochs else 0
         with (

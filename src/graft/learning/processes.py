@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments import (
 )
 
 from graft.errors import TrainingError
+from graft.escaping import PrintableFormatter
 from graft.learning.signals import STOP, end_when_asked_twice
 from graft.startup import safe_path
 
@@ -77,7 +78,9 @@ def _enter(function: Callable[..., Result], *arguments: Any) -> Result:
             logging.StreamHandler(sys.stdout),
             logging.FileHandler(folder / "train.log"),
         ]
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+        for handler in handlers:
+            handler.setFormatter(PrintableFormatter())
+        logging.basicConfig(level=logging.INFO, handlers=handlers)
     end_when_asked_twice()
     with STOP.listening():
         return function(*arguments)

@@ -1,8 +1,9 @@
 """metrics.csv: one row a step, one column a metric."""
 
-import csv
 import io
+import logging
 import math
+import shutil
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from graft.errors import DataError
+from graft.escaping import CsvWriter
 from graft.files import write_atomically
+from graft.metrics_table import Row, read_metrics
 
-Row = dict[str, float]
+log = logging.getLogger("graft")
 
 
 class TableLogger(Logger):
@@ -34,13 +38,21 @@ class TableLogger(Logger):
             self._read()
 
     def _read(self) -> None:
-        with self.path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            self._columns = list(reader.fieldnames or self._columns)
-            for row in reader:
-                values = {key: float(value) for key, value in row.items() if value not in (None, "")}
-                self._rows[int(values["step"])] = values
+        try:
+            table = read_metrics(self.path)
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror or error}.\nMove it away; the run's checkpoints do not need it.") from error
+        self._columns = table.columns or self._columns
+        self._rows = {int(row["step"]): row for row in table.rows}
         self._written = len(self._rows)
+        if table.torn:
+            log.warning("note  %s: its last line was not written to its end and is dropped", self.path)
+        if table.damaged:
+            copy = self.path.with_suffix(".damaged.csv")
+            shutil.copyfile(self.path, copy)
+            log.warning("note  %s: damaged lines are dropped (%d); they are kept in %s", self.path, table.damaged, copy)
+        if table.torn or table.damaged:
+            self._written = -1
 
     def go_on_after(self, step: int) -> None:
         """Forget what was logged after optimizer step `step`: a resumed run logs it again."""
@@ -99,7 +111,7 @@ class TableLogger(Logger):
     def _header(self) -> str:
         """The names of the columns, quoted where a class has a comma or a quotation mark in its name."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(self._columns)
+        CsvWriter(text).writerow(self._columns)
         return text.getvalue()
 
     def _line(self, row: Row) -> str:

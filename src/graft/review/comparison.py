@@ -1,107 +1,195 @@
-"""Runs side by side: those that differ only in their seed are one row, mean ± standard deviation."""
+"""Runs side by side: those of one experiment that differ only in their seed are one row, mean ± standard deviation."""
 
-import csv
 import io
 import json
+import math
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property, partial
 
 from rich.table import Table
+from rich.text import Text
 
-from graft.files import read_regular
+from graft.config.metrics import direction
+from graft.escaping import CsvWriter, markdown, printable
+from graft.review.summary import Json, Summary
 
 METRICS = ("val/acc", "test/acc", "test/loss")
 UNFINISHED = ("failed", "pruned", "interrupted")
 
+LONGEST = 160
+"""Characters of a cell; compare.csv has all of them."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """Runs of one configuration.
+    """Runs of one experiment: the same configuration, classes, data and metric.
 
     Attributes:
-        choices: what was configured, without the seed.
-        values: metric name to the figures of the finished runs, one a seed.
-        seeds: of the finished runs.
-        seconds: mean duration.
-        statuses: of all runs, finished or not.
-        folder: of the run with the best sorting metric.
-        checkpoint: that run's best checkpoint, None before there is one.
-        repeats: seed and fold of each finished run, in the order of `values`.
+        members: all of them, finished or not.
     """
 
-    choices: dict[str, Any]
-    values: dict[str, list[float]]
-    seeds: list[int]
-    seconds: float
-    statuses: list[str]
-    folder: str
-    checkpoint: str | None = None
-    repeats: tuple[tuple[int, int | None], ...] = ()
+    members: tuple[Summary, ...]
+
+    @cached_property
+    def finished(self) -> list[Summary]:
+        """The runs that count in the figures."""
+        return [run for run in self.members if run.status == "finished"]
+
+    @cached_property
+    def choices(self) -> dict[str, Json]:
+        """What was configured, without the seed, and the data it was configured for."""
+        known = next((run for run in self.members if run.classes), self.members[0])
+        classes = f"{len(known.classes)}: {', '.join(known.classes)}" if known.classes else None
+        return dict(known.config) | {"data.root": known.root, CLASSES: classes, CONTENT: known.content[:8] or None}
+
+    @property
+    def metric(self) -> str:
+        """What the experiment optimizes; never a figure of the test images, which are not to be chosen by."""
+        return str(self.choices.get("optimized_metric") or "val/acc").replace("test/", "val/", 1)
+
+    @cached_property
+    def values(self) -> dict[str, list[float]]:
+        """Metric name → the figures of the finished runs that have it."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for run in self.finished:
+            for name, value in run.metrics.items():
+                found[name].append(value)
+        return dict(found)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the finished runs."""
+        return [run.seed for run in self.finished]
+
+    @property
+    def statuses(self) -> list[str]:
+        """Of all runs."""
+        return [run.status for run in self.members]
+
+    @property
+    def seconds(self) -> float:
+        """Mean duration."""
+        return mean([run.seconds for run in self.members])
+
+    @property
+    def epochs(self) -> str:
+        """How many the finished runs took: "5", or "3–5" where they differ."""
+        counts = sorted({run.epochs for run in self.finished})
+        return "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "–"
+
+    @property
+    def validates_on_test(self) -> bool:
+        """Whether the figures it was chosen by are figures of the test images."""
+        return any(run.validates_on_test for run in self.members)
+
+    @cached_property
+    def best(self) -> Summary:
+        """The run with the best value of `metric`."""
+        return max(self.finished or self.members, key=lambda run: goodness(run.metrics.get(self.metric), self.metric))
+
+    @property
+    def folder(self) -> str:
+        """Of the best run."""
+        return str(self.best.folder)
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Of the best run; None before there is one."""
+        return str(self.best.folder / self.best.checkpoint) if self.best.checkpoint else None
 
     def runs(self) -> str:
         """How many finished, and what became of the others: "2 (+1 failed)"."""
         others = Counter(status for status in self.statuses if status != "finished")
-        said = ", ".join(f"+{count} {status}" for status, count in sorted(others.items()))
-        return f"{len(self.seeds)}" + (f" ({said})" if said else "")
+        counted = ", ".join(f"+{count} {status}" for status, count in sorted(others.items()))
+        return f"{len(self.finished)}" + (f" ({counted})" if counted else "")
 
     def text(self, metric: str) -> str:
         """ "0.912 ± 0.013", or the single figure, or "–"."""
         values = self.values.get(metric, [])
         if not values:
             return "–"
-        mean = statistics.fmean(values)
-        return f"{mean:.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
+        return figure(mean(values)) + (f" ± {figure(deviation(values))}" if len(values) > 1 else "")
 
     def mean(self, metric: str) -> float:
-        """Mean of a metric over the seeds; minus infinity where there is none."""
-        values = self.values.get(metric, [])
-        return statistics.fmean(values) if values else float("-inf")
+        """Mean of a metric over the finished runs; NaN where there is none."""
+        return mean(self.values.get(metric, []))
 
 
-def read_summaries(folder: Path) -> list[dict[str, Any]]:
-    """Every summary.json below `folder`, with its run's folder as "folder"; unreadable ones are left out."""
-    summaries = []
-    for file in sorted(folder.rglob("summary.json")):
-        try:
-            summaries.append(json.loads(read_regular(file)) | {"folder": str(file.parent)})
-        except (OSError, ValueError):
-            continue
-    return summaries
+CLASSES, CONTENT = DERIVED = ("classes", "data content")
+"""Columns that are only needed where rows would look alike without them."""
 
 
-def rows(summaries: Iterable[dict[str, Any]], sort: str = "test/acc") -> list[Row]:
-    """One row a configuration, the best mean of `sort` first (losses: the least)."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for summary in summaries:
-        groups[json.dumps(summary.get("config", {}), sort_keys=True)].append(summary)
-    found = [_row(group, sort) for group in groups.values()]
-    ascending = sort.endswith("loss")
-    return sorted(found, key=lambda row: -row.mean(sort) if not ascending else abs(row.mean(sort)))
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; NaN of nothing."""
+    try:
+        return statistics.fmean(values)
+    except OverflowError:
+        return math.inf
+    except (statistics.StatisticsError, ValueError):  # no values, or infinities of both signs
+        return math.nan
 
 
-def _row(group: Sequence[dict[str, Any]], sort: str) -> Row:
-    finished = [summary for summary in group if summary["status"] == "finished"]
-    values: dict[str, list[float]] = defaultdict(list)
-    for summary in finished:
-        for name, value in summary["metrics"].items():
-            values[name].append(value)
-    sign = -1 if sort.endswith("loss") else 1
-    best = max(finished or group, key=lambda summary: sign * summary["metrics"].get(sort, float("-inf") * sign))
-    return Row(
-        choices=group[0].get("config", {}),
-        values=dict(values),
-        seeds=[summary["seed"] for summary in finished],
-        seconds=statistics.fmean(summary["seconds"] for summary in group),
-        statuses=[summary["status"] for summary in group],
-        folder=best["folder"],
-        checkpoint=str(Path(best["folder"]) / best["checkpoint"]) if best.get("checkpoint") else None,
-        repeats=tuple((summary["seed"], summary.get("fold")) for summary in finished),
-    )
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; NaN where a value is not finite."""
+    try:
+        return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def figure(value: float) -> str:
+    """Three decimals, unless it is too large for them to matter."""
+    return f"{value:.3f}" if abs(value) < 1e6 or not math.isfinite(value) else f"{value:.3g}"
+
+
+def goodness(value: float | None, metric: str) -> float:
+    """What is more, the better `value` is; minus infinity where it is missing or no number."""
+    if value is None or math.isnan(value):
+        return -math.inf
+    return value if direction(metric) == "max" else -value
+
+
+def rows(summaries: Iterable[Summary], sort: str | None = None) -> list[Row]:
+    """One row an experiment, the best mean of `sort` first.
+
+    Args:
+        summaries: of the runs.
+        sort: a metric; None: what the runs optimize (`ordering`).
+    """
+    found = [Row(tuple(members)) for members in experiments(summaries)]
+    metric = sort or ordering(found)
+    return sorted(found, key=lambda row: -goodness(row.mean(metric), metric))
+
+
+def ordering(found: Sequence[Row]) -> str:
+    """The metric that most rows optimize."""
+    counts = Counter(row.metric for row in found)
+    return min(counts, key=lambda metric: (-counts[metric], metric), default="val/acc")
+
+
+def experiments(summaries: Iterable[Summary]) -> list[list[Summary]]:
+    """Runs that may be averaged: the same configuration but for the seed, the same classes, the same data.
+
+    A run that failed before its data were read belongs to the experiment of its configuration, if there is just one.
+    """
+    known: dict[tuple[str, str, str], list[Summary]] = {}
+    early: dict[tuple[str, str, str], list[Summary]] = {}
+    for run in summaries:
+        configuration = json.dumps(run.config, sort_keys=True)
+        key = (configuration, json.dumps(run.classes), run.content or f"at {run.root}")
+        (known if run.classes else early).setdefault(key, []).append(run)
+    for key, runs in early.items():
+        alike = [members for other, members in known.items() if other[0] == key[0]]
+        alike = [members for members in alike if any(run.root == runs[0].root for run in members)] or alike
+        if len(alike) == 1:
+            alike[0].extend(runs)
+        else:
+            known[key] = runs
+    return list(known.values())
 
 
 def significance(found: Sequence[Row], metric: str) -> str | None:
@@ -112,105 +200,172 @@ def significance(found: Sequence[Row], metric: str) -> str | None:
     """
     if len(found) < 2:
         return None
-    first, second = (dict(zip(row.repeats, row.values.get(metric, []), strict=False)) for row in found[:2])
+    first, second = (
+        {(run.seed, run.fold): run.metrics[metric] for run in row.finished if metric in run.metrics}
+        for row in found[:2]
+    )
     if not second:
         return None
-    pairs = sorted(first.keys() & second.keys(), key=str)
+    both = first.keys() & second.keys()
+    pairs = sorted((pair for pair in both if math.isfinite(first[pair] - second[pair])), key=str)
     what = f"First against second by {metric}"
     if len(pairs) < 2:
         return f"{what}: {len(pairs) or 'no'} seed in common; with more (seed=0,1,2) the difference can be tested."
     differences = [first[pair] - second[pair] for pair in pairs]
-    mean, sd = statistics.fmean(differences), statistics.stdev(differences)
-    said = f"{what}: {mean:+.4f} ± {sd:.4f}, paired by seed"
+    average, sd = mean(differences), deviation(differences)
+    result = f"{what}: {average:+.4f} ± {sd:.4f}, paired by seed"
     if sd < 1e-12 * max(map(abs, differences), default=0) or not any(differences):
-        return f"{said}, n = {len(pairs)}: the same difference for every seed, so there is nothing to test."
+        return f"{result}, n = {len(pairs)}: the same difference for every seed, so there is nothing to test."
     from scipy.stats import ttest_rel
 
     p = ttest_rel([first[pair] for pair in pairs], [second[pair] for pair in pairs]).pvalue
-    return f"{said}: paired t-test, n = {len(pairs)}, p = {p:.2g}."
+    return f"{result}: paired t-test, n = {len(pairs)}, p = {p:.2g}."
 
 
 def differing(found: Sequence[Row]) -> list[str]:
-    """The choices in which the rows differ, less those that follow from a difference already shown: what is the
-    same everywhere, or wherever the same groups were chosen, needs no column."""
-    keys = list(dict.fromkeys(key for row in found for key in row.choices))
-    text = {(id(row), key): json.dumps(row.choices.get(key)) for row in found for key in keys}
-    shown = [key for key in keys if "." not in key and len({text[id(row), key] for row in found}) > 1]
-    kinds = {id(row): tuple(text[id(row), key] for key in shown) for row in found}
-    shown += [
-        key
-        for key in keys
-        if "." in key and len({(kinds[id(row)], text[id(row), key]) for row in found}) > len(set(kinds.values()))
+    """Every choice in which the rows differ: those that commands set or searched first, then the options of groups,
+    then what follows from these; without any, the groups that say what was run."""
+    first, others = _differing(found)
+    return [*first, *others]
+
+
+def _differing(found: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """(set, searched or the option of a group; all others)."""
+    keys = [key for key in _keys(found) if len({json.dumps(row.choices.get(key)) for row in found}) > 1]
+    words = dict.fromkeys(word for row in found for run in row.members for word in run.overrides)
+    overridden = tuple(dict.fromkeys(word.lstrip("+~").partition("=")[0] for word in words))
+    searched = [
+        key for name in overridden for key in keys if key == name or ("." in name and key.startswith(f"{name}."))
     ]
-    return shown or [key for key in ("model", "data", "strategy") if key in keys]
+    groups = [key for key in keys if "." not in key and key not in DERIVED]
+    first = list(dict.fromkeys([*searched, *groups]))
+    others = [key for key in keys if key not in (*first, *DERIVED)]
+    for key in DERIVED:
+        shown = Counter(json.dumps([row.choices.get(name) for name in (*first, *others)]) for row in found)
+        first += [key] if key in keys and max(shown.values()) > 1 else []
+    if not first:
+        first, others = others, []
+    return first or [key for key in ("model", "data", "strategy") if any(key in row.choices for row in found)], others
 
 
-def _cells(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    keys = differing(found)
-    header = [*keys, "runs", *METRICS, "seconds", "best checkpoint"]
+def _keys(found: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in found for key in row.choices))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the tables.
+
+    Attributes:
+        name: its header.
+        text: what stands in the row.
+        value: what it is sorted by.
+        numeric: it holds figures.
+        minor: it follows from other columns, and is left out where there is no room.
+    """
+
+    name: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], Json]
+    numeric: bool = False
+    minor: bool = False
+
+
+def columns(found: Sequence[Row]) -> list[Column]:
+    """What differs, how many runs, their figures; then what differs because something else does."""
+    first, others = _differing(found)
+    metrics = dict.fromkeys([ordering(found), *(row.metric for row in found), *METRICS])
+    shown = [_choice(key) for key in first]
+    shown.append(Column("runs", Row.runs, lambda row: len(row.finished), numeric=True))
+    if len({row.epochs for row in found if row.finished}) > 1:
+        shown.append(Column("epochs", lambda row: row.epochs, _most_epochs, numeric=True))
+    if any(row.validates_on_test for row in found):
+        shown.append(Column("validated on", _validated_on, _validated_on))
+    shown += [_metric(name) for name in metrics]
+    shown.append(Column("seconds", lambda row: f"{row.seconds:,.1f}", lambda row: row.seconds, numeric=True))
+    return shown + [_choice(key, minor=True) for key in others]
+
+
+def _most_epochs(row: Row) -> int | None:
+    return max((run.epochs for run in row.finished), default=None)
+
+
+def _validated_on(row: Row) -> str:
+    if row.validates_on_test:
+        return "the test images"
+    return "–" if all(run.validates_on_test is None for run in row.members) else "other images"
+
+
+def _checkpoint(row: Row, root: str) -> str:
+    return os.path.relpath(row.checkpoint, root) if row.checkpoint else "–"
+
+
+def _choice(key: str, *, minor: bool = False) -> Column:
+    return Column(key, lambda row: short(row.choices.get(key)), lambda row: row.choices.get(key), minor=minor)
+
+
+def _metric(name: str) -> Column:
+    return Column(name, lambda row: row.text(name), lambda row: row.mean(name), numeric=True)
+
+
+def short(value: Json) -> str:
+    """A value of the configuration for a cell: on one line, and cut where it is long."""
+    text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+
+
+def _with_checkpoint(found: Sequence[Row]) -> list[Column]:
+    """The columns, with the best checkpoint after the figures."""
     root = os.path.commonpath([row.folder for row in found]) if len(found) > 1 else os.path.dirname(found[0].folder)
-    lines = []
-    for row in found:
-        shown = [_plain(row.choices.get(key)) for key in keys]
-        checkpoint = os.path.relpath(row.checkpoint, root) if row.checkpoint else "–"
-        figures = [row.text(metric) for metric in METRICS]
-        lines.append([*shown, row.runs(), *figures, f"{row.seconds:.1f}", checkpoint])
-    return header, lines
+    path = partial(_checkpoint, root=root)
+    shown = columns(found)
+    major = [column for column in shown if not column.minor]
+    return [*major, Column("best checkpoint", path, path), *shown[len(major) :]]
 
 
-def _plain(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def as_terminal(found: Sequence[Row], title: str) -> Table:
-    """A table for rich's console."""
-    header, lines = _cells(found)
-    table = Table(title=title, title_justify="left")
-    for name in header:
+def as_terminal(found: Sequence[Row], title: str, *, minor: bool = True) -> Table:
+    """A table for a console; without the `minor` columns where they do not fit."""
+    table = Table(title=Text(printable(title)), title_justify="left")
+    chosen = [column for column in _with_checkpoint(found) if minor or not column.minor]
+    for column in chosen:
         table.add_column(
-            name,
-            justify="right" if name in (*METRICS, "runs", "seconds") else "left",
-            no_wrap=name in METRICS,
+            Text(printable(column.name)), justify="right" if column.numeric else "left", no_wrap="/" in column.name
         )
-    for line in lines:
-        table.add_row(*(cell.replace("[", r"\[") for cell in line))
+    for row in found:
+        table.add_row(*(Text(printable(column.text(row))) for column in chosen))
     return table
 
 
 def as_markdown(found: Sequence[Row]) -> str:
     """A Markdown table."""
-    header, lines = _cells(found)
-    body = [header, ["---"] * len(header), *lines]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in body)
+    chosen = _with_checkpoint(found)
+    lines = [[markdown(column.name) for column in chosen], ["---"] * len(chosen)]
+    lines += [[markdown(column.text(row)) for column in chosen] for row in found]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def as_csv(found: Sequence[Row]) -> str:
-    """One line a configuration: every choice, then mean, standard deviation and number of every metric."""
-    keys = list(dict.fromkeys(key for row in found for key in row.choices))
+    """One line an experiment: every choice, then mean, standard deviation and number of every metric.
+
+    No spreadsheet evaluates a text of it; `escaping.from_csv_cell` gives it back.
+    """
+    keys = _keys(found)
     metrics = list(dict.fromkeys(name for row in found for name in row.values))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            *keys,
-            "seeds",
-            "seconds",
-            *(f"{status}" for status in UNFINISHED),
-            "folder",
-            "checkpoint",
-            *(f"{name} {what}" for name in metrics for what in ("mean", "sd")),
-        ]
-    )
+    figures = [f"{name} {what}" for name in metrics for what in ("mean", "sd")]
+    lines: list[list[Json]] = [
+        [*keys, "seeds", "seconds", "epochs", "validated on", *UNFINISHED, "folder", "checkpoint", *figures]
+    ]
     for row in found:
-        figures: list[Any] = []
+        line: list[Json] = [row.choices.get(key) for key in keys]
+        line += [" ".join(map(str, row.seeds)), row.seconds, row.epochs, _validated_on(row)]
+        line += [row.statuses.count(status) for status in UNFINISHED]
+        line += [row.folder, row.checkpoint]
         for name in metrics:
             values = row.values.get(name, [])
-            figures += [
-                statistics.fmean(values) if values else "",
-                statistics.stdev(values) if len(values) > 1 else "",
-            ]
-        seeds = " ".join(map(str, row.seeds))
-        unfinished = [row.statuses.count(status) for status in UNFINISHED]
-        told = [seeds, row.seconds, *unfinished, row.folder, row.checkpoint]
-        writer.writerow([*(row.choices.get(key) for key in keys), *told, *figures])
+            line += [mean(values) if values else None, deviation(values) if len(values) > 1 else None]
+        lines.append(line)
+    text = io.StringIO()
+    writer = CsvWriter(text)
+    for line in lines:
+        writer.writerow(line)
     return text.getvalue()

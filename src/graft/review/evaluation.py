@@ -1,13 +1,12 @@
 """The figures of an evaluation, for a person: overall, class by class, and what is mistaken for what."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from graft.review.predictions import printable
+from graft.escaping import CsvWriter, printable
 
 MOST_CLASSES = 40
 MOST_MISTAKES = 5
@@ -69,7 +68,8 @@ def commonest_mistakes(classes: Sequence[str], confusion: Sequence[Sequence[int]
 def confusion_csv(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
     """One row a true class, one column a predicted one."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     writer.writerow(["true \\ predicted", *classes])
-    writer.writerows([name, *row] for name, row in zip(classes, confusion, strict=True))
+    for name, row in zip(classes, confusion, strict=True):
+        writer.writerow([name, *row])
     return text.getvalue()

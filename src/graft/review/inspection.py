@@ -12,6 +12,7 @@ from rich.text import Text
 
 from graft.data.findings import SEVERITIES, Finding
 from graft.data.inspection import Floats, Inspection
+from graft.escaping import printable
 
 MOST_CLASSES = 50
 """The table shows no more classes; the JSON file has all."""
@@ -123,12 +124,6 @@ def verdict(found: Sequence[Finding]) -> str:
     """ "1 error, 2 warnings, 0 notes"."""
     counts = Counter(finding.severity for finding in found)
     return ", ".join(f"{counts[name]} {name}{'s' if counts[name] != 1 else ''}" for name in SEVERITIES)
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """`text` with what no terminal should get (control characters, halves of characters) written as an escape."""
-    kept = "\n" if lines else ""
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def spread(values: Floats) -> dict[str, float]:

@@ -1,9 +1,8 @@
 """Runs side by side as one HTML page that needs nothing else: no network, no server, no file beside it."""
 
 import base64
-import csv
+import hashlib
 import html
-import io
 import json
 import math
 from collections import Counter
@@ -12,14 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.files import read_regular
-from graft.review.comparison import METRICS, Row, differing
-from graft.review.record import Record, read_record
+from graft.config.metrics import direction
+from graft.errors import DataError
+from graft.escaping import printable
+from graft.metrics_table import read_metrics
+from graft.review.comparison import Column, Row, columns, differing, short
+from graft.review.record import FILE, LARGEST, Record, read_record
+from graft.review.summary import Json, Unreadable
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 DETAILED = 50
 """Rows, the best ones, with curves, matrices and predictions on the page; the table has all."""
+
+MEMORY = 2**27
+"""Bytes of all records on a page."""
+
+LARGEST_TABLE = 2**25
+"""Bytes of a metrics.csv whose curves are shown; in memory it takes ten times that."""
+
+NAMED = 40
+"""Files at most that are named as unreadable."""
 
 POINTS = 120
 """Of a learning curve; longer ones are thinned evenly."""
@@ -31,7 +43,19 @@ CELLED, LISTED = 30, 40
 DISAGREEMENTS = 24
 
 
-def as_page(found: Sequence[Row], title: str) -> str:
+@dataclass(frozen=True)
+class Page:
+    """The page as HTML, and the files of runs that it could not show."""
+
+    text: str
+    unreadable: list[Unreadable]
+
+    def encode(self) -> bytes:
+        """The content of the file; halves of characters, which UTF-8 cannot hold, as escapes."""
+        return self.text.encode("utf-8", "backslashreplace")
+
+
+def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] = ()) -> Page:
     """The page.
 
     It holds everything of the best 50 rows (under 2 MB in all) and the table of all of them.
@@ -39,9 +63,11 @@ def as_page(found: Sequence[Row], title: str) -> str:
     Args:
         found: as from `comparison.rows`, the best first.
         title: plain text.
+        unreadable: summaries that could not be read.
     """
     keys = differing(found)
-    details = [detail_of(number, row) for number, row in enumerate(found[:DETAILED])]
+    details, damaged = read_details(found[:DETAILED])
+    ignored = [*unreadable, *damaged]
     records = {number: detail.record for number, detail in enumerate(details) if detail.record is not None}
     content = {
         "runs": [detail.told(_label(found[number], keys)) for number, detail in enumerate(details)],
@@ -49,18 +75,33 @@ def as_page(found: Sequence[Row], title: str) -> str:
         "disagreements": disagreements(records),
     }
     same, different = configurations(found)
+    template = TEMPLATE.read_text(encoding="utf-8")
     parts = {
-        "TITLE": html.escape(title),
-        "SUMMARY": html.escape(summary_line(found)),
-        "TABLE": table(found, keys),
+        "TITLE": escaped(title),
+        "SUMMARY": escaped(summary_line(found)),
+        "IGNORED": "".join(f"<li>{escaped(str(each))}</li>" for each in ignored[:NAMED])
+        + (f"<li>and {len(ignored) - NAMED:,} more</li>" if len(ignored) > NAMED else ""),
+        "TABLE": table(found),
         "DIFFERENT": different,
         "SAME": same,
         # no "</script>" or "<!--" can appear in it
         "DATA": json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "SCRIPT": _hash_of_script(template),
     }
-    page = TEMPLATE.read_text(encoding="utf-8")
-    pieces = page.split("@@")  # text, name, text, name, …
-    return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+    pieces = template.split("@@")  # text, name, text, name, …
+    text = "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+    return Page(text, damaged)
+
+
+def _hash_of_script(template: str) -> str:
+    """The only script that the page's policy lets run, by its SHA-256."""
+    script = template.rpartition("<script>")[2].partition("</script>")[0]
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def escaped(text: str) -> str:
+    """`text` as HTML shows it as it is, as content or as the value of an attribute; control characters written out."""
+    return html.escape(printable(text))
 
 
 @dataclass(frozen=True)
@@ -92,30 +133,50 @@ class Detail:
         return shown
 
 
-def detail_of(number: int, row: Row) -> Detail:
-    """Read what the row's best run left behind; nothing of it need be there."""
-    folder = Path(row.folder)
-    return Detail(number, learning_curves(folder / "metrics.csv"), read_record(folder))
+def read_details(found: Sequence[Row]) -> tuple[list[Detail], list[Unreadable]]:
+    """What the rows' best runs left behind, and what of it cannot be read; nothing need be there."""
+    details, unreadable = [], []
+    room = MEMORY
+    for number, row in enumerate(found):
+        folder = Path(row.folder)
+        record: Record | None = None
+        curves: dict[str, list[list[float]]] = {}
+        try:
+            curves, damaged = learning_curves(folder / "metrics.csv")
+            if damaged:
+                unreadable.append(Unreadable(folder / "metrics.csv", f"{damaged} damaged lines"))
+        except (OSError, DataError) as error:
+            if not isinstance(error, FileNotFoundError):
+                unreadable.append(Unreadable(folder / "metrics.csv", _reason(error)))
+        try:
+            record = read_record(folder, min(LARGEST, room))
+            room -= record.nbytes if record is not None else 0
+        except DataError as error:
+            unreadable.append(Unreadable(folder / FILE, _reason(error)))
+        details.append(Detail(number, curves, record))
+    return details, unreadable
 
 
-def learning_curves(file: Path) -> dict[str, list[list[float]]]:
-    """(epochs, value) of every metric of `CURVES`, epochs counted in fractions from the start of training."""
-    try:
-        text = io.StringIO(read_regular(file).decode(), newline="")
-        rows = [row for row in csv.DictReader(text) if row.get("step")]
-        ends = [float(row["step"]) for row in rows if row.get("train/loss") and float(row.get("epoch") or 0) == 0]
-        epoch = max(ends, default=0) or max((float(row["step"]) for row in rows), default=0) or 1
-        curves = {}
-        for name in CURVES:
-            points = [
-                [round(float(row["step"]) / epoch, 3), float(f"{float(row[name]):.5g}")]
-                for row in rows
-                if row.get(name)
-            ]
-            curves[name] = thinned([point for point in points if math.isfinite(point[1])])
-    except (OSError, ValueError, UnicodeDecodeError):
-        return {}
-    return {name: points for name, points in curves.items() if points}
+def _reason(error: OSError | DataError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def learning_curves(file: Path) -> tuple[dict[str, list[list[float]]], int]:
+    """(metric of `CURVES` → (epochs, value) pairs, number of damaged lines), epochs counted in fractions from the start
+    of training.
+
+    Raises:
+        OSError, DataError: as `read_metrics`.
+    """
+    table = read_metrics(file, LARGEST_TABLE)
+    rows = [row for row in table.rows if all(map(math.isfinite, (row["step"], row.get("epoch", 0))))]
+    ends = [row["step"] for row in rows if "train/loss" in row and row.get("epoch", 0) == 0]
+    epoch = max(ends, default=0) or max((row["step"] for row in rows), default=0) or 1
+    curves = {}
+    for name in CURVES:
+        points = [[round(row["step"] / epoch, 3), float(f"{row[name]:.5g}")] for row in rows if name in row]
+        curves[name] = thinned([point for point in points if all(map(math.isfinite, point))])
+    return {name: points for name, points in curves.items() if points}, table.damaged
 
 
 def thinned(points: list[list[float]]) -> list[list[float]]:
@@ -202,7 +263,7 @@ def _answers(record: Record) -> dict[int, tuple[int, int, float]]:
 
 def summary_line(found: Sequence[Row]) -> str:
     """How many of what, and what the page leaves out."""
-    runs, finished = sum(len(row.statuses) for row in found), sum(len(row.seeds) for row in found)
+    runs, finished = sum(len(row.members) for row in found), sum(len(row.finished) for row in found)
     said = f"{len(found):,} configurations, {runs:,} runs"
     said += f", {runs - finished:,} of them not finished" if runs > finished else ""
     if len(found) > DETAILED:
@@ -210,52 +271,49 @@ def summary_line(found: Sequence[Row]) -> str:
     return said
 
 
-def table(found: Sequence[Row], keys: Sequence[str]) -> str:
+def table(found: Sequence[Row]) -> str:
     """The sortable table; a cell's data-value is what it sorts by."""
-    header = ["", "#", *keys, "runs", *METRICS, "seconds", "folder"]
-    numeric = {"#", "runs", *METRICS, "seconds"}
-    cells = [
-        f'<th scope="col"{_class(name in numeric)}>{f"<button>{html.escape(name)}</button>" if name else ""}</th>'
-        for name in header
+    shown = [
+        Column("#", lambda row: "", lambda row: None, numeric=True),
+        *columns(found),
+        Column("folder", lambda row: row.folder, lambda row: row.folder),
     ]
-    lines = [f"<thead><tr>{''.join(cells)}</tr></thead><tbody>"]
+    header = "".join(
+        f'<th scope="col"{_class(column.numeric)}{_order(column)}><button>{escaped(column.name)}</button></th>'
+        for column in shown
+    )
+    lines = [f'<thead><tr><th scope="col"></th>{header}</tr></thead><tbody>']
     for number, row in enumerate(found):
         choose = f'<td><input type="checkbox" data-run="{number}" aria-label="show run {number + 1}"></td>'
-        shown = [
+        cells = [
             choose if number < DETAILED else "<td></td>",
             _cell(str(number + 1), number + 1, numeric=True),
-            *(_cell(_plain(row.choices.get(key)), row.choices.get(key)) for key in keys),
-            _cell(_runs(row), len(row.seeds), numeric=True),
-            *(_cell(row.text(metric), row.mean(metric), numeric=True) for metric in METRICS),
-            _cell(f"{row.seconds:,.1f}", row.seconds, numeric=True),
-            _cell(row.folder, row.folder),
+            *(_cell(column.text(row), column.value(row), numeric=column.numeric) for column in shown[1:]),
         ]
-        lines.append(f"<tr>{''.join(shown)}</tr>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</tbody>"])
 
 
-def _runs(row: Row) -> str:
-    others = Counter(status for status in row.statuses if status != "finished")
-    return f"{len(row.seeds)}" + "".join(f" +{count} {status}" for status, count in sorted(others.items()))
+def _order(column: Column) -> str:
+    """What a first click on the header shows first."""
+    best_is_most = column.numeric and "/" in column.name and direction(column.name) == "max"
+    return ' data-first="most"' if best_is_most else ""
 
 
-def _cell(text: str, value: object, *, numeric: bool = False) -> str:
+def _cell(text: str, value: Json, *, numeric: bool = False) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     key = value if number and math.isfinite(float(value)) else ("" if number or value is None else text)  # type: ignore[arg-type]
-    return f'<td{_class(numeric)} data-value="{html.escape(str(key))}">{html.escape(text)}</td>'
+    return f'<td{_class(numeric)} data-value="{escaped(str(key))}">{escaped(text)}</td>'
 
 
 def _class(numeric: bool) -> str:
     return ' class="number"' if numeric else ""
 
 
-def _plain(value: object) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _label(row: Row, keys: Sequence[str]) -> str:
-    return ", ".join(_plain(row.choices.get(key)) if "." not in key else f"{key}={_plain(row.choices.get(key))}"
-                     for key in keys)  # fmt: skip
+    """What tells a row from the others: the options of its groups by themselves, other keys by their names."""
+    values = {key: short(row.choices.get(key)) for key in keys}
+    return ", ".join(f"{printable(key)}={value}" if "." in key else value for key, value in values.items())
 
 
 def configurations(found: Sequence[Row]) -> tuple[str, str]:
@@ -265,10 +323,10 @@ def configurations(found: Sequence[Row]) -> tuple[str, str]:
     for key in keys:
         numbers: dict[str, list[int]] = {}
         for number, row in enumerate(found, start=1):
-            numbers.setdefault(_plain(row.choices.get(key)), []).append(number)
-        name = f'<th scope="row">{html.escape(key)}</th>'
+            numbers.setdefault(short(row.choices.get(key)), []).append(number)
+        name = f'<th scope="row">{escaped(key)}</th>'
         if len(numbers) == 1:
-            same.append(f"<tr>{name}<td>{html.escape(next(iter(numbers)))}</td></tr>")
+            same.append(f"<tr>{name}<td>{escaped(next(iter(numbers)))}</td></tr>")
         else:
             different.append(f"<tr>{name}<td>{_who_has(numbers)}</td></tr>")
     return "\n".join(same), "\n".join(different)
@@ -277,7 +335,7 @@ def configurations(found: Sequence[Row]) -> tuple[str, str]:
 def _who_has(numbers: Mapping[str, Sequence[int]], most: int = 12) -> str:
     """Each value with the rows that have it."""
     shown = [
-        f"<span><code>{html.escape(value)}</code> "
+        f"<span><code>{escaped(value)}</code> "
         + (f"in {', '.join(map(str, rows))}" if len(rows) <= most else f"in {len(rows)} rows")
         + "</span>"
         for value, rows in list(numbers.items())[:most]

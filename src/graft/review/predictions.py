@@ -1,6 +1,5 @@
 """What was predicted, image by image: as a table of the first ones, and as a file written line by line."""
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.errors import ConfigError
+from graft.escaping import CsvWriter, printable
 from graft.files import writing_atomically
 
 
@@ -58,8 +58,11 @@ def format_of(path: Path) -> Callable[[TextIO], AbstractContextManager[Write]]:
 
 @contextmanager
 def _csv(file: TextIO) -> Iterator[Write]:
-    """A line an image: image, [true,] predicted, probability, [correct,] class_2, probability_2, …"""
-    writer = csv.writer(file, lineterminator="\n")
+    """A line an image: image, [true,] predicted, probability, [correct,] class_2, probability_2, …
+
+    No spreadsheet evaluates a name; `escaping.from_csv_cell` gives it back.
+    """
+    writer = CsvWriter(file)
     begun = False
 
     def write(prediction: Prediction) -> None:
@@ -138,11 +141,6 @@ def prediction_table(shown: Sequence[Prediction]) -> Table:
         figures = "\n".join(f"{probability:.2%}" for probability in each.probabilities)
         table.add_row(Text(printable(each.image)), Text("\n".join(map(printable, each.classes))), figures)
     return table
-
-
-def printable(text: str) -> str:
-    """`text` with what could move a terminal's cursor written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def rank(

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from graft.terminal import PlainConsole
 
 
 class Bar:
@@ -22,7 +23,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line on stderr."""
-        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(text, soft_wrap=True)
 
     @property
     def visible(self) -> bool:
@@ -37,7 +38,7 @@ def progress_bar(what: str, total: int | None = None) -> Iterator[Bar]:
         what: e.g. "images".
         total: how many there are; None while unknown.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield Bar(progress, what, total)

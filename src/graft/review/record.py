@@ -1,7 +1,9 @@
 """review.npz: what the comparison page shows of a run's predictions, in under 2 MB whatever the data set."""
 
 import io
+import itertools
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from graft.files import open_regular, write_atomically
+from graft.errors import DataError
+from graft.files import read_regular, write_atomically
 from graft.predictions import Array, Predictions, digest
 from graft.review.grids import thumbnail
 
@@ -20,6 +23,15 @@ ANSWERS, CELLS = 10_000, 50_000
 matrix (the largest)."""
 
 SIDE = 64
+
+LARGEST = 2**24
+"""Bytes of a record, packed and unpacked; those that Graft writes have an eighth of that."""
+
+TYPES = {
+    "told": np.uint8, "correct": np.uint32, "totals": np.uint32, "cells": np.uint64, "counts": np.uint32,
+    "digests": np.uint64, "labels": np.uint32, "predicted": np.uint32, "confidence": np.uint8, "pictures": np.uint8,
+}  # fmt: skip
+"""The arrays of a record."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,12 @@ class Record:
     predicted: Array
     confidence: Array
     thumbnails: dict[int, tuple[str, bytes]]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays and pictures."""
+        columns = (self.correct, self.totals, self.cells, self.counts, self.digests, self.labels, self.predicted)
+        return sum(column.nbytes for column in columns) + sum(len(jpeg) for _, jpeg in self.thumbnails.values())
 
 
 def record_of(
@@ -106,35 +124,102 @@ def write_record(folder: Path, record: Record) -> None:
         "lengths": [len(content) for _, content in pictures],
     }
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        told=np.frombuffer(json.dumps(told).encode(), dtype=np.uint8),
-        correct=record.correct.astype(np.uint32),
-        totals=record.totals.astype(np.uint32),
-        cells=record.cells.astype(np.uint64),
-        counts=record.counts.astype(np.uint32),
-        digests=record.digests,
-        labels=record.labels.astype(np.uint32),
-        predicted=record.predicted.astype(np.uint32),
-        confidence=np.rint(record.confidence * 255).astype(np.uint8),
-        pictures=np.frombuffer(b"".join(content for _, content in pictures), dtype=np.uint8),
-    )
+    arrays: dict[str, Array] = {
+        "told": np.frombuffer(json.dumps(told).encode(), dtype=np.uint8),
+        "correct": record.correct,
+        "totals": record.totals,
+        "cells": record.cells,
+        "counts": record.counts,
+        "digests": record.digests,
+        "labels": record.labels,
+        "predicted": record.predicted,
+        "confidence": np.rint(record.confidence * 255),
+        "pictures": np.frombuffer(b"".join(content for _, content in pictures), dtype=np.uint8),
+    }
+    typed: dict[str, Any] = {name: arrays[name].astype(kind) for name, kind in TYPES.items()}
+    np.savez_compressed(buffer, **typed)
     write_atomically(folder / FILE, buffer.getvalue())
 
 
-def read_record(folder: Path) -> Record | None:
-    """The record of the run in `folder`; None where there is none, or none that can be read. Runs no code from it."""
+def read_record(folder: Path, largest: int = LARGEST) -> Record | None:
+    """The record of the run in `folder`; None where there is none. Runs no code from it.
+
+    Args:
+        folder: of the run.
+        largest: bytes that it may have, packed and unpacked.
+
+    Raises:
+        DataError: it is damaged, larger than a record can be, or contradicts itself; the reason alone.
+    """
     try:
-        with open_regular(folder / FILE) as opened, np.load(opened, allow_pickle=False) as file:
-            arrays: dict[str, Any] = {name: file[name] for name in file.files}
-        told = json.loads(arrays.pop("told").tobytes())
-        content = arrays.pop("pictures").tobytes()
-        ends = np.cumsum(told["lengths"], dtype=int)
-        thumbnails = {
-            digest(name): (name, content[end - length : end])
-            for name, length, end in zip(told["names"], told["lengths"], ends, strict=True)
-        }
-        arrays["confidence"] = arrays["confidence"] / 255
-        return Record(told["part"], tuple(told["classes"]), told["images"], thumbnails=thumbnails, **arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        content = read_regular(folder / FILE, largest)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            arrays = _arrays(archive, largest)
+        return _record(json.loads(arrays["told"].tobytes()), arrays)
+    except DataError:
+        raise
+    except Exception as error:  # of a damaged archive zipfile raises anything
+        raise DataError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
+
+def _arrays(archive: zipfile.ZipFile, largest: int) -> dict[str, Array]:
+    """The arrays of a record, whose sizes are looked up before anything is unpacked."""
+    members = archive.infolist()
+    if sorted(member.filename for member in members) != sorted(f"{name}.npy" for name in TYPES):
+        raise DataError("not the arrays of a record")
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise DataError("compressed in an unknown way")  # whose decompressors unpack without bounds
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > largest:
+        raise DataError(f"unpacks to {unpacked:,} bytes; at most {largest:,} are read")
+    arrays = {}
+    for name in TYPES:
+        with archive.open(f"{name}.npy") as file:
+            size = archive.getinfo(f"{name}.npy").file_size
+            arrays[name] = _array(file.read(size), name)  # read() alone would unpack all, whatever the size
+    return arrays
+
+
+def _array(content: bytes, name: str) -> Array:
+    """The array in the content of an .npy file: one dimension, of the type that a record has there."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise DataError(f"{name}: an unknown version of .npy")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    rest = content[file.tell() :]
+    if dtype != TYPES[name] or len(shape) != 1 or shape[0] * dtype.itemsize != len(rest):
+        raise DataError(f"{name}: {shape} of {dtype} in {len(rest):,} bytes")
+    return np.frombuffer(rest, dtype)
+
+
+def _record(description: Any, arrays: dict[str, Array]) -> Record:
+    """The record that `arrays` are, in which every index is within its bounds."""
+    names, lengths, classes = description["names"], description["lengths"], description["classes"]
+    part, images, count = description["part"], description["images"], len(classes)
+    texts = [part, *names, *classes]
+    numbers = [images, *lengths]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise DataError("its description is of another kind")
+    pictures = arrays["pictures"].tobytes()
+    ends = list(itertools.accumulate(lengths))
+    sound = (
+        len(arrays["correct"]) == len(arrays["totals"]) == count > 0
+        and len(arrays["cells"]) == len(arrays["counts"])
+        and len({len(arrays[name]) for name in ("digests", "labels", "predicted", "confidence")}) == 1
+        and len(names) == len(lengths)
+        and (ends[-1] if ends else 0) == len(pictures)
+        and all(arrays[name].max(initial=0) < count for name in ("labels", "predicted"))
+        and int(arrays["cells"].max(initial=0)) < count**2
+        and bool((arrays["correct"] <= arrays["totals"]).all())
+    )
+    if not sound:
+        raise DataError("its arrays contradict each other")
+    jpegs = [pictures[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+    thumbnails = {digest(name): (name, jpeg) for name, jpeg in zip(names, jpegs, strict=True)}
+    columns = {name: arrays[name] for name in TYPES if name not in ("told", "pictures", "confidence")}
+    return Record(part, tuple(classes), images, confidence=arrays["confidence"] / 255, thumbnails=thumbnails, **columns)

@@ -1,16 +1,32 @@
 """`graft compare`: all finished runs below a folder, side by side."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.measure import Measurement
 
+from graft.config.validation import one_of
 from graft.errors import DataError
+from graft.escaping import markdown
 from graft.files import write_atomically
-from graft.review.comparison import as_csv, as_markdown, as_terminal, read_summaries, rows, significance
+from graft.review.comparison import (
+    Row,
+    as_csv,
+    as_markdown,
+    as_terminal,
+    columns,
+    ordering,
+    rows,
+    significance,
+)
 from graft.review.page import as_page
+from graft.review.summary import Unreadable, find_summaries
+from graft.terminal import PlainConsole
 
-WIDE = 240
+LISTED = 10
+"""Files that are named at most."""
 
 
 def main(config: Any) -> None:
@@ -18,24 +34,72 @@ def main(config: Any) -> None:
     show(Path(config.runs), sort=config.sort, output=config.output and Path(config.output))
 
 
-def show(folder: Path, *, sort: str, output: Path | None = None) -> None:
+def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -> None:
     """The table, on the terminal and as files in `output` (default: `folder`).
+
+    Args:
+        folder: above the runs.
+        sort: the metric that orders the rows; None: what the runs optimize.
+        output: where the files go.
 
     Raises:
         DataError: no run below `folder`.
+        ConfigError: no run has a metric `sort`; names the nearest.
     """
-    found = rows(read_summaries(folder), sort)
+    console = PlainConsole()
+    summaries, unreadable = find_summaries(folder)
+    found = rows(summaries, sort)
     if not found:
-        raise DataError(f"runs={folder}: no finished run (no summary.json) below this folder.")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)  # in a file or a pipe nothing need be cut
-    console.print(as_terminal(found, f"{folder} by {sort}"))
-    test = significance(found, sort)
-    if test:
-        console.print(test, highlight=False)
+        reasons = "".join(f"\n  {each}" for each in unreadable[:LISTED])
+        raise DataError(
+            f"runs={folder}: no finished run (no summary.json that can be read) below this folder.{reasons}"
+        )
+    if sort is not None:
+        one_of("sort", sort, sorted({name for row in found for name in row.values}))
+    metric = sort or ordering(found)
+    show_table(console, found, f"{folder} by {metric}")
+    notes = notes_on(found, metric)
+    for note in notes:
+        console.print(note, soft_wrap=True)
     output = output or folder
-    write_atomically(output / "compare.md", (as_markdown(found) + (f"\n{test}\n" if test else "")).encode())
-    write_atomically(output / "compare.csv", as_csv(found).encode())
-    write_atomically(output / "compare.html", as_page(found, f"Runs below {folder}").encode())
-    console.print(f"page  {output / 'compare.html'}", highlight=False, markup=False, soft_wrap=True)
+    page = as_page(found, f"Runs below {folder}", unreadable)
+    text = as_markdown(found) + "".join(f"\n{markdown(note)}\n" for note in notes)
+    write_atomically(output / "compare.md", text.encode("utf-8", "backslashreplace"))
+    write_atomically(output / "compare.csv", as_csv(found).encode("utf-8", "backslashreplace"))
+    write_atomically(output / "compare.html", page.encode())
+    console.print(f"page  {output / 'compare.html'}", soft_wrap=True)
+    name_unreadable(console, [*unreadable, *page.unreadable])
+
+
+def show_table(console: PlainConsole, found: Sequence[Row], title: str) -> None:
+    """The table, and by name the columns that there is no room for."""
+    table = as_terminal(found, title)
+    minor = [column.name for column in columns(found) if column.minor]
+    unbounded = console.options.update(max_width=sys.maxsize)
+    cut = bool(minor) and Measurement.get(console, unbounded, table).maximum > console.width
+    console.print(as_terminal(found, title, minor=False) if cut else table)
+    if cut:
+        console.print(f"different too (see compare.md): {', '.join(minor)}", soft_wrap=True)
+
+
+def notes_on(found: Sequence[Row], metric: str) -> list[str]:
+    """What a reader of the table ought to know."""
+    notes = [test] if (test := significance(found, metric)) else []
+    if metric.startswith("test/"):
+        notes.append(f"Ordered by {metric}, as asked: a figure to report, not to choose by.")
+    others = {row.metric for row in found} - {metric}
+    if others:
+        notes.append(f"Some runs optimize {', '.join(sorted(others))}; the best checkpoint of a row is chosen by that.")
+    if any(row.validates_on_test for row in found):
+        notes.append("Rows validated on the test images were chosen by them: their test figures are too good.")
+    return notes
+
+
+def name_unreadable(console: PlainConsole, unreadable: Sequence[Unreadable]) -> None:
+    """How many files could not be read, and which."""
+    if unreadable:
+        console.print(f"{len(unreadable):,} files could not be read and are not in the table or page:", soft_wrap=True)
+        for each in unreadable[:LISTED]:
+            console.print(f"  {each}", soft_wrap=True)
+        if len(unreadable) > LISTED:
+            console.print(f"  and {len(unreadable) - LISTED:,} more", soft_wrap=True)

@@ -15,7 +15,7 @@ from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
-from graft.tasks.run import read_summary
+from graft.tasks.run import valid_summary
 from graft.tasks.train import REACH_SECONDS, data_root, open_data
 
 log = logging.getLogger("graft")
@@ -102,7 +102,7 @@ def open_splits(run: Any) -> Splits:
 
 def summary_beside(checkpoint: Path) -> dict[str, Any]:
     """What the run said of itself, where the checkpoint still lies in the run's folder; else nothing."""
-    return read_summary(checkpoint.absolute().parents[1]) if len(checkpoint.absolute().parents) > 1 else {}
+    return valid_summary(checkpoint.absolute().parents[1]) if len(checkpoint.absolute().parents) > 1 else {}
 
 
 def different_data(splits: Splits, summary: dict[str, Any]) -> list[str]:

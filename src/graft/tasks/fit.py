@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from graft.data.splits import Splits
 from graft.data.workers import explaining_worker_failures
@@ -39,6 +38,7 @@ from graft.tasks.batch import settle_batch_size
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
 from graft.tasks.search import PRUNED, Judge
+from graft.terminal import PlainConsole
 from graft.transfer import TransferPlan
 
 log = logging.getLogger("graft")
@@ -284,7 +284,7 @@ def name_of(device: torch.device) -> str:
 def tell(table: Any) -> None:
     """A table, into the log: the terminal and train.log."""
     text = io.StringIO()
-    Console(file=text, width=110, force_terminal=False, force_jupyter=False).print(table)  # whatever FORCE_COLOR says
+    PlainConsole(file=text, width=110).print(table)
     log.info("%s", text.getvalue().rstrip())
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
@@ -16,13 +15,14 @@ from graft.data.findings import Finding, findings
 from graft.data.inspection import Inspection
 from graft.data.sources import locate, undivided
 from graft.errors import ConfigError, DataError
+from graft.escaping import say
 from graft.files import safe_name, write_atomically
 from graft.review.contact_sheets import contact_sheet
 from graft.review.inspection import plain, tables
 from graft.review.progress import progress_bar
 from graft.tasks.train import REACH_SECONDS, data_root, divide_data
+from graft.terminal import PlainConsole
 
-WIDE = 160
 """Columns of the report in a file or a pipe."""
 
 
@@ -87,10 +87,7 @@ def open_collection(config: Any) -> Collection:
 
 def show(config: Any, seen: Inspection, found: list[Finding]) -> None:
     """The report, on the terminal or whatever stands for it."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
-    console.print(tables(seen, found, title(config), config.rows))
+    PlainConsole().print(tables(seen, found, title(config), config.rows))
 
 
 def title(config: Any) -> str:
@@ -118,7 +115,5 @@ def write_sheets(seen: Inspection, folder: Path, classes: int, pictures: int) ->
                 written[name] = file
             bar.advance()
     if written:
-        print(
-            f"contact sheets  {folder}" + (f" (the first {classes})" if classes < len(seen.collection.classes) else "")
-        )
+        say(f"contact sheets  {folder}" + (f" (the first {classes})" if classes < len(seen.collection.classes) else ""))
     return written

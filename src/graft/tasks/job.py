@@ -18,7 +18,7 @@ from graft.locks import locked
 from graft.slurm import first_task
 from graft.tasks.apart import run_apart
 from graft.tasks.folders import INDEX
-from graft.tasks.places import Place, place_among, side_by_side
+from graft.tasks.gpu_slots import Slot, claimed_slot, concurrent_jobs
 from graft.tasks.run import earlier_run
 from graft.tasks.search import PRUNED, mark_pruned
 from graft.tasks.train import Command, open_run, train
@@ -49,8 +49,8 @@ def run_job(config: Any, hydra: Any) -> float | None:
             config = copy.deepcopy(config)
             if (summary or not first_task()) and config.resume is None:
                 config.resume = "auto"
-            with place_among(side_by_side(hydra.launcher), sweep) as place:
-                summary = _to_its_end(config, command, place, OmegaConf.to_container(hydra.job_logging, resolve=True))
+            with claimed_slot(concurrent_jobs(hydra.launcher), sweep) as slot:
+                summary = _to_its_end(config, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True))
     if summary["status"] == PRUNED and config.search.trial is not None:
         mark_pruned(config.search)
     return summary["metrics"].get(config.optimized_metric) if summary["status"] in DONE else None
@@ -63,11 +63,11 @@ def _alone(lock_file: Path) -> Iterator[None]:
         yield
 
 
-def _to_its_end(config: Any, command: Command, place: Place, job_logging: Any) -> dict[str, Any]:
+def _to_its_end(config: Any, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
     """Run the job, from its last checkpoint if it has one; returns its summary, which tells how it ended."""
     OmegaConf.resolve(config)
     run = open_run(config, command)
-    code = run_apart(_train_here, config, command, place, job_logging, preload=("graft.tasks.fit",))
+    code = run_apart(_train_here, config, command, slot, job_logging, preload=("graft.tasks.fit",))
     summary = earlier_run(command.folder, run.summary["identity"])
     if not run.writes:  # the first task of Slurm tells
         return summary or run.summary
@@ -87,10 +87,10 @@ def _cause_of_death(code: int) -> str:
     return f"the process was ended by {signal.Signals(-code).name}{likely}"
 
 
-def _train_here(config: Any, command: Command, place: Place, job_logging: dict[str, Any]) -> None:
+def _train_here(config: Any, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
     if first_task():
         logging.config.dictConfig(job_logging)
-    place.take()
+    slot.bind()
     try:
         train(config, command)
     except GraftError:  # its words are in the summary, and are said once, by our parent

@@ -7,24 +7,23 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from graft.config.inference import check_predict, sources_of
 from graft.config.recipes import recipe_of
 from graft.data.cores import available_cores
 from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, find_images, read_ahead
 from graft.errors import DataError
+from graft.escaping import say
 from graft.learning.checkpoints import checkpoint_file
-from graft.review.predictions import Prediction, format_of, prediction_table, printable, rank, writing
+from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.review.progress import Bar, progress_bar
 from graft.startup import uncollected
 from graft.tasks.train import REACH_SECONDS
+from graft.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from graft.learning.restore import Restored
 
-WIDE = 240
 MOST_THREADS = 16
 
 Outcome = tuple[Found, Prediction | DataError]
@@ -43,7 +42,7 @@ def main(config: Any) -> None:
     if output is not None:
         format_of(output)
     restored = restore(config)
-    print(f"by {restored.source}")
+    say(f"by {restored.source}")
     shown: list[Prediction] = []
     predicted = unreadable = 0
     with contextlib.ExitStack() as stack:
@@ -54,7 +53,7 @@ def main(config: Any) -> None:
             bar.advance()
             if isinstance(outcome, DataError):
                 unreadable += 1
-                bar.say(f"skipped  {printable(str(outcome).splitlines()[0])}")
+                bar.say(f"skipped  {str(outcome).splitlines()[0]}")
                 continue
             predicted += 1
             if len(shown) < config.rows:
@@ -68,7 +67,7 @@ def main(config: Any) -> None:
     said += [f"all {predicted:,} in {output}"] if output is not None else []
     said += [f"annotated copies in {config.folder}"] if config.show else []
     if said:
-        print(" · ".join(said))
+        say(" · ".join(said))
     if unreadable:
         raise DataError(
             f"{unreadable:,} of {predicted + unreadable:,} images could not be read and were skipped; "
@@ -162,7 +161,4 @@ def annotate(picture: Found, prediction: Prediction, folder: Path) -> None:
 def tell(shown: Sequence[Prediction]) -> None:
     """The table of the first ones, on the terminal."""
     if shown:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=WIDE)  # in a file or a pipe nothing need be cut
-        console.print(prediction_table(shown))
+        PlainConsole().print(prediction_table(shown))

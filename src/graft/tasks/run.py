@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import time
@@ -15,14 +16,15 @@ from typing import Any
 
 from graft import __version__
 from graft.data.cores import available_cores
+from graft.errors import DataError
 from graft.files import read_regular, write_atomically
 from graft.git import checkout
+from graft.review.summary import FILE, LARGEST, Summary
 from graft.slurm import first_task
 
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
+log = logging.getLogger("graft")
 
-LARGEST_SUMMARY = 2**26
-"""Bytes of a summary.json that is read; one of 20,000 classes has 2 MB."""
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm")
 
 
 class Run:
@@ -110,15 +112,27 @@ class Run:
 def read_summary(folder: Path) -> dict[str, Any]:
     """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
     try:
-        summary = json.loads(read_regular(folder / "summary.json", LARGEST_SUMMARY))
-    except (OSError, ValueError, RecursionError):
+        summary = json.loads(read_regular(folder / FILE, LARGEST))
+    except (OSError, ValueError, RecursionError, DataError):
         return {}
     return summary if isinstance(summary, dict) else {}
 
 
+def valid_summary(folder: Path) -> dict[str, Any]:
+    """What summary.json in `folder` says, if all of it is as a run writes it; else nothing, which is logged."""
+    summary = read_summary(folder)
+    try:
+        if summary:
+            Summary.of(summary, folder)
+        return summary
+    except DataError as error:
+        log.warning("note  %s: not the summary of a run (%s)", folder / FILE, error)
+        return {}
+
+
 def earlier_run(folder: Path, identity: str) -> dict[str, Any]:
     """The summary of the run that `folder` holds, if it was one of the same identity; else nothing."""
-    summary = read_summary(folder)
+    summary = valid_summary(folder)
     return summary if summary.get("identity") == identity else {}
 
 
@@ -127,7 +141,7 @@ def seconds_spent(folder: Path, earlier: dict[str, Any]) -> float:
     last = folder / "checkpoints" / "last.ckpt"
     if not earlier or not last.is_file():
         return 0.0
-    killed = "ended" not in earlier
+    killed = "ended" not in earlier and "started" in earlier
     since = last.stat().st_mtime - datetime.fromisoformat(earlier["started"]).timestamp() if killed else 0.0
     return round(earlier["seconds"] + max(0.0, since), 2)
 

@@ -147,10 +147,9 @@ def figures_then(restored: Restored, summary: Mapping[str, Any], split: str, che
     """Loss and accuracy that the run itself had on this split with this checkpoint; empty where it is not known."""
     if not summary:
         return {}
-    tested = Path(str(summary.get("checkpoint"))).name == checkpoint.name
-    known = restored.metrics if split == "val" else summary.get("metrics") if split == "test" and tested else {}
-    names = (f"{split}/loss", f"{split}/acc")
-    return {name: known[name] for name in names if isinstance(known, dict) and isinstance(known.get(name), float)}
+    tested = Path(summary.get("checkpoint") or "").name == checkpoint.name
+    known = restored.metrics if split == "val" else summary["metrics"] if split == "test" and tested else {}
+    return {name: known[name] for name in (f"{split}/loss", f"{split}/acc") if name in known}
 
 
 def show(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:

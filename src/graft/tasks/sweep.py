@@ -3,7 +3,9 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from graft.config.identity import identity
 from graft.config.metrics import direction
+from graft.errors import GraftError
+from graft.escaping import printable, say
+from graft.review.summary import FILE, find_summaries
 from graft.slurm import slurm_tasks
 from graft.tasks.folders import job_folder
 from graft.tasks.grid import Grid
@@ -22,56 +27,98 @@ class ShowComparison(Callback):
     """Ends a multirun with its table, the line that opens TensorBoard, and what did not finish."""
 
     def __init__(self) -> None:
-        self._before: dict[str, int] = {}
+        self._before: dict[Path, object] = {}
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        self._before = {run["folder"]: _attempts(run) for run in _runs(_folder(config)) if _unfinished(run)}
+        self._before = {job.folder: job.state for job in unfinished_jobs(_folder(config))}
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Raises SystemExit(1) where a job of this command did not finish."""
+        """Raises SystemExit(1) where a job of this command did not finish, whatever becomes of the table."""
         error, folder = sys.exc_info()[1], _folder(config)
-        runs = _runs(folder)
-        if runs:
-            from graft.tasks.compare import show
-
-            search = config.search.storage  # ranking its trials by the test set would choose by the test set
-            show(folder, sort="test/acc" if config.trainer.test and not search else config.optimized_metric)
-            print(f"\nLook at the runs:  tensorboard --logdir {folder}")
-            if search:
-                print(f"and at the search:  optuna-dashboard {search}")
-        failed = [run for run in runs if _unfinished(run) and self._before.get(run["folder"]) != _attempts(run)]
-        if failed or (error and runs):
-            sys.stdout.flush()
-            told = "".join(_told(run, runs) for run in failed)
-            sys.stderr.write(f"\n{told}\nRun what is not finished:\n  {command_to_go_on(config)}\n")
-        if failed and not error:
+        failed: list[Job] | None = None
+        with reporting_failure("The jobs could not be counted"):
+            failed = [job for job in unfinished_jobs(folder) if self._before.get(job.folder) != job.state]
+        with reporting_failure("The table could not be made"):
+            show_runs(config, folder)
+        if failed or (error and has_runs(folder)):
+            with reporting_failure("The jobs that failed could not be named"):
+                sys.stdout.flush()
+                lines = "".join(map(str, failed or ()))
+                sys.stderr.write(
+                    printable(f"\n{lines}\nRun what is not finished:\n  {command_to_go_on(config)}\n", lines=True)
+                )
+        if failed != [] and not error:  # Hydra would turn any other exception into a warning
             raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that did not finish, or does not say how it ended.
+
+    Attributes:
+        folder: its own.
+        state: another one after the job was run again.
+        status: "failed", "interrupted" or "unknown".
+        overrides: in what it differs from the others.
+        reason: the first line of it.
+    """
+
+    folder: Path
+    state: object
+    status: str
+    overrides: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.status}  {self.folder}  {self.overrides}".rstrip() + f"\n    {self.reason}".rstrip() + "\n"
+
+
+def unfinished_jobs(sweep: Path) -> list[Job]:
+    """The jobs below `sweep` that failed, were interrupted, or whose summaries cannot be read."""
+    runs, unreadable = find_summaries(sweep)
+    common = set[str].intersection(*(set(run.overrides) for run in runs)) if runs else set()
+    jobs = []
+    for run in runs:
+        if run.unfinished:
+            own = " ".join(word for word in run.overrides if word not in common)
+            reason = next(iter(run.error.strip().splitlines()), "")
+            jobs.append(Job(run.folder, run.attempts, run.status, own, reason))
+    for each in unreadable:
+        with contextlib.suppress(OSError):  # gone by now
+            state = each.file.lstat()
+            jobs.append(Job(each.file.parent, (state.st_size, state.st_mtime_ns), "unknown", "", str(each)))
+    return jobs
+
+
+def has_runs(folder: Path) -> bool:
+    """Whether any run below `folder` has a summary."""
+    return next(folder.rglob(FILE), None) is not None
+
+
+def show_runs(config: Any, folder: Path) -> None:
+    """The table of a sweep, its files, and how to look closer."""
+    if not has_runs(folder):
+        return
+    from graft.tasks.compare import show
+
+    show(folder)
+    say(f"\nLook at the runs:  tensorboard --logdir {folder}")
+    if config.search.storage:
+        say(f"and at the search:  optuna-dashboard {config.search.storage}")
+
+
+@contextlib.contextmanager
+def reporting_failure(what: str) -> Iterator[None]:
+    """Write an exception inside to stderr instead of raising it."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, GraftError) else traceback.format_exc()
+        sys.stderr.write(printable(f"{what}: {reason}\n", lines=True))
 
 
 def _folder(config: Any) -> Path:
     return Path(config.hydra.sweep.dir)
-
-
-def _attempts(summary: dict[str, Any]) -> int:
-    return int(summary.get("attempts", 0))
-
-
-def _runs(folder: Path) -> list[dict[str, Any]]:
-    from graft.review.comparison import read_summaries
-
-    return read_summaries(folder)
-
-
-def _unfinished(run: dict[str, Any]) -> bool:
-    return run["status"] in ("failed", "interrupted")
-
-
-def _told(run: dict[str, Any], runs: Iterable[dict[str, Any]]) -> str:
-    """What became of a run, in what it differs from the others, and the first line of the reason."""
-    common = set.intersection(*(set(other.get("overrides", ())) for other in runs))
-    own = " ".join(word for word in run.get("overrides", ()) if word not in common)
-    reason = str(run.get("error", "")).strip().splitlines()
-    return f"{run['status']}  {run['folder']}  {own}".rstrip() + (f"\n    {reason[0]}\n" if reason else "\n")
 
 
 def command_to_go_on(config: Any) -> str:
@@ -94,7 +141,7 @@ def _run_name(strategy: str, moment: str) -> str:
 
 
 def _jobs_at_once() -> int:
-    from graft.tasks.places import jobs_at_once  # asked for only where jobs run side by side
+    from graft.tasks.gpu_slots import jobs_at_once  # asked for only where jobs run side by side
 
     return jobs_at_once()
 

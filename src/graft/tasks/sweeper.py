@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from graft.chance import seed_of
 from graft.errors import ConfigError
-from graft.tasks.folders import INDEX
+from graft.tasks.folders import INDEX, restore_index
+from graft.tasks.grid import require_gpu_for_jobs
 from graft.tasks.search import PRUNED, build_pruner, open_storage
 
 log = logging.getLogger(__name__)
@@ -42,16 +43,23 @@ class Search(OptunaSweeper):
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self._config = config
+        self._config, self._loader = config, hydra_context.config_loader
 
     def sweep(self, arguments: list[str]) -> None:
         """Search until the study has `n_trials` finished trials.
 
         Raises:
-            ConfigError: another process is at the same search.
+            ConfigError: another process is at the same search; its trials want a GPU, and this machine has none; or it
+                would choose by the test images.
         """
+        require_gpu_for_jobs(self._config, [()], self._loader)
+        if self._config.optimized_metric.startswith("test/"):
+            raise ConfigError(
+                f"optimized_metric={self._config.optimized_metric}: a search would choose by the test images.\n"
+                "Use optimized_metric=val/acc or val/loss; each trial is tested all the same."
+            )
         lock = Path(self._config.hydra.sweep.dir) / INDEX / "search.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        restore_index(lock.parent.parent)
         try:
             with FileLock(lock, timeout=0):
                 self._sweep(arguments)

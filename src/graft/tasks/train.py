@@ -81,9 +81,12 @@ def train(config: Any, command: Command) -> dict[str, Any]:
 
         run.summary |= {
             "classes": list(splits.classes),
-            "data": {
+            "data": run.summary["data"]
+            | {
                 "counts": splits.counts(),
                 "fingerprint": splits.fingerprint(),
+                "content": splits.source,
+                "validates_on_test": splits.val is splits.test,
                 "notes": list(splits.notes),
                 "left_out": dict(splits.left_out),
             },
@@ -113,6 +116,7 @@ def open_run(config: Any, command: Command) -> Run:
         going_on=config.resume is not None,
     )
     run.summary |= {"fold": config.data.fold, "config": choices(plainly(config), command.picked)}
+    run.summary["data"] = {"root": config.data.root}
     return run
 
 

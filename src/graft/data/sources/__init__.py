@@ -18,6 +18,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -77,9 +78,9 @@ def load_splits(
     except OSError as error:
         raise DataError(f"data.root={root}: {error.filename} cannot be read ({error.strerror}).") from error
     try:
-        if folds is not None:
-            source = with_fold(source, fold or 0, folds, seed)
-        return divide(source, None if _embedded(module) else root, seed, shots, val_fraction)
+        divided = source if folds is None else with_fold(source, fold or 0, folds, seed)
+        splits = divide(divided, None if _embedded(module) else root, seed, shots, val_fraction)
+        return replace(splits, source=source.fingerprint())
     except DataError as error:
         where = f"data={name}" if root is None else f"data.root={root}"
         raise DataError(f"{where}: {error}") from error

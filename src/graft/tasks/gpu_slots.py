@@ -3,8 +3,8 @@
 import hashlib
 import logging
 import os
+import platform
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from graft.data.cores import available_cores
 from graft.learning.gpu import visible_gpus
 from graft.locks import holder_of
+from graft.tasks.folders import INDEX
 
 log = logging.getLogger("graft")
 
@@ -24,14 +25,14 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a job may use; None for all there is."""
+class Slot:
+    """The GPUs and cores that a job may use; None for all there are."""
 
     gpus: tuple[str, ...] | None = None
     cores: tuple[int, ...] | None = None
 
-    def take(self) -> None:
-        """Bind this process, and all it will start, to the place. Before the first use of a GPU."""
+    def bind(self) -> None:
+        """Bind this process, and all it will start, to the slot. Before the first use of a GPU."""
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         if self.cores:
@@ -49,19 +50,22 @@ def jobs_at_once() -> int:
 
 
 @contextmanager
-def place_among(count: int, sweep: Path) -> Iterator[Place]:
-    """Hold one of the `count` places that the jobs of `sweep` have on this machine; waits while all are taken."""
+def claimed_slot(count: int, sweep: Path) -> Iterator[Slot]:
+    """Hold one of the `count` slots that the jobs of `sweep` have on this machine; waits while all are taken.
+
+    The locks lie in the folder of the sweep: a folder for temporary files is everybody's to write to.
+    """
     if count <= 1:
-        yield Place()
+        yield Slot()
         return
-    key = hashlib.sha256(f"{os.path.abspath(sweep)}".encode()).hexdigest()[:16]
-    locks = Path(tempfile.gettempdir()) / f"graft-places-{getattr(os, 'getuid', int)()}" / key
+    machine = hashlib.sha256(platform.node().encode()).hexdigest()[:16]
+    locks = sweep / INDEX / f"slots.{machine}"
     locks.mkdir(parents=True, exist_ok=True)
     number, lock = _first_free(locks, count)
     try:
         gpus, cores = visible_gpus(), available_cores()
         granted = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores))
-        yield Place(tuple(share(gpus, number, count)) or None, tuple(share(granted[:cores], number, count)))
+        yield Slot(tuple(share(gpus, number, count)) or None, tuple(share(granted[:cores], number, count)))
     finally:
         lock.release()
 
@@ -83,16 +87,16 @@ def _first_free(locks: Path, count: int) -> tuple[int, FileLock]:
         time.sleep(0.2)
 
 
-def share(things: Sequence[Item], number: int, count: int) -> Sequence[Item]:
-    """The part of `things` for one of `count`: disjoint parts of one size, or one thing for several where there are
-    too few."""
-    size = len(things) // count
+def share(items: Sequence[Item], number: int, count: int) -> Sequence[Item]:
+    """The part of `items` for slot `number` of `count`: disjoint parts of one size, or one item for several slots where
+    there are too few."""
+    size = len(items) // count
     if size:
-        return things[number * size : (number + 1) * size]
-    return things[number % len(things) :][:1] if things else things
+        return items[number * size : (number + 1) * size]
+    return items[number % len(items) :][:1] if items else items
 
 
-def side_by_side(launcher: Any) -> int:
-    """How many jobs a Hydra launcher runs at once on one machine: what it calls n_jobs, if it has that."""
+def concurrent_jobs(launcher: Any) -> int:
+    """How many jobs a Hydra launcher runs at once on one machine: its n_jobs, if it has that."""
     count = launcher.get("n_jobs") or 1
     return count if count > 0 else max(1, available_cores() + 1 + count)
