@@ -220,7 +220,7 @@ def build_trainer(
         default_root_dir=folder,
         **limits,
     )
-    validate_at_epoch_end_too(trainer)
+    validate_at_the_end_too(trainer)
     return trainer
 
 
@@ -240,11 +240,20 @@ def validation_interval(config: Any, batches: int) -> int | float | None:
     return min(every, batches, limit if isinstance(limit, int) else batches)
 
 
-def validate_at_epoch_end_too(trainer: pl.Trainer) -> None:
-    """With trainer.val_check_interval=N, Lightning would leave out the epoch's end unless N divides its length."""
+def validate_at_the_end_too(trainer: pl.Trainer) -> None:
+    """Validate at the end of every epoch, and at the last step, so that there is a best checkpoint.
+
+    Lightning skips an epoch's end unless trainer.val_check_interval divides its length, and the step at which
+    trainer.max_steps ends the training unless an epoch ends there.
+    """
     loop: Any = trainer.fit_loop.epoch_loop
     by_interval = loop._should_check_val_fx
-    loop._should_check_val_fx = lambda fetcher: by_interval(fetcher) or loop.batch_progress.is_last_batch
+
+    def is_due(fetcher: Any) -> bool:
+        ends = loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
+        return by_interval(fetcher) or (ends and trainer.enable_validation)
+
+    loop._should_check_val_fx = is_due
 
 
 def go_on_from(learner: Learner, resume: Path | None) -> int:
