@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from graft.errors import Refused
+
 TASKS = {
     "train": "fit a network, keep its best checkpoint, test it, write the run folder",
     "evaluate": "test a checkpoint, on its own data set or another",
@@ -58,9 +60,10 @@ def main(task: str | None = None) -> None:
     except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:
+    except (Exception, Refused) as raised:
         if full_error:
             raise
+        error = raised.error if isinstance(raised, Refused) else raised
         sys.stderr.write(explain(error) or traceback.format_exc())
         sys.exit(1)
 

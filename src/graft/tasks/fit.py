@@ -5,13 +5,11 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -19,9 +17,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from graft.data.splits import Splits
-from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
-from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
+from graft.learning.checkpoints import PREVIOUS, read_checkpoint, resume_point
 from graft.learning.device import Device, benchmark, choose_device, telling_of_determinism
 from graft.learning.feature_cache import FeatureCache
 from graft.learning.heap import freed_memory_kept
@@ -34,6 +31,8 @@ from graft.learning.writing import WholeCheckpoints
 from graft.review.layers import layer_table
 from graft.tasks.assembly import assemble, loaders, parameter_counts
 from graft.tasks.batch import settle_batch_size
+from graft.tasks.prepare import forget_earlier_attempt
+from graft.tasks.resume import Resumption
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
 from graft.tasks.search import PRUNED, Judge
@@ -42,28 +41,26 @@ from graft.transfer import TransferPlan
 log = logging.getLogger("graft")
 
 
-def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None:
+def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumption: Resumption | None = None) -> None:
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
-    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]))
-    with one_at_a_time(config, record.folder):
-        damaged = fall_back(record.folder) if config.resume == "auto" else None
-    if damaged:
-        log.warning("note  %s", damaged)
-    if record.writes and resume_point(config.resume, record.folder) is None:
+    fingerprint = record.summary.get("data", {}).get("fingerprint")
+    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]), fingerprint)
+    for note in resumption.notes if resumption else ():
+        log.warning("note  %s", note)
+    for note in resumption.free if resumption else ():
+        log.info("%s", note)
+    if record.writes and resumption is None:
         forget_earlier_attempt(record.folder)
+    elif record.writes and resumption is not None:
+        resumption.carry_into(record.folder)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
     else:
         record.summary |= one_process(plain, splits, device, told, record.folder)
-    if damaged:
-        record.summary["notes"].insert(0, damaged)
+    if resumption is not None:
+        record.summary["notes"][:0] = resumption.notes
     (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
-
-
-def one_at_a_time(config: Any, folder: Path) -> AbstractContextManager[Any]:
-    """Lets the tasks of srun, which share a folder, in one by one: the first mends what the others then find sound."""
-    return FileLock(folder / ".tasks.lock") if config.trainer.strategy == "ddp_slurm" else nullcontext()
 
 
 def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
@@ -92,6 +89,7 @@ def _from_weights_to_test(
     config = OmegaConf.create(plain)
     experiment = assemble(plain, splits, folder)
     learner, data = experiment.learner, experiment.data
+    learner.provenance["fingerprint"] = told.fingerprint
     seen = with_margin(data.preprocessing, learner.views)
     tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.lost)
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
@@ -160,14 +158,6 @@ def _from_weights_to_test(
 def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
     """The keys that the command line, or a sweep, sets for this run."""
     return tuple(word.lstrip("+").partition("=")[0] for word in overrides)
-
-
-def forget_earlier_attempt(folder: Path) -> None:
-    """A run that begins anew in a folder where one was killed before its first checkpoint keeps none of its figures."""
-    for name in ("metrics.csv", finite.FILE):
-        (folder / name).unlink(missing_ok=True)
-    for file in (folder / "tensorboard").glob("events*"):
-        file.unlink()
 
 
 def build_trainer(

@@ -6,7 +6,7 @@ import logging.config
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 
 from graft.config.identity import identity
 from graft.errors import GraftError
+from graft.folder_lock import FolderLock
 from graft.slurm import first_task
 from graft.tasks.apart import run_apart
 from graft.tasks.folders import INDEX
 from graft.tasks.places import Place, place_among, side_by_side
+from graft.tasks.prepare import KEY
 from graft.tasks.run import earlier_run
 from graft.tasks.search import PRUNED, mark_pruned
 from graft.tasks.train import Command, open_run, train
@@ -49,7 +51,13 @@ def run_job(config: Any, hydra: Any) -> float | None:
             config = copy.deepcopy(config)
             if (summary or not first_task()) and config.resume is None:
                 config.resume = "auto"
-            with place_among(side_by_side(hydra.launcher), sweep) as place:
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(FolderLock(folder, KEY) if first_task() else nullcontext())
+                except GraftError as error:  # somebody resumes this very job by hand
+                    log.error("%s", error)
+                    return None
+                place = stack.enter_context(place_among(side_by_side(hydra.launcher), sweep))
                 summary = _to_its_end(config, command, place, OmegaConf.to_container(hydra.job_logging, resolve=True))
     if summary["status"] == PRUNED and config.search.trial is not None:
         mark_pruned(config.search)
