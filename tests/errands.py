@@ -1,5 +1,6 @@
 """What tests have done in a process of its own; functions that it can import by name."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -40,3 +41,14 @@ def train_here(folder: Path, *words: str) -> None:
     import graft
 
     graft.train(*words, folder=folder, echo=False)
+
+
+def hold_folder(folder: Path, with_worker: bool) -> None:
+    from graft.folder_lock import FolderLock
+
+    with FolderLock(folder, "hydra.run.dir"):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        if with_worker:
+            worker.start()
+        (folder / "held").write_text(str(worker.pid))
+        time.sleep(60)

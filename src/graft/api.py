@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -123,6 +123,7 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     import copy
 
     from graft.config.locations import check_locations
+    from graft.tasks.prepare import prepare
     from graft.tasks.train import Command
     from graft.tasks.train import train as run_to_its_end
 
@@ -132,10 +133,13 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
         chosen = compose(*_words(experiment))
     config = copy.deepcopy(chosen.config)  # training settles some keys
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
-    place = _new_folder(Path(config.paths.outputs) / "train") if folder is None else Path(folder)
-    _write_down(chosen, place)
-    with _log_of(place, echo):
-        run_to_its_end(config, Command(place, list(chosen.overrides), dict(chosen.picked or {})))
+    usual = Path(config.paths.outputs) / "train" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    place = usual if folder is None else Path(folder)
+    with prepare(config, chosen.overrides, place, own_name=folder is None) as prepared:
+        place = prepared.folder
+        _write_down(chosen, place)
+        with _log_of(place, echo):
+            run_to_its_end(config, Command(place, list(chosen.overrides), dict(chosen.picked or {})), prepared)
     return FinishedRun(place)
 
 
@@ -262,19 +266,6 @@ def _words(given: Sequence[Experiment | str]) -> list[str]:
     if len(words) < len(given):
         raise ConfigError("train: either one composed experiment, or words such as 'model=vgg16'; not both.")
     return words
-
-
-def _new_folder(parent: Path) -> Path:
-    """A folder below `parent` named by the time, that nobody else has."""
-    parent.mkdir(parents=True, exist_ok=True)
-    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    number = 1
-    while True:
-        with suppress(FileExistsError):
-            place = parent / (name if number == 1 else f"{name}_{number}")
-            place.mkdir()
-            return place
-        number += 1
 
 
 def _write_down(experiment: Experiment, folder: Path) -> None:

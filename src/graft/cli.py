@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, Refused
 from graft.escaping import printable
 from graft.files import DISK_FULL
 from graft.learning.signals import end_when_asked_twice
@@ -71,10 +71,11 @@ def main(task: str | None = None) -> None:
     except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:
+    except (Exception, Refused) as raised:
         if full_error:
             raise
-        sys.stderr.write(printable(explain(error, task) or traceback.format_exc(), lines=True))
+        cause = raised.error if isinstance(raised, Refused) else raised
+        sys.stderr.write(printable(explain(cause, task) or traceback.format_exc(), lines=True))
         sys.exit(1)
 
 

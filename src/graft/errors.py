@@ -7,6 +7,14 @@ class GraftError(Exception):
     """A mistake the user can mend. The message names the thing, the reason and the way out."""
 
 
+class Refused(BaseException):
+    """Carries an error to the user through code that turns exceptions into warnings."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class ConfigError(GraftError):
     """The configuration asks for something impossible or unknown."""
 

@@ -48,6 +48,8 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     check_views(config.views)
     _metric_exists(config)
     _ranges(config)
+    _length(config)
+    _validation(config)
     _search(config)
     _processes(config)
     _weights_and_strategy(config, said)
@@ -109,8 +111,6 @@ def _ranges(config: Any) -> None:
     for key, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{key}={value}: must be more than 0.")
-    if config.trainer.max_epochs < 1 and config.trainer.max_steps < 1:
-        raise ConfigError(f"trainer.max_epochs={config.trainer.max_epochs}: nothing to train; give at least 1.")
     for key, value in config.review.items():
         if value < 0:
             raise ConfigError(f"review.{key}={value}: 0 for none, or more.")
@@ -138,6 +138,40 @@ def _ranges(config: Any) -> None:
         )
     if config.data.shots is not None and config.data.shots < 1:
         raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
+
+
+def _length(config: Any) -> None:
+    """Refuse a training without a step or without an end: Lightning would skip it, or never leave it."""
+    trainer = config.trainer
+    for key in ("max_epochs", "max_steps"):
+        if trainer[key] == 0 or trainer[key] < -1:
+            raise ConfigError(f"trainer.{key}={trainer[key]}: nothing to train; give at least 1, or -1 for no limit.")
+    if trainer.max_epochs == trainer.max_steps == -1:
+        raise ConfigError("trainer.max_epochs=-1 and trainer.max_steps=-1: the training would never end; limit one.")
+    if trainer.limit_train_batches == 0:
+        raise ConfigError(
+            "trainer.limit_train_batches=0: nothing to train.\nGive at least 1 batch, or null for all; "
+            "graft evaluate measures without training."
+        )
+
+
+def _validation(config: Any) -> None:
+    """Refuse a training without validation when something depends on the figures of one."""
+    if config.trainer.limit_val_batches != 0:
+        return
+    users = {
+        "callbacks.checkpoint=best": config.callbacks.checkpoint == "best",
+        f"callbacks.early_stopping={config.callbacks.early_stopping}": config.callbacks.early_stopping is not None,
+        "scheduler=plateau": config.scheduler.name == "plateau" and config.scheduler.monitor.startswith("val/"),
+        f"search.pruner={config.search.pruner}": config.search.pruner != "none",
+    }
+    waiting = [user for user, waits in users.items() if waits]
+    if waiting:
+        raise ConfigError(
+            f"trainer.limit_val_batches=0 and {' and '.join(waiting)} disagree: without validation there is no "
+            f"{config.optimized_metric} to choose by.\nValidate on at least 1 batch, or set "
+            "callbacks.checkpoint=last, which keeps the weights of the last epoch."
+        )
 
 
 def _processes(config: Any) -> None:

@@ -13,14 +13,13 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    ModelCheckpoint,
     RichProgressBar,
     WeightAveraging,
 )
 from torch import Tensor
 
 from graft.config.metrics import direction
-from graft.learning.writing import LatestCheckpoint, ResumePoint
+from graft.learning.writing import BestCheckpoint, LatestCheckpoint, ResumePoint
 
 
 class AveragedWeights(WeightAveraging):
@@ -72,6 +71,9 @@ class Lines(Callback):
     def __init__(self, write: Any) -> None:
         self.write = write
         self.started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()  # an epoch that is resumed within has no start of its own
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
@@ -159,7 +161,7 @@ def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Call
     best: dict[str, Any] = {"filename": "best", "mode": mode, "save_weights_only": True, **checkpoints}
     callbacks: list[Callback] = [
         Pace(),
-        ModelCheckpoint(monitor=config.optimized_metric, save_on_train_epoch_end=False, **best)
+        BestCheckpoint(monitor=config.optimized_metric, save_on_train_epoch_end=False, **best)
         if config.callbacks.checkpoint == "best"
         else LatestCheckpoint(**best),
         ResumePoint(every=config.callbacks.checkpoint_every_n_steps, **checkpoints),

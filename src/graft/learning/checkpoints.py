@@ -1,6 +1,7 @@
 """Finding and reading checkpoints: data, never code. Torch is imported when one is read."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from graft.errors import TrainingError
 from graft.files import damage_of, why_no_file
 from graft.values import Check, integer, mapping, read_values, text
 
+BEST = "best.ckpt"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """What a run goes on from, and the one before it."""
 
@@ -58,6 +60,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a run was when it wrote a checkpoint.
+
+    Attributes:
+        epochs: those it had completed.
+        steps: optimizer steps.
+        within_epoch: it was within the next epoch.
+    """
+
+    epochs: int
+    steps: int
+    within_epoch: bool
+
+
+def progress_of(checkpoint: Mapping[str, Any]) -> Progress:
+    """How far the run was that wrote `checkpoint`, one that a run can resume from."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    return Progress(epochs["processed"], checkpoint["global_step"], epochs["ready"] > epochs["processed"])
+
+
+def best_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `checkpoint` says of the best one: the state of the callback that wrote it; empty where there is none."""
+    states: Mapping[str, Mapping[str, Any]] = checkpoint.get("callbacks", {})
+    found = (state for state in states.values() if state.get("monitor") and state.get("best_model_path"))
+    return next(found, {})
+
+
 def _way_out(path: Path) -> str:
     others = [name for name in (LAST, PREVIOUS, "best.ckpt") if name != path.name and path.with_name(name).is_file()]
     return f"Beside it there is {' and '.join(others)}." if others else "Take a copy of it, or train again."
@@ -91,9 +121,15 @@ def resume_point(wanted: str | None, folder: Path) -> Path | None:
     if wanted == "auto":
         last = folder / "checkpoints" / LAST
         return last if last.is_file() else None
-    path = Path(wanted)
+    path = Path(wanted).expanduser()
     if path.is_dir():
         path = path / "checkpoints" / LAST
+    best = path.with_name(BEST)
+    if not path.is_file() and path.name == LAST and best.is_file():
+        raise TrainingError(
+            f"resume={wanted}: {path.parent} holds {BEST} and no {LAST} (callbacks.keep=best), and no run can continue "
+            f"from that.\nmodel.weights={best} begins a new run with its weights."
+        )
     if reason := why_no_file(path):
         raise TrainingError(
             f"resume={wanted}: no checkpoint at {path} ({reason}).\nGive a run folder, a .ckpt file, or resume=auto."

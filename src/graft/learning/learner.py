@@ -3,11 +3,12 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -20,6 +21,7 @@ from graft.learning.callbacks import AveragedWeights
 from graft.learning.finite import WAY_OUT, LossWatch
 from graft.learning.lookahead import Lookahead
 from graft.learning.optimizers import build_optimizer
+from graft.learning.resuming import Origin, RunLength, apply_changes
 from graft.learning.schedules import Length, build_schedule
 from graft.learning.tally import Counts, Tally, widest
 from graft.learning.views import ONE_LOOK, mean_of_views
@@ -112,6 +114,7 @@ class Learner(pl.LightningModule):
         self.tally = Tally(len(classes), torch.device("cpu"))
         self.watch = LossWatch(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self.lookahead: Lookahead | None = None
+        self._origin: Origin | None = None
         self._averages: dict[str, Tensor] = {}  # of a run that goes on, until there is a Lookahead to have them
         self.collapsed: str | None = None
         """What to say when the last validation saw one class only."""
@@ -155,6 +158,8 @@ class Learner(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Where a run goes on within an epoch, that epoch is not begun again, and what it has summed up is here."""
+        if self._origin is not None:
+            apply_changes(self.trainer, self._origin, OmegaConf.create(self.provenance["config"]), self.plan.groups)
         self.plan.apply(self.current_epoch)
         self.train()
         self.epoch_sums, self.window_sums = (sums.to(self._zeros()) for sums in (self.epoch_sums, self.window_sums))
@@ -369,12 +374,14 @@ class Learner(pl.LightningModule):
             if isinstance(callback, AveragedWeights):
                 callback.put_into(checkpoint, self)
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
+        checkpoint["length"] = asdict(RunLength.of(self.trainer))
         if self.lookahead is not None and "optimizer_states" in checkpoint:
             checkpoint["lookahead"] = self.lookahead.averages
         checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.watch.skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on summing up where it was left."""
+        self._origin = Origin.of(checkpoint)
         sums = checkpoint.get("sums", {})
         self.epoch_sums, self.window_sums = (sums.get(name, self._zeros()) for name in SUMS)
         self.watch.skipped = sums.get("skipped", 0)

@@ -61,6 +61,9 @@ class StepTime(Callback):
     def _forget(self, step: int) -> None:
         self._begun, self._images, self._step = time.perf_counter(), 0, step
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._forget(trainer.global_step)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._forget(trainer.global_step)
 

@@ -41,7 +41,8 @@ class TableLogger(Logger):
         try:
             table = read_metrics(self.path)
         except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror or error}.\nMove it away; the run's checkpoints do not need it.") from error
+            reason = error.strerror or error
+            raise DataError(f"{self.path}: {reason}.\nMove it away; the run's checkpoints do not need it.") from error
         self._columns = table.columns or self._columns
         self._rows = {int(row["step"]): row for row in table.rows}
         self._written = len(self._rows)

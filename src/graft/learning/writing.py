@@ -1,6 +1,7 @@
 """Writing checkpoints: whole or not at all, so that it costs little beside training, and before a run is stopped."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,51 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
 
 
-class LatestCheckpoint(ModelCheckpoint):
+SAVED_AT = "saved_at"
+"""In the state of a callback: the optimizer step at which it wrote its checkpoint."""
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, whose state names files relative to `dirpath` and not by absolute paths.
+
+    Lightning forgets the best score when the folder's path has changed, and then replaces the best checkpoint by the
+    next one, however bad. With relative names a run may be moved, copied, mounted elsewhere or resumed in a new folder.
+    """
+
+    PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.saved_at: int | None = None  # the optimizer step
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's, which earlier versions of Graft wrote."""
+        return super().state_key.replace(BestCheckpoint.__qualname__, ModelCheckpoint.__qualname__)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        self.saved_at = trainer.global_step
+        super()._save_checkpoint(trainer, filepath)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self._with_paths(super().state_dict(), lambda path: Path(path).name)
+        return state | {"dirpath": "", SAVED_AT: self.saved_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also of a state with absolute paths: every checkpoint of a run lies in `dirpath`."""
+        folder = Path(str(self.dirpath))
+        state = self._with_paths(state_dict, lambda path: str(folder / Path(path).name))
+        super().load_state_dict(state | {"dirpath": self.dirpath})
+        self.saved_at = state_dict.get(SAVED_AT)
+
+    def _with_paths(self, state: dict[str, Any], changed: Callable[[str], str]) -> dict[str, Any]:
+        paths = {name: changed(state[name]) if state[name] else "" for name in self.PATHS}
+        return (
+            state | paths | {"best_k_models": {changed(path): score for path, score in state["best_k_models"].items()}}
+        )
+
+
+class LatestCheckpoint(BestCheckpoint):
     """Kept up to date at the ends of epochs, but with no more than a tenth of the time, and at the end of training."""
 
     SHARE = 0.1

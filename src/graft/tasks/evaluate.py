@@ -13,6 +13,7 @@ from graft.config.training import DataConfig, TrainConfig
 from graft.data.sources import known_sources, locate
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
+from graft.folder_lock import new_folder
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
 from graft.tasks.run import valid_summary
@@ -33,6 +34,23 @@ def main(config: Any) -> float:
         from graft.tasks import score  # torch only now that there is something to evaluate
 
     return score.run(config, checkpoint, said, Path(hydra.runtime.output_dir))
+
+
+def claim(config: Any, folder: Path, own_name: bool) -> Path:
+    """Refuse what cannot be evaluated before Hydra writes to `folder`; returns the folder to use.
+
+    Raises:
+        ConfigError, TrainingError: the configuration, the checkpoint, or a folder that holds something already.
+    """
+    check_evaluate(config, said_keys(config.hydra.overrides.task))
+    checkpoint_file(config.checkpoint)
+    if own_name:
+        return new_folder(folder)
+    found = [name for name in ("evaluation.json", "summary.json") if (folder / name).exists()]
+    if found:
+        what = "a run" if "summary.json" in found else "an evaluation"
+        raise ConfigError(f"hydra.run.dir={folder}: holds {found[0]} of {what}.\nGive another folder.")
+    return folder
 
 
 def run_config(config: Any, made: Mapping[str, Any], said: Collection[str], source: str = "checkpoint") -> Any:

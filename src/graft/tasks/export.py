@@ -18,6 +18,7 @@ from graft.data.sources import locate
 from graft.data.stream import find_images
 from graft.errors import DataError
 from graft.files import folder_in_place, safe_name, sha256, write_atomically
+from graft.folder_lock import folder_of
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
 from graft.tasks.evaluate import run_config
@@ -61,7 +62,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
     handover = Handover(restored, config.preprocess)
     if "state_dict" in wanted and handover.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
-    place = Path(config.folder).expanduser()
+    place = folder_of(config)
     for ending, form in itertools.chain.from_iterable(formats(name, config.opset).items() for name in wanted):
         started = time.perf_counter()
         with folder_in_place(place) as folder:

@@ -6,7 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from omegaconf import OmegaConf
 
 from graft.data.splits import Splits
 from graft.data.workers import explaining_worker_failures
-from graft.learning import finite
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
-from graft.learning.checkpoints import PREVIOUS, fall_back, read_checkpoint, resume_point
+from graft.learning.checkpoints import PREVIOUS, read_checkpoint, resume_point
 from graft.learning.device import Device, benchmark, choose_device, telling_of_determinism
 from graft.learning.feature_cache import FeatureCache
 from graft.learning.heap import freed_memory_kept
@@ -31,10 +29,11 @@ from graft.learning.processes import environment_of, launch
 from graft.learning.table_logger import TableLogger
 from graft.learning.views import ONE_LOOK, with_margin
 from graft.learning.writing import WholeCheckpoints
-from graft.locks import locked
 from graft.review.layers import layer_table
 from graft.tasks.assembly import assemble, loaders, parameter_counts
 from graft.tasks.batch import settle_batch_size
+from graft.tasks.prepare import forget_earlier_attempt
+from graft.tasks.resume import Resumption
 from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
 from graft.tasks.search import PRUNED, Judge
@@ -44,30 +43,26 @@ from graft.transfer import TransferPlan
 log = logging.getLogger("graft")
 
 
-def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run) -> None:
+def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumption: Resumption | None = None) -> None:
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
-    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]))
-    with one_at_a_time(config, record.folder):
-        damaged = fall_back(record.folder) if config.resume == "auto" else None
-    if damaged:
-        log.warning("note  %s", damaged)
-    if record.writes and resume_point(config.resume, record.folder) is None:
+    fingerprint = record.summary.get("data", {}).get("fingerprint")
+    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]), fingerprint)
+    for note in resumption.notes if resumption else ():
+        log.warning("note  %s", note)
+    for note in resumption.free if resumption else ():
+        log.info("%s", note)
+    if record.writes and resumption is None:
         forget_earlier_attempt(record.folder)
+    elif record.writes and resumption is not None:
+        resumption.carry_into(record.folder)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
     else:
         record.summary |= one_process(plain, splits, device, told, record.folder)
-    if damaged:
-        record.summary["notes"].insert(0, damaged)
+    if resumption is not None:
+        record.summary["notes"][:0] = resumption.notes
     (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
-
-
-def one_at_a_time(config: Any, folder: Path) -> AbstractContextManager[Any]:
-    """Lets the tasks of srun, which share a folder, in one by one: the first mends what the others then find sound."""
-    if config.trainer.strategy != "ddp_slurm":
-        return nullcontext()
-    return locked(folder / ".tasks.lock", lambda holder: log.info("waiting for %s, a task of this run", holder))
 
 
 def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
@@ -97,6 +92,7 @@ def _from_weights_to_test(
     config = OmegaConf.create(plain)
     experiment = assemble(plain, splits, folder)
     learner, data = experiment.learner, experiment.data
+    learner.provenance["fingerprint"] = told.fingerprint
     seen = with_margin(data.preprocessing, learner.views)
     tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.lost)
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
@@ -168,14 +164,6 @@ def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(word.lstrip("+").partition("=")[0] for word in overrides)
 
 
-def forget_earlier_attempt(folder: Path) -> None:
-    """A run that begins anew in a folder where one was killed before its first checkpoint keeps none of its figures."""
-    for name in ("metrics.csv", finite.FILE):
-        (folder / name).unlink(missing_ok=True)
-    for file in (folder / "tensorboard").glob("events*"):
-        file.unlink()
-
-
 def build_trainer(
     config: Any,
     device: Device,
@@ -226,7 +214,7 @@ def build_trainer(
         default_root_dir=folder,
         **limits,
     )
-    validate_at_epoch_end_too(trainer)
+    validate_at_the_end_too(trainer)
     return trainer
 
 
@@ -252,11 +240,20 @@ def validation_interval(config: Any, batches: int) -> int | float | None:
     return min(every, batches, limit if isinstance(limit, int) else batches)
 
 
-def validate_at_epoch_end_too(trainer: pl.Trainer) -> None:
-    """With trainer.val_check_interval=N, Lightning would leave out the epoch's end unless N divides its length."""
+def validate_at_the_end_too(trainer: pl.Trainer) -> None:
+    """Validate at the end of every epoch, and at the last step, so that there is a best checkpoint.
+
+    Lightning skips an epoch's end unless trainer.val_check_interval divides its length, and the step at which
+    trainer.max_steps ends the training unless an epoch ends there.
+    """
     loop: Any = trainer.fit_loop.epoch_loop
     by_interval = loop._should_check_val_fx
-    loop._should_check_val_fx = lambda fetcher: by_interval(fetcher) or loop.batch_progress.is_last_batch
+
+    def is_due(fetcher: Any) -> bool:
+        ends = loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
+        return by_interval(fetcher) or (ends and trainer.enable_validation)
+
+    loop._should_check_val_fx = is_due
 
 
 def go_on_from(learner: Learner, resume: Path | None) -> int:

@@ -17,6 +17,7 @@ from graft.data.sources import locate, undivided
 from graft.errors import ConfigError, DataError
 from graft.escaping import say
 from graft.files import safe_name, write_atomically
+from graft.folder_lock import folder_of
 from graft.review.contact_sheets import contact_sheet
 from graft.review.inspection import plain, tables
 from graft.review.progress import progress_bar
@@ -39,7 +40,7 @@ def main(config: Any) -> None:
         seen = Inspection.of(collection, preprocessing, near=config.near, done=bar.advance)
     found = findings(seen)
     show(config, seen, found)
-    sheets = write_sheets(seen, Path(config.folder), config.sheets, config.per_sheet)
+    sheets = write_sheets(seen, folder_of(config), config.sheets, config.per_sheet) if config.sheets else {}
     if config.output is not None:
         text = json.dumps({"data": config.data.name} | plain(seen, found, sheets), indent=2, ensure_ascii=False)
         write_atomically(Path(config.output).expanduser(), (text + "\n").encode(errors="backslashreplace"))

@@ -6,7 +6,7 @@ import logging.config
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from omegaconf import OmegaConf
 
 from graft.config.identity import identity
 from graft.errors import GraftError
+from graft.folder_lock import FolderLock
 from graft.locks import locked
 from graft.slurm import first_task
 from graft.tasks.apart import run_apart
 from graft.tasks.folders import INDEX
 from graft.tasks.gpu_slots import Slot, claimed_slot, concurrent_jobs
+from graft.tasks.prepare import KEY
 from graft.tasks.run import earlier_run
 from graft.tasks.search import PRUNED, mark_pruned
 from graft.tasks.train import Command, open_run, train
@@ -49,7 +51,13 @@ def run_job(config: Any, hydra: Any) -> float | None:
             config = copy.deepcopy(config)
             if (summary or not first_task()) and config.resume is None:
                 config.resume = "auto"
-            with claimed_slot(concurrent_jobs(hydra.launcher), sweep) as slot:
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(FolderLock(folder, KEY) if first_task() else nullcontext())
+                except GraftError as error:  # somebody resumes this very job by hand
+                    log.error("%s", error)
+                    return None
+                slot = stack.enter_context(claimed_slot(concurrent_jobs(hydra.launcher), sweep))
                 summary = _to_its_end(config, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True))
     if summary["status"] == PRUNED and config.search.trial is not None:
         mark_pruned(config.search)

@@ -14,6 +14,7 @@ from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, find_images, read_ahead
 from graft.errors import DataError
 from graft.escaping import say
+from graft.folder_lock import folder_of
 from graft.learning.checkpoints import checkpoint_file
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.review.progress import Bar, progress_bar
@@ -43,6 +44,7 @@ def main(config: Any) -> None:
         format_of(output)
     restored = restore(config)
     say(f"by {restored.source}")
+    copies = folder_of(config) if config.show else None
     shown: list[Prediction] = []
     predicted = unreadable = 0
     with contextlib.ExitStack() as stack:
@@ -60,12 +62,12 @@ def main(config: Any) -> None:
                 shown.append(outcome)
             if write is not None:
                 write(outcome)
-            if config.show:
-                annotate(picture, outcome, Path(config.folder))
+            if copies is not None:
+                annotate(picture, outcome, copies)
     tell(shown)
     said = [f"and {predicted - len(shown):,} more"] if predicted > len(shown) else []
     said += [f"all {predicted:,} in {output}"] if output is not None else []
-    said += [f"annotated copies in {config.folder}"] if config.show else []
+    said += [f"annotated copies in {copies}"] if copies is not None else []
     if said:
         say(" · ".join(said))
     if unreadable:

@@ -42,10 +42,12 @@ class Told:
     Attributes:
         choices: every choice by its key, and the seed.
         said: the keys that were set for this run.
+        fingerprint: of its data, for checkpoints.
     """
 
     choices: Mapping[str, Any]
     said: Collection[str]
+    fingerprint: str | None = None
 
 
 class Review:

@@ -21,6 +21,7 @@ from graft.learning.signals import STOP
 from graft.review.progress import progress_bar
 from graft.slurm import first_task
 from graft.startup import uncollected
+from graft.tasks.prepare import Prepared, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
@@ -42,10 +43,26 @@ def main(config: Any) -> float | None:
     command = Command(Path(hydra.runtime.output_dir), list(hydra.overrides.task), dict(hydra.runtime.choices))
     if not first_task():
         logging.getLogger().handlers.clear()
-    if config.trainer.strategy == "ddp_slurm" and config.resume is None:
-        config.resume = "auto"  # its folder is that of the job, which may have been queued again
-    with _saying_how_to_go_on(command):
-        return train(config, command)["metrics"].get(config.optimized_metric)
+    prepared = _CLAIMED.pop() if _CLAIMED else prepare(config, command.overrides, command.folder, own_name=False)
+    with _saying_how_to_go_on(command), prepared:
+        return train(config, command, prepared)["metrics"].get(config.optimized_metric)
+
+
+_CLAIMED: list[Prepared] = []
+"""The run of this process between Hydra's callback, which claims its folder, and `main`."""
+
+
+def claim(config: Any, folder: Path, own_name: bool) -> Path:
+    """Prepare the run of `config`, which has a `hydra` node, before Hydra writes to its folder; returns the folder."""
+    from omegaconf import OmegaConf
+
+    keys = [key for key in config if key != "hydra"]
+    own_name = own_name and config.trainer.strategy != "ddp_slurm"  # several tasks share that name
+    prepared = prepare(
+        OmegaConf.masked_copy(config, keys), list(config.hydra.overrides.task), folder, own_name=own_name
+    )
+    _CLAIMED[:] = [prepared]
+    return prepared.folder
 
 
 @dataclass(frozen=True)
@@ -65,18 +82,30 @@ class Command:
     in_sweep: bool = False
 
 
-def train(config: Any, command: Command) -> dict[str, Any]:
-    """One run from beginning to end; returns what its summary.json says."""
+def train(config: Any, command: Command, prepared: Prepared | None = None) -> dict[str, Any]:
+    """One run from beginning to end; returns what its summary.json says.
+
+    Args:
+        config: a TrainConfig.
+        command: its command.
+        prepared: as `prepare` gives it; None for a job, whose folder its sweep has claimed.
+    """
     check_locations(config, {"hydra.run.dir": command.folder})
+    resume_when_queued_again(config)
     run = open_run(config, command)
     with STOP.listening(), run.recording():
         settle(config, said=() if command.in_sweep else command.overrides)
         plain = plainly(config)
         run.summary["config"] = choices(plain, command.picked)
         require_gpu(config.trainer.accelerator)
+        resumption = prepared.resumption if prepared else find_resumption(config, command.overrides, command.folder)
+        splits = prepared.splits if prepared else None
         with uncollected():
-            check_available(config)
-            splits = open_data(config)
+            if splits is None:
+                check_available(config)
+                splits = open_data(config)
+                if resumption is not None:
+                    resumption.require_data(splits)
             from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
 
         run.summary |= {
@@ -91,7 +120,7 @@ def train(config: Any, command: Command) -> dict[str, Any]:
                 "left_out": dict(splits.left_out),
             },
         }
-        fit.run(config, plain, splits, run)
+        fit.run(config, plain, splits, run, resumption)
         if config.callbacks.keep == "none":
             run.summary["checkpoint"] = None
     if run.writes:  # the summary says by now that nothing need go on from here

@@ -1,0 +1,63 @@
+"""Hydra's callback that claims the folder of a command before Hydra writes to it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import open_dict, read_write
+
+from graft.errors import Refused
+from graft.folder_lock import new_folder, own_name
+from graft.slurm import first_task
+
+
+class ClaimFolder(Callback):
+    """Checks the configuration and claims the folder before a command begins.
+
+    Args:
+        task: the command, whose module has a function `claim(config, folder, own_name)` that returns the folder to use.
+    """
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """Raises Refused where the command cannot begin."""
+        from importlib import import_module
+
+        with _refusing():
+            HydraConfig.instance().set_config(config)
+            hydra = config.hydra
+            claim = import_module(f"graft.tasks.{self.task}").claim
+            folder = claim(config, Path(hydra.run.dir), own_name(hydra.run, "dir"))
+            with read_write(hydra), open_dict(hydra):
+                hydra.run.dir = str(folder)
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        """Gives a sweep without a name one that no other has."""
+        hydra = config.hydra
+        if not first_task():
+            return
+        with _refusing():
+            if "sweep_name" in config and own_name(config, "sweep_name") and not own_name(hydra.sweep, "dir"):
+                name = new_folder(Path(hydra.sweep.dir)).name
+                with read_write(config), open_dict(config), read_write(hydra):
+                    config.sweep_name = name
+                    hydra.overrides.task.append(f"sweep_name='{name}'")
+            elif own_name(hydra.sweep, "dir"):
+                folder = new_folder(Path(hydra.sweep.dir))
+                with read_write(hydra), open_dict(hydra):
+                    hydra.sweep.dir = str(folder)
+                    hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Hydra turns an exception of a callback into a warning and goes on; this gets through."""
+    try:
+        yield
+    except Exception as error:
+        raise Refused(error) from error

@@ -1,0 +1,183 @@
+"""What precedes a run: nothing is written before its configuration is valid and its folder is its own."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from graft.config.validation import settle
+from graft.data.splits import Splits
+from graft.errors import ConfigError
+from graft.folder_lock import FolderLock, new_folder
+from graft.learning.checkpoints import BEST, LAST, PREVIOUS, fall_back, resume_point
+from graft.learning.gpu import require_gpu
+from graft.locks import locked
+from graft.slurm import first_task
+from graft.startup import uncollected
+from graft.tasks.resume import Resumption, open_resumption
+from graft.tasks.run import read_summary
+
+log = logging.getLogger("graft")
+
+KEY = "hydra.run.dir"
+
+LEFT_BY_A_RUN = (
+    "metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "review.npz", "tensorboard/events*",
+    *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
+)  # fmt: skip
+"""Files of an earlier attempt, which a run that begins in its folder removes; it has replaced summary.json by then."""
+
+DONE = ("finished", "pruned")
+
+
+@dataclass
+class Prepared:
+    """A run that may begin. As a context manager it gives its folder free at the end.
+
+    Attributes:
+        folder: the run's, claimed.
+        resumption: what it resumes from, found to fit; None where it begins at the start.
+        splits: its data, where they were compared with those of the checkpoint.
+    """
+
+    folder: Path
+    resumption: Resumption | None
+    splits: Splits | None
+    lock: FolderLock | None
+
+    def __enter__(self) -> "Prepared":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock is not None:
+            self.lock.release()
+
+
+def prepare(config: Any, overrides: Sequence[str], folder: Path, *, own_name: bool) -> Prepared:
+    """Check a run's configuration, claim its folder, and compare it with what it resumes from.
+
+    Of several tasks of Slurm, which share a folder, the first claims it; all of them check.
+
+    Args:
+        config: its TrainConfig; not changed.
+        overrides: of the command line.
+        folder: the run's folder.
+        own_name: Graft has named it, so that another name will do where it exists.
+
+    Raises:
+        ConfigError: the configuration cannot work, the folder is in use or holds another run, or what the run is to
+            resume from was configured otherwise.
+        DataError, TrainingError: the data, or the checkpoint, are not those to resume with.
+    """
+    config = copy.deepcopy(config)
+    resume_when_queued_again(config)
+    settle(config, said=overrides)
+    require_gpu(config.trainer.accelerator)
+    if config.resume not in (None, "auto"):
+        resume_point(config.resume, folder)  # a path that does not exist is refused before a folder is made
+    if own_name:
+        folder = new_folder(folder)
+    existed = folder.is_dir() and not own_name
+    lock = FolderLock(folder, KEY) if first_task() else None
+    try:
+        if lock is not None:
+            lock.acquire()
+        refuse_reuse(folder, config.resume)
+        resumption = find_resumption(config, overrides, folder)
+        splits = None
+        if resumption is not None:
+            from graft.tasks.train import check_available, open_data
+
+            check_available(config)
+            splits = open_data(config)
+            resumption.require_data(splits)
+        return Prepared(folder, resumption, splits, lock)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # which fails unless it is empty
+        raise
+
+
+def resume_when_queued_again(config: Any) -> None:
+    """The folder of several tasks of Slurm is that of the job, which may have been queued again."""
+    if config.trainer.strategy == "ddp_slurm" and config.resume is None:
+        config.resume = "auto"
+
+
+def find_resumption(config: Any, overrides: Sequence[str], folder: Path) -> Resumption | None:
+    """What `resume` names, compared with `config`, a settled TrainConfig; None where the run begins at the start.
+
+    Where last.ckpt of the run's own folder is damaged, the one before it takes its place, and a note says so.
+    """
+    mended = None
+    if config.resume == "auto":
+        with _one_at_a_time(config, folder):
+            mended = fall_back(folder)
+    checkpoint = resume_point(config.resume, folder)
+    if checkpoint is None:
+        return None
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    with uncollected():  # the checkpoint needs torch
+        resumption = open_resumption(plain, checkpoint, overrides)
+    return resumption.with_note(mended) if mended else resumption
+
+
+def _one_at_a_time(config: Any, folder: Path) -> contextlib.AbstractContextManager[Any]:
+    """Lets the tasks of srun, which share a folder, in one by one: the first mends what the others then find sound."""
+    if config.trainer.strategy != "ddp_slurm":
+        return contextlib.nullcontext()
+    return locked(folder / ".tasks.lock", lambda holder: log.info("waiting for %s, a task of this run", holder))
+
+
+def refuse_reuse(folder: Path, resume: str | None) -> None:
+    """Refuse a folder that holds another run than the one that is to be resumed, or files that are not of a run.
+
+    Raises:
+        ConfigError: names the folder, what it holds and the way out.
+    """
+    summary, where = read_summary(folder), f"{KEY}={folder}"
+    kept = [name for name in (LAST, PREVIOUS, BEST) if (folder / "checkpoints" / name).is_file()]
+    status = summary.get("status")
+    inside = resume == "auto" or (resume is not None and _lies_in(Path(resume), folder))
+    if inside and (LAST in kept or PREVIOUS in kept):
+        return
+    if status in DONE:
+        raise ConfigError(
+            f"{where}: holds a {status} run"
+            + (f" that has kept no {LAST} to resume from (callbacks.keep)" if inside else "")
+            + ".\nGive another folder"
+            + (", or continue it: resume=auto with a larger trainer.max_epochs." if LAST in kept else ".")
+        )
+    if kept and not (resume == "auto" and status is not None):
+        resumable = LAST in kept or PREVIOUS in kept
+        raise ConfigError(
+            f"{where}: holds {' and '.join(kept)} of {f'a run that was {status}' if status else 'a run'}.\n"
+            + (f"resume=auto continues it there, and resume={folder} in another folder. " if resumable else "")
+            + "To begin at the start, give another folder, or remove this one."
+        )
+    patterns = ("summary.json", *LEFT_BY_A_RUN) if status is None else ()
+    found = [file.name for pattern in patterns for file in folder.glob(pattern)]
+    if found:
+        raise ConfigError(
+            f"{where}: holds {', '.join(found)} and no run of Graft, which would write files of these names.\n"
+            "Give another folder."
+        )
+
+
+def forget_earlier_attempt(folder: Path) -> None:
+    """A run that begins at the start, where one was stopped before its first checkpoint, keeps none of its files."""
+    for pattern in LEFT_BY_A_RUN:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path.expanduser().resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,223 @@
+"""Resuming a run: what it resumes from, compared with what is asked for before anything is written."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from graft.config.inference import said_keys
+from graft.config.resuming import compare
+from graft.config.training import TrainConfig
+from graft.data.splits import Splits
+from graft.errors import ConfigError, DataError, TrainingError
+from graft.files import writing_atomically
+from graft.learning.checkpoints import BEST, LAST, Progress, best_of, progress_of, read_checkpoint
+from graft.tasks.run import read_summary
+
+CARRIED = ("metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "tensorboard/events*")
+"""What a run that is resumed in a new folder takes along, in addition to its checkpoints."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A checkpoint that a run resumes from, with a configuration that was found to fit.
+
+    Attributes:
+        checkpoint: the file.
+        classes: the names of its classes, by index.
+        fingerprint: of its data; None in checkpoints of earlier versions.
+        notes: what changes, one sentence each.
+        free: what changes without an effect on any figure.
+        has_best: the run has a best checkpoint by now, next to `checkpoint`.
+    """
+
+    checkpoint: Path
+    classes: tuple[str, ...]
+    fingerprint: str | None
+    notes: tuple[str, ...]
+    free: tuple[str, ...]
+    has_best: bool
+
+    def with_note(self, note: str) -> "Resumption":
+        """The same, with one more to tell, ahead of the others."""
+        return replace(self, notes=(note, *self.notes))
+
+    def require_data(self, splits: Splits) -> None:
+        """Refuse data that are not those of the checkpoint.
+
+        Raises:
+            DataError: other classes, another order of them, or other images; names them.
+        """
+        if splits.classes != self.classes:
+            raise DataError(
+                f"resume: {_different_classes(self.classes, splits.classes)}\n{_as_before(self.checkpoint)}"
+            )
+        fingerprint = splits.fingerprint()
+        if self.fingerprint not in (None, fingerprint):
+            raise DataError(
+                f"resume: the images are not those of the checkpoint ({self.fingerprint[:8]} then, "
+                f"{fingerprint[:8]} now): some were added, removed, renamed or changed, and images may have moved "
+                f"between training, validation and test.\n{_as_before(self.checkpoint)}"
+            )
+
+    def carry_into(self, folder: Path) -> None:
+        """Copy what makes `folder` a run as if it had been there from the start; nothing where it was."""
+        source = self.checkpoint.parent
+        if source.resolve() == (folder / "checkpoints").resolve():
+            return
+        _copy(self.checkpoint, folder / "checkpoints" / LAST)
+        if self.has_best:
+            _copy(source / BEST, folder / "checkpoints" / BEST)
+        for pattern in CARRIED if source.name == "checkpoints" else ():
+            for file in source.parent.glob(pattern):
+                _copy(file, folder / file.relative_to(source.parent))
+
+
+def open_resumption(plain: Mapping[str, Any], checkpoint: Path, overrides: Sequence[str]) -> Resumption:
+    """Compare a checkpoint with the configuration of the run that is to resume from it.
+
+    Args:
+        plain: the configuration, settled, as plain containers.
+        checkpoint: a last.ckpt, as a rule.
+        overrides: of the command line.
+
+    Raises:
+        ConfigError: something differs that cannot change, or there is nothing left to train.
+        TrainingError: nothing can resume from this file, or its run's best checkpoint is missing.
+    """
+    content = read_checkpoint(checkpoint)
+    if "optimizer_states" not in content or "loops" not in content:
+        others = [name for name in ("last.ckpt", "previous.ckpt") if checkpoint.with_name(name).is_file()]
+        instead = f"resume={checkpoint.with_name(others[0])} continues the run, or " if others else ""
+        raise TrainingError(
+            f"resume={checkpoint}: it holds weights and no state of the optimizer, so no run can continue from it.\n"
+            f"{instead}model.weights={checkpoint} begins a new run with its weights."
+        )
+    with _malformed(checkpoint):
+        return _compared(plain, checkpoint, content, overrides)
+
+
+def _compared(
+    plain: Mapping[str, Any], checkpoint: Path, content: Mapping[str, Any], overrides: Sequence[str]
+) -> Resumption:
+    progress = progress_of(content)
+    run = read_summary(checkpoint.parent.parent)
+    effects, free = compare(
+        _complete(content["graft"]["config"]),
+        plain,
+        said_keys(overrides),
+        epochs=progress.epochs,
+        within_epoch=progress.within_epoch,
+        wanted=str(checkpoint),
+        way_out=_as_before(checkpoint, run),
+    )
+    _require_best(checkpoint, content, progress, effects)
+    if run.get("status") not in ("interrupted", "failed"):
+        _require_more(plain, content["graft"]["config"], progress, run.get("status"))
+    return Resumption(
+        checkpoint=checkpoint,
+        classes=tuple(content["graft"]["classes"]),
+        fingerprint=content["graft"].get("fingerprint"),
+        notes=tuple(effects),
+        free=tuple(free),
+        has_best=bool(best_of(content)),
+    )
+
+
+@contextmanager
+def _malformed(checkpoint: Path) -> Iterator[None]:
+    """Say plainly that a checkpoint lacks what every run writes, or has something else in its place."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OmegaConfBaseException) as error:
+        raise TrainingError(
+            f"resume={checkpoint}: not a checkpoint that a run can continue from ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's configuration, with the defaults of the keys that its version did not have."""
+    # plain, not the schema itself: another version's checkpoint may have keys that this one does not know
+    merged = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(TrainConfig)), config)
+    return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
+
+
+def _require_best(checkpoint: Path, content: Mapping[str, Any], progress: Progress, effects: Sequence[str]) -> None:
+    """Refuse to continue without the best checkpoint that the run has by now: its result would be another."""
+    state = best_of(content)
+    if not state:
+        return
+    best, score = checkpoint.with_name(BEST), f"{state['monitor']}={float(state['best_model_score']):.4f}"
+    if not best.is_file():
+        raise TrainingError(
+            f"{best}: missing. {checkpoint.name} says that the best epoch so far, with {score}, is in it, and without "
+            f"it the run would end with a worse one.\nPut it back, or begin a new run: model.weights={checkpoint}."
+        )
+    saved_at, found = state.get("saved_at"), read_checkpoint(best)["global_step"]
+    if saved_at in (None, found):
+        return
+    if found <= progress.steps:
+        raise TrainingError(
+            f"{best}: it is of step {found}, and {checkpoint.name} says that the best epoch so far, with {score}, was "
+            f"saved at step {saved_at}.\nPut the file of this run back, or begin a new run: model.weights={checkpoint}."
+        )
+    if effects:  # it is of an epoch that is about to be repeated, and must then come out as it was
+        raise ConfigError(
+            f"{best}: it is of step {found}, after the last step of {checkpoint.name}, {progress.steps}: the run was "
+            "killed in between.\nResume it once without changes, for an epoch at least, and change then:\n"
+            + "\n".join(effects)
+        )
+
+
+def _require_more(plain: Mapping[str, Any], before: Mapping[str, Any], progress: Progress, status: str | None) -> None:
+    """Refuse to resume where nothing is left to train; a run that was stopped after that has its test to make."""
+    trainer, patience = plain["trainer"], plain["callbacks"]["early_stopping"]
+    done = {"max_epochs": progress.epochs, "max_steps": progress.steps}
+    for key, count in done.items():
+        if 0 < trainer[key] <= count:
+            raise ConfigError(
+                f"resume: the run has reached trainer.{key}={trainer[key]}"
+                + (f" ({count} done)" if count > trainer[key] else "")
+                + f"; raise it to continue, e.g. trainer.{key}={2 * count}."
+            )
+    if status == "finished" and patience is not None and patience == before["callbacks"]["early_stopping"]:
+        raise ConfigError(
+            f"resume: callbacks.early_stopping={patience} has ended the run after epoch {progress.epochs}; "
+            "raise it to continue."
+        )
+
+
+def _different_classes(before: Sequence[str], now: Sequence[str]) -> str:
+    if set(before) == set(now):
+        return (
+            "the classes are in another order than the checkpoint's, so each output would stand for another class: "
+            f"{_listed(before)} then, {_listed(now)} now."
+        )
+    added, removed = [name for name in now if name not in before], [name for name in before if name not in now]
+    return (
+        "the classes are not those of the checkpoint"
+        + "".join(f"; {what}: {_listed(names)}" for what, names in (("added", added), ("removed", removed)) if names)
+        + "."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return "".join(character if character.isprintable() else "?" for character in shown)
+
+
+def _as_before(checkpoint: Path, run: Mapping[str, Any] | None = None) -> str:
+    words = [str(word) for word in (run or {}).get("overrides", ()) if str(word).isprintable()]
+    said = f" (its overrides were: {' '.join(words)})" if words else ""
+    weights = checkpoint.with_name(BEST) if checkpoint.with_name(BEST).is_file() else checkpoint
+    return f"Resume with what the run had{said}, or begin a new run with its weights: model.weights={weights}."
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as read, writing_atomically(target) as write:
+        shutil.copyfileobj(read, write)
