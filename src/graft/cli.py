@@ -1,6 +1,5 @@
 """The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
 
-import difflib
 import errno
 import glob
 import os
@@ -11,6 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from graft.errors import GraftError, nearest
 
 TASKS = {
     "train": "fit a network, keep its best checkpoint, test it, write the run folder",
@@ -73,8 +74,7 @@ def _task_from_arguments() -> str:
     if name in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0)
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    sys.stderr.write(f"graft: no task {name!r}." + (f" Did you mean {near[0]!r}?" if near else "") + "\n\n" + usage())
+    sys.stderr.write(f"graft: no task {name!r}.{nearest(name, TASKS, most=1)}\n\n{usage()}")
     sys.exit(2)
 
 
@@ -122,8 +122,6 @@ def explain(error: BaseException) -> str | None:
     from hydra.errors import CompactHydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
-    from graft.errors import GraftError
-
     if isinstance(error, GraftError):
         return f"{error}\n"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -132,10 +130,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options or _options(group))
-        near = difflib.get_close_matches(option, options, n=3, cutoff=0.5)
         return (
             f"{group}={option}: there is no such {group or 'config'}."
-            + (f" Did you mean {' or '.join(near)}?" if near else "")
+            + nearest(option, options, cutoff=0.5)
             + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
             + "\n"
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config.training import DataConfig, ModelConfig, PathsConfig, PreprocessConfig
+from graft.config.training import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
 
 
 @dataclass
@@ -58,6 +58,7 @@ class EvaluateConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
 
 
 @dataclass
@@ -77,6 +78,7 @@ class PredictConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
 
 
 @dataclass
@@ -93,6 +95,7 @@ class InspectConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
 
 
 @dataclass

@@ -265,6 +265,16 @@ class CacheConfig:
 
 
 @dataclass
+class DownloadConfig:
+    """How data and weights are fetched."""
+
+    timeout: float = 10.0
+    """Seconds for name resolution, connection and response header together, and to wait for more bytes."""
+    attempts: int = 5
+    """Consecutive attempts without progress after which a transfer is given up."""
+
+
+@dataclass
 class PathsConfig:
     data: str = "data"
     outputs: str = "outputs"
@@ -294,6 +304,7 @@ class TrainConfig:
     review: ReviewConfig = field(default_factory=ReviewConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     tta: bool = False
     """Test-time augmentation: the test's figures are those of the mean of the probabilities of `views`."""

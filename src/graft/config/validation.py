@@ -1,6 +1,5 @@
 """What a configuration must not say: combinations that cannot work, told before anything heavy is loaded."""
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from graft.config.identity import flat, matches
 from graft.config.recipes import recipe_of
-from graft.errors import ConfigError
+from graft.errors import ConfigError, nearest
 from graft.files import lies_in
 from graft.models.configurations import BUNDLED
 from graft.slurm import slurm_tasks
@@ -73,8 +72,7 @@ def one_of(key: str, value: str, options: Iterable[str]) -> None:
     options = list(options)
     if value in options:
         return
-    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = nearest(str(value), options, most=1, cutoff=0.4)
     raise ConfigError(f"{key}={value}: unknown.{hint} There are: {' '.join(options)}")
 
 
@@ -280,6 +278,7 @@ UNESSENTIAL = (
     "search.",
     "optimized_metric",
     "paths.",
+    "download.",
     "logger.",
     "review.",
     "callbacks.progress",

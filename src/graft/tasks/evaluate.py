@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from graft import downloads
 from graft.config.inference import check_evaluate, said_keys
 from graft.config.training import DataConfig, TrainConfig
 from graft.data.sources import locate
@@ -15,7 +16,7 @@ from graft.data.splits import Splits
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
-from graft.tasks.train import REACH_SECONDS, data_root, open_data
+from graft.tasks.train import data_root, open_data
 
 log = logging.getLogger("graft")
 
@@ -27,6 +28,7 @@ def main(config: Any) -> float:
     hydra = HydraConfig.get()
     said = said_keys(hydra.overrides.task)
     check_evaluate(config, said)
+    downloads.configure(config.download)
     checkpoint = checkpoint_file(config.checkpoint)
     with uncollected():
         from graft.tasks import score  # torch only now that there is something to evaluate
@@ -68,7 +70,7 @@ def open_splits(run: Any) -> Splits:
     Raises:
         DataError: it is neither here nor within reach; says where to put it.
     """
-    missing = locate(run.data.name, data_root(run), download=run.data.download, timeout=REACH_SECONDS)
+    missing = locate(run.data.name, data_root(run), download=run.data.download)
     if missing is not None:
         raise DataError(
             f"{missing}\nIf it lies elsewhere: paths.data=FOLDER (of all sets) or data.root=FOLDER (of this one)."

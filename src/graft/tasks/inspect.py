@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from graft import downloads
 from graft.config.recipes import preprocessing_of
 from graft.config.validation import one_of
 from graft.data.examine import Collection
@@ -19,7 +20,7 @@ from graft.files import write_atomically
 from graft.review.contact_sheets import contact_sheet
 from graft.review.inspection import plain, tables
 from graft.review.progress import progress_bar
-from graft.tasks.train import REACH_SECONDS, data_root, divide_data
+from graft.tasks.train import data_root, divide_data
 
 WIDE = 160
 """Columns of the report in a file or a pipe."""
@@ -32,6 +33,7 @@ def main(config: Any) -> None:
         DataError: something was found that spoils training; after everything is shown and written.
     """
     check(config)
+    downloads.configure(config.download)
     preprocessing = preprocessing_of(config)
     collection = open_collection(config)
     with progress_bar("images", len(collection.images)) as bar:
@@ -83,7 +85,7 @@ def open_collection(config: Any) -> Collection:
         NotAvailable, DataError: it is neither here nor within reach, or there is nothing to look at.
     """
     root = data_root(config)
-    missing = locate(config.data.name, root, download=config.data.download, timeout=REACH_SECONDS)
+    missing = locate(config.data.name, root, download=config.data.download)
     if missing is not None:
         raise missing
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from graft import downloads
 from graft.config.inference import check_predict, sources_of
 from graft.config.recipes import recipe_of
 from graft.data.cores import available_cores
@@ -19,7 +20,7 @@ from graft.learning.checkpoints import checkpoint_file
 from graft.review.predictions import Prediction, format_of, prediction_table, printable, rank, writing
 from graft.review.progress import Bar, progress_bar
 from graft.startup import uncollected
-from graft.tasks.train import REACH_SECONDS
+from graft.tasks.train import weights_out_of_reach
 
 if TYPE_CHECKING:
     from graft.learning.restore import Restored
@@ -96,16 +97,16 @@ def restore(config: Any) -> "Restored":
             from graft.learning.restore import from_checkpoint  # torch only now that there is something to restore
 
         return from_checkpoint(checkpoint).prepared(config.preprocess)
-    with uncollected():
-        from graft.learning.restore import from_pretrained
-        from graft.models.weights import locate_weights
-
+    downloads.configure(config.download)
     recipe, weights = recipe_of(config), config.model.weights
-    lacking = locate_weights(recipe, weights, timeout=REACH_SECONDS)
+    lacking = weights_out_of_reach(recipe, weights)
     if lacking is not None:
         raise DataError(
             f"{lacking}\nOr give a file: model.weights=FILE. Without them: checkpoint=RUN_FOLDER, for your own network."
         )
+    with uncollected():
+        from graft.learning.restore import from_pretrained
+
     return from_pretrained(recipe, weights).prepared(config.preprocess)
 
 

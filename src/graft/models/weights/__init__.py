@@ -110,8 +110,8 @@ def load_weights(
     )
 
 
-def locate_weights(recipe: Recipe, weights: str | None, *, timeout: float = 5.0) -> NotAvailable | None:
-    """Whether `weights` can be had, answered within `timeout` seconds and without fetching them.
+def locate_weights(recipe: Recipe, weights: str | None) -> NotAvailable | None:
+    """Whether `weights` can be had, answered within `download.timeout` seconds and without fetching them.
 
     Returns:
         None if they are on this machine or their address answers; else the error to raise, with the address
@@ -127,7 +127,7 @@ def locate_weights(recipe: Recipe, weights: str | None, *, timeout: float = 5.0)
         existing_file(recipe, weights)
     elif published.address.here() is None:
         try:
-            published.address.require_reachable(published.title, timeout)
+            published.address.require_reachable(published.title)
         except NotAvailable as error:
             return error
     return None

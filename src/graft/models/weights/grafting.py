@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from graft.errors import ConfigError
-from graft.models.configurations import nearest
+from graft.errors import ConfigError, nearest
 from graft.models.heads import belongs, head_modules
 
 KEY = "model.head_from"
