@@ -90,9 +90,10 @@ def test_a_damaged_archive_from_the_server_does_not_stay(served: Any, tmp_path: 
 
 def test_what_a_killed_run_left_is_cleared_away(served: Any, tmp_path: Path) -> None:
     root = tmp_path / "data" / "hymenoptera_data"
-    fill(root.parent / ".hymenoptera_data.x1.partial", {"content/half": 1})
+    fill(root.parent / ".hymenoptera_data.graft-x1.partial", {"content/half": 1})
+    fill(root.parent / ".hymenoptera_data.mine.partial", {"mine": 1})
     ensure("hymenoptera", root)
-    assert not list(root.parent.glob("*.partial")) + list(root.parent.glob(".*.partial"))
+    assert [path.name for path in root.parent.glob(".*.partial")] == [".hymenoptera_data.mine.partial"]
 
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

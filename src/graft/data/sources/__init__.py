@@ -165,8 +165,8 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
             place=_place(fetch, target),
         )
     print(f"unpacking {archive.name} …", file=sys.stderr)
-    for left_over in target.parent.glob(f".{target.name}.*.partial"):  # of a run that was killed; we hold the lock
-        shutil.rmtree(left_over, ignore_errors=True)
+    for leftover in archives.leftovers(target):  # the lock is held
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         archives.extract(archive, target)
     except DataError:
