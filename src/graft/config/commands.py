@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from graft.config.bounds import bounded, bounded_as
 from graft.config.training import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
 
 
@@ -31,15 +32,15 @@ class EvaluateDataConfig:
 
     name: str | None = None
     root: str | None = None
-    batch_size: int | None = None
-    num_workers: int | str | None = None
+    batch_size: int | None = bounded_as(DataConfig, "batch_size")
+    num_workers: int | str | None = bounded_as(DataConfig, "num_workers")
     download: bool | None = None
-    shots: int | None = None
-    val_fraction: float | None = None
-    fold: int | None = None
-    folds: int | None = None
+    shots: int | None = bounded_as(DataConfig, "shots")
+    val_fraction: float | None = bounded_as(DataConfig, "val_fraction")
+    fold: int | None = bounded_as(DataConfig, "fold")
+    folds: int | None = bounded_as(DataConfig, "folds")
     on_error: str | None = None
-    resident_gb: float | None = None
+    resident_gb: float | None = bounded_as(DataConfig, "resident_gb")
     options: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     """What the files of the group say for training; not used here, see EvaluateConfig.preprocess."""
@@ -53,7 +54,7 @@ class EvaluateConfig:
     split: str = "test"
     tta: bool | None = None
     views: list[str] | None = None
-    topk: int = 5
+    topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
@@ -68,13 +69,13 @@ class PredictConfig:
     source: Any = None
     checkpoint: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
-    topk: int = 5
-    rows: int = 10
+    topk: int = bounded(5, least=1)
+    rows: int = bounded(10, least=0)
     output: str | None = None
     show: bool = False
     folder: str = "outputs/predict"
-    batch_size: int = 32
-    num_workers: int | str = "auto"
+    batch_size: int = bounded(32, least=1)
+    num_workers: int | str = bounded("auto", least=0)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -85,12 +86,12 @@ class PredictConfig:
 class InspectConfig:
     """The whole configuration of `graft inspect`."""
 
-    seed: int = 0
+    seed: int = bounded(0, least=0, below=2**32)
     output: str | None = None
-    near: int = 12
-    rows: int = 10
-    sheets: int = 100
-    per_sheet: int = 48
+    near: int = bounded(12, least=0, most=15)
+    rows: int = bounded(10, least=1)
+    sheets: int = bounded(100, least=0)
+    per_sheet: int = bounded(48, least=1)
     folder: str = "outputs/inspect"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -105,10 +106,10 @@ class ExportConfig:
     checkpoint: str | None = None
     format: Any = "onnx"
     preprocess: bool = False
-    opset: int | None = None
-    images: int = 32
+    opset: int | None = bounded(None, least=1, most=100)
+    images: int = bounded(32, least=2)
     samples: str | None = None
-    tolerance: float = 1e-4
+    tolerance: float = bounded(1e-4, above=0)
     name: str | None = None
     folder: str = "outputs/export"
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)

@@ -9,6 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from graft import downloads
+from graft.config.bounds import check_bounds
+from graft.config.commands import InspectConfig
 from graft.config.recipes import preprocessing_of
 from graft.config.validation import one_of
 from graft.data.examine import Collection
@@ -56,10 +58,7 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    ranges = {"near": (0, 15), "rows": (1, None), "sheets": (0, None), "per_sheet": (1, None)}
-    for key, (least, most) in ranges.items():
-        if config[key] < least or (most is not None and config[key] > most):
-            raise ConfigError(f"{key}={config[key]}: {least} or more" + (f", up to {most}." if most else "."))
+    check_bounds(config, InspectConfig)
     if config.data.preprocess.fit is not None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     if config.output is not None and Path(config.output).suffix.lower() != ".json":

@@ -11,7 +11,7 @@ from typing import Any
 from graft import downloads
 from graft.config.identity import identity
 from graft.config.recipes import recipe_of
-from graft.config.validation import QUICKSTART, choices, settle
+from graft.config.validation import QUICKSTART, check_class_weights, choices, settle
 from graft.data.scan import refuse_or_leave_out
 from graft.data.sources import load_splits, locate
 from graft.data.splits import Splits
@@ -76,6 +76,7 @@ def train(config: Any, command: Command) -> dict[str, Any]:
         with uncollected():
             check_available(config)
             splits = open_data(config)
+            check_class_weights(config.loss.class_weights, splits.classes)
             from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
 
         run.summary |= {
