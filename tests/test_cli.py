@@ -6,36 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from graft.cli import TASKS, explain, literal_path
+from graft.cli import TASKS, explain
 from graft.config import conf_dir
 from graft.config.schema import SCHEMAS
-
-AWKWARD = ("bée (1).jpg", "it's.jpg", "a\\'b;.jpg", "x[1].jpg", "tr(\\", "a&b=c.jpg", "one,two.jpg", "~x")
-
-
-@pytest.mark.parametrize("name", AWKWARD)
-def test_a_file_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / name).touch()
-    assert OverridesParser.create().parse_override(literal_path(f"source={name}")).value() == name
-
-
-def test_home_is_found_behind_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "photos").mkdir()
-    word = literal_path("data.root=~/photos")
-    assert OverridesParser.create().parse_override(word).value() == f"{tmp_path}/photos"
-
-
-@pytest.mark.parametrize(
-    "word",
-    ["tta=true", "seed=0,1", "source=[a,b]", "-m", "source=nowhere (1).jpg", "lr=interval(0,1)", "'a=(b)'", "x="],
-)
-def test_everything_else_is_hydras(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert literal_path(word) == word
 
 
 def test_every_task_has_a_module_a_schema_and_a_configuration() -> None:

@@ -1,9 +1,7 @@
 """The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
 
 import errno
-import glob
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from graft.config.overrides import literal_words
 from graft.errors import GraftError, nearest
 
 TASKS = {
@@ -48,10 +47,10 @@ def main(task: str | None = None) -> None:
     """
     if task is None:
         task = _task_from_arguments()
-    sys.argv[1:] = [literal_path(word) for word in sys.argv[1:]]
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     try:
+        sys.argv[1:] = literal_words(sys.argv[1:], task)
         _hydra_app(task)()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -76,19 +75,6 @@ def _task_from_arguments() -> str:
         sys.exit(0)
     sys.stderr.write(f"graft: no task {name!r}.{nearest(name, TASKS, most=1)}\n\n{usage()}")
     sys.exit(2)
-
-
-def literal_path(word: str) -> str:
-    """`key=value` with the value quoted where it names a file, folder or pattern here that Hydra's grammar, which knows
-    no `~`, `é` or `(`, could not read: source=~/photos, data.root=/data/Müller (2024). `~/` need not be there yet."""
-    key, equals, value = word.partition("=")
-    if not equals or re.fullmatch(r"[\w/\-\\+.$%*@?|: ]*", value, re.ASCII) or value[0] in "'\"[{$":
-        return word
-    path = os.path.expanduser(value)
-    if not (value.startswith("~/") or os.path.lexists(path) or next(glob.iglob(path, recursive=True), None)):
-        return word
-    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), path)
-    return f"{key}='{quoted}'"
 
 
 def usage() -> str:

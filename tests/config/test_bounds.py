@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import graft
-from graft.config.bounds import Bounds, keys_of
+from graft.config.bounds import BOUNDS, Bounds, keys_of
 from graft.config.inference import check_evaluate, check_export, check_predict
 from graft.config.schema import SCHEMAS
 from graft.config.training import CropConfig
@@ -37,8 +37,9 @@ def numeric_keys() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("task", "key"), list(numeric_keys()))
 def test_a_number_outside_of_its_bounds_is_refused_by_name(task: str, key: str) -> None:
-    hint, bounds = next((hint, bounds) for name, hint, bounds in keys_of(SCHEMAS[task]) if name == key)
-    assert bounds is not None, "every number of the schema needs bounds"
+    hint, metadata = next((hint, metadata) for name, hint, metadata in keys_of(SCHEMAS[task]) if name == key)
+    assert BOUNDS in metadata, "every number of the schema needs bounds"
+    bounds = metadata[BOUNDS]
     tried = 0
     for value in outside(bounds, kinds(hint)):
         config = OmegaConf.structured(SCHEMAS[task])

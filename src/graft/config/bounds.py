@@ -73,8 +73,8 @@ def bounded_as(schema: type, name: str) -> Any:
     return dataclasses.field(default=None, metadata=field.metadata)
 
 
-def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Bounds | None]]:
-    """Each leaf of a schema: its dotted key, its type and its bounds."""
+def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Mapping[str, Any]]]:
+    """Each leaf of a schema: its dotted key, its type and the metadata of its field."""
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         hint, key = hints[field.name], f"{prefix}{field.name}"
@@ -82,7 +82,7 @@ def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Bounds 
         if isinstance(node, type):
             yield from keys_of(node, f"{key}.")
         else:
-            yield key, hint, field.metadata.get(BOUNDS)
+            yield key, hint, field.metadata
 
 
 def check_bounds(config: Any, schema: type) -> None:
@@ -96,7 +96,8 @@ def check_bounds(config: Any, schema: type) -> None:
     """
     from omegaconf import OmegaConf
 
-    for key, _, bounds in keys_of(schema):
+    for key, _, metadata in keys_of(schema):
+        bounds: Bounds | None = metadata.get(BOUNDS)
         if bounds is None:
             continue
         value = OmegaConf.select(config, key, throw_on_missing=False)

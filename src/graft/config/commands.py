@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.config.bounds import bounded, bounded_as
+from graft.config.overrides import literal
 from graft.config.training import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
 
 
@@ -11,9 +12,9 @@ from graft.config.training import DataConfig, DownloadConfig, ModelConfig, Paths
 class CompareConfig:
     """The whole configuration of `graft compare`."""
 
-    runs: str = "outputs"
+    runs: str = literal("outputs")
     sort: str = "test/acc"
-    output: str | None = None
+    output: str | None = literal(None)
     """Folder for compare.md, compare.csv and compare.html; null: beside the runs."""
 
 
@@ -31,7 +32,7 @@ class EvaluateDataConfig:
     """A DataConfig of which every null means: as in the run."""
 
     name: str | None = None
-    root: str | None = None
+    root: str | None = literal(None)
     batch_size: int | None = bounded_as(DataConfig, "batch_size")
     num_workers: int | str | None = bounded_as(DataConfig, "num_workers")
     download: bool | None = None
@@ -50,7 +51,7 @@ class EvaluateDataConfig:
 class EvaluateConfig:
     """The whole configuration of `graft evaluate`."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = literal(None)
     split: str = "test"
     tta: bool | None = None
     views: list[str] | None = None
@@ -67,13 +68,13 @@ class PredictConfig:
     """The whole configuration of `graft predict`."""
 
     source: Any = None
-    checkpoint: str | None = None
+    checkpoint: str | None = literal(None)
     model: ModelConfig = field(default_factory=ModelConfig)
     topk: int = bounded(5, least=1)
     rows: int = bounded(10, least=0)
-    output: str | None = None
+    output: str | None = literal(None)
     show: bool = False
-    folder: str = "outputs/predict"
+    folder: str = literal("outputs/predict")
     batch_size: int = bounded(32, least=1)
     num_workers: int | str = bounded("auto", least=0)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -87,12 +88,12 @@ class InspectConfig:
     """The whole configuration of `graft inspect`."""
 
     seed: int = bounded(0, least=0, below=2**32)
-    output: str | None = None
+    output: str | None = literal(None)
     near: int = bounded(12, least=0, most=15)
     rows: int = bounded(10, least=1)
     sheets: int = bounded(100, least=0)
     per_sheet: int = bounded(48, least=1)
-    folder: str = "outputs/inspect"
+    folder: str = literal("outputs/inspect")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -103,14 +104,14 @@ class InspectConfig:
 class ExportConfig:
     """The whole configuration of `graft export`."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = literal(None)
     format: Any = "onnx"
     preprocess: bool = False
     opset: int | None = bounded(None, least=1, most=100)
     images: int = bounded(32, least=2)
-    samples: str | None = None
+    samples: str | None = literal(None)
     tolerance: float = bounded(1e-4, above=0)
-    name: str | None = None
-    folder: str = "outputs/export"
+    name: str | None = literal(None)
+    folder: str = literal("outputs/export")
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import II, MISSING
 
 from graft.config.bounds import Bounds, bounded
+from graft.config.overrides import literal
 
 
 @dataclass
@@ -13,7 +14,7 @@ class ModelConfig:
     name: str = MISSING
     family: str | None = None
     """"timm": `name` is one of timm's networks; null: one of ours or of torchvision's."""
-    weights: str | None = "default"
+    weights: str | None = literal("default")
     """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
     classifier: str | None = None
     """VGG only: "vgg" (three linear layers), "linear" (one) or "pooled" (average pool, BatchNorm, one linear)."""
@@ -46,7 +47,7 @@ class PreprocessConfig:
 @dataclass
 class DataConfig:
     name: str = MISSING
-    root: str | None = None
+    root: str | None = literal(None)
     batch_size: int | str = bounded(32, least=1)
     """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
     num_workers: int | str = bounded("auto", least=0)
@@ -239,9 +240,9 @@ class ReviewConfig:
 class SearchConfig:
     """What a job that is a trial of an Optuna search knows of it; set by sweep=…."""
 
-    storage: str | None = None
+    storage: str | None = literal(None)
     """A database (sqlite:///FILE, postgresql://…), or a journal (journal:///FILE, redis://…)."""
-    study: str | None = None
+    study: str | None = literal(None)
     trial: int | None = bounded(None, least=0)
     """The number of the trial, given by the sweeper."""
     pruner: str = "none"
@@ -278,9 +279,9 @@ class DownloadConfig:
 
 @dataclass
 class PathsConfig:
-    data: str = "data"
-    outputs: str = "outputs"
-    cache: str = "outputs/cache"
+    data: str = literal("data")
+    outputs: str = literal("outputs")
+    cache: str = literal("outputs/cache")
 
 
 @dataclass
@@ -288,9 +289,9 @@ class TrainConfig:
     """The whole configuration of `graft train`."""
 
     seed: int = bounded(0, least=0, below=2**32)
-    resume: str | None = None
+    resume: str | None = literal(None)
     optimized_metric: str = "val/acc"
-    sweep_name: str = MISSING
+    sweep_name: str = literal(MISSING)
     """The folder of a sweep below outputs/sweep/; the same command with the same name takes the sweep up again."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
