@@ -237,7 +237,7 @@ def _head_from(config: Any) -> None:
     if origins is None:
         return
     if not isinstance(origins, Mapping) or not all(
-        isinstance(origin, str) or (isinstance(origin, Sequence) and origin) for origin in origins.values()
+        isinstance(origin, str | int) or (isinstance(origin, Sequence) and origin) for origin in origins.values()
     ):
         raise ConfigError(
             f"model.head_from={origins}: class → class or classes of the weights, as in "
