@@ -27,6 +27,13 @@ TRUSTED = ["graft.*", "hydra.*", "hydra_plugins.*", "logging.*"]
 EXTRAS = {"submitit": "slurm", "ray": "ray"}
 """Which extra brings which of Hydra's plugins; `sweep` the others."""
 
+REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+"""What a file system answers to a path that cannot be written, whatever room there is."""
+
+OUTPUTS = "paths.outputs=FOLDER for all of them, or the key that names this one (hydra.run.dir, folder, output)"
+
 USAGE = """graft: transfer learning on images
 
   graft TASK [key=value ...]      graft TASK --help shows every key and group
@@ -110,6 +117,8 @@ def explain(error: BaseException) -> str | None:
 
     if isinstance(error, GraftError):
         return f"{error}\n"
+    if refused := _refused_path(error):
+        return f"{refused.filename}: cannot be opened or written ({refused.strerror}).\nGive another folder: {OUTPUTS}.\n"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or "the run's folder"
         return f"{place}: cannot be written ({error.strerror}).\nMake room; a run goes on with resume=auto.\n"
@@ -132,6 +141,15 @@ def explain(error: BaseException) -> str | None:
         hidden = ("full_key:", "object_type=", "reference_type=")
         shown = [line for text in lines for line in text.splitlines() if not line.strip().startswith(hidden)]
         return "\n".join(dict.fromkeys(shown)) + "\n"
+    return None
+
+
+def _refused_path(error: BaseException | None) -> OSError | None:
+    """The cause of `error` that is a path which cannot be what it should be, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REFUSED and error.filename is not None:
+            return error
+        error = error.__cause__ or error.__context__
     return None
 
 

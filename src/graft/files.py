@@ -1,11 +1,12 @@
 """Files that are whole or not there."""
 
+import errno
 import hashlib
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -50,6 +51,29 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(part).iterdir()):
             file.replace(folder / file.name)
+
+
+def require_writable(folder: Path, key: str) -> None:
+    """Refuse an output folder that cannot be written to; creates nothing.
+
+    Args:
+        folder: it need not exist yet.
+        key: where it was configured, for the message.
+
+    Raises:
+        DataError: it, or a folder above it, is a file, may not be written to, or has too long a name.
+    """
+    folder = folder.expanduser()
+    try:
+        with suppress(FileNotFoundError):
+            folder.lstat()
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise DataError(f"{key}={folder}: cannot be written ({error.strerror}).\nGive another {key}=….") from error
 
 
 def lies_in(path: Path, folder: Path) -> bool:

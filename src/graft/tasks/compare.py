@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from graft.errors import DataError
-from graft.files import write_atomically
+from graft.files import require_writable, write_atomically
 from graft.review.comparison import as_csv, as_markdown, as_terminal, read_summaries, rows, significance
 from graft.review.page import as_page
 
@@ -24,6 +24,7 @@ def show(folder: Path, *, sort: str, output: Path | None = None) -> None:
     Raises:
         DataError: no run below `folder`.
     """
+    require_writable(output or folder, "output")
     found = rows(read_summaries(folder), sort)
     if not found:
         raise DataError(f"runs={folder}: no finished run (no summary.json) below this folder.")

@@ -18,7 +18,7 @@ from graft.data.findings import Finding, findings
 from graft.data.inspection import Inspection
 from graft.data.sources import locate, undivided
 from graft.errors import ConfigError, DataError
-from graft.files import write_atomically
+from graft.files import require_writable, write_atomically
 from graft.review.contact_sheets import contact_sheet
 from graft.review.inspection import plain, tables
 from graft.review.progress import progress_bar
@@ -63,6 +63,9 @@ def check(config: Any) -> None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
+    require_writable(Path(config.folder), "folder")
+    if config.output is not None:
+        require_writable(Path(config.output).parent, "output")
     root = data_root(config)
     for key in ("output", "folder"):
         if root is not None and config[key] is not None and is_below(Path(config[key]), root):

@@ -16,6 +16,7 @@ from graft.data.cores import available_cores
 from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, find_images, read_ahead
 from graft.errors import DataError
+from graft.files import require_writable
 from graft.learning.checkpoints import checkpoint_file
 from graft.review.predictions import Prediction, format_of, prediction_table, printable, rank, writing
 from graft.review.progress import Bar, progress_bar
@@ -43,6 +44,9 @@ def main(config: Any) -> None:
     output = None if config.output is None else Path(config.output).expanduser()
     if output is not None:
         format_of(output)
+        require_writable(output.parent, "output")
+    if config.show:
+        require_writable(Path(config.folder), "folder")
     restored = restore(config)
     print(f"by {restored.source}")
     shown: list[Prediction] = []
