@@ -100,4 +100,6 @@ def test_a_refused_path_is_found_behind_what_it_caused(number: int) -> None:
     error.__cause__ = OSError(number, os.strerror(number), "/runs/train.log")
     said = explain(error)
     assert said is not None
-    assert said.startswith(f"/runs/train.log: cannot be opened or written ({os.strerror(number)}).\nGive another folder:")
+    assert said.startswith(
+        f"/runs/train.log: cannot be opened or written ({os.strerror(number)}).\nGive another folder:"
+    )

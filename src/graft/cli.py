@@ -118,7 +118,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, GraftError):
         return f"{error}\n"
     if refused := _refused_path(error):
-        return f"{refused.filename}: cannot be opened or written ({refused.strerror}).\nGive another folder: {OUTPUTS}.\n"
+        reason = f"{refused.filename}: cannot be opened or written ({refused.strerror})"
+        return f"{reason}.\nGive another folder: {OUTPUTS}.\n"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or "the run's folder"
         return f"{place}: cannot be written ({error.strerror}).\nMake room; a run goes on with resume=auto.\n"

@@ -12,7 +12,7 @@ from graft.config.bounds import BOUNDS, Bounds, keys_of
 from graft.config.inference import check_evaluate, check_export, check_predict
 from graft.config.schema import SCHEMAS
 from graft.config.training import CropConfig
-from graft.config.validation import settle
+from graft.config.validation import check_class_weights, settle
 from graft.errors import ConfigError
 from graft.tasks import inspect
 
@@ -117,3 +117,20 @@ def test_nonsense_is_refused_with_the_way_out(words: str) -> None:
     with pytest.raises(ConfigError) as raised:
         settle(config)
     assert NONSENSE[words] in str(raised.value)
+
+
+def test_class_weights_by_name_fall_on_their_classes() -> None:
+    for words, weights in (
+        ("{bees: 3}", (1.0, 3.0, 1.0)),
+        ("{2: 0.5, ants: 2}", (2.0, 1.0, 0.5)),
+        ("[1,2,3]", (1, 2, 3)),
+    ):
+        wanted = settle(graft.compose(f"loss.class_weights={words}").config).loss.class_weights
+        assert check_class_weights(wanted, ("ants", "bees", "2")) == weights
+
+
+def test_class_weights_of_other_classes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.class_weights\.ant: .* Did you mean ants"):
+        check_class_weights({"ant": 2}, ("ants", "bees"))
+    with pytest.raises(ConfigError, match="has 1 values, but there are 2 classes: ants, bees"):
+        check_class_weights([2], ("ants", "bees"))

@@ -198,7 +198,7 @@ def _search(config: Any) -> None:
 def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
     weights = config.model.weights
     if not config.strategy.pretrained:
-        if weights is not None and f"model.weights={weights}" in said:
+        if weights is not None and any(word.lstrip("+").startswith("model.weights=") for word in said):
             raise ConfigError(
                 f"strategy={config.strategy.name} and model.weights={weights} disagree: this strategy starts at "
                 "random.\nUse strategy=finetune or strategy=feature_extract, or leave model.weights out."
