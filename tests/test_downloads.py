@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial as functools_partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -384,6 +385,16 @@ def test_a_version_that_changes_in_mid_transfer_is_never_spliced(
     assert everything(tmp_path) == [".x.lock", "x"]
 
 
+def test_a_version_that_changes_with_every_request_is_given_up(
+    scripted: Callable[..., Scripted], tmp_path: Path
+) -> None:
+    """Each second request throws the part away, so that each other one seems to get far."""
+    server = scripted(*[CUT, partial(NEW[100_000:], "100000-199999/200000", 'ETag: "new"')] * 50)
+    with pytest.raises(NotAvailable, match="in 5 attempts"):
+        download(f"{server.url}/x", tmp_path / "x", what="x")
+    assert len(server.requests) == 5
+
+
 @pytest.mark.parametrize(
     ("headers", "validator"),
     [
@@ -487,7 +498,8 @@ def test_an_overloaded_server_is_asked_again_when_it_says_so(
     status: str, scripted: Callable[..., Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(downloads.time, "sleep", waited.append)
+    clock = SimpleNamespace(sleep=waited.append, time=time.time, monotonic=time.monotonic)
+    monkeypatch.setattr(downloads, "time", clock)
     later = email.utils.formatdate(time.time() + 30, usegmt=True)
     busy = [response(b"", f"Retry-After: {value}", status=status) for value in ("7", later)]
     server = scripted(*busy, response(b"", status=status), response(OLD))

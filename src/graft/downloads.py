@@ -36,7 +36,7 @@ CHUNK = 1 << 20
 MIN_RATE = 1000
 """Bytes per second below which a transfer counts as stalled, averaged over three timeouts."""
 PROGRESS = 64 << 10
-"""Bytes that an attempt must add for the count of failed attempts to start again."""
+"""Bytes by which a transfer must get further than ever before for the count of failed attempts to start again."""
 BACKOFF = 0.5
 """Seconds before the second attempt; doubled before each further one."""
 MAX_WAIT = 60.0
@@ -275,10 +275,9 @@ class _Part:
 
 def _transfer(part: _Part, what: str, place: str) -> None:
     """Fetch what is missing of `part` in several attempts; without a response to the first there is no second."""
-    url, failures, answered = part.version.url, 0, False
+    url, failures, answered, furthest = part.version.url, 0, False, part.offset
     with _Meter(what, url) as meter:
         while not part.complete:
-            before = part.offset
             try:
                 if _attempt(part, meter):
                     return
@@ -286,7 +285,9 @@ def _transfer(part: _Part, what: str, place: str) -> None:
             except _Failed as error:
                 failed = error
             answered = answered or failed.answered
-            failures = 1 if part.offset - before >= PROGRESS else failures + 1
+            failures += 1
+            if part.offset - furthest >= PROGRESS:
+                failures, furthest = 1, part.offset
             if not (failed.transient and answered):
                 raise NotAvailable(what, url, place, str(failed)) from failed.__cause__
             if failures >= _settings.attempts:
