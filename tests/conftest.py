@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -123,8 +124,12 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_error(404)
             return
         content = file.read_bytes()
-        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and self.state.ranges else 0
+        etag = self.state.headers.get("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        fresh = self.headers.get("If-Range", etag) == etag
+        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and self.state.ranges and fresh else 0
         self.send_response(206 if start else 200)
+        if "ETag" not in self.state.headers:
+            self.send_header("ETag", etag)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))

@@ -1,41 +1,17 @@
 """What happens before a task begins: the command line, help, and mistakes that need no torch."""
 
 import errno
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from graft.cli import TASKS, explain, literal_path
+from graft.cli import TASKS, explain
 from graft.config import conf_dir
 from graft.config.schema import SCHEMAS
-
-AWKWARD = ("bée (1).jpg", "it's.jpg", "a\\'b;.jpg", "x[1].jpg", "tr(\\", "a&b=c.jpg", "one,two.jpg", "~x")
-
-
-@pytest.mark.parametrize("name", AWKWARD)
-def test_a_file_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / name).touch()
-    assert OverridesParser.create().parse_override(literal_path(f"source={name}")).value() == name
-
-
-def test_home_is_found_behind_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "photos").mkdir()
-    word = literal_path("data.root=~/photos")
-    assert OverridesParser.create().parse_override(word).value() == f"{tmp_path}/photos"
-
-
-@pytest.mark.parametrize(
-    "word",
-    ["tta=true", "seed=0,1", "source=[a,b]", "-m", "source=nowhere (1).jpg", "lr=interval(0,1)", "'a=(b)'", "x="],
-)
-def test_everything_else_is_hydras(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert literal_path(word) == word
 
 
 def test_every_task_has_a_module_a_schema_and_a_configuration() -> None:
@@ -89,3 +65,43 @@ def test_a_full_disk_is_said_in_plain_words_that_fit_the_command(task: str) -> N
     assert said.startswith("/runs/metrics.csv: cannot be written (No space left on device).\nMake room")
     assert ("resume=auto" in said) is (task == "train")
     assert explain(OSError(errno.EIO, "Input/output error")) is None
+
+
+OUTPUTS = {
+    "train": "hydra.run.dir=OUT data=digits model=vgg_mini strategy=scratch",
+    "evaluate": "hydra.run.dir=OUT checkpoint=x",
+    "export": "folder=OUT checkpoint=x format=state_dict",
+    "inspect": "folder=OUT data=digits",
+    "predict": "output=OUT/x.csv source=. model=vgg16",
+    "compare": "output=OUT runs=.",
+}
+REASONS = ("Not a directory", "File name too long", "Read-only|Permission denied")
+
+
+@pytest.mark.parametrize("task", OUTPUTS)
+def test_outputs_that_cannot_be_written_are_named_without_a_stack_trace_or_torch(
+    task: str, tmp_path: Path, small_disk: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "x.jpg").touch()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for place, reason in zip(("file/run", "x" * 300, f"{small_disk}/run"), REASONS, strict=True):
+        words = OUTPUTS[task].replace("OUT", place).split()
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, task, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert done.stdout.strip().endswith("False"), "torch was imported"
+        assert re.search(rf"cannot be (opened or )?written \(({reason})", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])
+def test_a_refused_path_is_found_behind_what_it_caused(number: int) -> None:
+    error = ValueError("Unable to configure handler 'file'")
+    error.__cause__ = OSError(number, os.strerror(number), "/runs/train.log")
+    said = explain(error)
+    assert said is not None
+    assert said.startswith(
+        f"/runs/train.log: cannot be opened or written ({os.strerror(number)}).\nGive another folder:"
+    )

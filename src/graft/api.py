@@ -91,14 +91,15 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
     from hydra import initialize_config_dir
     from omegaconf import open_dict
 
-    from graft.cli import explain, literal_path
+    from graft.cli import explain
     from graft.config import conf_dir
+    from graft.config.overrides import literal_words
     from graft.config.schema import register
 
     register()
     try:
         with initialize_config_dir(str(conf_dir())):
-            config = hydra_compose(task, [literal_path(word) for word in overrides], return_hydra_config=True)
+            config = hydra_compose(task, literal_words(overrides, task), return_hydra_config=True)
     except Exception as error:
         if said := explain(error, task):
             raise ConfigError(said.strip()) from None

@@ -1,18 +1,18 @@
 """The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
 
-import difflib
-import glob
+import errno
 import itertools
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError, Refused
+from graft.config.overrides import literal_words
+from graft.errors import ConfigError, GraftError, Refused, nearest
 from graft.escaping import printable
 from graft.files import DISK_FULL
 from graft.learning.signals import end_when_asked_twice
@@ -32,6 +32,13 @@ TRUSTED = ["graft.*", "hydra.*", "hydra_plugins.*", "logging.*"]
 
 EXTRAS = {"submitit": "slurm", "ray": "ray"}
 """Which extra brings which of Hydra's plugins; `sweep` the others."""
+
+REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+"""What a file system answers to a path that cannot be written, whatever room there is."""
+
+OUTPUTS = "paths.outputs=FOLDER for all of them, or the key that names this one (hydra.run.dir, folder, output)"
 
 USAGE = """graft: transfer learning on images
 
@@ -59,11 +66,11 @@ def main(task: str | None = None) -> None:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
-    sys.argv[1:] = [literal_path(word) for word in sys.argv[1:]]
     end_when_asked_twice()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     try:
+        sys.argv[1:] = literal_words(sys.argv[1:], task)
         _hydra_app(task)()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -87,8 +94,7 @@ def _task_from_arguments() -> str:
     if name in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0)
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    sys.stderr.write(f"graft: no task {name!r}." + (f" Did you mean {near[0]!r}?" if near else "") + "\n\n" + usage())
+    sys.stderr.write(f"graft: no task {name!r}.{nearest(name, TASKS, most=1)}\n\n{usage()}")
     sys.exit(2)
 
 
@@ -114,19 +120,6 @@ def refuse_recorded_options(words: Sequence[str]) -> None:
                 f"{named}: what a run wrote down in .hydra is no folder of options, because it says what is imported "
                 "and written.\nRead it, and copy what you want into a folder of your own, or give it as overrides."
             )
-
-
-def literal_path(word: str) -> str:
-    """`key=value` with the value quoted where it names a file, folder or pattern here that Hydra's grammar, which knows
-    no `~`, `é` or `(`, could not read: source=~/photos, data.root=/data/Müller (2024). `~/` need not be there yet."""
-    key, equals, value = word.partition("=")
-    if not equals or re.fullmatch(r"[\w/\-\\+.$%*@?|: ]*", value, re.ASCII) or value[0] in "'\"[{$":
-        return word
-    path = os.path.expanduser(value)
-    if not (value.startswith("~/") or os.path.lexists(path) or next(glob.iglob(path, recursive=True), None)):
-        return word
-    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), path)
-    return f"{key}='{quoted}'"
 
 
 def usage() -> str:
@@ -160,21 +153,22 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     from hydra.errors import CompactHydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
-    from graft.errors import GraftError
-
     if isinstance(error, GraftError):
         return f"{error}\n"
-    if (full := _disk_full(error)) is not None:
+    if (full := _behind(error, DISK_FULL)) is not None:
         again = "resume=auto goes on from the last checkpoint" if task == "train" else "run the command again"
         file = full.filename or ("the run's folder" if task == "train" else "the output of this command")
         return f"{file}: cannot be written ({full.strerror}).\nMake room; then {again}.\n"
+    refused = _behind(error, REFUSED)
+    if refused is not None and refused.filename is not None:
+        reason = f"{refused.filename}: cannot be opened or written ({refused.strerror})"
+        return f"{reason}.\nGive another folder: {OUTPUTS}.\n"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options or _options(group))
-        near = difflib.get_close_matches(option, options, n=3, cutoff=0.5)
         return (
             f"{group}={option}: there is no such {group or 'config'}."
-            + (f" Did you mean {' or '.join(near)}?" if near else "")
+            + nearest(option, options, cutoff=0.5)
             + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
             + "\n"
         )
@@ -191,10 +185,10 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     return None
 
 
-def _disk_full(error: BaseException | None) -> OSError | None:
-    """The error of a disk that is full, or of a quota, behind `error`: torch's writer raises one of its own."""
+def _behind(error: BaseException | None, codes: Collection[int]) -> OSError | None:
+    """The cause of `error` that is an OSError with one of these codes: others raise errors of their own for it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        if isinstance(error, OSError) and error.errno in codes:
             return error
         error = error.__cause__ or error.__context__
     return None

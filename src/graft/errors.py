@@ -1,6 +1,16 @@
 """What a user is told when something cannot be done: a plain sentence, never a stack trace."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def nearest(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str:
+    """` Did you mean vgg16 or vgg11?` for a message, or nothing where none is similar; swapped letters first."""
+    options = list(among)
+    close = difflib.get_close_matches(word, options, n=max(1, len(options)), cutoff=cutoff)
+    close.sort(key=lambda option: sorted(option) != sorted(word))
+    return f" Did you mean {' or '.join(close[:most])}?" if close else ""
 
 
 class GraftError(Exception):

@@ -12,7 +12,7 @@ import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -224,6 +224,29 @@ def safe_name(text: str, most: int = 80, keep: str = "") -> str:
     if not cut or cut[0] in "-. ":
         cut = f"_{cut[1:]}"
     return f"_{cut}"[:most] if RESERVED.fullmatch(cut) else cut
+
+
+def require_writable(folder: Path, key: str) -> None:
+    """Refuse an output folder that cannot be written to; creates nothing.
+
+    Args:
+        folder: it need not exist yet.
+        key: where it was configured, for the message.
+
+    Raises:
+        DataError: it, or a folder above it, is a file, may not be written to, or has too long a name.
+    """
+    folder = folder.expanduser()
+    try:
+        with suppress(FileNotFoundError):
+            folder.lstat()
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise DataError(f"{key}={folder}: cannot be written ({error.strerror}).\nGive another {key}=….") from error
 
 
 def lies_in(path: Path, folder: Path) -> bool:

@@ -1,5 +1,7 @@
 """Mistakes answer in plain words, with exit code 1, before anything heavy is imported."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ finally:
 
 # overrides: what the answer must contain
 MISTAKES = {
-    "model=vgg61": ["model=vgg61", "vgg16"],
+    "model=vgg61": ["model=vgg61", "Did you mean vgg16 or"],
     "strategy=fintune": ["Did you mean finetune"],
     "optimiser=sgd": ["optimizer"],
     "optimizer.lrr=3": ["lr"],
@@ -56,6 +58,8 @@ MISTAKES = {
     "optimized_metric=test/acc": ["optimized_metric=test/acc", "callbacks.checkpoint=best"],
     "data=folder data.root=EMPTY strategy=scratch": ["EMPTY", "no"],
     "data=folder data.root=ONE strategy=scratch": ["ONE", "class"],
+    "data=folder data.root=NOWHERE": ["NOWHERE", "does not exist"],
+    "data=hymenoptera data.download=false": ["hymenoptera data", "data.download=false"],
 }
 
 
@@ -107,6 +111,26 @@ def test_the_stack_trace_comes_when_asked_for(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
+def test_the_timeout_of_downloads_is_a_key(tmp_path: Path) -> None:
+    """The proxy accepts connections and never answers; with the default it would take 20 seconds to say so."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, "data=flowers", "download.timeout=0.3"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "http_proxy": proxy, "https_proxy": proxy, "TORCH_HOME": str(tmp_path)},
+            timeout=15,
+        )
+    assert done.returncode == 1
+    assert "flowers data" in done.stderr
+    assert "ImageNet weights of vgg16" in done.stderr
+    assert done.stderr.count("no answer in time") == 2
+    assert done.stdout.strip().endswith("False"), "torch was imported"
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_config_come_without_torch(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
@@ -139,4 +163,4 @@ def test_an_unknown_task_names_the_nearest(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "Did you mean 'train'" in done.stderr
+    assert "Did you mean train?" in done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from folders import fill, load, sizes, state
 
+from graft.archives import TEMPORARY
 from graft.data import load_splits
 from graft.data.sources import ensure, hymenoptera, locate
 from graft.data.sources.base import Download
@@ -94,12 +95,15 @@ def test_what_a_killed_run_left_is_cleared_away_and_nothing_that_a_person_named_
 ) -> None:
     root = tmp_path / "data" / "hymenoptera_data"
     root.parent.mkdir()
-    left = Path(tempfile.mkdtemp(prefix=".hymenoptera_data.", suffix=".partial", dir=root.parent))
+    left = Path(tempfile.mkdtemp(prefix=f".hymenoptera_data.{TEMPORARY}", suffix=".partial", dir=root.parent))
     fill(left, {"content/half": 1})
-    theirs = [root.parent / f".hymenoptera_data.{name}.partial" for name in ("labelled", "my_own", "2024-old")]
+    theirs = [
+        root.parent / f".hymenoptera_data.{name}.partial"
+        for name in ("labelled", "my_own", "2024-old", f"{TEMPORARY}labelled", f"{TEMPORARY}x1")
+    ]
     for folder in theirs:
         fill(folder, {"content": 1})
-    (root.parent / ".hymenoptera_data.linked__.partial").symlink_to(theirs[0])
+    (root.parent / f".hymenoptera_data.{TEMPORARY}linked__.partial").symlink_to(theirs[0])
     ensure("hymenoptera", root)
     assert not left.exists()
     assert all((folder / "content" / "0.png").is_file() for folder in theirs)

@@ -196,3 +196,12 @@ def test_a_sweep_ends_in_a_table_and_the_tensorboard_line(tmp_path: Path) -> Non
     again = command(tmp_path / "run", "-m", "graft.cli", "compare", "runs=sweep")
     assert again.code == 0, again.err
     assert "optimizer.lr" in again.out
+
+
+def test_steps_between_validations_are_optimizer_steps_and_may_meet_a_limit(tmp_path: Path) -> None:
+    """Half of 41 batches make an epoch of 20, which are 10 steps of two."""
+    words = ("trainer.limit_train_batches=0.5", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4")
+    done = succeeded(train(tmp_path / "run", *QUICK, *words, "loss.class_weights={0: 2, 9: 0.5}"))
+    with (done.folder / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["val/loss"]]
+    assert steps == [0, 4, 8, 10]

@@ -79,3 +79,10 @@ def test_none_is_none_and_unknown_is_said() -> None:
     assert rates(SimpleNamespace(name="none"), 3, 1) == [[0.1, 1.0]] * 3
     with pytest.raises(ConfigError, match="cosine"):
         rates(SimpleNamespace(name="cosin"), 3, 1)
+
+
+@pytest.mark.parametrize(("pct_start", "steps"), [(0.25, 3), (0.1, 9), (0.5, 1), (1 / 3, 2), (1.0, 5)])
+def test_onecycle_with_a_warmup_of_one_step_has_a_finite_rate(pct_start: float, steps: int) -> None:
+    found = [pair[1] for pair in rates(SimpleNamespace(**{**vars(ONECYCLE), "pct_start": pct_start}), steps, steps)]
+    assert all(0 < rate <= 1 for rate in found)
+    assert found[0] == pytest.approx(1 / 25)

@@ -1,11 +1,15 @@
 """A head that begins with rows of the pretrained one."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+import graft
+from graft.config.validation import settle
 from graft.data.images import read_image
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError
@@ -95,3 +99,20 @@ def test_ants_and_bees_are_told_apart_before_any_training(shared_data: Path, sha
             with torch.no_grad():
                 right += int(network.eval()(image[None]).argmax()) == label
     assert right >= 36  # of 40
+
+
+@pytest.mark.parametrize("words", ["{1: 7, 2: [3, daisy]}", "{1: '7', 2: ['3', daisy]}"])
+def test_classes_that_are_numbers(words: str, tmp_path: Path) -> None:
+    file = tmp_path / "numbers.safetensors"
+    names = ["3", "7", "daisy"]
+    torch.manual_seed(1)
+    save_file(build_network(Recipe("alexnet"), 3).state_dict(), file, metadata={"classes": json.dumps(names)})
+    overrides = ("model=alexnet", f"model.weights={file}", f"model.head_from={words}")
+    model = OmegaConf.to_container(settle(graft.compose(*overrides).config).model)
+    network = build_network(Recipe("alexnet"), 2)
+    report = load_weights(network, Recipe("alexnet"), str(file), classes=("1", "2"), head_from=model["head_from"])
+    (head,) = head_modules(network)
+    old, new = load_file(file)[f"{head}.weight"], network.state_dict()[f"{head}.weight"]
+    assert torch.equal(new[0], old[1])
+    assert torch.equal(new[1], (old[0] + old[2]) / 2)
+    assert report.notes[-1] == "The head begins with what the weights know: 1 from 7, 2 from 3 and daisy."

@@ -1,6 +1,7 @@
 """torchvision's weights are fetched once, whole and checked."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from functools import partial
@@ -16,6 +17,7 @@ from torchvision.transforms._presets import ImageClassification
 from graft import downloads
 from graft.errors import NotAvailable, WeightsError
 from graft.models import Recipe, build_network
+from graft.models.published import TorchHub, torchvision_address
 from graft.models.weights import load_weights, locate_weights
 
 SQUEEZE = Recipe("squeezenet1_1")
@@ -68,7 +70,7 @@ def test_torchvisions_weights_are_fetched_once_and_checked(http_server, hub, mon
 
 def test_a_download_with_a_wrong_hash_is_refused_and_not_kept(http_server, hub, monkeypatch):
     entry = _serve(http_server, monkeypatch, digest="0123abcd")
-    with pytest.raises(WeightsError, match=r"squeezenet1_1-0123abcd\.pth: what arrived has not the checksum"):
+    with pytest.raises(WeightsError, match=r"squeezenet1_1-0123abcd\.pth: the file does not have the checksum"):
         load_weights(_trained(SQUEEZE, 10), SQUEEZE, "default")
     assert not (hub / Path(entry.url).name).exists()
 
@@ -102,7 +104,7 @@ def test_weights_are_located_without_being_fetched(http_server, hub, monkeypatch
 
 
 def test_no_network_is_answered_at_once_with_address_and_place(hub, monkeypatch):
-    def refuse(url, *, what, place, timeout=5.0):
+    def refuse(url, *, what, place):
         raise NotAvailable(what, url, place, "no network")
 
     monkeypatch.setattr(downloads, "require_reachable", refuse)
@@ -136,3 +138,22 @@ def test_two_processes_share_one_download(http_server, hub, monkeypatch):
     assert [run.returncode for run in runs] == [0, 0]
     assert len(answers) == 1
     assert len(http_server.requests) == 1
+
+
+def test_addresses_and_places_are_known_without_torch_as_torchvision_and_torch_have_them(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = (
+        "import json, sys; from graft.models.configurations import torchvision_classifiers as names;"
+        "from graft.models.published import torchvision_address as of;"
+        "print(json.dumps({n: [(a := of(n, 'default')).url, str(a.place)] for n in names()}));"
+        "assert 'torch' not in sys.modules"
+    )
+    found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert found.keys() == set(torchvision.models.list_models(module=torchvision.models))
+    for name, (url, place) in found.items():
+        entries = torchvision.models.get_model_weights(name)
+        assert url == entries.DEFAULT.url
+        assert place == str(TorchHub(url).place)
+        assert all(torchvision_address(name, entry.name).url == entry.url for entry in entries)
+    assert torchvision_address("vgg16", "IMAGENET1K_V9") is None

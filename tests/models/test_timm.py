@@ -300,7 +300,7 @@ def test_weights_put_where_the_message_says_are_found(hub, tmp_path: Path) -> No
 
 
 def test_no_hub_is_answered_with_address_and_place(hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str, *, what: str, place: str, timeout: float = 5.0) -> None:
+    def refuse(url: str, *, what: str, place: str) -> None:
         raise NotAvailable(what, url, place, "no network")
 
     monkeypatch.setattr(downloads, "require_reachable", refuse)

@@ -351,3 +351,24 @@ def test_a_file_of_another_network_is_told_by_name(shared_weights):
         network = build_network(recipe, 2)
     with pytest.raises(WeightsError, match=r"(?s)missing: features\.3\.weight.*by its name, vgg16"):
         load_weights(network, recipe, str(shared_weights / "vgg16-features.safetensors"))
+
+
+PREFIXES = ["module.", "model.", "net.", "backbone.", "model.module.", "net.backbone.", "module._orig_mod.model."]
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_prefixes_of_wrappers_are_understood_and_what_is_beside_is_named(
+    prefix: str, ending: str, tmp_path: Path
+) -> None:
+    recipe = Recipe("vgg_mini")
+    torch.manual_seed(1)
+    trained = build_network(recipe, 3).state_dict()
+    file = tmp_path / f"wrapped.{ending}"
+    content = {f"{prefix}{key}": value for key, value in trained.items()} | {"criterion.weight": torch.ones(3)}
+    save_file(content, file) if ending == "safetensors" else torch.save({"state_dict": content}, file)
+    network = build_network(recipe, 3)
+    report = load_weights(network, recipe, str(file), keep_head=True)
+    assert all(torch.equal(value, trained[key]) for key, value in network.state_dict().items())
+    assert report.random == ()
+    assert report.notes == ("Not of the network, and not read from the file: criterion.weight.",)

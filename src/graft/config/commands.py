@@ -3,17 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config.training import DataConfig, ModelConfig, PathsConfig, PreprocessConfig
+from graft.config.bounds import bounded, bounded_as
+from graft.config.overrides import literal
+from graft.config.training import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
 
 
 @dataclass
 class CompareConfig:
     """The whole configuration of `graft compare`."""
 
-    runs: str = "outputs"
+    runs: str = literal("outputs")
     sort: str | None = None
     """The metric that orders the rows; null: what the runs optimize (optimized_metric)."""
-    output: str | None = None
+    output: str | None = literal(None)
     """Folder for compare.md, compare.csv and compare.html; null: beside the runs."""
 
 
@@ -31,17 +33,17 @@ class EvaluateDataConfig:
     """A DataConfig of which every null means: as in the run."""
 
     name: str | None = None
-    root: str | None = None
-    batch_size: int | None = None
-    num_workers: int | str | None = None
-    timeout: float | None = None
+    root: str | None = literal(None)
+    batch_size: int | None = bounded_as(DataConfig, "batch_size")
+    num_workers: int | str | None = bounded_as(DataConfig, "num_workers")
+    timeout: float | None = bounded_as(DataConfig, "timeout")
     download: bool | None = None
-    shots: int | None = None
-    val_fraction: float | None = None
-    fold: int | None = None
-    folds: int | None = None
+    shots: int | None = bounded_as(DataConfig, "shots")
+    val_fraction: float | None = bounded_as(DataConfig, "val_fraction")
+    fold: int | None = bounded_as(DataConfig, "fold")
+    folds: int | None = bounded_as(DataConfig, "folds")
     on_error: str | None = None
-    resident_gb: float | None = None
+    resident_gb: float | None = bounded_as(DataConfig, "resident_gb")
     options: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     """What the files of the group say for training; not used here, see EvaluateConfig.preprocess."""
@@ -51,17 +53,18 @@ class EvaluateDataConfig:
 class EvaluateConfig:
     """The whole configuration of `graft evaluate`."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = literal(None)
     split: str = "test"
     tta: bool | None = None
     views: list[str] | None = None
-    topk: int = 5
+    topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     trust: list[str] = field(default_factory=list)
     """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""
+    download: DownloadConfig = field(default_factory=DownloadConfig)
 
 
 @dataclass
@@ -69,51 +72,53 @@ class PredictConfig:
     """The whole configuration of `graft predict`."""
 
     source: Any = None
-    checkpoint: str | None = None
+    checkpoint: str | None = literal(None)
     model: ModelConfig = field(default_factory=ModelConfig)
-    topk: int = 5
-    rows: int = 10
-    output: str | None = None
+    topk: int = bounded(5, least=1)
+    rows: int = bounded(10, least=0)
+    output: str | None = literal(None)
     show: bool = False
-    folder: str = "outputs/predict"
-    batch_size: int = 32
-    num_workers: int | str = "auto"
+    folder: str = literal("outputs/predict")
+    batch_size: int = bounded(32, least=1)
+    num_workers: int | str = bounded("auto", least=0)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     trust: list[str] = field(default_factory=list)
     """As in `graft evaluate`; the network of a checkpoint is always one of Graft's, torchvision's or timm's."""
+    download: DownloadConfig = field(default_factory=DownloadConfig)
 
 
 @dataclass
 class InspectConfig:
     """The whole configuration of `graft inspect`."""
 
-    seed: int = 0
-    output: str | None = None
-    near: int = 12
-    rows: int = 10
-    sheets: int = 100
-    per_sheet: int = 48
-    folder: str = "outputs/inspect"
+    seed: int = bounded(0, least=0, below=2**32)
+    output: str | None = literal(None)
+    near: int = bounded(12, least=0, most=15)
+    rows: int = bounded(10, least=1)
+    sheets: int = bounded(100, least=0)
+    per_sheet: int = bounded(48, least=1)
+    folder: str = literal("outputs/inspect")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
 
 
 @dataclass
 class ExportConfig:
     """The whole configuration of `graft export`."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = literal(None)
     format: Any = "onnx"
     preprocess: bool = False
-    opset: int | None = None
-    images: int = 32
-    samples: str | None = None
-    tolerance: float = 1e-4
-    name: str | None = None
-    folder: str = "outputs/export"
+    opset: int | None = bounded(None, least=1, most=100)
+    images: int = bounded(32, least=2)
+    samples: str | None = literal(None)
+    tolerance: float = bounded(1e-4, above=0)
+    name: str | None = literal(None)
+    folder: str = literal("outputs/export")
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     trust: list[str] = field(default_factory=list)

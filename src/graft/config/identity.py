@@ -12,6 +12,7 @@ WITHOUT_EFFECT = (
     "sweep_name",
     "search.",
     "paths.",
+    "download.",
     "review.",
     "logger.",
     "callbacks.progress",

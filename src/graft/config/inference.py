@@ -4,6 +4,10 @@ from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from graft.config.bounds import check_bounds
+from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from graft.config.recorded import MODULE
 from graft.config.validation import check_views, one_of
 from graft.errors import ConfigError
@@ -24,11 +28,11 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
+    check_bounds(config, EvaluateConfig)
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
     _check_trust(config.trust)
     one_of("split", config.split, SPLITS)
-    _check_topk(config)
     _check_preprocess(config.preprocess)
     if config.views is not None:
         check_views(config.views)
@@ -49,8 +53,7 @@ def check_predict(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    from omegaconf import OmegaConf
-
+    check_bounds(config, PredictConfig)
     named = not OmegaConf.is_missing(config.model, "name")
     if (config.checkpoint is None) != named:
         said = f"checkpoint={config.checkpoint} and model={config.model.name} disagree" if named else "neither is set"
@@ -63,10 +66,9 @@ def check_predict(config: Any) -> None:
             "source is not set.\nGive source=FILE, source=FOLDER, source='photos/*.jpg' or a [list,of,them]."
         )
     _check_trust(config.trust)
-    _check_topk(config)
     _check_preprocess(config.preprocess)
-    if config.batch_size < 1:
-        raise ConfigError(f"batch_size={config.batch_size}: at least 1.")
+    if isinstance(config.num_workers, str) and not config.num_workers.isdecimal():
+        one_of("num_workers", config.num_workers, ("auto",))
 
 
 def check_export(config: Any) -> list[str]:
@@ -75,6 +77,7 @@ def check_export(config: Any) -> list[str]:
     Raises:
         ConfigError: names the key and the way out.
     """
+    check_bounds(config, ExportConfig)
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
     _check_trust(config.trust)
@@ -88,8 +91,6 @@ def check_export(config: Any) -> list[str]:
         one_of("format", name, EXPORTS)
     if config.preprocess and "state_dict" in wanted:
         raise ConfigError("format=state_dict and preprocess=true disagree: a state dict holds weights, no computation.")
-    if config.images < 2 or config.tolerance <= 0:
-        raise ConfigError(f"images={config.images}, tolerance={config.tolerance}: at least 2 images, and more than 0.")
     if "onnx" in wanted:
         missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
         if missing:
@@ -106,11 +107,6 @@ def _check_trust(trust: Iterable[str]) -> None:
     for package in trust:
         if not MODULE.fullmatch(package):
             raise ConfigError(f"trust: {package!a} is no name of a package. Give e.g. trust=[my_package].")
-
-
-def _check_topk(config: Any) -> None:
-    if config.topk < 1:
-        raise ConfigError(f"topk={config.topk}: at least 1.")
 
 
 def _check_preprocess(preprocess: Any) -> None:

@@ -5,27 +5,30 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
+from graft.config.bounds import Bounds, bounded
+from graft.config.overrides import literal
+
 
 @dataclass
 class ModelConfig:
     name: str = MISSING
     family: str | None = None
     """"timm": `name` is one of timm's networks; null: one of ours or of torchvision's."""
-    weights: str | None = "default"
+    weights: str | None = literal("default")
     """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
     classifier: str | None = None
     """VGG only: "vgg" (three linear layers), "linear" (one) or "pooled" (average pool, BatchNorm, one linear)."""
     table: list[Any] | None = None
     """VGG only: channels of each convolution, "M" for a 2x2 max-pool."""
     batch_norm: bool | None = None
-    dropout: float | None = None
-    input_size: int | None = None
+    dropout: float | None = bounded(None, least=0, below=1)
+    input_size: int | None = bounded(None, least=1, most=16_384)
     """Side of the input in pixels; null: the network's own."""
-    average_pool: int | None = None
+    average_pool: int | None = bounded(None, least=0, most=1024)
     """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
     head_from: Any = None
     """Class → the class or classes of the weights that its row of the new head begins with: {ants: ant, bees: bee}."""
-    gradient_clip_val: float | None = None
+    gradient_clip_val: float | None = bounded(None, above=0)
     """What trainer.gradient_clip_val is for this network unless it is given."""
 
 
@@ -33,35 +36,35 @@ class ModelConfig:
 class PreprocessConfig:
     """What evaluation does to an image; every null means: as the network's weights want it."""
 
-    input_size: int | None = None
-    resize_size: int | None = None
+    input_size: int | None = bounded(None, least=1, most=16_384)
+    resize_size: int | None = bounded(None, least=1, most=32_768)
     fit: str | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: list[float] | None = bounded(None, least=0, most=1, length=3)
+    std: list[float] | None = bounded(None, above=0, length=3)
     interpolation: str | None = None
 
 
 @dataclass
 class DataConfig:
     name: str = MISSING
-    root: str | None = None
-    batch_size: int | str = 32
+    root: str | None = literal(None)
+    batch_size: int | str = bounded(32, least=1)
     """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
-    num_workers: int | str = "auto"
-    timeout: float | None = 600.0
+    num_workers: int | str = bounded("auto", least=0)
+    timeout: float | None = bounded(600.0, above=0)
     """Seconds that a batch of the worker processes may take before the run ends with the reason; null: no limit."""
     download: bool = True
-    shots: int | None = None
+    shots: int | None = bounded(None, least=1)
     """Keep this many seeded training images of each class."""
-    val_fraction: float = 0.1
+    val_fraction: float = bounded(0.1, least=0, below=1)
     """Part of the training images to validate on, where the set has no validation split; 0: validate on test."""
-    fold: int | None = None
+    fold: int | None = bounded(None, least=0)
     """With folds=K: validate on this one (0 to K - 1) of K parts of the images that are not test images."""
-    folds: int | None = None
+    folds: int | None = bounded(None, least=2)
     """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own division."""
     on_error: str = "raise"
     """Images that cannot be read: "raise" stops before the first step with a list, "skip" leaves them out, said."""
-    resident_gb: float = 2.0
+    resident_gb: float = bounded(2.0, least=0, infinite=True)
     """Sets whose decoded images need no more memory than this are decoded once and held."""
     draft: bool = True
     """Large JPEGs are decoded at a half, quarter or eighth of their size where random crops keep their pixels."""
@@ -77,8 +80,8 @@ class StrategyConfig:
     """Needs pretrained weights; false ignores model.weights and starts at random."""
     freeze: str = "none"
     """The freeze policy of this strategy, taken by freeze=auto."""
-    lr_multipliers: dict[str, float] = field(default_factory=dict)
-    layer_decay: float | None = None
+    lr_multipliers: dict[str, float] = bounded(default_factory=dict, least=0)
+    layer_decay: float | None = bounded(None, above=0, most=1)
     decay_norm_and_bias: bool = True
 
 
@@ -86,93 +89,93 @@ class StrategyConfig:
 class FreezeConfig:
     policy: str = MISSING
     patterns: list[str] = field(default_factory=list)
-    schedule: Any = None
+    schedule: Any = bounded(None, least=0)
     """Group or stage -> epoch; not typed as such, because Hydra could then not fill it from the command line."""
-    every: int = 1
+    every: int = bounded(1, least=1)
 
 
 @dataclass
 class OptimizerConfig:
     name: str = MISSING
-    lr: float = MISSING
-    weight_decay: float = 0.0
-    momentum: float = 0.9
+    lr: float = bounded(MISSING, above=0)
+    weight_decay: float = bounded(0.0, least=0)
+    momentum: float = bounded(0.9, least=0, below=1)
     nesterov: bool = False
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    lookahead: int | None = None
+    betas: list[float] = bounded(default_factory=lambda: [0.9, 0.999], least=0, below=1, length=2)
+    eps: float = bounded(1e-8, above=0)
+    lookahead: int | None = bounded(None, least=1)
     """Every so many steps the weights return to a running average of themselves (Zhang et al. 2019), e.g. 5."""
 
 
 @dataclass
 class SchedulerConfig:
     name: str = MISSING
-    warmup_epochs: float = 0.0
-    min_lr_ratio: float = 0.0
-    step_size: int = 5
-    gamma: float = 0.1
-    max_lr_ratio: float = 1.0
-    pct_start: float = 0.3
-    div_factor: float = 25.0
-    final_div_factor: float = 1e4
+    warmup_epochs: float = bounded(0.0, least=0)
+    min_lr_ratio: float = bounded(0.0, least=0, most=1)
+    step_size: int = bounded(5, least=1)
+    gamma: float = bounded(0.1, above=0)
+    max_lr_ratio: float = bounded(1.0, above=0)
+    pct_start: float = bounded(0.3, least=0, most=1)
+    div_factor: float = bounded(25.0, above=0)
+    final_div_factor: float = bounded(1e4, above=0)
     anneal_strategy: str = "cos"
     cycle_momentum: bool = True
     """Momentum goes from 0.95 to 0.85 and back, whatever optimizer.momentum says, as in torch; false: it stays."""
-    factor: float = 0.1
-    patience: int = 2
+    factor: float = bounded(0.1, above=0, below=1)
+    patience: int = bounded(2, least=0)
     monitor: str = "val/loss"
 
 
 @dataclass
 class CropConfig:
-    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
-    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
+    scale: list[float] = bounded(default_factory=lambda: [0.08, 1.0], above=0, most=1, length=2, ascending=True)
+    ratio: list[float] = bounded(default_factory=lambda: [0.75, 1.3333333333333333], above=0, length=2, ascending=True)
 
 
 @dataclass
 class AugmentConfig:
     random_resized_crop: CropConfig | None = None
-    random_crop_padding: int | None = None
-    horizontal_flip: float = 0.0
-    vertical_flip: float = 0.0
+    random_crop_padding: int | None = bounded(None, least=0, most=16_384)
+    horizontal_flip: float = bounded(0.0, least=0, most=1)
+    vertical_flip: float = bounded(0.0, least=0, most=1)
     alternate_flips: bool = False
     """Mirror what the epoch before did not, and the other way round; wants horizontal_flip=0.5."""
     policy: str | None = None
-    color_jitter: float = 0.0
-    random_erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    color_jitter: float = bounded(0.0, least=0)
+    random_erasing: float = bounded(0.0, least=0, most=1)
+    mixup: float = bounded(0.0, least=0)
+    cutmix: float = bounded(0.0, least=0)
 
 
 @dataclass
 class LossConfig:
-    label_smoothing: float = 0.0
-    class_weights: Any = None
-    """null, "balanced" (inverse class frequency), or one weight a class."""
+    label_smoothing: float = bounded(0.0, least=0, below=1)
+    class_weights: Any = bounded(None, above=0)
+    """null, "balanced" (inverse class frequency), one weight a class, or some by name, the others weighing 1."""
     on_nan: str = "raise"
     """A step whose loss is NaN or infinite: "raise" ends the run, "skip" leaves it out; its images are written down."""
-    nan_limit: int = 10
+    nan_limit: int = bounded(10, least=0)
     """With on_nan=skip, more such steps end the run all the same."""
 
 
 @dataclass
 class TrainerConfig:
     accelerator: str = "auto"
-    devices: int | str = "auto"
-    num_nodes: int = 1
+    devices: int | str = bounded("auto", least=1)
+    num_nodes: int = bounded(1, least=1)
     strategy: str = "auto"
     precision: str = "auto"
-    max_epochs: int = 10
-    max_steps: int = -1
-    val_check_interval: int | float | None = None
-    """Validate also every N steps (an int) or fraction of an epoch (a float); null: after each epoch."""
-    gradient_clip_val: float | None = II("model.gradient_clip_val")
+    max_epochs: int = bounded(10, least=-1)
+    max_steps: int = bounded(-1, least=-1)
+    val_check_interval: int | float | None = bounded(None, least=1, fraction=Bounds(above=0, most=1))
+    """Validate also every N optimizer steps (an int) or fraction of an epoch (a float); null: after each epoch."""
+    gradient_clip_val: float | None = bounded(II("model.gradient_clip_val"), above=0)
     """Norm that gradients are clipped to; null for none; the network's own unless given."""
-    accumulate_grad_batches: int = 1
-    limit_train_batches: int | float | None = None
-    limit_val_batches: int | float | None = None
-    limit_test_batches: int | float | None = None
-    log_every_n_steps: int = 10
+    accumulate_grad_batches: int = bounded(1, least=1)
+    limit_train_batches: int | float | None = bounded(None, least=1, fraction=Bounds(above=0, most=1))
+    limit_val_batches: int | float | None = bounded(None, least=0, fraction=Bounds(least=0, most=1))
+    limit_test_batches: int | float | None = bounded(None, least=0, fraction=Bounds(least=0, most=1))
+    log_every_n_steps: int = bounded(10, least=1)
     deterministic: bool | str = False
     """The same figures to the bit on a GPU too; "warn": where PyTorch can, and else it says so."""
     benchmark: bool | None = None
@@ -198,13 +201,13 @@ class LoggerConfig:
 class CallbacksConfig:
     checkpoint: str = "best"
     """"best": keep and test the weights of the best `optimized_metric`; "last": those of the last epoch."""
-    checkpoint_every_n_steps: int | None = None
+    checkpoint_every_n_steps: int | None = bounded(None, least=1)
     """Write last.ckpt also after each so many optimizer steps, for epochs of hours; null: at the ends of epochs."""
     keep: str = "all"
     """Checkpoints that a finished run keeps: "all", "best" (enough to use the network, not to train on) or "none"."""
-    early_stopping: int | None = None
+    early_stopping: int | None = bounded(None, least=1)
     """Stop after this many validations without a better `optimized_metric`."""
-    ema: float | None = None
+    ema: float | None = bounded(None, least=0, below=1)
     """Decay of an exponential moving average of the weights, e.g. 0.999; validated and saved in their place."""
     progress: str = "auto"
     """"auto" (a bar on a terminal, else a line an epoch), "bar", "lines" or "none"."""
@@ -220,17 +223,17 @@ class ReviewConfig:
     """The configuration, the layer table and HPARAMS."""
     figures: bool = True
     """Confusion matrix, accuracy per class and calibration of the best epoch."""
-    images: int = 16
+    images: int = bounded(16, least=0)
     """Images of the first training batch, of the validation and of the test set."""
-    worst: int = 16
+    worst: int = bounded(16, least=0)
     """Images that the best epoch got most wrong."""
-    gradcam: int = 4
+    gradcam: int = bounded(4, least=0)
     """Validation images shown with the places that speak for their class."""
-    curves: int = 16
+    curves: int = bounded(16, least=0)
     """Classes with a precision-recall curve."""
-    embedding: int = 500
+    embedding: int = bounded(500, least=0)
     """Validation images in the projector."""
-    record: int = 48
+    record: int = bounded(48, least=0)
     """Thumbnails in review.npz, which `graft compare` shows; 0: no such file."""
     graph: bool = False
     """The network's graph."""
@@ -240,20 +243,20 @@ class ReviewConfig:
 class SearchConfig:
     """What a job that is a trial of an Optuna search knows of it; set by sweep=…."""
 
-    storage: str | None = None
+    storage: str | None = literal(None)
     """A database (sqlite:///FILE, postgresql://…), or a journal (journal:///FILE, redis://…)."""
-    study: str | None = None
-    trial: int | None = None
+    study: str | None = literal(None)
+    trial: int | None = bounded(None, least=0)
     """The number of the trial, given by the sweeper."""
     pruner: str = "none"
     """What stops hopeless trials early: "none", "median", "percentile", "halving" or "hyperband"."""
-    startup_trials: int = 5
+    startup_trials: int = bounded(5, least=0)
     """So many trials run to their end before any is pruned ("median", "percentile")."""
-    warmup_epochs: int = 1
+    warmup_epochs: int = bounded(1, least=0)
     """So many epochs of each trial are not judged; for "halving" and "hyperband" its least budget."""
-    percentile: float = 50.0
+    percentile: float = bounded(50.0, least=0, most=100)
     """"percentile" stops what is not among this best part, in percent, of the trials before it."""
-    reduction_factor: int = 3
+    reduction_factor: int = bounded(3, least=2)
     """"halving" and "hyperband" let one of so many go on at each rung."""
 
 
@@ -261,27 +264,37 @@ class SearchConfig:
 class CacheConfig:
     mode: str = "auto"
     """"auto" (where it changes nothing but time), "features" (or say why not), "none"."""
-    max_gb: float = 10.0
+    max_gb: float = bounded(10.0, above=0, infinite=True)
     """Most that features in paths.cache take, in 2**30 bytes; the longest unused make room for new ones."""
-    views: int | None = None
+    views: int | None = bounded(None, least=1)
     """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
 
 
 @dataclass
+class DownloadConfig:
+    """How data and weights are fetched."""
+
+    timeout: float = bounded(10.0, above=0, most=3600)
+    """Seconds for name resolution, connection and response header together, and to wait for more bytes."""
+    attempts: int = bounded(5, least=1, most=1000)
+    """Consecutive attempts without progress after which a transfer is given up."""
+
+
+@dataclass
 class PathsConfig:
-    data: str = "data"
-    outputs: str = "outputs"
-    cache: str = "outputs/cache"
+    data: str = literal("data")
+    outputs: str = literal("outputs")
+    cache: str = literal("outputs/cache")
 
 
 @dataclass
 class TrainConfig:
     """The whole configuration of `graft train`."""
 
-    seed: int = 0
-    resume: str | None = None
+    seed: int = bounded(0, least=0, below=2**32)
+    resume: str | None = literal(None)
     optimized_metric: str = "val/acc"
-    sweep_name: str = MISSING
+    sweep_name: str = literal(MISSING)
     """The folder of a sweep below outputs/sweep/; the same command with the same name takes the sweep up again."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -297,6 +310,7 @@ class TrainConfig:
     review: ReviewConfig = field(default_factory=ReviewConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     tta: bool = False
     """Test-time augmentation: the test's figures are those of the mean of the probabilities of `views`."""

@@ -1,15 +1,18 @@
 """What a configuration must not say: combinations that cannot work, told before anything heavy is loaded."""
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from graft.config.bounds import check_bounds
 from graft.config.identity import flat, matches
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
-from graft.errors import ConfigError
+from graft.config.training import TrainConfig
+from graft.errors import ConfigError, nearest
 from graft.files import why_no_file
 from graft.models.configurations import BUNDLED
 from graft.slurm import slurm_tasks
@@ -28,6 +31,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     Raises:
         ConfigError: two keys that disagree, or a value out of its range; names them and the way out.
     """
+    check_bounds(config, TrainConfig)
     one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw"))
     one_of("scheduler.name", config.scheduler.name, ("none", "step", "cosine", "onecycle", "plateau"))
     one_of("scheduler.anneal_strategy", config.scheduler.anneal_strategy, ("cos", "linear"))
@@ -39,8 +43,9 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("data.on_error", config.data.on_error, ("raise", "skip"))
     one_of("loss.on_nan", config.loss.on_nan, ("raise", "skip"))
     one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp", "ddp_slurm"))
-    if isinstance(config.loss.class_weights, str):
-        one_of("loss.class_weights", config.loss.class_weights, ("balanced",))
+    one_of("scheduler.monitor", config.scheduler.monitor, ("val/loss", "val/acc"))
+    one_of("trainer.accelerator", config.trainer.accelerator, ACCELERATORS)
+    one_of("trainer.precision", config.trainer.precision, PRECISIONS)
     if config.augment.policy is not None:
         one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))
     if config.data.preprocess.fit is not None:
@@ -60,6 +65,40 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     return config
 
 
+def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> tuple[float, ...] | None:
+    """The weight of each of `classes` by loss.class_weights, where that names them; null for null and "balanced".
+
+    Args:
+        weights: null, "balanced", a weight of each class, or a mapping of classes to weights; others weigh 1.
+        classes: names of the classes; null while they are not known.
+
+    Raises:
+        ConfigError: not numbers, or of other classes.
+    """
+    if weights is None or weights == "balanced":
+        return None
+    named = {str(name): weight for name, weight in weights.items()} if isinstance(weights, Mapping) else None
+    values = list(weights if named is None else named.values())
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        raise ConfigError(
+            f"loss.class_weights={weights}: wants balanced, a number for each class, or some by name, e.g. "
+            "'loss.class_weights={ants: 2, bees: 1}'."
+        )
+    if classes is None:
+        return None
+    if named is None:
+        if len(values) != len(classes):
+            raise ConfigError(
+                f"loss.class_weights has {len(values)} values, but there are {len(classes)} classes: "
+                f"{', '.join(classes)}."
+            )
+        return tuple(map(float, values))
+    for name in named:
+        if name not in classes:
+            raise ConfigError(f"loss.class_weights.{name}: the data set has no such class.{nearest(name, classes)}")
+    return tuple(float(named.get(name, 1.0)) for name in classes)
+
+
 VIEWS = ("identity", "hflip", "corners", "hflip_corners", "shifts", "hflip_shifts")
 
 
@@ -77,8 +116,7 @@ def one_of(key: str, value: str, options: Iterable[str]) -> None:
     options = list(options)
     if value in options:
         return
-    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = nearest(str(value), options, most=1, cutoff=0.4)
     raise ConfigError(f"{key}={value}: unknown.{hint} There are: {' '.join(options)}")
 
 
@@ -94,41 +132,29 @@ def _metric_exists(config: Any) -> None:
         )
 
 
+PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "16-true", "64", "64-true")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
 def _ranges(config: Any) -> None:
-    positive = {
-        "optimizer.lr": config.optimizer.lr,
-        "data.batch_size": 1 if config.data.batch_size == "auto" else config.data.batch_size,
-        "data.timeout": 1 if config.data.timeout is None else config.data.timeout,
-        "cache.max_gb": config.cache.max_gb,
-        "optimizer.lookahead": 1 if config.optimizer.lookahead is None else config.optimizer.lookahead,
+    words = {
+        "trainer.deterministic": ("warn",),
+        "trainer.compile": COMPILE_MODES,
+        "trainer.devices": ("auto",),
+        "data.batch_size": ("auto",),
+        "data.num_workers": ("auto",),
+        "loss.class_weights": ("balanced",),
     }
-    if isinstance(config.trainer.deterministic, str):
-        one_of("trainer.deterministic", config.trainer.deterministic, ("warn",))
-    if isinstance(config.trainer.compile, str):
-        one_of("trainer.compile", config.trainer.compile, COMPILE_MODES)
-    if isinstance(config.data.batch_size, str):
-        one_of("data.batch_size", config.data.batch_size, ("auto",))
-    for key, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{key}={value}: must be more than 0.")
-    for key, value in config.review.items():
-        if value < 0:
-            raise ConfigError(f"review.{key}={value}: 0 for none, or more.")
-    if config.cache.views is not None and config.cache.views < 1:
-        raise ConfigError(f"cache.views={config.cache.views}: give at least one view of each image, or null.")
-    fractions = {
-        "data.val_fraction": config.data.val_fraction,
-        "loss.label_smoothing": config.loss.label_smoothing,
-        "augment.horizontal_flip": config.augment.horizontal_flip,
-        "augment.vertical_flip": config.augment.vertical_flip,
-        "augment.random_erasing": config.augment.random_erasing,
-        "callbacks.ema": config.callbacks.ema or 0.0,
-        "model.dropout": config.model.dropout or 0.0,
-    }
-    for key, value in fractions.items():
-        upper_open = key in ("data.val_fraction", "loss.label_smoothing", "callbacks.ema", "model.dropout")
-        if not 0 <= value <= 1 or (upper_open and value == 1):
-            raise ConfigError(f"{key}={value}: must lie in [0, 1{')' if upper_open else ']'}.")
+    for key, options in words.items():  # instead of a number or true
+        value = OmegaConf.select(config, key)
+        if isinstance(value, str) and not value.isdecimal():
+            one_of(key, value, options)
+    check_class_weights(config.loss.class_weights)
+    if config.optimizer.name == "sgd" and config.optimizer.nesterov and config.optimizer.momentum == 0:
+        raise ConfigError(
+            "optimizer.nesterov=true and optimizer.momentum=0 disagree: Nesterov's step looks ahead along the momentum."
+            "\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
+        )
     schedule = config.freeze.schedule
     epochs = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
     if schedule is not None and not all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs):
@@ -136,8 +162,6 @@ def _ranges(config: Any) -> None:
             f"freeze.schedule={schedule}: wants the epoch from which on each group or stage trains, e.g. "
             "'freeze.schedule={classifier: 1, features: 3}'."
         )
-    if config.data.shots is not None and config.data.shots < 1:
-        raise ConfigError(f"data.shots={config.data.shots}: give at least one training image a class, or null for all.")
 
 
 def _length(config: Any) -> None:
@@ -202,19 +226,12 @@ def _processes(config: Any) -> None:
 def _search(config: Any) -> None:
     search = config.search
     one_of("search.pruner", search.pruner, ("none", "median", "percentile", "halving", "hyperband"))
-    least = {"search.startup_trials": (search.startup_trials, 0), "search.warmup_epochs": (search.warmup_epochs, 0),
-             "search.reduction_factor": (search.reduction_factor, 2)}  # fmt: skip
-    for key, (value, limit) in least.items():
-        if value < limit:
-            raise ConfigError(f"{key}={value}: must be at least {limit}.")
-    if not 0 <= search.percentile <= 100:
-        raise ConfigError(f"search.percentile={search.percentile}: must lie in [0, 100].")
 
 
 def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
     weights = config.model.weights
     if not config.strategy.pretrained:
-        if weights is not None and f"model.weights={weights}" in said:
+        if weights is not None and any(word.lstrip("+").startswith("model.weights=") for word in said):
             raise ConfigError(
                 f"strategy={config.strategy.name} and model.weights={weights} disagree: this strategy starts at "
                 "random.\nUse strategy=finetune or strategy=feature_extract, or leave model.weights out."
@@ -253,7 +270,7 @@ def _head_from(config: Any) -> None:
     if origins is None:
         return
     if not isinstance(origins, Mapping) or not all(
-        isinstance(origin, str) or (isinstance(origin, Sequence) and origin) for origin in origins.values()
+        isinstance(origin, str | int) or (isinstance(origin, Sequence) and origin) for origin in origins.values()
     ):
         raise ConfigError(
             f"model.head_from={origins}: class → class or classes of the weights, as in "
@@ -311,6 +328,7 @@ UNESSENTIAL = (
     "sweep_name",
     "search.",
     "paths.",
+    "download.",
     "logger.",
     "review.",
     "callbacks.progress",

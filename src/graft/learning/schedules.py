@@ -37,11 +37,13 @@ def _cosine(optimizer: Optimizer, config: Any, length: Length) -> LRScheduler:
 
 
 def _onecycle(optimizer: Optimizer, config: Any, length: Length) -> LRScheduler:
+    total = length.steps + 1  # Lightning steps once more than torch allows when an epoch is cut
+    no_warmup = float(config.pct_start * total) == 1  # torch would divide by the length of its first phase, 0
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=length.steps + 1,  # Lightning steps once more than torch allows when an epoch is cut
-        pct_start=config.pct_start,
+        total_steps=total,
+        pct_start=(1 + 1e-9) / total if no_warmup else config.pct_start,
         div_factor=config.div_factor,
         final_div_factor=config.final_div_factor,
         anneal_strategy=config.anneal_strategy,

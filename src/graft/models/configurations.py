@@ -4,7 +4,6 @@ The letters are the columns of table 1 in Simonyan & Zisserman 2015, "Very Deep 
 Large-Scale Image Recognition": a number is a 3x3 convolution with so many channels, "M" a 2x2 max-pool.
 """
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Iterable
@@ -143,9 +142,3 @@ def _registered(package: str) -> frozenset[str]:
 def known_models() -> tuple[str, ...]:
     """Every name `model.name` may have: ours first, then torchvision's other classifiers."""
     return *NETWORKS, *sorted(torchvision_classifiers() - set(NETWORKS))
-
-
-def nearest(word: str, among: Iterable[str]) -> str:
-    """` Did you mean vgg16 or vgg19?` for a message, or nothing where no name comes near."""
-    close = difflib.get_close_matches(word, list(among), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from graft.errors import ConfigError, RecordError
+from graft.errors import ConfigError, RecordError, nearest
 from graft.models.configurations import (
     CLASSIFIERS,
     NETWORKS,
@@ -15,7 +15,6 @@ from graft.models.configurations import (
     M,
     Table,
     known_models,
-    nearest,
     smallest_input,
     timm_architectures,
     torchvision_classifiers,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from graft.errors import ConfigError
-from graft.models.configurations import nearest
+from graft.errors import ConfigError, nearest
 from graft.models.heads import belongs, head_modules
 from graft.models.recipe import INSTALL_TIMM, Recipe
 from graft.preprocessing import Preprocessing

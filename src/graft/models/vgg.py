@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from graft.errors import ConfigError
-from graft.models.configurations import CLASSIFIERS, M, nearest, smallest_input
+from graft.errors import ConfigError, nearest
+from graft.models.configurations import CLASSIFIERS, M, smallest_input
 from graft.models.recipe import checked_table
 
 HIDDEN = 4096

@@ -10,11 +10,11 @@ import torch
 from omegaconf import OmegaConf
 
 from graft.config.recipes import recipe_of
+from graft.config.validation import check_class_weights
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.lost import LostImages
 from graft.data.splits import Splits
-from graft.errors import ConfigError
 from graft.learning.device import compile_mode
 from graft.learning.learner import Learner, Objective
 from graft.learning.views import wanted_views
@@ -146,13 +146,8 @@ def objective_of(config: Any, splits: Splits) -> Objective:
     if wanted == "balanced":
         counts = splits.train.counts(len(splits.classes))
         weights = tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
-    elif wanted is not None:
-        weights = tuple(float(weight) for weight in wanted)
-        if len(weights) != len(splits.classes):
-            raise ConfigError(
-                f"loss.class_weights has {len(weights)} values, but data={config.data.name} has "
-                f"{len(splits.classes)} classes: {', '.join(splits.classes)}."
-            )
+    else:
+        weights = check_class_weights(wanted, splits.classes)
     return Objective(
         label_smoothing=config.loss.label_smoothing,
         class_weights=weights,

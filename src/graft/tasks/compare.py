@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from graft.config.validation import one_of
 from graft.errors import DataError
 from graft.escaping import markdown
-from graft.files import write_atomically
+from graft.files import require_writable, write_atomically
 from graft.review.comparison import (
     Row,
     as_csv,
@@ -46,6 +46,7 @@ def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -
         DataError: no run below `folder`.
         ConfigError: no run has a metric `sort`; names the nearest.
     """
+    require_writable(output or folder, "output")
     console = PlainConsole()
     summaries, unreadable = find_summaries(folder)
     found = rows(summaries, sort)

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from graft import downloads
 from graft.config.inference import check_evaluate, said_keys
 from graft.config.recorded import demand_trust, recorded_run
 from graft.config.training import DataConfig, TrainConfig
@@ -17,7 +18,7 @@ from graft.folder_lock import new_folder
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
 from graft.tasks.run import valid_summary
-from graft.tasks.train import REACH_SECONDS, data_root, open_data
+from graft.tasks.train import data_root, open_data
 
 log = logging.getLogger("graft")
 
@@ -29,6 +30,7 @@ def main(config: Any) -> float:
     hydra = HydraConfig.get()
     said = said_keys(hydra.overrides.task)
     check_evaluate(config, said)
+    downloads.configure(config.download)
     checkpoint = checkpoint_file(config.checkpoint)
     with uncollected():
         from graft.tasks import score  # torch only now that there is something to evaluate
@@ -109,7 +111,7 @@ def open_splits(run: Any) -> Splits:
     Raises:
         DataError: it is neither here nor within reach; says where to put it.
     """
-    missing = locate(run.data.name, data_root(run), download=run.data.download, timeout=REACH_SECONDS)
+    missing = locate(run.data.name, data_root(run), download=run.data.download)
     if missing is not None:
         raise DataError(
             f"{missing}\nIf it lies elsewhere, or is to be fetched: paths.data=FOLDER (of all sets) or "

@@ -17,7 +17,7 @@ from graft.data.images import ImageSet
 from graft.data.sources import locate
 from graft.data.stream import find_images
 from graft.errors import DataError
-from graft.files import folder_in_place, safe_name, sha256, write_atomically
+from graft.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
 from graft.folder_lock import folder_of
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
@@ -52,6 +52,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
         ExportError: a file computes something else.
     """
     wanted = check_export(config)
+    require_writable(Path(config.folder), "folder")
     checkpoint = checkpoint_file(config.checkpoint)
     with uncollected():  # torch only now that there is something to export
         from graft.learning.handover import Handover, check, formats

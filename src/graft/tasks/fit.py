@@ -232,12 +232,12 @@ def pruning(config: Any) -> list[Pruning]:
 
 
 def validation_interval(config: Any, batches: int) -> int | float | None:
-    """trainer.val_check_interval; a number of steps longer than the epoch means its end."""
-    every = config.val_check_interval
+    """trainer.val_check_interval as Lightning has it: in batches, and no more than an epoch of `batches` has."""
+    every, limit = config.val_check_interval, config.limit_train_batches
     if not isinstance(every, int):
         return every
-    limit = config.limit_train_batches
-    return min(every, batches, limit if isinstance(limit, int) else batches)
+    epoch = batches if limit is None else limit if isinstance(limit, int) else int(limit * batches)
+    return max(1, min(every * config.accumulate_grad_batches, batches, epoch))
 
 
 def validate_at_the_end_too(trainer: pl.Trainer) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from graft import downloads
+from graft.config.bounds import check_bounds
+from graft.config.commands import InspectConfig
 from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
 from graft.config.validation import one_of
@@ -16,12 +19,12 @@ from graft.data.inspection import Inspection
 from graft.data.sources import locate, undivided
 from graft.errors import ConfigError, DataError
 from graft.escaping import say
-from graft.files import safe_name, write_atomically
+from graft.files import require_writable, safe_name, write_atomically
 from graft.folder_lock import folder_of
 from graft.review.contact_sheets import contact_sheet
 from graft.review.inspection import plain, tables
 from graft.review.progress import progress_bar
-from graft.tasks.train import REACH_SECONDS, data_root, divide_data
+from graft.tasks.train import data_root, divide_data
 from graft.terminal import PlainConsole
 
 """Columns of the report in a file or a pipe."""
@@ -34,6 +37,7 @@ def main(config: Any) -> None:
         DataError: something was found that spoils training; after everything is shown and written.
     """
     check(config)
+    downloads.configure(config.download)
     preprocessing = preprocessing_of(config)
     collection = open_collection(config)
     with progress_bar("images", len(collection.images)) as bar:
@@ -56,14 +60,14 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    ranges = {"near": (0, 15), "rows": (1, None), "sheets": (0, None), "per_sheet": (1, None)}
-    for key, (least, most) in ranges.items():
-        if config[key] < least or (most is not None and config[key] > most):
-            raise ConfigError(f"{key}={config[key]}: {least} or more" + (f", up to {most}." if most else "."))
+    check_bounds(config, InspectConfig)
     if config.data.preprocess.fit is not None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
+    require_writable(Path(config.folder), "folder")
+    if config.output is not None:
+        require_writable(Path(config.output).parent, "output")
     check_locations(config, {"output": config.output, "folder": config.folder})
 
 
@@ -74,7 +78,7 @@ def open_collection(config: Any) -> Collection:
         NotAvailable, DataError: it is neither here nor within reach, or there is nothing to look at.
     """
     root = data_root(config)
-    missing = locate(config.data.name, root, download=config.data.download, timeout=REACH_SECONDS)
+    missing = locate(config.data.name, root, download=config.data.download)
     if missing is not None:
         raise missing
     try:

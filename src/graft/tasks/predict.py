@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft import downloads
 from graft.config.inference import check_predict, sources_of
 from graft.config.recipes import recipe_of
 from graft.data.cores import available_cores
@@ -14,12 +15,13 @@ from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, find_images, read_ahead
 from graft.errors import DataError
 from graft.escaping import say
+from graft.files import require_writable
 from graft.folder_lock import folder_of
 from graft.learning.checkpoints import checkpoint_file
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.review.progress import Bar, progress_bar
 from graft.startup import uncollected
-from graft.tasks.train import REACH_SECONDS
+from graft.tasks.train import weights_out_of_reach
 from graft.terminal import PlainConsole
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ def main(config: Any) -> None:
     output = None if config.output is None else Path(config.output).expanduser()
     if output is not None:
         format_of(output)
+        require_writable(output.parent, "output")
+    if config.show:
+        require_writable(Path(config.folder), "folder")
     restored = restore(config)
     say(f"by {restored.source}")
     copies = folder_of(config) if config.show else None
@@ -97,16 +102,16 @@ def restore(config: Any) -> "Restored":
             from graft.learning.restore import from_checkpoint  # torch only now that there is something to restore
 
         return from_checkpoint(checkpoint).prepared(config.preprocess)
-    with uncollected():
-        from graft.learning.restore import from_pretrained
-        from graft.models.weights import locate_weights
-
+    downloads.configure(config.download)
     recipe, weights = recipe_of(config), config.model.weights
-    lacking = locate_weights(recipe, weights, timeout=REACH_SECONDS)
+    lacking = weights_out_of_reach(recipe, weights)
     if lacking is not None:
         raise DataError(
             f"{lacking}\nOr give a file: model.weights=FILE. Without them: checkpoint=RUN_FOLDER, for your own network."
         )
+    with uncollected():
+        from graft.learning.restore import from_pretrained
+
     return from_pretrained(recipe, weights).prepared(config.preprocess)
 
 

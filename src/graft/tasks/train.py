@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft import downloads
 from graft.config.identity import identity
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
-from graft.config.validation import QUICKSTART, choices, settle
+from graft.config.validation import QUICKSTART, check_class_weights, choices, settle
 from graft.data.scan import refuse_or_leave_out
 from graft.data.sources import load_splits, locate
 from graft.data.splits import Splits
-from graft.errors import DataError
+from graft.errors import DataError, NotAvailable
 from graft.learning.gpu import require_gpu
 from graft.learning.signals import STOP
+from graft.models.published import torchvision_address
+from graft.models.recipe import Recipe
 from graft.review.progress import progress_bar
 from graft.slurm import first_task
 from graft.startup import uncollected
@@ -25,9 +28,6 @@ from graft.tasks.prepare import Prepared, find_resumption, prepare, resume_when_
 from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
-
-REACH_SECONDS = 2.0
-"""How long an address may take to answer before it counts as out of reach."""
 
 
 def main(config: Any) -> float | None:
@@ -100,12 +100,14 @@ def train(config: Any, command: Command, prepared: Prepared | None = None) -> di
         require_gpu(config.trainer.accelerator)
         resumption = prepared.resumption if prepared else find_resumption(config, command.overrides, command.folder)
         splits = prepared.splits if prepared else None
+        downloads.configure(config.download)
         with uncollected():
             if splits is None:
                 check_available(config)
                 splits = open_data(config)
                 if resumption is not None:
                     resumption.require_data(splits)
+            check_class_weights(config.loss.class_weights, splits.classes)
             from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
 
         run.summary |= {
@@ -176,17 +178,34 @@ def check_available(config: Any) -> None:
     """
     data, weights = config.data, config.model.weights
     said = []
-    missing = locate(data.name, data_root(config), download=data.download, timeout=REACH_SECONDS)
+    missing = locate(data.name, data_root(config), download=data.download)
     if missing is not None:
         said.append(f"{missing}\nWithout it: data=faces or data=digits (embedded), or data=folder data.root=FOLDER.")
-    if weights is not None and (missing is None or weights == "default"):
-        from graft.models.weights import locate_weights  # imports torch: only now
-
-        lacking = locate_weights(recipe_of(config), weights, timeout=REACH_SECONDS)
+    if missing is None or isinstance(missing, NotAvailable):  # without a network both may be out of reach
+        lacking = weights_out_of_reach(recipe_of(config), weights, only_known=missing is not None)
         if lacking is not None:
             said.append(f"{lacking}\nWithout them: strategy=scratch.")
     if said:
         raise DataError("\n\n".join([*said, f"Offline, with what is embedded: {QUICKSTART}"]))
+
+
+def weights_out_of_reach(recipe: Recipe, weights: str | None, *, only_known: bool = False) -> NotAvailable | None:
+    """The error where `weights` are neither here nor within reach; torch is imported only for an address that its
+    libraries alone know, and with `only_known` such an address is not looked up."""
+    name = recipe.torchvision_name()
+    address = None if name is None or weights is None else torchvision_address(name, weights)
+    if weights is None or (address is None and only_known):
+        return None
+    if address is None:
+        from graft.models.weights import locate_weights
+
+        return locate_weights(recipe, weights)
+    try:
+        if address.here() is None:
+            address.require_reachable(f"ImageNet weights of {name}")
+    except NotAvailable as error:
+        return error
+    return None
 
 
 def open_data(config: Any) -> Splits:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from graft.errors import ConfigError
-from graft.models.configurations import nearest
+from graft.errors import ConfigError, nearest
 from graft.transfer.stages import CLASSIFIER, HEAD, Stage
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from graft.errors import ConfigError
-from graft.models.configurations import nearest
+from graft.errors import ConfigError, nearest
 from graft.transfer.stages import AUXILIARY, CLASSIFIER, FEATURES, HEAD, Stage, stage_by_parameter
 
 COMMON = (FEATURES, CLASSIFIER, HEAD)

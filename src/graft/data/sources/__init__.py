@@ -13,13 +13,10 @@ layout to provide, for sets that cannot be downloaded), `EMBEDDED = True` (needs
 import importlib.util
 import inspect
 import os
-import re
 import shutil
-import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -31,7 +28,7 @@ from graft.data.images import ImageSet
 from graft.data.layout import as_it_lies
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
-from graft.errors import ConfigError, DataError, GraftError, NotAvailable
+from graft.errors import ConfigError, DataError, GraftError, NotAvailable, nearest
 
 __all__ = ["Download", "Source", "ensure", "known_sources", "load_splits", "locate", "undivided"]
 
@@ -100,10 +97,10 @@ def known_sources() -> list[str]:
     return sorted(name for name in files if name not in ("__init__", "base"))
 
 
-def locate(name: str, root: Path | None, download: bool = True, *, timeout: float = 5.0) -> GraftError | None:
+def locate(name: str, root: Path | None, download: bool = True) -> GraftError | None:
     """Whether the set is here or can be fetched; the error to show if neither. Changes nothing.
 
-    Answers at once when the set is here, else within `timeout` seconds.
+    Answers at once when the set is here, else within `download.timeout` seconds.
     """
     module = _source(name)
     if _embedded(module):
@@ -121,7 +118,7 @@ def locate(name: str, root: Path | None, download: bool = True, *, timeout: floa
     if not download:
         return NotAvailable(f"{name} data", fetch.url, _place(fetch, target), "data.download=false")
     try:
-        downloads.require_reachable(fetch.url, what=f"{name} data", place=_place(fetch, target), timeout=timeout)
+        downloads.require_reachable(fetch.url, what=f"{name} data", place=_place(fetch, target))
     except NotAvailable as error:
         return error
     return None
@@ -166,10 +163,12 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
             what=f"{name} data",
             sha256=fetch.sha256,
             md5=fetch.md5,
+            size=fetch.size,
             place=_place(fetch, target),
         )
     print(f"unpacking {archive.name} …", file=sys.stderr)
-    _remove_left_overs(target)
+    for leftover in archives.leftovers(target):  # the lock is held
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         archives.extract(archive, target)
     except DataError:
@@ -180,26 +179,11 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
         archive.unlink(missing_ok=True)
 
 
-def _remove_left_overs(target: Path) -> None:
-    """Remove what runs that were killed had unpacked; who calls this holds the lock of `target`.
-
-    Theirs are folders of this user with a name that `tempfile.mkdtemp` makes, open to nobody else.
-    """
-    unfinished = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.partial")
-    for folder in target.parent.iterdir():
-        if unfinished.fullmatch(folder.name):
-            state = folder.lstat()
-            private = stat.S_ISDIR(state.st_mode) and state.st_mode & 0o777 == 0o700
-            if private and (not hasattr(os, "geteuid") or state.st_uid == os.geteuid()):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def _source(name: str) -> ModuleType:
     if "." in name:
         return _own_source(name)
     if name not in known_sources():
-        nearest = get_close_matches(name, known_sources(), n=1, cutoff=0.5)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        hint = nearest(name, known_sources(), most=1, cutoff=0.5)
         raise ConfigError(
             f"data.name={name}: no such data set.{hint} There are {', '.join(known_sources())}; "
             "for class folders of your own use data=folder data.root=FOLDER."
@@ -230,8 +214,7 @@ def _checked_options(name: str, module: ModuleType, options: Mapping[str, Any]) 
         return dict(options)
     for key, value in options.items():
         if key not in known:
-            nearest = get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            hint = nearest(key, known, most=1, cutoff=0.4)
             there = f"There are {', '.join(known)}." if known else "It has none."
             raise ConfigError(f"data.options.{key}: not an option of data={name}.{hint} {there}")
         _check_type(key, value, known[key].annotation)

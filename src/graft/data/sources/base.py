@@ -67,12 +67,14 @@ class Download:
         url: of the archive.
         folder: the one folder in it that holds the set, e.g. "flower_photos".
         sha256, md5: the publisher's checksum where it is known; never a guess.
+        size: of the archive in bytes, where the publisher states it.
     """
 
     url: str
     folder: str
     sha256: str | None = None
     md5: str | None = None
+    size: int | None = None
 
 
 def carried(package: str, file: str) -> Path | None:

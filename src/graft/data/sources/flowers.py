@@ -11,8 +11,9 @@ CLASS_FOLDERS = True
 DOWNLOAD = Download(
     "http://download.tensorflow.org/example_images/flower_photos.tgz",
     folder="flower_photos",
-    # TensorFlow Datasets, url_checksums/tf_flowers.txt (228,813,984 bytes)
+    # TensorFlow Datasets, url_checksums/tf_flowers.txt
     sha256="4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
+    size=228_813_984,
 )
 
 TEST_COUNTS = {"daisy": 92, "dandelion": 132, "roses": 91, "sunflowers": 101, "tulips": 124}

@@ -6,6 +6,7 @@ are read with `weights_only=True`: a file can hold tensors and plain values, nev
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torchvision
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from graft.files import sha256
 from graft.models import built_for
 from graft.models.recipe import Recipe
 from graft.models.weights.finding import existing_file, find_published, preprocessing_of_copy
-from graft.models.weights.fitting import as_today, fit
-from graft.models.weights.grafting import graft_head, said_of_origins
+from graft.models.weights.fitting import as_today, fit, listed
+from graft.models.weights.grafting import graft_head, origins_by_name, said_of_origins
 from graft.models.weights.reading import Source, read_file
 from graft.preprocessing import Preprocessing
 
@@ -62,7 +63,7 @@ def load_weights(
     *,
     keep_head: bool = False,
     classes: Sequence[str] = (),
-    head_from: Mapping[str, str | Sequence[str]] | None = None,
+    head_from: Mapping[Any, Any] | None = None,
 ) -> WeightsReport:
     """Read `weights` into `network`; half precision becomes the network's own.
 
@@ -76,7 +77,7 @@ def load_weights(
         weights: the source, as in `model.weights`.
         keep_head: read the head too if its number of classes agrees; otherwise it stays as drawn.
         classes: names of the network's classes, for `head_from`.
-        head_from: class → the classes of the weights whose rows its own begins with (see `graft_head`).
+        head_from: class → the class or classes of the weights whose rows its own begins with (see `graft_head`).
 
     Returns:
         What was loaded from where, and what stayed random.
@@ -92,12 +93,15 @@ def load_weights(
         return WeightsReport("random", None, (), tuple(parameters), None, None)
     source = _read(recipe, weights)
     chosen, notes = fit(network, recipe, source, keep_head)
+    if source.ignored:
+        notes.append(f"Not of the network, and not read from the file: {listed(source.ignored)}.")
     card = _card(recipe, source)
     loaded = set(chosen)
     if head_from:
-        head = graft_head(network, as_today(network, recipe, source.tensors), card.classes, classes, head_from)
-        chosen, notes = chosen | head, [*notes, said_of_origins(classes, head_from)]
-        loaded |= set(head) if len(head_from) == len(classes) else set()
+        origins = origins_by_name(head_from)
+        head = graft_head(network, as_today(network, recipe, source.tensors), card.classes, classes, origins)
+        chosen, notes = chosen | head, [*notes, said_of_origins(classes, origins)]
+        loaded |= set(head) if len(origins) == len(classes) else set()
     network.load_state_dict(chosen, strict=False)
     return WeightsReport(
         source=source.name,
@@ -110,8 +114,8 @@ def load_weights(
     )
 
 
-def locate_weights(recipe: Recipe, weights: str | None, *, timeout: float = 5.0) -> NotAvailable | None:
-    """Whether `weights` can be had, answered within `timeout` seconds and without fetching them.
+def locate_weights(recipe: Recipe, weights: str | None) -> NotAvailable | None:
+    """Whether `weights` can be had, answered within `download.timeout` seconds and without fetching them.
 
     Returns:
         None if they are on this machine or their address answers; else the error to raise, with the address
@@ -127,7 +131,7 @@ def locate_weights(recipe: Recipe, weights: str | None, *, timeout: float = 5.0)
         existing_file(recipe, weights)
     elif published.address.here() is None:
         try:
-            published.address.require_reachable(published.title, timeout)
+            published.address.require_reachable(published.title)
         except NotAvailable as error:
             return error
     return None

@@ -6,11 +6,11 @@ from pathlib import Path
 import torchvision
 from torchvision.models import WeightsEnum
 
-from graft.errors import WeightsError
+from graft.errors import WeightsError, nearest
 from graft.files import why_no_file
-from graft.models.configurations import BUNDLED, nearest
+from graft.models.configurations import BUNDLED
+from graft.models.published import Address, Published, TorchHub
 from graft.models.recipe import Recipe
-from graft.models.weights.published import Address, Published, TorchHub
 from graft.preprocessing import Preprocessing
 
 

@@ -1,11 +1,11 @@
 """A new head that begins with what the old one knew: rows of the pretrained head under new classes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from graft.errors import ConfigError
-from graft.models.configurations import nearest
+from graft.errors import ConfigError, nearest
 from graft.models.heads import belongs, head_modules
 
 KEY = "model.head_from"
@@ -16,7 +16,7 @@ def graft_head(
     tensors: Mapping[str, Tensor],
     known: Sequence[str] | None,
     classes: Sequence[str],
-    origins: Mapping[str, str | Sequence[str]],
+    origins: Mapping[str, Sequence[str]],
 ) -> dict[str, Tensor]:
     """The head's tensors, each row named in `origins` the mean of the old rows it comes from, the others as drawn.
 
@@ -28,7 +28,7 @@ def graft_head(
         tensors: of the weight file, under the network's names.
         known: what the classes of the file's head are called; None where nobody knows.
         classes: the C classes of the data set.
-        origins: class → one of `known`, or several.
+        origins: class → one or several of `known`, as from `origins_by_name`.
 
     Raises:
         ConfigError: a name that the data set or the weights do not have (the nearest is named), or weights whose head
@@ -48,11 +48,17 @@ def graft_head(
     return grafted
 
 
-def said_of_origins(classes: Sequence[str], origins: Mapping[str, str | Sequence[str]]) -> str:
+def origins_by_name(head_from: Mapping[Any, Any]) -> dict[str, list[str]]:
+    """model.head_from with lists of names throughout: Hydra makes numbers of classes that are called 1 and 2."""
+    return {
+        str(name): [str(each) for each in (origin if isinstance(origin, list | tuple) else [origin])]
+        for name, origin in head_from.items()
+    }
+
+
+def said_of_origins(classes: Sequence[str], origins: Mapping[str, Sequence[str]]) -> str:
     """What a user should hear of it."""
-    pairs = [
-        f"{name} from {origin if isinstance(origin, str) else ' and '.join(origin)}" for name, origin in origins.items()
-    ]
+    pairs = [f"{name} from {' and '.join(origin)}" for name, origin in origins.items()]
     rest = len(classes) - len(origins)
     random = f"; {rest} of {len(classes)} classes begin at random" if rest else ""
     return f"The head begins with what the weights know: {', '.join(pairs)}{random}."
@@ -64,8 +70,7 @@ def _place(name: str, classes: Sequence[str]) -> int:
     return list(classes).index(name)
 
 
-def _rows(name: str, origin: str | Sequence[str], known: Sequence[str]) -> list[int]:
-    origins = [origin] if isinstance(origin, str) else list(origin)
+def _rows(name: str, origins: Sequence[str], known: Sequence[str]) -> list[int]:
     if not origins:
         raise ConfigError(f"{KEY}.{name}: names no class of the weights.")
     rows = [index for index, old in enumerate(known) if old in origins]

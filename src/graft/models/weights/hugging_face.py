@@ -7,7 +7,7 @@ from pathlib import Path
 
 from graft import downloads
 from graft.errors import NotAvailable
-from graft.models.weights.published import demand_hash
+from graft.models.published import demand_hash
 from graft.models.weights.reading import first_line
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -42,8 +42,8 @@ class HuggingFace:
         found = (try_to_load_from_cache(self.repository, file) for file in self.files)
         return next((Path(file) for file in found if isinstance(file, str)), None)
 
-    def require_reachable(self, what: str, timeout: float = 5.0) -> None:
-        self._reachable_file(what, timeout)
+    def require_reachable(self, what: str) -> None:
+        self._reachable_file(what)
 
     def fetch(self, what: str) -> Path:
         file = self.here() or self._download(what, self._reachable_file(what))
@@ -52,7 +52,7 @@ class HuggingFace:
             demand_hash(file.resolve(), blob)
         return file
 
-    def _reachable_file(self, what: str, timeout: float = 5.0) -> str:
+    def _reachable_file(self, what: str) -> str:
         """The first of `files` that the hub answers for."""
         from huggingface_hub import constants
 
@@ -61,9 +61,7 @@ class HuggingFace:
         missing: list[NotAvailable] = []
         for file in self.files:
             try:
-                downloads.require_reachable(
-                    self._url_of(file), what=what, place=str(self.place), timeout=timeout / len(self.files)
-                )
+                downloads.require_reachable(self._url_of(file), what=what, place=str(self.place))
             except NotAvailable as error:
                 code = getattr(error.__cause__, "code", None)
                 if code == 404:
@@ -83,7 +81,11 @@ class HuggingFace:
             disable_progress_bars()
             print(f"downloading: {what} from {self._url_of(file)}", file=sys.stderr)
         try:
-            return Path(hf_hub_download(self.repository, file))
+            return Path(
+                hf_hub_download(
+                    self.repository, file, user_agent=downloads.user_agent(), etag_timeout=downloads.timeout()
+                )
+            )
         except Exception as error:  # the hub's own, httpx's or requests', as its version has it
             raise NotAvailable(what, self._url_of(file), str(self.place), first_line(error)) from error
         finally:

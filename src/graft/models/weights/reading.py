@@ -33,19 +33,24 @@ DESCRIBED: dict[str, Check] = {
 }
 """What a weight file may say of itself."""
 
-PREFIXES = ("network.", "_orig_mod.", "module.")
+PREFIXES = ("network.", "_orig_mod.", "module.", "model.", "net.", "backbone.")
+"""What wrappers (Graft, torch.compile, DataParallel, other people's modules) put before the names of a network."""
 WRAPPERS = ("state_dict", "model")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A weight file read: its tensors, and what it says of itself."""
+    """A weight file read: its tensors, and what it says of itself.
+
+    `ignored` are names of tensors outside of the wrapped network, such as those of a loss or of an optimizer.
+    """
 
     name: str
     file: Path
     tensors: dict[str, Tensor]
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
+    ignored: tuple[str, ...] = ()
 
 
 def read_file(file: Path) -> Source:
@@ -81,10 +86,12 @@ def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping
     described = read_values(known, DESCRIBED, str(file))  # what is of another kind is somebody else's
     preprocessing = described.get("preprocessing")
     demand_held(tensors, file)
+    bare, ignored = _unwrapped(tensors)
     return Source(
         name=str(file),
         file=file,
-        tensors=tensors,
+        tensors=bare,
+        ignored=ignored,
         preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing, str(file)),
         classes=described.get("classes") or None,
     )
@@ -123,8 +130,7 @@ def _may_run_code(file: Path) -> bool:
 
 
 def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
-    """The state dict in a file, be it alone, in a checkpoint, under the prefixes that wrappers add, or of a whole
-    network where its code may run."""
+    """The state dict in a file, be it alone, in a checkpoint, or of a whole network where its code may run."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), nn.Module):
             content = content[key]
@@ -135,16 +141,17 @@ def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{file}: holds no state dict (a mapping from names to tensors).")
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if any(key.startswith("network.") for key in tensors):
-        tensors = {key: value for key, value in tensors.items() if key.startswith("network.")}
-    return {_bare(key): value for key, value in tensors.items()}
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _bare(key: str) -> str:
-    while (prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)) is not None:
-        key = key.removeprefix(prefix)
-    return key
+def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of the network that wrappers hold, without PREFIXES, and the names of all others."""
+    ignored: list[str] = []
+    while prefix := next((prefix for prefix in PREFIXES if any(key.startswith(prefix) for key in tensors)), None):
+        others = [key for key in tensors if not key.startswith(prefix)]
+        ignored += others if prefix != PREFIXES[0] else []  # Graft's own checkpoints have buffers that are no weights
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return tensors, tuple(ignored)
 
 
 def _damaged(file: Path, reason: str) -> WeightsError:
