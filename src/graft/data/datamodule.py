@@ -174,7 +174,9 @@ class ImageDataModule(LightningDataModule):
         evenly over the set."""
         images = self.splits.train
         rows = images.spread(count).tolist()
-        pixels, unread = decode_readable(images, self.preprocessing, self.lost, what="training images", only=rows)
+        pixels, unread = decode_readable(
+            images, self.preprocessing, self.lost, what="training images", only=rows, timeout=self.timeout
+        )
         return torch.from_numpy(pixels[np.setdiff1d(rows, unread)]).permute(0, 3, 1, 2)
 
     def pixels_of(self, part: str, epoch: int) -> dict[str, Any]:
@@ -274,7 +276,9 @@ class ImageDataModule(LightningDataModule):
         self, name: str, images: ImageSet, augment: Augment | None, only: Sequence[int] | None = None
     ) -> ResidentDataset:
         """`images` in memory; augmented as training wants them, or not as evaluation does."""
-        pixels, unread = decode_readable(images, self.preprocessing, self.lost, what=f"{name} images", only=only)
+        pixels, unread = decode_readable(
+            images, self.preprocessing, self.lost, what=f"{name} images", only=only, timeout=self.timeout
+        )
         labels = stand_in(pixels, images.labels, unread, replace=augment is not None)
         return ResidentDataset(
             pixels,

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +15,7 @@ from graft.data.cores import available_cores
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages
 from graft.data.transforms import Picture, eval_transform
+from graft.data.workers import batches_of, pack, started
 from graft.errors import GraftError
 from graft.preprocessing import Preprocessing
 
@@ -46,11 +47,13 @@ def decode_readable(
     *,
     what: str = "images",
     only: Sequence[int] | None = None,
+    timeout: float | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """(pictures as `decode_resident` gives them, rows of those that cannot be read); black in these rows.
 
     Raises:
         UnreadableImage: a picture cannot be read, and `lost` is None; names the file.
+        DataError: a process that decodes was killed, or gave nothing for `timeout` seconds.
     """
     size = preprocessing.input_size
     if images.pixels is not None and images.pixels.shape[1:3] == (size, size) == (preprocessing.resize_size,) * 2:
@@ -62,7 +65,7 @@ def decode_readable(
     unread: list[int] = []
     with contextlib.closing(Progress(what, len(rows))) as bar:
         done = 0
-        for chunk, (decoded, failed) in zip(decoder.chunks, decoder.run(), strict=True):
+        for chunk, (decoded, failed) in zip(decoder.chunks, decoder.run(timeout), strict=True):
             pixels[chunk] = decoded.numpy()
             unread += failed
             done += len(chunk)
@@ -102,18 +105,21 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
                 decoded[position] = self.transform(picture).permute(1, 2, 0)
         return decoded, failed
 
-    def run(self) -> Iterator[tuple[Tensor, list[int]]]:
-        """Every chunk, in order. Raises UnreadableImage where a picture cannot be read and `lost` is None."""
-        items: Iterable[tuple[Tensor, list[int]] | GraftError]
-        with contextlib.ExitStack() as stack:
-            if self.processes:
+    def run(self, timeout: float | None) -> Iterator[tuple[Tensor, list[int]]]:
+        """Every chunk, in order. Raises as `decode_readable`."""
+        if self.processes:
+            loader = DataLoader(
+                self,
+                batch_size=None,
+                num_workers=self.processes,
+                collate_fn=pack,
                 # its own generator: a loader without one draws from the global generator
-                generator = torch.Generator().manual_seed(0)
-                items = DataLoader(self, batch_size=None, num_workers=self.processes, generator=generator)
-            else:
-                pool = stack.enter_context(ThreadPoolExecutor(available_cores(), "decode"))
-                items = pool.map(self.__getitem__, range(len(self)), chunksize=1)
-            for item in items:
+                generator=torch.Generator().manual_seed(0),
+            )
+            yield from batches_of(started(lambda: iter(loader), self.processes), timeout)
+            return
+        with ThreadPoolExecutor(available_cores(), "decode") as pool:
+            for item in pool.map(self.__getitem__, range(len(self))):
                 if isinstance(item, GraftError):
                     raise item
                 yield item
