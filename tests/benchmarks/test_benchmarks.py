@@ -1,5 +1,6 @@
 """Each benchmark runs, and says what its page says of it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from one_step import make_small_sets
+
+from benchmarks.gpu import MEASUREMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,3 +61,10 @@ def test_cifar10(tmp_path: Path) -> None:
 def test_whole_run(words: tuple[str, ...]) -> None:
     text = said("benchmarks.whole_run", "--quick", "--pairs", "1", "--epochs", "2", *words)
     assert "median ratio of 1 pairs" in text
+
+
+def test_gpu_tries_itself_out_on_a_cpu(tmp_path: Path) -> None:
+    text = said("benchmarks.gpu", "--device", "cpu", "--quick", "--minutes", "9", "--output", f"{tmp_path}/gpu.jsonl")
+    results = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert {result["measurement"] for result in results} >= set(MEASUREMENTS)
+    assert not [result for result in results if result["value"] is None and result["measurement"] != "compiled"], text
