@@ -124,7 +124,7 @@ class ImageDataModule(LightningDataModule):
         self.lost = lost
         self._least = augment.least_side(preprocessing.input_size) if draft else 0
         self.resident, self._room = self._choose_resident(resident_gb)
-        self.held_bytes = int(resident_gb * 2**30) - self._room
+        self._resident_bytes = int(resident_gb * 2**30) - self._room
         self._evaluated: dict[int, Images] = {}
         self._trained: Images | None = None
         self._features: dict[str, FeatureTable] = {}
@@ -133,6 +133,12 @@ class ImageDataModule(LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Training batches of this process in an epoch."""
         return -(-len(self._train_sampler()) // self.batch_size)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the decoded pictures that a GPU with room for them holds."""
+        whole = None if self.augment.batchable else self._bytes_to_hold
+        return self._resident_bytes + (whole or 0)
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, augmented; begins with the Trainer's current epoch."""
@@ -185,7 +191,7 @@ class ImageDataModule(LightningDataModule):
         if part == "train" and self.augment != Augment():
             values["augment"] = asdict(self.augment) | {"random_resized_crop": self.augment.resized_crop_ranges()}
             values["least"] = self._least
-            if self.augment.random_resized_crop is not None:
+            if not self.augment.batchable:
                 values["resized_on"] = "cpu" if self._crop_device() is None else "gpu"
             values["draws"] = {"seed": self.seed, "epoch": epoch, "version": 1}
         return values
@@ -280,7 +286,7 @@ class ImageDataModule(LightningDataModule):
         """The GPU that crops the training pictures; None: they are cropped in this memory."""
         if self._trained is not None:
             return self._trained.device if isinstance(self._trained, CroppedDataset) else None
-        need = None if self.augment.random_resized_crop is None else self._bytes_to_hold
+        need = None if self.augment.batchable else self._bytes_to_hold
         return None if need is None else self._home_of(need)
 
     def _decoded(

@@ -112,7 +112,7 @@ def hue(images: Tensor, change: Tensor) -> Tensor:
     red, green, blue = (images.float() * (1 / 255)).unbind(1)
     low, high = torch.stack((red, green, blue), 1).aminmax(dim=1)
     range_ = high - low
-    divisor = torch.where(range_ > 0, range_, 1)
+    divisor = range_ + (range_ == 0)
     sixth = torch.where(
         high == red,
         (green - blue) / divisor,
@@ -140,7 +140,7 @@ def sharpness(images: Tensor, change: Tensor) -> Tensor:
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Without all but the highest `bits` of each grey level."""
-    return images & (256 - 2 ** (8 - bits)).to(torch.uint8)
+    return images & (256 - torch.exp2(8 - bits)).to(torch.uint8)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
     """Each channel stretched from black to full."""
     low, high = (each.float() for each in images.flatten(2).aminmax(dim=2, keepdim=True))
     low, range_ = low[..., None], (high - low)[..., None]
-    stretched = (images - low) / torch.where(range_ > 0, range_ * (1 / 255), 1)
+    stretched = (images - low) / (range_ * (1 / 255) + (range_ == 0))
     return torch.where(range_ > 0, stretched.clamp_(0, 255).to(torch.uint8), images)
 
 

@@ -20,8 +20,8 @@ from graft.data.lost import LostImages
 from graft.data.sampler import PADDING
 from graft.preprocessing import Preprocessing
 
-MOST_PIXELS = 1 << 24
-"""Pixels that random crops of different sizes are padded to at once: 0.4 GB of indices and floating-point numbers."""
+MOST_PIXELS = 1 << 23
+"""Pixels that random crops of different sizes are padded to at once: 0.3 GB of indices and floating-point numbers."""
 
 
 class DecodedDataset(Dataset[Batch]):
@@ -48,7 +48,11 @@ class DecodedDataset(Dataset[Batch]):
         rows = np.where(padding, 0, wanted)
         images = self._images(epoch, rows)
         if padding.any():
-            images[placed(np.flatnonzero(padding), self.device)] = 0
+            black = placed(np.flatnonzero(padding), self.device)
+            if self.device is None:
+                images[black] = 0
+            else:
+                images.index_fill_(0, black, 0)
         labels = np.where(padding, PADDING, self.labels[rows])
         indices = np.where(labels == PADDING, PADDING, wanted)  # of a picture that was lost, too
         numbers = torch.as_tensor(placed(np.stack([labels, indices]), self.device))
@@ -148,7 +152,7 @@ class CroppedDataset(DecodedDataset):
         ys = torch.arange(longest, device=self.device)[:, None]
         xs = torch.arange(widest, device=self.device)
         pixels = self._colours[first + torch.minimum(ys, down - 1) * stride + torch.minimum(xs, across - 1)]
-        with _exact_products(pixels.device):
+        with _without_autocast(pixels.device):
             # across first and rounded in between, as torchvision on a CPU
             columns = pixels.transpose(1, 2).reshape(count, widest, longest * 3).float()
             narrowed = self._weighted(across, widest, columns)
@@ -157,7 +161,11 @@ class CroppedDataset(DecodedDataset):
 
     def _weighted(self, lengths: Tensor, longest: int, pixels: Tensor) -> Tensor:
         weights, whole = resize_weights(lengths, longest, self._size, self._interpolation)
-        return ((weights @ pixels + whole / 2) / whole).floor_().clamp_(0, 255)
+        # two times 8 bits: exact in TF32 and bfloat16 too, in which a GPU may multiply
+        high = (weights / 256).floor()
+        sums = torch.cat([high, weights - 256 * high], 1) @ pixels
+        total = 256 * sums[:, : self._size] + sums[:, self._size :]
+        return ((total + whole / 2) / whole).floor_().clamp_(0, 255)
 
 
 def readable(held: HeldImages, lost: LostImages | None) -> Ints | None:
@@ -204,7 +212,7 @@ def resize_weights(lengths: Tensor, longest: int, size: int, interpolation: str)
     else:  # Keys 1981, a = -1/2
         near = (1.5 * distance - 2.5) * distance**2 + 1
         far = -0.5 * (((distance - 5) * distance + 8) * distance - 4)
-        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+        weights = torch.where(distance < 1, near, far * (distance < 2))
     weights = weights * (inputs < lengths)
     weights = weights / weights.sum(-1, keepdim=True)
     largest = weights.amax((1, 2), keepdim=True)
@@ -223,15 +231,7 @@ def _chunks(order: Ints, down: Ints, across: Ints) -> Iterator[Ints]:
     yield order[start:]
 
 
-@contextlib.contextmanager
-def _exact_products(device: torch.device) -> Iterator[None]:
-    """Inside, matrix products are in float32: no TF32, no autocast."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with contextlib.ExitStack() as stack:
-            if torch.amp.is_autocast_available(device.type):
-                stack.enter_context(torch.autocast(device.type, enabled=False))
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
