@@ -127,6 +127,7 @@ def test_an_unreadable_picture_is_replaced_as_in_files(images: ImageSet, tmp_pat
     for epoch in range(3):
         ours, theirs = there.__getitems__(keys(epoch)), batch_of(read, epoch)
         assert torch.equal(ours.labels, theirs.labels)
+        assert torch.equal(ours.indices, theirs.indices)
         assert (ours.images.int() - theirs.images.int()).abs().max() <= LEVELS
 
 

@@ -30,10 +30,12 @@ class DecodedDataset(Dataset[Batch]):
     Args:
         labels: int64 [N]; PADDING for pictures that count nowhere.
         device: where the pictures and the batches are; None: this memory.
+        shown: the picture that each index shows, int64 [N]; None: its own.
     """
 
-    def __init__(self, labels: Ints, device: torch.device | None) -> None:
+    def __init__(self, labels: Ints, device: torch.device | None, shown: Ints | None = None) -> None:
         self.labels, self.device = labels, device
+        self._shown = np.arange(len(labels)) if shown is None else shown
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +56,7 @@ class DecodedDataset(Dataset[Batch]):
             else:
                 images.index_fill_(0, black, 0)
         labels = np.where(padding, PADDING, self.labels[rows])
-        indices = np.where(labels == PADDING, PADDING, wanted)  # of a picture that was lost, too
+        indices = np.where(labels == PADDING, PADDING, self._shown[rows])  # of a picture that was lost, too
         numbers = torch.as_tensor(placed(np.stack([labels, indices]), self.device))
         # channels last is what convolutions like
         return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *numbers.unbind())
@@ -125,7 +127,7 @@ class CroppedDataset(DecodedDataset):
         seed: int,
         device: torch.device,
     ) -> None:
-        super().__init__(held.labels[shown], device)
+        super().__init__(held.labels[shown], device, shown)
         block, regions = held.contents()
         self._regions = regions[shown]
         self._colours = block.to(device).view(-1, 3)
