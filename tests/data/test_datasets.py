@@ -1,5 +1,6 @@
 """What chance does to an image depends on seed, epoch and index alone."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_an_image_is_the_same_whatever_came_before_it_and_differs_by_epoch_seed_
     assert torch.equal(again[(4, 2)][0], first)
     others = [file_dataset()[(5, 2)][0], file_dataset(seed=1)[(4, 2)][0]]
     assert not any(torch.equal(other, first) for other in others)
+
+
+@pytest.mark.parametrize("augment", [STRONG, SHIFT_AND_FLIP, None])
+def test_a_worker_process_that_is_not_forked_gives_the_same_images(augment: Augment | None) -> None:
+    dataset = FileDataset(in_memory(), SMALL, augment=augment, seed=2)
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(sent[(3, 1)][0], dataset[(3, 1)][0])
 
 
 def test_a_resident_image_does_not_depend_on_its_batch() -> None:

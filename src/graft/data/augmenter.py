@@ -43,9 +43,12 @@ class Augmenter:
         self._interpolation = InterpolationMode(preprocessing.interpolation)
         self._evaluated = eval_transform(preprocessing)
         self._moving = bool(augment.random_crop_padding or augment.horizontal_flip or augment.vertical_flip)
-        self._library: Any = np if device is None else torch
         self._straight = self._placed(np.arange(self.size))
         self._colour = self._placed(np.array(preprocessing.mean_colour, dtype=np.uint8))
+
+    @property
+    def _library(self) -> Any:  # an attribute could not be sent to worker processes
+        return np if self.device is None else torch
 
     def picture(self, picture: Picture, epoch: int, index: int) -> Tensor:
         """One picture, in memory, augmented: uint8 [3, S, S]. Random crops are resized by torchvision, not by PIL:
