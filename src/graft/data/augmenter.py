@@ -17,7 +17,8 @@ from graft.preprocessing import Preprocessing
 
 
 def placed(array: npt.NDArray[Any], device: torch.device | None) -> Any:
-    """`array` for NumPy where `device` is None, else a tensor on the device; nothing waits for a GPU's pending work."""
+    """A small array for NumPy where `device` is None, else a tensor on the device; nothing waits for a GPU's pending
+    work."""
     if device is None:
         return array
     tensor = torch.from_numpy(array)

@@ -93,7 +93,7 @@ class ResidentDataset(DecodedDataset):
         if augment is not None and not augment.batchable:
             raise ValueError("a random resized crop needs whole pictures")
         self.pixels = np.ascontiguousarray(pixels)
-        self._pixels = placed(self.pixels, device)
+        self._pixels: Any = self.pixels if device is None else torch.from_numpy(self.pixels).to(device)
         self._augmenter = Augmenter(augment, seed, preprocessing, device) if augment else None
 
     def _images(self, epoch: int, rows: Ints) -> Any:
