@@ -32,7 +32,8 @@ What each preset is said to give, and what it gave here. Made by `python -m benc
 `summary.json`; no figure is typed by hand. "ours" is the accuracy on the test images (for ants and bees and for masks
 these are the validation images, as in the originals), mean ± standard deviation over the seeds; "best validation" is
 the best of all epochs where checkpoints were chosen by it. Seconds are wall clock; the
-machine may have had other work.
+machine may have had other work. Runs from before December 2026 had other random draws of augmentation, so that the
+same seed now gives other figures.
 """
 
 

@@ -186,20 +186,23 @@ def test_a_gpu_that_trains_holds_the_sets_that_leave_it_room(splits: Splits, mon
     gpu, free = torch.device("cuda", 1), 8 * 22 * 3 * 12 * 12
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free if device == gpu else 0, 0))
     data = data_module(splits, BATCHABLE)
-    pixels = np.zeros((22, 12, 12, 3), np.uint8)
-    assert data._home_of(pixels) is None, "nobody trains"
+    size = 22 * 12 * 12 * 3
+    assert data._home_of(size) is None, "nobody trains"
     for device, home in ((gpu, gpu), (torch.device("cpu"), None)):
         data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))  # type: ignore[assignment]
-        assert data._home_of(pixels) == home
+        assert data._home_of(size) == home
     data.trainer.strategy.root_device = gpu  # type: ignore[union-attr,misc]
-    assert data._home_of(np.zeros((23, 12, 12, 3), np.uint8)) is None
+    assert data._home_of(size + 1) is None
 
 
 def test_what_lies_on_the_gpu_is_not_pinned(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageDataModule, "_on_gpu", lambda self: True)
-    monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, pixels: torch.device("cpu"))
-    pinned = [data_module(splits, augment).train_dataloader().pin_memory for augment in (BATCHABLE, NOT_BATCHABLE)]
-    assert pinned == [False, True]
+    monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, size: torch.device("cpu"))
+    for augment in (BATCHABLE, NOT_BATCHABLE):
+        pinned = [
+            data_module(splits, augment, resident_gb=gigabytes).train_dataloader().pin_memory for gigabytes in (1, 0)
+        ]
+        assert pinned == [False, True]
 
 
 class Listener(LightningModule):

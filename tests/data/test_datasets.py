@@ -1,5 +1,6 @@
 """What chance does to an image depends on seed, epoch and index alone."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from graft.data.datasets import FileDataset, collate
 from graft.data.decoding import decode_resident
 from graft.data.images import ImageSet
 from graft.data.resident import ResidentDataset
-from graft.data.transforms import eval_transform, train_transform
+from graft.data.transforms import eval_transform
 from graft.errors import DataError, UnreadableImage
 from graft.preprocessing import Preprocessing
 
@@ -30,14 +31,15 @@ def in_memory(count: int = 8, size: int = SIZE) -> ImageSet:
 
 
 def file_dataset(seed: int = 0, augment: Augment = STRONG) -> FileDataset:
-    return FileDataset(in_memory(), train_transform(SMALL, augment), size=SIZE, seed=seed)
+    return FileDataset(in_memory(), SMALL, augment=augment, seed=seed)
 
 
 def resident(
     augment: Augment | None = SHIFT_AND_FLIP, seed: int = 0, count: int = 8, device: torch.device | None = None
 ) -> ResidentDataset:
     images = in_memory(count)
-    return ResidentDataset(decode_resident(images, SMALL), images.labels, augment=augment, seed=seed, device=device)
+    pixels = decode_resident(images, SMALL)
+    return ResidentDataset(pixels, images.labels, SMALL, augment=augment, seed=seed, device=device)
 
 
 @pytest.mark.parametrize("dataset", [file_dataset(), resident(), resident(None)])
@@ -59,6 +61,13 @@ def test_an_image_is_the_same_whatever_came_before_it_and_differs_by_epoch_seed_
     assert not any(torch.equal(other, first) for other in others)
 
 
+@pytest.mark.parametrize("augment", [STRONG, SHIFT_AND_FLIP, None])
+def test_a_worker_process_that_is_not_forked_gives_the_same_images(augment: Augment | None) -> None:
+    dataset = FileDataset(in_memory(), SMALL, augment=augment, seed=2)
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(sent[(3, 1)][0], dataset[(3, 1)][0])
+
+
 def test_a_resident_image_does_not_depend_on_its_batch() -> None:
     order = [5, 0, 3, 3]
     batch = resident().__getitems__([(2, i) for i in order])
@@ -69,9 +78,10 @@ def test_a_resident_image_does_not_depend_on_its_batch() -> None:
 
 
 ERASING = Augment(random_crop_padding=1, random_erasing=0.6)
+COLOURS = Augment(horizontal_flip=0.5, policy="rand", color_jitter=0.4, random_erasing=0.5)
 
 
-@pytest.mark.parametrize("augment", [None, SHIFT_AND_FLIP, Augment(horizontal_flip=0.5), ERASING])
+@pytest.mark.parametrize("augment", [None, SHIFT_AND_FLIP, Augment(horizontal_flip=0.5), ERASING, COLOURS])
 def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augment | None) -> None:
     """The device is the CPU here, the code that of a GPU."""
     here, there = resident(augment), resident(augment, device=torch.device("cpu"))
@@ -84,6 +94,33 @@ def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augme
             assert (mine.dtype, mine.stride()) == (other.dtype, other.stride())
 
 
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augment(),
+        SHIFT_AND_FLIP,
+        Augment(horizontal_flip=0.5),
+        ERASING,
+        COLOURS,
+        Augment(policy="trivial", vertical_flip=0.5),
+        Augment(policy="auto", random_crop_padding=20),
+        Augment(horizontal_flip=0.5, alternate_flips=True, random_erasing=0.5),
+    ],
+)
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_a_file_and_a_resident_set_give_the_same_image_to_the_bit(augment: Augment, device: torch.device) -> None:
+    preprocessing = Preprocessing(input_size=SIZE, resize_size=14)
+    images = in_memory(size=20)
+    read = FileDataset(images, preprocessing, augment=augment, seed=5)
+    pixels = decode_resident(images, preprocessing)
+    held = ResidentDataset(pixels, images.labels, preprocessing, augment=augment, seed=5, device=device)
+    for epoch in range(6):
+        keys = [(epoch, index) for index in (7, 0, 3, 3, -1, 5)]
+        for mine, other in zip(collate(read.__getitems__(keys)), held.__getitems__(keys), strict=True):  # type: ignore[arg-type]
+            assert torch.equal(mine, other)
+    assert np.array_equal(held.pixels, decode_resident(images, preprocessing)), "batches are copies"
+
+
 ALTERNATING = Augment(horizontal_flip=0.5, alternate_flips=True)
 
 
@@ -92,7 +129,7 @@ ALTERNATING = Augment(horizontal_flip=0.5, alternate_flips=True)
     [
         resident(ALTERNATING, count=40),
         resident(ALTERNATING, count=40, device=torch.device("cpu")),
-        FileDataset(in_memory(40), train_transform(SMALL, ALTERNATING), size=SIZE, seed=0, alternate_flips=True),
+        FileDataset(in_memory(40), SMALL, augment=ALTERNATING, seed=0),
     ],
 )
 def test_alternating_flips_show_each_side_in_every_other_epoch(dataset: FileDataset | ResidentDataset) -> None:
@@ -145,9 +182,10 @@ def test_a_resident_crop_is_a_window_of_the_reflected_image_flipped_or_not() -> 
 
 def test_resident_evaluation_is_exactly_evaluation_s_transform() -> None:
     images = in_memory(size=20)
-    pixels = decode_resident(images, Preprocessing(input_size=SIZE, resize_size=16))
-    transform = eval_transform(Preprocessing(input_size=SIZE, resize_size=16))
-    batch = ResidentDataset(pixels, images.labels, augment=None, seed=0).__getitems__([(0, i) for i in range(8)])
+    preprocessing = Preprocessing(input_size=SIZE, resize_size=16)
+    pixels, transform = decode_resident(images, preprocessing), eval_transform(preprocessing)
+    dataset = ResidentDataset(pixels, images.labels, preprocessing, augment=None, seed=0)
+    batch = dataset.__getitems__([(0, i) for i in range(8)])
     for i in range(8):
         assert torch.equal(batch.images[i], transform(images.load(i)))
 
@@ -171,8 +209,8 @@ def test_erasing_a_batch_is_torchvision_s_random_erasing() -> None:
     """As often, as large and as long, always a rectangle of the mean colour in a picture that is else as it was."""
     size, count, colour = 32, 2000, (7, 8, 9)
     pixels = np.full((count, size, size, 3), 200, dtype=np.uint8)
-    augment = Augment(random_erasing=0.7)
-    batch = ResidentDataset(pixels, np.zeros(count, int), augment=augment, seed=0, mean_colour=colour)
+    preprocessing = Preprocessing(size, size, mean=tuple(level / 255 for level in colour))  # type: ignore[arg-type]
+    batch = ResidentDataset(pixels, np.zeros(count, int), preprocessing, augment=Augment(random_erasing=0.7), seed=0)
     torch.manual_seed(0)
     theirs = v2.RandomErasing(0.7, value=list(colour))
     reference = torch.stack([theirs(image) for image in torch.from_numpy(pixels).permute(0, 3, 1, 2)])
@@ -191,7 +229,7 @@ def test_erasing_a_batch_is_torchvision_s_random_erasing() -> None:
 
 
 def test_only_batchable_augmentation_is_resident() -> None:
-    with pytest.raises(ValueError, match="only flips, padded crops"):
+    with pytest.raises(ValueError, match="a random resized crop needs whole pictures"):
         resident(STRONG)
 
 

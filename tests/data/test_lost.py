@@ -15,7 +15,6 @@ from graft.data.images import ImageSet
 from graft.data.lost import LostImages
 from graft.data.resident import ResidentDataset
 from graft.data.splits import Splits
-from graft.data.transforms import eval_transform
 from graft.errors import DataError, UnreadableImage
 from graft.preprocessing import Preprocessing
 
@@ -106,11 +105,10 @@ def test_nothing_is_written_while_nothing_is_lost(images: ImageSet, tmp_path: Pa
 
 
 def test_a_picture_comes_the_same_whether_others_are_lost_or_not(images: ImageSet, tmp_path: Path) -> None:
-    transform = eval_transform(SMALL)
-    whole = FileDataset(images, transform, size=8, seed=0)[(3, 5)]
+    whole = FileDataset(images, SMALL, augment=CROP)[(3, 5)]
     images.paths[4].unlink()  # type: ignore[index]
     lost = LostImages(tmp_path / "unreadable.jsonl")
-    with_loss = FileDataset(images, transform, size=8, seed=0, lost=lost, replace=True)
+    with_loss = FileDataset(images, SMALL, augment=CROP, lost=lost, replace=True)
     assert torch.equal(with_loss[(3, 5)][0], whole[0])
 
 

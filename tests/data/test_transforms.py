@@ -11,8 +11,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
 from graft.data.augment import Augment
+from graft.data.augmenter import Augmenter
 from graft.data.images import read_image
-from graft.data.transforms import as_image, as_pixels, eval_transform, train_transform
+from graft.data.transforms import as_image, as_pixels, eval_transform
 from graft.preprocessing import Preprocessing
 
 EVERYTHING = Augment(
@@ -28,6 +29,12 @@ EVERYTHING = Augment(
 def picture(width: int = 90, height: int = 60) -> Image.Image:
     values = np.random.RandomState(0).randint(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((width, height))
+
+
+def augmented(
+    image: Image.Image | torch.Tensor, preprocessing: Preprocessing, augment: Augment, epoch: int = 0
+) -> torch.Tensor:
+    return Augmenter(augment, 0, preprocessing).picture(image, epoch, 0)
 
 
 def denormalised(reference: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
@@ -58,8 +65,9 @@ def test_a_strip_of_any_length_takes_no_more_memory_than_a_photograph(
         return resize(self, size, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Image.Image, "resize", watched)
-    for transform in (eval_transform(Preprocessing()), train_transform(Preprocessing(), augment)):
-        assert transform(Image.new("RGB", size)).shape == (3, 224, 224)
+    image = Image.new("RGB", size)
+    assert eval_transform(Preprocessing())(image).shape == (3, 224, 224)
+    assert augmented(image, Preprocessing(), augment).shape == (3, 224, 224)
     assert made
 
 
@@ -91,7 +99,7 @@ def test_squash_loses_nothing_at_the_borders() -> None:
 def test_training_gives_uint8_of_the_network_s_size(policy: str | None) -> None:
     augment = Augment(**{**EVERYTHING.__dict__, "policy": policy})
     for size in ((90, 60), (31, 200), (20, 20)):
-        image = train_transform(Preprocessing(input_size=32, resize_size=32), augment)(picture(*size))
+        image = augmented(picture(*size), Preprocessing(input_size=32, resize_size=32), augment)
         assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 32, 32))
 
 
@@ -100,36 +108,35 @@ def test_training_gives_uint8_of_the_network_s_size(policy: str | None) -> None:
 def test_a_random_crop_is_that_of_the_pil_image_to_a_grey_level(
     interpolation: str, levels: int, size: tuple[int, int]
 ) -> None:
-    ours = train_transform(Preprocessing(interpolation=interpolation), Augment(random_resized_crop={}))  # type: ignore[arg-type]
-    theirs = v2.RandomResizedCrop(224, interpolation=InterpolationMode(interpolation))
+    preprocessing = Preprocessing(interpolation=interpolation)  # type: ignore[arg-type]
+    augmenter = Augmenter(Augment(random_resized_crop={}), 0, preprocessing)
     image = picture(*size)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        reference = v2.functional.pil_to_tensor(theirs(image)).int()
+    for epoch in range(5):
+        sides = (np.array([side]) for side in reversed(size))
+        top, left, height, width = augmenter.draws.crops(epoch, np.array([0]), *sides)[0].tolist()
+        cut = image.crop((left, top, left + width, top + height))
+        mode = getattr(Image.Resampling, interpolation.upper())
+        reference = v2.functional.pil_to_tensor(cut.resize((224, 224), mode)).int()
         for given in (image, as_pixels(image)):
-            torch.manual_seed(seed)
-            assert (ours(given) - reference).abs().max() <= levels
+            assert (augmenter.picture(given, epoch, 0) - reference).abs().max() <= levels
 
 
 @pytest.mark.parametrize("augment", [Augment(), Augment(policy="trivial"), EVERYTHING])
 def test_a_decoded_picture_and_its_pixels_give_the_same(augment: Augment) -> None:
-    transform, image = train_transform(Preprocessing(32, 40), augment), picture()
+    image = picture()
     assert torch.equal(as_pixels(as_image(as_pixels(image))), as_pixels(image))
-    given = []
-    for form in (image, as_pixels(image)):
-        torch.manual_seed(0)
-        given.append(transform(form))
-    assert torch.equal(*given)
+    for epoch in range(3):
+        given = [augmented(form, Preprocessing(32, 40), augment, epoch) for form in (image, as_pixels(image))]
+        assert torch.equal(*given)
 
 
 def test_training_without_augmentation_is_evaluation() -> None:
     preprocessing = Preprocessing(input_size=32, resize_size=40)
-    assert torch.equal(train_transform(preprocessing, Augment())(picture()), eval_transform(preprocessing)(picture()))
+    assert torch.equal(augmented(picture(), preprocessing, Augment()), eval_transform(preprocessing)(picture()))
 
 
 def test_erasing_leaves_the_mean_colour() -> None:
-    torch.manual_seed(0)
     preprocessing = Preprocessing(input_size=16, resize_size=16, mean=(1.0, 0.5, 0.0))
-    image = train_transform(preprocessing, Augment(random_erasing=1.0))(Image.new("RGB", (16, 16), (9, 9, 9)))
+    image = augmented(Image.new("RGB", (16, 16), (9, 9, 9)), preprocessing, Augment(random_erasing=1.0))
     colours = {tuple(pixel) for pixel in image.flatten(1).T.tolist()}
     assert colours == {(9, 9, 9), (255, 128, 0)}

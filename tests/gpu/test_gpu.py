@@ -1,10 +1,19 @@
 """What only a GPU can show; skipped where there is none."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import Finished, command, succeeded, train
+from PIL import Image
+
+from graft.data.augment import Augment
+from graft.data.held import HeldImages, bytes_when_decoded
+from graft.data.images import ImageSet
+from graft.data.resident import CroppedDataset
+from graft.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -88,6 +97,62 @@ def test_a_small_set_lies_on_the_gpu_and_gives_the_figures_it_would_have_given_i
     assert "HELD cuda:0 False 0" in on_gpu.out
     assert "HELD None True 0" in in_memory.out
     assert on_gpu.summary["metrics"] == in_memory.summary["metrics"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Two classes of 20 noisy pictures of many sizes."""
+    noise = np.random.default_rng(0)
+    paths = [tmp_path / "photos" / ("ants", "bees")[number % 2] / f"{number:02}.png" for number in range(40)]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (30 + 5 * number, 270 - 6 * number, 3)
+        Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("colours", [{}, {"color_jitter": 0.4}, {"policy": "trivial"}, {"policy": "rand"}])
+def test_random_crops_on_the_gpu_are_those_of_the_cpu_and_wait_for_nothing(
+    photos: list[Path], interpolation: str, colours: dict[str, Any]
+) -> None:
+    images = ImageSet([path.name for path in photos], np.arange(40) % 2, paths=photos)
+    held = HeldImages(images, bytes_when_decoded(images))
+    list(held.decode())
+    augment = Augment(random_resized_crop={}, horizontal_flip=0.5, random_crop_padding=3, random_erasing=0.3, **colours)
+    preprocessing = Preprocessing(64, 64, interpolation=interpolation)  # type: ignore[arg-type]
+    on_gpu, on_cpu = (
+        CroppedDataset(held, np.arange(40), preprocessing, augment=augment, seed=0, device=torch.device(kind))
+        for kind in ("cuda", "cpu")
+    )
+    on_gpu.__getitems__([(0, 0), (0, -1)])  # loads libraries
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # TF32
+    try:
+        for epoch in range(3):
+            keys = [(epoch, index) for index in range(-1, 40)]
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                batch = on_gpu.__getitems__(keys)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            far = (batch.images.cpu().int() - on_cpu.__getitems__(keys).images.int()).abs()
+            # without a policy that has thresholds, a level of rounding stays a level
+            assert (far > 1).float().mean() < (0.01 if "policy" in colours else 1e-5)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def test_a_set_of_photographs_is_cropped_on_the_gpu_without_worker_processes(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    words = (
+        "model=vgg_mini", "model.weights=bundled", "strategy=finetune", "data=folder",
+        f"data.root={tmp_path / 'photos'}", "augment=strong", "trainer=gpu", "trainer.max_epochs=1",
+        "trainer.deterministic=true", "data.batch_size=8", "review=none", "logger.tensorboard=false",
+    )  # fmt: skip
+    run = by_script(tmp_path / "run", ASKED.format(share=1), *words)
+    assert "HELD cuda:0 False 0" in run.out
 
 
 def test_no_step_waits_for_the_gpu(tmp_path: Path) -> None:

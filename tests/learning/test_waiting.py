@@ -12,15 +12,19 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import OmegaConf
 from one_step import composed
+from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graft.config.validation import settle
 from graft.data.augment import Augment
 from graft.data.datasets import Batch
-from graft.data.resident import ResidentDataset
+from graft.data.held import HeldImages, bytes_when_decoded
+from graft.data.images import ImageSet
+from graft.data.resident import CroppedDataset, ResidentDataset
 from graft.learning import learner as learning
 from graft.learning.device import Device
+from graft.preprocessing import Preprocessing
 from graft.tasks import fit
 from graft.tasks.train import open_data
 
@@ -174,12 +178,33 @@ def test_no_step_waits_for_the_device_but_those_that_are_logged(
     assert not [asked for asked in waits.asked if asked[0][0] != "training" or asked[0][1] % 10]
 
 
-@pytest.mark.parametrize("augment", [None, Augment(random_crop_padding=2, horizontal_flip=0.5, random_erasing=0.5)])
+COLOURS = {"horizontal_flip": 0.5, "policy": "rand", "color_jitter": 0.4, "random_erasing": 0.5}
+
+
+@pytest.mark.parametrize("augment", [None, Augment(random_crop_padding=2, **COLOURS)])
 def test_a_set_that_lies_on_the_device_is_augmented_there_without_waiting(augment: Augment | None) -> None:
     pixels, labels = np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.int64)
     waits = Waits()
     with waits:
         waits.during = ("training", 1)
-        batch = ResidentDataset(pixels, labels, augment=augment, seed=0, device=AWAY).__getitems__([(0, 3), (0, 5)])
+        dataset = ResidentDataset(pixels, labels, Preprocessing(8, 8), augment=augment, seed=0, device=AWAY)
+        batch = dataset.__getitems__([(0, 3), (0, 5), (0, -1)])
     assert batch.images.device == batch.labels.device == AWAY
+    assert not waits.asked
+
+
+def test_random_crops_are_resized_on_the_device_without_waiting(tmp_path: Path) -> None:
+    noise, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(20)]
+    for number, path in enumerate(paths):
+        Image.fromarray(noise.integers(0, 256, (9 + number, 30 - number, 3), dtype=np.uint8)).save(path)
+    images = ImageSet([path.name for path in paths], np.zeros(20, np.int64), paths=paths)
+    held = HeldImages(images, bytes_when_decoded(images))
+    list(held.decode())
+    augment = Augment(random_resized_crop={}, **COLOURS)
+    dataset = CroppedDataset(held, np.arange(20), Preprocessing(8, 8), augment=augment, seed=0, device=AWAY)
+    waits = Waits()
+    with waits:
+        waits.during = ("training", 1)
+        batches = [dataset.__getitems__([(epoch, index) for index in range(-1, 20)]) for epoch in range(3)]
+    assert {(batch.images.device, batch.images.shape) for batch in batches} == {(AWAY, (21, 3, 8, 8))}
     assert not waits.asked

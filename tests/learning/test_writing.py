@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from graft.learning.writing import LatestCheckpoint, WholeCheckpoints
+import graft
+from graft.learning.writing import BestCheckpoint, LatestCheckpoint, WholeCheckpoints
 
 
 class Line(pl.LightningModule):
@@ -69,3 +70,37 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
         WholeCheckpoints().save_checkpoint({"epoch": lambda: 2}, file)
     assert torch.load(file, weights_only=True) == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def best_of(folder: Path, *words: str) -> dict[str, Any]:
+    usual = ("model=vgg_mini", "model.weights=bundled", "data=digits", "augment=none", "review=none", "logger=none")
+    limits = [f"trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
+    graft.train(
+        *usual, *limits, "optimized_metric=val/loss", "trainer.precision=32-true", "trainer.max_epochs=5", *words,
+        folder=folder, echo=False,
+    )  # fmt: skip
+    return torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("words", [(), ("freeze=features",), ("callbacks.ema=0.9",), ("freeze=gradual",)], ids=str)
+def test_the_best_weights_that_wait_in_memory_are_those_that_would_have_been_written(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = WholeCheckpoints.save_checkpoint
+    monkeypatch.setattr(
+        WholeCheckpoints,
+        "save_checkpoint",
+        lambda *given, **named: (written.append(Path(given[2]).name), write(*given, **named))[1],
+    )
+    monkeypatch.setattr(BestCheckpoint, "SHARE", 1e9)
+    usual = best_of(tmp_path / "usual", *words)
+    often, written[:] = written.count("best.ckpt"), []
+    monkeypatch.setattr(BestCheckpoint, "SHARE", 0)
+    waiting = best_of(tmp_path / "waiting", *words)
+    assert written.count("best.ckpt") <= 2 < often, "or the test shows nothing"
+    assert written[-1] == "last.ckpt", "last.ckpt refers to a best.ckpt that is there"
+    assert usual["global_step"] == waiting["global_step"]
+    assert usual["graft"]["metrics"] == waiting["graft"]["metrics"]
+    assert usual["state_dict"].keys() == waiting["state_dict"].keys()
+    assert all(torch.equal(usual["state_dict"][name], waiting["state_dict"][name]) for name in usual["state_dict"])

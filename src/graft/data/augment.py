@@ -95,5 +95,5 @@ class Augment:
 
     @property
     def batchable(self) -> bool:
-        """Whether it can be done to whole batches of evaluation's images: flips, padded crops and erasing."""
-        return self.random_resized_crop is None and not (self.policy or self.color_jitter)
+        """Whether it starts from evaluation's images: all but a random resized crop, which needs whole pictures."""
+        return self.random_resized_crop is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,16 @@ from torch.utils.data import DataLoader
 from graft.chance import seed_of
 from graft.data.augment import Augment
 from graft.data.cores import available_cores
-from graft.data.datasets import Batch, FileDataset, Sample, collate
+from graft.data.datasets import Batch, FileDataset, Sample, collate, decode_held
 from graft.data.decoding import decode_readable
 from graft.data.features import FeatureBatch, FeatureDataset, FeatureTable
 from graft.data.held import HeldImages, bytes_when_decoded
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages, stand_in
-from graft.data.resident import ResidentDataset
+from graft.data.resident import CroppedDataset, DecodedDataset, ResidentDataset, readable
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
-from graft.data.transforms import Picture, eval_transform, train_transform
+from graft.data.transforms import Picture, eval_transform
 from graft.data.workers import Parcel, batches_of, pack, started
 from graft.errors import ConfigError, DataError, GraftError
 from graft.preprocessing import Preprocessing
@@ -33,7 +34,7 @@ LARGEST_EVAL_BATCH = 512
 GPU_SHARE = 1 / 8
 """A set is held on the GPU if it leaves most of the memory that is free there to the network."""
 
-Images = FileDataset | ResidentDataset
+Images = FileDataset | DecodedDataset
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -81,8 +82,8 @@ class ImageDataModule(LightningDataModule):
     workers. In epochs for which a part has been given features, of `FeatureBatch`es.
 
     Sets that fit into `resident_gb` (altogether, in each process) are decoded once and held in memory: as evaluation
-    sees them, and the training set at its own size where its augmentation cannot be done to whole batches. The test
-    set only if it validates too or needs no decoding. As evaluation sees them, they lie on the GPU where one trains.
+    sees them, and the training set at its own size where random crops are resized. The test set only if it validates
+    too or needs no decoding. Where a GPU trains and has room, they lie there, and training images are made there.
 
     Args:
         splits: the images.
@@ -125,7 +126,7 @@ class ImageDataModule(LightningDataModule):
         self.lost, self.timeout = lost, timeout
         self._least = augment.least_side(preprocessing.input_size) if draft else 0
         self.resident, self._room = self._choose_resident(resident_gb)
-        self.held_bytes = int(resident_gb * 2**30) - self._room
+        self._resident_bytes = int(resident_gb * 2**30) - self._room
         self._evaluated: dict[int, Images] = {}
         self._trained: Images | None = None
         self._features: dict[str, FeatureTable] = {}
@@ -134,6 +135,12 @@ class ImageDataModule(LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Training batches of this process in an epoch."""
         return -(-len(self._train_sampler()) // self.batch_size)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the decoded pictures that a GPU with room for them holds."""
+        whole = None if self.augment.batchable else self._bytes_to_hold
+        return self._resident_bytes + (whole or 0)
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, augmented; begins with the Trainer's current epoch."""
@@ -165,7 +172,7 @@ class ImageDataModule(LightningDataModule):
         """These training images as `epoch` sees them, uint8 [B, 3, S, S]; no others are decoded."""
         dataset = self._trained or self._train_dataset(only=indices)
         keys = [(epoch, index) for index in indices]
-        if isinstance(dataset, ResidentDataset):
+        if isinstance(dataset, DecodedDataset):
             return dataset.__getitems__(keys).images.cpu()
         return collate([dataset[key] for key in keys]).images
 
@@ -188,8 +195,9 @@ class ImageDataModule(LightningDataModule):
         if part == "train" and self.augment != Augment():
             values["augment"] = asdict(self.augment) | {"random_resized_crop": self.augment.resized_crop_ranges()}
             values["least"] = self._least
-            values["resized_by"] = "torchvision"
-            values["chance"] = {"seed": self.seed, "epoch": epoch, "batchwise": part in self.resident}
+            if not self.augment.batchable:
+                values["resized_on"] = "cpu" if self._crop_device() is None else "gpu"
+            values["draws"] = {"seed": self.seed, "epoch": epoch, "version": 1}
         return values
 
     def use_features(self, part: str, table: FeatureTable) -> None:
@@ -255,22 +263,35 @@ class ImageDataModule(LightningDataModule):
         images = self.splits.train
         if "train" in self.resident:
             return self._decoded("training", images, self.augment, only)
-        transform = train_transform(self.preprocessing, self.augment)
-        size = self.preprocessing.input_size
         images = replace(images, least=self._least)
         read: ImageSet | HeldImages = images
-        if self._room and images.paths is not None:
-            need = bytes_when_decoded(images)
-            read = HeldImages(images, need) if need <= self._room else images
-        return FileDataset(
-            read,
-            transform,
-            size=size,
-            seed=self.seed,
-            lost=self.lost,
-            replace=True,
-            alternate_flips=self.augment.alternate_flips,
-        )
+        if self._bytes_to_hold is not None:
+            read = HeldImages(images, self._bytes_to_hold)
+            device = self._crop_device() if only is None else None
+            if device is not None:
+                decode_held(read)
+                shown = readable(read, self.lost)
+                if shown is not None:
+                    return CroppedDataset(
+                        read, shown, self.preprocessing, augment=self.augment, seed=self.seed, device=device
+                    )
+        return FileDataset(read, self.preprocessing, augment=self.augment, seed=self.seed, lost=self.lost, replace=True)
+
+    @cached_property
+    def _bytes_to_hold(self) -> int | None:
+        """What the training pictures take when they are held at their own size; None: not held."""
+        images = replace(self.splits.train, least=self._least)
+        if not self._room or images.paths is None:
+            return None
+        need = bytes_when_decoded(images)
+        return need if need <= self._room else None
+
+    def _crop_device(self) -> torch.device | None:
+        """The GPU that crops the training pictures; None: they are cropped in this memory."""
+        if self._trained is not None:
+            return self._trained.device if isinstance(self._trained, CroppedDataset) else None
+        need = None if self.augment.batchable else self._bytes_to_hold
+        return None if need is None else self._home_of(need)
 
     def _decoded(
         self, name: str, images: ImageSet, augment: Augment | None, only: Sequence[int] | None = None
@@ -283,17 +304,16 @@ class ImageDataModule(LightningDataModule):
         return ResidentDataset(
             pixels,
             labels,
+            self.preprocessing,
             augment=augment,
             seed=self.seed,
-            device=self._home_of(pixels),
-            mean_colour=self.preprocessing.mean_colour,
+            device=self._home_of(pixels.nbytes),
         )
 
     def _read_eval_dataset(self, name: str, images: ImageSet) -> Images:
         if name in self.resident:
             return self._decoded(name, images, None)
-        transform = eval_transform(self.preprocessing)
-        return FileDataset(images, transform, size=self.preprocessing.input_size, seed=self.seed, lost=self.lost)
+        return FileDataset(images, self.preprocessing, lost=self.lost)
 
     def _eval_loader(self, dataset: Images | FeatureDataset, *, keep_workers: bool = False) -> ResumableLoader:
         rank, world = self._place()
@@ -321,7 +341,7 @@ class ImageDataModule(LightningDataModule):
         keep_workers: bool,
     ) -> ResumableLoader:
         images = dataset.images if isinstance(dataset, FeatureDataset) else dataset
-        on_gpu = isinstance(images, ResidentDataset) and images.device is not None
+        on_gpu = isinstance(images, DecodedDataset) and images.device is not None
         workers = self._workers(images, -(-len(sampler) // batch_size))
         if isinstance(images, FileDataset):
             images.decode_ahead()
@@ -357,13 +377,13 @@ class ImageDataModule(LightningDataModule):
             return torch.cuda.is_available()
         return self.trainer.strategy.root_device.type == "cuda"
 
-    def _home_of(self, pixels: npt.NDArray[np.uint8]) -> torch.device | None:
-        """The GPU that trains on these pictures, where they fit."""
+    def _home_of(self, size: int) -> torch.device | None:
+        """The GPU that trains, where decoded pictures of `size` bytes leave it room."""
         if self.trainer is None or not self._on_gpu():
             return None
         device = self.trainer.strategy.root_device
         free, _ = torch.cuda.mem_get_info(device)
-        return device if pixels.nbytes <= GPU_SHARE * free else None
+        return device if size <= GPU_SHARE * free else None
 
     def _place(self) -> tuple[int, int]:
         """(rank, world) of this process."""

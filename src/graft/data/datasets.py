@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from graft.chance import seed_of, seeded
+from graft.data.augment import Augment
+from graft.data.augmenter import Augmenter
 from graft.data.decoding import Progress
 from graft.data.held import HeldImages
 from graft.data.images import ImageSet
 from graft.data.lost import LostImages
 from graft.data.sampler import PADDING
-from graft.data.transforms import Picture, Transform
+from graft.data.transforms import Picture, eval_transform
 from graft.errors import GraftError
+from graft.preprocessing import Preprocessing
 
 Sample = tuple[Tensor, int, int]
 """(image, label, index) as in a Batch, but of one picture."""
@@ -46,31 +48,32 @@ class Batch(NamedTuple):
 
 
 class FileDataset(Dataset[Sample]):
-    """Transforms a picture each time it is asked for.
+    """Transforms a picture each time it is requested.
 
     Args:
         images: the pictures, decoded each time or held.
-        transform: a picture → uint8 [3, S, S]; draws from torch's global generator, if from any.
-        size: S.
-        seed: seeds that generator, together with epoch and index; outside it goes on undisturbed.
+        preprocessing: what evaluation does to them.
+        augment: what training does to them, by the draws of (seed, epoch, index); None for evaluation.
+        seed: of the run.
         lost: what becomes of a picture that cannot be read; None: an error.
-        replace: whether another takes its place, as in training, or nothing, as in evaluation.
-        alternate_flips: mirror every picture in every other epoch.
+        replace: whether another takes its place, as in training, or nothing, as in evaluation; the draws stay those
+            of the index that was requested.
     """
 
     def __init__(
         self,
         images: ImageSet | HeldImages,
-        transform: Transform,
+        preprocessing: Preprocessing,
         *,
-        size: int,
-        seed: int,
+        augment: Augment | None = None,
+        seed: int = 0,
         lost: LostImages | None = None,
         replace: bool = False,
-        alternate_flips: bool = False,
     ) -> None:
-        self.images, self.transform, self.size, self.seed = images, transform, size, seed
-        self.lost, self.replace, self.alternate_flips = lost, replace, alternate_flips
+        self.images, self.size = images, preprocessing.input_size
+        self.lost, self.replace = lost, replace
+        self._evaluated = eval_transform(preprocessing)
+        self._augmenter = Augmenter(augment, seed, preprocessing) if augment else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,10 +83,7 @@ class FileDataset(Dataset[Sample]):
         picture, index = self._load(place)
         if picture is None:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
-        with seeded(self.seed, "augment", epoch, place):
-            image = self.transform(picture)
-        if self.alternate_flips and (seed_of(self.seed, "mirror", place) + epoch) % 2:
-            image = image.flip(-1)
+        image = self._augmenter.picture(picture, epoch, place) if self._augmenter else self._evaluated(picture)
         return image, int(self.images.labels[index]), index
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
@@ -97,9 +97,7 @@ class FileDataset(Dataset[Sample]):
     def decode_ahead(self) -> None:
         """Decode what is held in memory, before processes begin that share it."""
         if isinstance(self.images, HeldImages):
-            with contextlib.closing(Progress("training images", len(self.images))) as bar:
-                for done in self.images.decode():
-                    bar.update(done)
+            decode_held(self.images)
 
     def _load(self, index: int) -> tuple[Picture | None, int]:
         if index == PADDING:
@@ -107,6 +105,13 @@ class FileDataset(Dataset[Sample]):
         if self.lost is None:
             return self.images.load(index), index
         return self.lost.load(self.images, index, replace=self.replace)
+
+
+def decode_held(images: HeldImages) -> None:
+    """Decode those that are not yet held, with a progress bar."""
+    with contextlib.closing(Progress("training images", len(images))) as bar:
+        for done in images.decode():
+            bar.update(done)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

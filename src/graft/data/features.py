@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from graft.data.datasets import Batch, FileDataset, Key, collate, epoch_and_indices
-from graft.data.resident import ResidentDataset
+from graft.data.resident import DecodedDataset
 from graft.data.sampler import PADDING
 from graft.errors import GraftError
 
@@ -141,7 +141,7 @@ class FeatureDataset(Dataset[Batch | FeatureBatch | GraftError]):
         self,
         labels: npt.NDArray[np.int64],
         table: FeatureTable,
-        images: FileDataset | ResidentDataset | None,
+        images: FileDataset | DecodedDataset | None,
     ) -> None:
         self.labels, self.table, self.images = labels, table, images
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,6 +66,10 @@ class HeldImages:
         pixels = as_pixels(self.images.load(index))
         self._keep(index, pixels)
         return pixels
+
+    def contents(self) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        """(the block of pixels, [N, 3]: each picture's first byte in it, height and width; height 0: not held)."""
+        return self._block[: self._used], self._places
 
     def decode(self) -> Iterator[int]:
         """Decode, with threads, all that is not held yet; yields how many are done. One that cannot be read is left

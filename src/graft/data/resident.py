@@ -1,61 +1,41 @@
-"""Sets that lie decoded in memory, or on the GPU: a whole batch is cropped and flipped at once."""
+"""Sets that lie decoded in memory, or on the GPU: whole batches are cropped and augmented at once."""
 
-import math
-from collections.abc import Sequence
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from graft.chance import seed_of
 from graft.data.augment import Augment
+from graft.data.augmenter import Augmenter, placed
 from graft.data.datasets import Batch, Key, epoch_and_indices
+from graft.data.draws import Ints
+from graft.data.held import HeldImages
+from graft.data.lost import LostImages
 from graft.data.sampler import PADDING
+from graft.preprocessing import Preprocessing
 
-Axis = tuple[Any, ...]
-"""What chance gives each of N pictures down or across: offsets, flips, where it is erased from and to, each [N, 1]."""
-
-ERASED = (0.02, 0.33)
-ERASED_RATIO = (0.3, 3.3)
-ATTEMPTS = 10
-"""Least and most of a picture's area that is erased, height / width, and tries until that fits into it: as
-torchvision's RandomErasing (Zhong et al. 2020)."""
+MOST_PIXELS = 1 << 23
+"""Pixels that random crops of different sizes are padded to at once: 0.3 GB of indices and floating-point numbers."""
 
 
-class ResidentDataset(Dataset[Batch]):
-    """All pictures decoded once and held; batches lie where the pictures lie.
+class DecodedDataset(Dataset[Batch]):
+    """Decoded pictures, of which batches are made where they lie.
 
     Args:
-        pixels: uint8 [N, S, S, 3], as evaluation sees them.
         labels: int64 [N]; PADDING for pictures that count nowhere.
-        augment: flips, padded crops and erasing; None for evaluation.
-        seed: with the epoch, decides a table of every picture's offsets and flips.
-        device: the GPU to hold a copy of them, and to pick and augment batches on, with the same result to the bit;
-            None: this memory, where NumPy does it, because a team of threads costs more than it gains.
-        mean_colour: what is erased turns into.
+        device: where the pictures and the batches are; None: this memory.
+        shown: the picture that each index shows, int64 [N]; None: its own.
     """
 
-    def __init__(
-        self,
-        pixels: npt.NDArray[np.uint8],
-        labels: npt.NDArray[np.int64],
-        *,
-        augment: Augment | None,
-        seed: int,
-        device: torch.device | None = None,
-        mean_colour: Sequence[int] = (0, 0, 0),
-    ) -> None:
-        if augment is not None and not augment.batchable:
-            raise ValueError("only flips, padded crops and erasing can be done to whole batches")
-        self.pixels, self.labels, self.seed, self.device = np.ascontiguousarray(pixels), labels, seed, device
-        self.augment = None if augment == Augment() else augment
-        self._library: Any = np if device is None else torch
-        self._pixels, self._labels = self._placed(self.pixels), self._placed(self.labels)
-        self._straight = self._placed(np.arange(self.pixels.shape[1]))
-        self._colour = self._placed(np.array(mean_colour, dtype=np.uint8))
-        self._table: tuple[int, list[Axis]] | None = None
+    def __init__(self, labels: Ints, device: torch.device | None, shown: Ints | None = None) -> None:
+        self.labels, self.device = labels, device
+        self._shown = np.arange(len(labels)) if shown is None else shown
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,92 +46,194 @@ class ResidentDataset(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """The batch of these (epoch, index) pairs, all of one epoch."""
         epoch, wanted = epoch_and_indices(keys)
-        indices, where = self._placed(wanted), self._library.where
-        padding = indices == PADDING
-        rows = where(padding, 0, indices)
-        images = self._pixels[rows] if self.augment is None else self._augmented(epoch, rows)
-        if PADDING in wanted:  # asked of the host's own array: a GPU would have to be waited for
-            images[padding] = 0
-        labels = where(padding, PADDING, self._labels[rows])
-        indices = where(labels == PADDING, PADDING, indices)  # of a picture that was lost, too
+        padding = wanted == PADDING
+        rows = np.where(padding, 0, wanted)
+        images = self._images(epoch, rows)
+        if padding.any():
+            black = placed(np.flatnonzero(padding), self.device)
+            if self.device is None:
+                images[black] = 0
+            else:
+                images.index_fill_(0, black, 0)
+        labels = np.where(padding, PADDING, self.labels[rows])
+        indices = np.where(labels == PADDING, PADDING, self._shown[rows])  # of a picture that was lost, too
+        numbers = torch.as_tensor(placed(np.stack([labels, indices]), self.device))
         # channels last is what convolutions like
-        return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), torch.as_tensor(labels), torch.as_tensor(indices))
+        return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *numbers.unbind())
 
-    def _augmented(self, epoch: int, rows: Any) -> Any:
-        """Crop and flip by looking each output pixel's row and column up in the picture; then erase."""
-        size = self.pixels.shape[1]
-        axes = [[each[rows] for each in axis] for axis in self._draws(epoch)]
-        ys, xs = (self._positions(offsets, flips) for offsets, flips, _, _ in axes)
-        source = (rows[:, None, None] * size + ys[:, :, None]) * size + xs[:, None, :]  # [B, S, S]
-        colours = self._pixels.reshape(-1, 3)
-        images = colours.take(source, axis=0) if self.device is None else colours[source]  # NumPy's take is faster
-        assert self.augment is not None
-        if not self.augment.random_erasing:
-            return images
-        inside_y, inside_x = ((start <= self._straight) & (self._straight < end) for _, _, start, end in axes)
-        return self._library.where((inside_y[:, :, None] & inside_x[:, None, :])[..., None], self._colour, images)
-
-    def _positions(self, offsets: Any, flips: Any) -> Any:
-        """Which source position each output position shows, mirrored at the border: [B, S]."""
-        size = self.pixels.shape[1]
-        where = self._library.where
-        positions = where(flips, size - 1 - self._straight, self._straight) + offsets
-        period = max(2 * (size - 1), 1)
-        folded = positions % period
-        return where(folded < size, folded, period - folded)
-
-    def _draws(self, epoch: int) -> list[Axis]:
-        if self._table is None or self._table[0] != epoch:
-            self._table = epoch, self._draw(epoch)
-        return self._table[1]
-
-    def _draw(self, epoch: int) -> list[Axis]:
-        """Down and across."""
-        assert self.augment is not None
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "augment", epoch))
-        count, padding = len(self), self.augment.random_crop_padding or 0
-        moves = [
-            (
-                torch.randint(-padding, padding + 1, (count, 1), generator=generator),
-                torch.rand(count, 1, generator=generator) < flip,
-            )
-            for flip in (self.augment.vertical_flip, self.augment.horizontal_flip)
-        ]
-        if self.augment.alternate_flips:
-            coins = torch.Generator().manual_seed(seed_of(self.seed, "mirror"))
-            moves[1] = moves[1][0], (torch.rand(count, 1, generator=coins) < 0.5) ^ bool(epoch % 2)
-        erased = _erased(count, self.pixels.shape[1], self.augment.random_erasing, generator)
-        return [
-            tuple(self._placed(each.numpy()) for each in (*move, *span))
-            for move, span in zip(moves, erased, strict=True)
-        ]
-
-    def _placed(self, array: npt.NDArray[Any]) -> Any:
-        """An array of `_library`, where the pictures are; nobody waits for what a GPU has still to do."""
-        return array if self.device is None else torch.from_numpy(array).to(self.device, non_blocking=True)
+    @abstractmethod
+    def _images(self, epoch: int, rows: Ints) -> Any:
+        """New images of these rows, uint8 [B, S, S, 3]."""
 
 
-def _erased(count: int, size: int, probability: float, generator: torch.Generator) -> list[tuple[torch.Tensor, ...]]:
-    """Where `count` pictures of `size` pixels are erased from and to, down and across, each int64 [N, 1]; from 0 to 0
-    where one is not."""
-    if not probability:
-        nowhere = torch.zeros(count, 1, dtype=torch.long)
-        return [(nowhere, nowhere)] * 2
+class ResidentDataset(DecodedDataset):
+    """All pictures decoded once, as evaluation sees them.
 
-    def drawn(least: float, most: float, each: int) -> torch.Tensor:
-        return least + (most - least) * torch.rand(count, each, generator=generator)
+    Args:
+        pixels: uint8 [N, S, S, 3].
+        labels: int64 [N]; PADDING for pictures that count nowhere.
+        preprocessing: that `pixels` were made with.
+        augment: anything but a random resized crop; None for evaluation.
+        seed: of the run, for the draws of `augment`.
+        device: the GPU to hold a copy of them, and to pick and augment batches on, with the same result; None: this
+            memory, where NumPy does it, because a team of threads costs more than it gains.
+    """
 
-    chosen = torch.rand(count, 1, generator=generator) < probability
-    area = size**2 * drawn(*ERASED, ATTEMPTS)
-    least, most = map(math.log, ERASED_RATIO)
-    ratio = drawn(least, most, ATTEMPTS).exp()
-    sides = [(area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()]
-    fits = (sides[0] < size) & (sides[1] < size)
-    first = fits.long().argmax(1, keepdim=True)
-    chosen = chosen & fits.gather(1, first)
-    spans: list[tuple[torch.Tensor, ...]] = []
-    for side in sides:
-        length = side.gather(1, first)
-        start = (drawn(0, 1, 1) * (size - length + 1)).long()
-        spans.append((start * chosen, (start + length) * chosen))
-    return spans
+    def __init__(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        labels: Ints,
+        preprocessing: Preprocessing,
+        *,
+        augment: Augment | None,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(labels, device)
+        if augment is not None and not augment.batchable:
+            raise ValueError("a random resized crop needs whole pictures")
+        self.pixels = np.ascontiguousarray(pixels)
+        self._pixels: Any = self.pixels if device is None else torch.from_numpy(self.pixels).to(device)
+        self._augmenter = Augmenter(augment, seed, preprocessing, device) if augment else None
+
+    def _images(self, epoch: int, rows: Ints) -> Any:
+        if self._augmenter is None:
+            return self._pixels[placed(rows, self.device)]
+        return self._augmenter.batch(self._pixels, rows, epoch, rows)
+
+
+class CroppedDataset(DecodedDataset):
+    """Pictures of different sizes on a GPU, cropped at random, resized and augmented there.
+
+    Crops are resized as torchvision does on a CPU with AVX2, to the bit unless an image shrinks so far that sums are
+    rounded; elsewhere torchvision rounds differently, by at most two grey levels.
+
+    Args:
+        held: the pictures, decoded.
+        shown: which of them each index shows, int64 [N]: itself, or what replaces an unreadable one.
+        preprocessing: input size, interpolation, mean colour.
+        augment: with a random resized crop.
+        seed: of the run.
+        device: the GPU.
+    """
+
+    def __init__(
+        self,
+        held: HeldImages,
+        shown: Ints,
+        preprocessing: Preprocessing,
+        *,
+        augment: Augment,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(held.labels[shown], device, shown)
+        block, regions = held.contents()
+        self._regions = regions[shown]
+        self._colours = block.to(device).view(-1, 3)
+        self._size, self._interpolation = preprocessing.input_size, preprocessing.interpolation
+        self._augmenter = Augmenter(augment, seed, preprocessing, device)
+
+    def _images(self, epoch: int, rows: Ints) -> Tensor:
+        starts, heights, widths = self._regions[rows].T
+        crops = self._augmenter.draws.crops(epoch, rows, heights, widths)
+        top, left, down, across = crops.T
+        table = np.stack([starts // 3 + top * widths + left, widths, down, across], 1)
+        order = np.argsort(down * across, kind="stable")
+        resized = [self._resized(table[part]) for part in _chunks(order, down, across)]
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, rows)
+        return images
+
+    def _resized(self, table: Ints) -> Tensor:
+        """The crops of a table of (first pixel, pixels in a row of the picture, height, width): uint8 [n, S, S, 3]."""
+        size, count = self._size, len(table)
+        longest, widest = table[:, 2:].max(0).tolist()
+        first, stride, down, across = placed(table, self.device)[:, :, None, None].unbind(1)
+        ys = torch.arange(longest, device=self.device)[:, None]
+        xs = torch.arange(widest, device=self.device)
+        pixels = self._colours[first + torch.minimum(ys, down - 1) * stride + torch.minimum(xs, across - 1)]
+        with _without_autocast(pixels.device):
+            # across first and rounded in between, as torchvision on a CPU
+            columns = pixels.transpose(1, 2).reshape(count, widest, longest * 3).float()
+            narrowed = self._weighted(across, widest, columns)
+            rows = narrowed.view(count, size, longest, 3).transpose(1, 2).reshape(count, longest, size * 3)
+            return self._weighted(down, longest, rows).view(count, size, size, 3).to(torch.uint8)
+
+    def _weighted(self, lengths: Tensor, longest: int, pixels: Tensor) -> Tensor:
+        weights, whole = resize_weights(lengths, longest, self._size, self._interpolation)
+        # two times 8 bits: exact in TF32 and bfloat16 too, in which a GPU may multiply
+        high = (weights / 256).floor()
+        sums = torch.cat([high, weights - 256 * high], 1) @ pixels
+        total = 256 * sums[:, : self._size] + sums[:, self._size :]
+        return ((total + whole / 2) / whole).floor_().clamp_(0, 255)
+
+
+def readable(held: HeldImages, lost: LostImages | None) -> Ints | None:
+    """Which picture each index shows, [N]: itself or, if it cannot be read, the next; None where some do not fit into
+    the memory of `held`.
+
+    Raises:
+        UnreadableImage: a picture cannot be read, and `lost` is None.
+    """
+    _, regions = held.contents()
+    shown = np.arange(len(held))
+    for index in np.flatnonzero(regions[:, 1] == 0).tolist():
+        if lost is None:
+            held.load(index)
+            return None
+        _, shown[index] = lost.load(held, index, replace=True)
+        if not regions[shown[index], 1]:
+            return None
+    return shown
+
+
+def resize_weights(lengths: Tensor, longest: int, size: int, interpolation: str) -> tuple[Tensor, Tensor]:
+    """What each of `size` output pixels takes of the input pixels, antialiased; whole numbers, as torchvision's resize
+    of 8-bit images on a CPU has them, of which float32 sums are exact unless the image shrinks far.
+
+    Args:
+        lengths: input pixels of each image, [n, 1, 1].
+        longest: at least the largest of them.
+        size: output pixels.
+        interpolation: "nearest", "bilinear" or "bicubic".
+
+    Returns:
+        (weights, their sum up to rounding): float32 [n, size, longest] and [n, 1, 1]; zeros beyond an image's length.
+    """
+    inputs = torch.arange(longest, dtype=torch.float64, device=lengths.device)
+    outputs = torch.arange(size, dtype=torch.float64, device=lengths.device)[:, None]
+    scale = lengths.double() / size
+    if interpolation == "nearest":
+        nearest = torch.minimum((outputs.float() * scale.float()).floor(), lengths - 1)
+        return (inputs == nearest).float(), torch.ones_like(scale, dtype=torch.float32)
+    distance = (inputs + 0.5 - (outputs + 0.5) * scale).abs() * (1 / scale.clamp(min=1))
+    if interpolation == "bilinear":
+        weights = (1 - distance).clamp(min=0)
+    else:  # Keys 1981, a = -1/2
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = -0.5 * (((distance - 5) * distance + 8) * distance - 4)
+        weights = torch.where(distance < 1, near, far * (distance < 2))
+    weights = weights * (inputs < lengths)
+    weights = weights / weights.sum(-1, keepdim=True)
+    largest = weights.amax((1, 2), keepdim=True)
+    whole = torch.exp2((torch.log2((2**15 - 0.5) / largest).ceil() - 1).clamp(max=22))  # weights fit into 16 bits
+    return (weights * whole).round().float(), whole.float()
+
+
+def _chunks(order: Ints, down: Ints, across: Ints) -> Iterator[Ints]:
+    """`order`, in parts whose crops take at most MOST_PIXELS where all are padded to the largest."""
+    start, longest, widest = 0, 0, 0
+    for end, row in enumerate(order.tolist()):
+        longest, widest = max(longest, int(down[row])), max(widest, int(across[row]))
+        if end > start and (end + 1 - start) * longest * widest > MOST_PIXELS:
+            yield order[start:end]
+            start, longest, widest = end, int(down[row]), int(across[row])
+    yield order[start:]
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()

@@ -57,13 +57,22 @@ class BestCheckpoint(ModelCheckpoint):
 
     Lightning forgets the best score when the folder's path has changed, and then replaces the best checkpoint by the
     next one, however bad. With relative names a run may be moved, copied, mounted elsewhere or resumed in a new folder.
+
+    Where writing would take more than SHARE of the time, as with cached features, whose epochs take less than writing
+    the frozen layers once more, the best weights are kept in memory. They are written before last.ckpt is, which refers
+    to them, and at the end of training, however it ends.
     """
+
+    SHARE = 0.1
+    """Part of the time that writing may take."""
 
     PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.saved_at: int | None = None  # the optimizer step
+        self._written = self._took = 0.0
+        self._kept: tuple[str, dict[str, Any]] | None = None
 
     @property
     def state_key(self) -> str:
@@ -72,7 +81,35 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self.saved_at = trainer.global_step
-        super()._save_checkpoint(trainer, filepath)
+        self._kept = None
+        if trainer.strategy.broadcast(self._may_write()):
+            started = time.monotonic()
+            super()._save_checkpoint(trainer, filepath)
+            self._written = time.monotonic()
+            self._took = self._written - started
+        else:
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+            self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+            self._kept = filepath, _detached(checkpoint, trainer.lightning_module)
+
+    def _may_write(self) -> bool:
+        """Whether the last writing was long enough ago."""
+        return self.SHARE * (time.monotonic() - self._written) >= self._took
+
+    def write_kept(self, trainer: pl.Trainer) -> None:
+        """Write the checkpoint that is kept in memory, if there is one."""
+        if self._kept is not None:
+            path, checkpoint = self._kept
+            self._kept = None
+            trainer.strategy.save_checkpoint(checkpoint, path)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.write_kept(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self.write_kept(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         state = self._with_paths(super().state_dict(), lambda path: Path(path).name)
@@ -92,26 +129,36 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
 
+def _detached(checkpoint: dict[str, Any], learner: Any) -> dict[str, Any]:
+    """`checkpoint` with copies of those weights that training can still change."""
+    plan = learner.plan
+    names = set(plan.trainable(0)) if plan.static else {name for name, _ in plan.network.named_parameters()}
+    parameters = {f"network.{name}" for name, _ in plan.network.named_parameters()}
+    changing = {f"network.{name}" for name in names}
+    weights = {
+        name: tensor if name in parameters - changing else tensor.clone()
+        for name, tensor in checkpoint["state_dict"].items()
+    }
+    return checkpoint | {"state_dict": weights}
+
+
 class LatestCheckpoint(BestCheckpoint):
     """Kept up to date at the ends of epochs, but with no more than a tenth of the time, and at the end of training."""
 
-    SHARE = 0.1
-
     def __init__(self, **options: Any) -> None:
         super().__init__(save_on_train_epoch_end=True, **options)
-        self._written = self._took = 0.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.strategy.broadcast(self._is_due(trainer)):
-            started = time.monotonic()
             super().on_train_epoch_end(trainer, pl_module)
-            self._written = time.monotonic()
-            self._took = self._written - started
+
+    def _may_write(self) -> bool:
+        return True  # it is asked only where it is due
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """Whether this is the last epoch, or the last writing was long enough ago."""
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        return last or trainer.should_stop or self.SHARE * (time.monotonic() - self._written) >= self._took
+        return last or trainer.should_stop or super()._may_write()
 
 
 class ResumePoint(LatestCheckpoint):
@@ -174,6 +221,13 @@ class ResumePoint(LatestCheckpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         STOP.heeded = STOP.waiting = False
+        super().on_exception(trainer, pl_module, exception)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BestCheckpoint):
+                callback.write_kept(trainer)
+        super()._save_checkpoint(trainer, filepath)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """As for any; and when this process is asked to stop (the first one's answer counts for all)."""

@@ -1,0 +1,216 @@
+"""Random parameters of augmentation: a pure function of (seed, epoch, image index).
+
+They do not depend on the batch, the number of workers or the order of the images, and use no global generator.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torchvision.transforms import v2
+
+from graft.chance import seed_of
+from graft.data.augment import Augment
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+ATTEMPTS = 10
+ERASED_AREA = (0.02, 0.33)
+ERASED_RATIO = (0.3, 3.3)
+"""Attempts at a rectangle that fits, share of the area erased, and height / width: torchvision's."""
+
+HUE_SHARE = 0.25  # Chen et al. 2020 (SimCLR): hue changes a quarter as much as the rest
+JITTER = ("Brightness", "Contrast", "Color", "Hue")
+"""What colour jitter changes, in the order of its factors; "Color" is the saturation, as the policies call it."""
+
+RAND_OPERATIONS, RAND_MAGNITUDE = 2, 9
+BINS = {"trivial": 31, "rand": 31, "auto": 10}
+
+_INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SHIFTS = tuple(np.uint64(bits) for bits in (30, 27, 31, 11))
+
+
+def uniforms(key: int, indices: Ints, count: int) -> Floats:
+    """`count` numbers in [0, 1) for each index, [B, count]; a row depends on `key` and its own index alone.
+
+    SplitMix64 (Steele et al. 2014): its outputs for `key` seed one generator for each index.
+    """
+    streams = _mixed(np.uint64(key) + (indices.astype(np.uint64)[:, None] + np.uint64(1)) * _INCREMENT)
+    bits = _mixed(streams + np.arange(1, count + 1, dtype=np.uint64) * _INCREMENT)
+    return (bits >> _SHIFTS[3]).astype(np.float64) * 2.0**-53
+
+
+def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    bits = (bits ^ (bits >> _SHIFTS[0])) * _FIRST
+    bits = (bits ^ (bits >> _SHIFTS[1])) * _SECOND
+    return bits ^ (bits >> _SHIFTS[2])
+
+
+@dataclass(frozen=True)
+class Operations:
+    """One operation for each image of a batch.
+
+    Attributes:
+        names: "Rotate", …, as torchvision's policies name them, and "Hue"; "Identity" changes nothing; length B.
+        magnitudes: signed, in the operation's unit, [B]; of those of JITTER the factor less 1, but the shift of "Hue".
+    """
+
+    names: list[str]
+    magnitudes: Floats
+
+
+class Draws:
+    """Draws the parameters of every ingredient of `augment`, each from a stream of its own.
+
+    Args:
+        augment: ranges and probabilities.
+        seed: of the run.
+        size: side of the network's input, in pixels.
+    """
+
+    def __init__(self, augment: Augment, seed: int, size: int) -> None:
+        self.augment, self.seed, self.size = augment, seed, size
+        self.ranges = augment.resized_crop_ranges()
+        self._policy = None if augment.policy is None else _Policy(augment.policy, size)
+
+    def crops(self, epoch: int, indices: Ints, heights: Ints, widths: Ints) -> Ints:
+        """(top, left, height, width) of the random resized crops of pictures of these sizes, [B, 4]: the first of
+        ATTEMPTS that fits, or the largest central one, as torchvision's RandomResizedCrop."""
+        drawn = self._uniforms("crop", epoch, indices, 2 * ATTEMPTS + 2)
+        least, most = self.ranges["ratio"]
+        area = (heights * widths)[:, None] * _between(*self.ranges["scale"], drawn[:, :ATTEMPTS])
+        ratio = np.exp(_between(math.log(least), math.log(most), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
+        across, down = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (across > 0) & (across <= widths[:, None]) & (down > 0) & (down <= heights[:, None])
+        first = np.arange(len(indices)), fits.argmax(1)
+        height, width = down[first].astype(np.int64), across[first].astype(np.int64)
+        top = _below(heights - height + 1, drawn[:, -2])
+        left = _below(widths - width + 1, drawn[:, -1])
+        crops = np.stack([top, left, height, width], 1)
+        for row in np.flatnonzero(~fits[first]).tolist():
+            crops[row] = _central(int(heights[row]), int(widths[row]), least, most)
+        return crops
+
+    def moves(self, epoch: int, indices: Ints) -> Ints:
+        """(offset down, offset across, flip down, flip across), [B, 4]: offsets of the padded crop, from -padding to
+        padding, and whether to mirror; the crop comes before the mirror."""
+        padding = self.augment.random_crop_padding or 0
+        moves = np.zeros((len(indices), 4), dtype=np.int64)
+        if padding:
+            moves[:, :2] = _below(2 * padding + 1, self._uniforms("shift", epoch, indices, 2)) - padding
+        if self.augment.vertical_flip:
+            moves[:, 2] = self._uniforms("vertical", epoch, indices, 1)[:, 0] < self.augment.vertical_flip
+        if self.augment.alternate_flips:
+            coins = uniforms(seed_of(self.seed, "mirror"), indices, 1)[:, 0] < 0.5
+            moves[:, 3] = coins ^ bool(epoch % 2)
+        elif self.augment.horizontal_flip:
+            moves[:, 3] = self._uniforms("horizontal", epoch, indices, 1)[:, 0] < self.augment.horizontal_flip
+        return moves
+
+    def operations(self, epoch: int, indices: Ints) -> list[Operations]:
+        """The policy's operations, then colour jitter's, to be applied in this order."""
+        steps: list[Operations] = []
+        if self._policy is not None:
+            steps += self._policy.draw(self._uniforms("policy", epoch, indices, _Policy.UNIFORMS))
+        if self.augment.color_jitter:
+            steps += self._jitter(self._uniforms("jitter", epoch, indices, 8))
+        return steps
+
+    def erased(self, epoch: int, indices: Ints) -> Ints:
+        """(top, bottom, left, right) of the erased rectangles, [B, 4]; zeros where nothing is erased."""
+        size = self.size
+        drawn = self._uniforms("erasing", epoch, indices, 2 * ATTEMPTS + 3)
+        area = size**2 * _between(*ERASED_AREA, drawn[:, :ATTEMPTS])
+        least, most = ERASED_RATIO
+        ratio = np.exp(_between(math.log(least), math.log(most), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
+        down, across = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (down < size) & (across < size)
+        first = np.arange(len(indices)), fits.argmax(1)
+        height, width = down[first].astype(np.int64), across[first].astype(np.int64)
+        top, left = _below(size - height + 1, drawn[:, -3]), _below(size - width + 1, drawn[:, -2])
+        chosen = fits[first] & (drawn[:, -1] < self.augment.random_erasing)
+        return np.stack([top, top + height, left, left + width], 1) * chosen[:, None]
+
+    def _uniforms(self, ingredient: str, epoch: int, indices: Ints, count: int) -> Floats:
+        return uniforms(seed_of(self.seed, "augment", epoch, ingredient), indices, count)
+
+    def _jitter(self, drawn: Floats) -> list[Operations]:
+        """Four operations in random order; a factor lies between 1 - strength, at least 0, and 1 + strength."""
+        strength, hue = self.augment.color_jitter, min(0.5, self.augment.color_jitter * HUE_SHARE)
+        changes = _between(max(-1.0, -strength), strength, drawn[:, :4])
+        changes[:, 3] = _between(-hue, hue, drawn[:, 3])
+        order = drawn[:, 4:].argsort(1)
+        rows = np.arange(len(drawn))
+        return [Operations([JITTER[kind] for kind in kinds], changes[rows, kinds]) for kinds in order.T]
+
+
+class _Policy:
+    """Draws operations as torchvision's TrivialAugmentWide, RandAugment or AutoAugment (ImageNet) do."""
+
+    UNIFORMS = 6
+
+    def __init__(self, name: str, size: int) -> None:
+        theirs = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}[name]()
+        self.name = name
+        self.names = list(theirs._AUGMENTATION_SPACE)
+        bins = BINS[name]
+        self.magnitudes = np.zeros((len(self.names), bins))
+        self.signed = np.zeros(len(self.names), dtype=bool)
+        for row, (magnitudes, signed) in enumerate(theirs._AUGMENTATION_SPACE.values()):
+            values = magnitudes(bins, size, size)
+            if values is not None:
+                self.magnitudes[row], self.signed[row] = values.numpy(), signed
+        self.pairs = theirs._policies if name == "auto" else []
+
+    def draw(self, drawn: Floats) -> list[Operations]:
+        """The operations that `drawn`, [B, UNIFORMS], stand for; the last two decide the signs."""
+        if self.name == "auto":
+            return self._pairs(drawn)
+        steps = []
+        for step in range(RAND_OPERATIONS if self.name == "rand" else 1):
+            kinds = _below(len(self.names), drawn[:, step])
+            wide = self.name == "trivial"
+            bins = _below(BINS["trivial"], drawn[:, 2]) if wide else np.full(len(drawn), RAND_MAGNITUDE)
+            steps.append(self._operations(kinds, bins, drawn[:, 4 + step]))
+        return steps
+
+    def _pairs(self, drawn: Floats) -> list[Operations]:
+        """AutoAugment: one of its pairs, each of both operations with its own probability."""
+        chosen = [self.pairs[row] for row in _below(len(self.pairs), drawn[:, 0])]
+        steps = []
+        for step in range(2):
+            parts = [pair[step] for pair in chosen]
+            kinds = np.array([self.names.index(name) for name, _, _ in parts], dtype=np.int64)
+            bins = np.array([part[2] or 0 for part in parts], dtype=np.int64)
+            operations = self._operations(kinds, bins, drawn[:, 4 + step])
+            skipped = drawn[:, 1 + step] > np.array([probability for _, probability, _ in parts])
+            for row in np.flatnonzero(skipped).tolist():
+                operations.names[row] = "Identity"
+            steps.append(operations)
+        return steps
+
+    def _operations(self, kinds: Ints, bins: Ints, signs: Floats) -> Operations:
+        sign = np.where(self.signed[kinds] & (signs <= 0.5), -1.0, 1.0)
+        return Operations([self.names[kind] for kind in kinds], self.magnitudes[kinds, bins] * sign)
+
+
+def _between(least: float, most: float, drawn: Floats) -> Floats:
+    return least + (most - least) * drawn
+
+
+def _below(count: Ints | int, drawn: Floats) -> Ints:
+    """Whole numbers from 0 to count - 1, all equally likely."""
+    return (drawn * count).astype(np.int64)
+
+
+def _central(height: int, width: int, least: float, most: float) -> tuple[int, int, int, int]:
+    """The largest central crop whose width / height lies between both bounds."""
+    down, across = height, width
+    if width / height < least:
+        down = max(1, round(width / least))
+    elif width / height > most:
+        across = max(1, round(height * most))
+    return (height - down) // 2, (width - across) // 2, down, across

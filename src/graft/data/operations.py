@@ -1,0 +1,195 @@
+"""Operations of colour and shape on whole batches, each image with its own magnitude.
+
+Each gives an image the same pixels alone and in any batch: sums are of integers, everything else is elementwise. They
+equal torchvision's kernels to a grey level, and wait for no device.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+from torchvision.transforms.v2 import functional
+
+from graft.data.draws import Operations
+
+Placed = Callable[[npt.NDArray[np.generic]], Tensor]
+"""Copies an array to the device of the images."""
+
+_GREY = (0.2989, 0.587, 0.114)
+
+
+def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, placed: Placed) -> Tensor:
+    """`images`, uint8 [B, S, S, 3], after one operation for each of them and each step; they themselves may change."""
+    groups = [group for step in steps for group in _groups(step, images.shape[1])]
+    if not groups:
+        return images
+    rows = placed(np.concatenate([rows for _, rows, _ in groups]))
+    numbers = placed(np.concatenate([numbers for _, _, numbers in groups]))
+    start = 0
+    for kind, chosen, _ in groups:
+        part = slice(start, start + len(chosen))
+        start += len(chosen)
+        group = images if len(chosen) == len(images) else images.index_select(0, rows[part])
+        if kind == _AFFINE:
+            changed = affine(group.permute(0, 3, 1, 2), numbers[part], interpolation)
+        else:
+            changed = _KERNELS[kind](group.permute(0, 3, 1, 2), numbers[part, :1, None, None])
+        changed = changed.permute(0, 2, 3, 1)
+        images = changed if group is images else images.index_copy_(0, rows[part], changed)
+    return images.contiguous()
+
+
+def _groups(step: Operations, size: int) -> list[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """(kind, rows, numbers [n, 6]) of each kind of operation in a step; the numbers are those of an affine map, or the
+    magnitude and zeros."""
+    kinds = [_AFFINE if name in _MAPS else name for name in step.names]
+    groups = []
+    for kind in sorted(set(kinds) - {"Identity"}):
+        rows = np.array([row for row, each in enumerate(kinds) if each == kind], dtype=np.int64)
+        numbers = np.zeros((len(rows), 6), dtype=np.float32)
+        if kind == _AFFINE:
+            numbers[:] = [_MAPS[step.names[row]](float(step.magnitudes[row]), size) for row in rows]
+        else:
+            numbers[:, 0] = step.magnitudes[rows]
+        groups.append((kind, rows, numbers))
+    return groups
+
+
+def _rotation(degrees: float, size: int) -> tuple[float, ...]:
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return cosine, -sine, 0, sine, cosine, 0
+
+
+_AFFINE = "Affine"
+_MAPS: dict[str, Callable[[float, int], tuple[float, ...]]] = {
+    "ShearX": lambda slope, size: (1, slope, slope * size / 2, 0, 1, 0),  # about the corner
+    "ShearY": lambda slope, size: (1, 0, 0, slope, 1, slope * size / 2),
+    "TranslateX": lambda pixels, size: (1, 0, -math.trunc(pixels), 0, 1, 0),
+    "TranslateY": lambda pixels, size: (1, 0, 0, 0, 1, -math.trunc(pixels)),
+    "Rotate": _rotation,
+}
+"""From an output pixel to the one that it shows, in pixels from the centre: (xx, xy, x0, yx, yy, y0)."""
+
+
+def affine(images: Tensor, maps: Tensor, interpolation: str) -> Tensor:
+    """Images whose pixels lie where `maps`, [n, 6], point to; black where that is outside."""
+    size = images.shape[-1]
+    straight = torch.arange(1 - size, size, 2, dtype=torch.float32, device=images.device) / size  # from -1 to 1
+    xx, xy, x0, yx, yy, y0 = maps[:, :, None, None].unbind(1)
+    down = straight[:, None]
+    xs = (xx * straight + x0 * (2 / size)) + xy * down
+    ys = (yx * straight + y0 * (2 / size)) + yy * down
+    grid = torch.stack((xs, ys), -1)
+    planes = images.contiguous().float()
+    shown = grid_sample(planes, grid, mode=interpolation, padding_mode="zeros", align_corners=False).round_()
+    if interpolation == "bicubic":
+        shown.clamp_(0, 255)
+    return shown.to(torch.uint8)
+
+
+def brightness(images: Tensor, change: Tensor) -> Tensor:
+    """Each grey level times 1 + change."""
+    return (images * (1 + change)).clamp_(0, 255).to(torch.uint8)
+
+
+def saturation(images: Tensor, change: Tensor) -> Tensor:
+    """Away from grey, or towards it where `change` is below 0."""
+    return _blend(images, _grey(images), change)
+
+
+def contrast(images: Tensor, change: Tensor) -> Tensor:
+    """Away from the mean grey, or towards it where `change` is below 0."""
+    total = _grey(images).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
+    return _blend(images, (total / images[0, 0].numel()).float(), change)
+
+
+def hue(images: Tensor, change: Tensor) -> Tensor:
+    """Turned by `change` of the colour circle."""
+    red, green, blue = (images.float() * (1 / 255)).unbind(1)
+    low, high = torch.stack((red, green, blue), 1).aminmax(dim=1)
+    range_ = high - low
+    divisor = range_ + (range_ == 0)
+    sixth = torch.where(
+        high == red,
+        (green - blue) / divisor,
+        torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    corners = torch.arange(5, 0, -2, dtype=torch.float32, device=images.device)[:, None, None]  # of red, green, blue
+    position = (sixth[:, None] + change * 6 + corners).remainder_(6)
+    share = torch.minimum(position, 4 - position).clamp_(0, 1)
+    return ((high[:, None] - range_[:, None] * share) * 255.999).clamp_(0, 255).to(torch.uint8)
+
+
+def sharpness(images: Tensor, change: Tensor) -> Tensor:
+    """Away from the blurred image, or towards it; the outermost pixels stay."""
+    if images.shape[-1] <= 2:
+        return images
+    whole = images.to(torch.int32)
+    rows = whole[:, :, :-2] + whole[:, :, 1:-1] + whole[:, :, 2:]
+    around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    middle = whole[..., 1:-1, 1:-1]
+    blurred = ((around + 4 * middle) / 13).round_()
+    changed = images.clone()
+    changed[..., 1:-1, 1:-1] = (middle - (blurred - middle) * change).clamp_(0, 255).to(torch.uint8)
+    return changed
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Without all but the highest `bits` of each grey level."""
+    return images & (256 - torch.exp2(8 - bits)).to(torch.uint8)
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Inverted from `threshold` on, a share of 255."""
+    return torch.where(images >= threshold * 255, 255 - images, images)
+
+
+def autocontrast(images: Tensor, _: Tensor) -> Tensor:
+    """Each channel stretched from black to full."""
+    low, high = (each.float() for each in images.flatten(2).aminmax(dim=2, keepdim=True))
+    low, range_ = low[..., None], (high - low)[..., None]
+    stretched = (images - low) / (range_ * (1 / 255) + (range_ == 0))
+    return torch.where(range_ > 0, stretched.clamp_(0, 255).to(torch.uint8), images)
+
+
+def equalize(images: Tensor, _: Tensor) -> Tensor:
+    """Each channel's histogram made even."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")  # it counts integers: the same in any order
+    try:
+        return functional.equalize(images)
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
+def invert(images: Tensor, _: Tensor) -> Tensor:
+    """Each grey level subtracted from 255."""
+    return 255 - images
+
+
+def _grey(images: Tensor) -> Tensor:
+    red, green, blue = (images[:, channel : channel + 1] * weight for channel, weight in enumerate(_GREY))
+    return (red + green + blue).floor_()
+
+
+def _blend(images: Tensor, other: Tensor, change: Tensor) -> Tensor:
+    # no fused multiplication: its rounding depends on the kernel, and so on the batch
+    return (images * (1 + change) + other * -change).clamp_(0, 255).to(torch.uint8)
+
+
+_KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Brightness": brightness,
+    "Color": saturation,
+    "Contrast": contrast,
+    "Hue": hue,
+    "Sharpness": sharpness,
+    "Posterize": posterize,
+    "Solarize": solarize,
+    "AutoContrast": autocontrast,
+    "Equalize": equalize,
+    "Invert": invert,
+}
