@@ -76,6 +76,7 @@ class Bench:
         data: folder of the data sets (hymenoptera_data, cifar10), or None.
         weights: file of VGG16's pretrained weights, or None for torchvision's.
         output: the file of results.
+        batch_sizes: of the training steps.
     """
 
     device: str
@@ -83,6 +84,7 @@ class Bench:
     data: Path | None
     weights: Path | None
     output: Path
+    batch_sizes: tuple[int, ...] = (128, 256, 32)
 
     @property
     def model(self) -> str:
@@ -92,10 +94,6 @@ class Bench:
     def size(self) -> int:
         """Side of the images in pixels."""
         return 32 if self.quick else 224
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        return (8,) if self.quick else (128, 256, 32)
 
     @property
     def steps(self) -> int:
@@ -605,12 +603,14 @@ def main() -> None:
     parser.add_argument("--weights", type=lambda text: Path(text).resolve(), help="file of VGG16's pretrained weights")
     parser.add_argument("--output", type=lambda text: Path(text).resolve(), default=Path("gpu.jsonl").resolve())
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=list(MEASUREMENTS), metavar="NAME")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[128, 256, 32], help="of the training steps")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny networks, few steps: tries the command out")
     single = words[1] if words[:1] == ["measure"] else None
     arguments = parser.parse_args(words[2:] if single else words)
     data = arguments.data or (Path("data").resolve() if Path("data").is_dir() else None)
-    bench = Bench(arguments.device, arguments.quick, data, arguments.weights, arguments.output)
+    sizes = (8,) if arguments.quick else tuple(arguments.batch_sizes)
+    bench = Bench(arguments.device, arguments.quick, data, arguments.weights, arguments.output, sizes)
     if single:
         measure(single, bench)
         return

@@ -113,7 +113,7 @@ def test_a_real_cat_by_its_imagenet_classes(shared_weights: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("word", "answer"),
     [
-        ("model=vgg61", "Did you mean vgg19 or vgg16"),
+        ("model=vgg61", "Did you mean vgg16 or vgg19"),
         ("optimizer.lrr=1", "Did you mean: 'lr'"),
         ("seed=many", "Integer"),
     ],

@@ -69,7 +69,7 @@ def test_a_full_disk_is_said_in_plain_words_that_fit_the_command(task: str) -> N
 
 OUTPUTS = {
     "train": "hydra.run.dir=OUT data=digits model=vgg_mini strategy=scratch",
-    "evaluate": "hydra.run.dir=OUT checkpoint=x",
+    "evaluate": "hydra.run.dir=OUT checkpoint=x.jpg",
     "export": "folder=OUT checkpoint=x format=state_dict",
     "inspect": "folder=OUT data=digits",
     "predict": "output=OUT/x.csv source=. model=vgg16",

@@ -100,7 +100,7 @@ NONSENSE = {
     "trainer.gradient_clip_val=0": "trainer.gradient_clip_val=0.0: must be more than 0",
     "model.gradient_clip_val=-1": "model.gradient_clip_val=-1.0: must be more than 0",
     "trainer.max_epochs=0": "trainer.max_epochs=0: nothing to train",
-    "trainer.max_epochs=-1": "trainer.max_epochs=-1: endless",
+    "trainer.max_epochs=-1": "trainer.max_epochs=-1 and trainer.max_steps=-1",
     "strategy.lr_multipliers.head=-1": "strategy.lr_multipliers={",
     "loss.class_weights=[1,-1]": "loss.class_weights=[1,-1]: each number must be more than 0",
     "loss.class_weights={ants: 0}": "loss.class_weights={ants: 0}: each number must be more than 0",

@@ -46,7 +46,7 @@ def test_without_validation_the_last_weights_are_kept_where_that_is_asked_for(tm
         (("trainer.limit_val_batches=0.0", *LAST, "callbacks.early_stopping=1"), "early_stopping=1"),
         (("trainer.limit_val_batches=0", *LAST, "scheduler=plateau"), "scheduler=plateau"),
         (("trainer.limit_val_batches=0", *LAST, "search.pruner=median"), r"search\.pruner=median"),
-        (("trainer.limit_train_batches=0",), r"limit_train_batches=0: nothing to train"),
+        (("trainer.limit_train_batches=0",), "limit_train_batches=0: must be at least 1"),
         (("trainer.max_steps=0",), r"max_steps=0: nothing to train"),
         (("trainer.max_epochs=0", "trainer.max_steps=5"), r"max_epochs=0: nothing to train"),
         (("trainer.max_epochs=-1",), r"would never end"),

@@ -3,6 +3,7 @@ fetched, or written outside of its folder."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -475,6 +476,7 @@ def test_a_resumed_run_removes_nothing_that_its_checkpoint_names(tmp_path: Path)
             evil = f"local://{victim}"
             state |= {"best_model_path": evil, "kth_best_model_path": evil, "best_k_models": {evil: torch.tensor(-1.0)}}
     torch.save(content, tmp_path / "last.ckpt")
+    shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path)
     graft.train(*words[:-4], "trainer.max_epochs=2", *words[-3:], f"resume={tmp_path}/last.ckpt",
                 folder=tmp_path / "again", echo=False)  # fmt: skip
     assert (victim / "a.jpg").exists()

@@ -172,11 +172,6 @@ def _length(config: Any) -> None:
             raise ConfigError(f"trainer.{key}={trainer[key]}: nothing to train; give at least 1, or -1 for no limit.")
     if trainer.max_epochs == trainer.max_steps == -1:
         raise ConfigError("trainer.max_epochs=-1 and trainer.max_steps=-1: the training would never end; limit one.")
-    if trainer.limit_train_batches == 0:
-        raise ConfigError(
-            "trainer.limit_train_batches=0: nothing to train.\nGive at least 1 batch, or null for all; "
-            "graft evaluate measures without training."
-        )
 
 
 def _validation(config: Any) -> None:
@@ -244,8 +239,9 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
             )
     elif weights is None:
         raise ConfigError(
-            f"strategy={config.strategy.name} and model.weights=null disagree: this strategy starts from pretrained "
-            "weights.\nUse strategy=scratch to train from random weights, or model.weights=default."
+            f"strategy={config.strategy.name} and model={config.model.name} with model.weights=null disagree: this "
+            "strategy starts from pretrained weights.\nUse strategy=scratch to train from random weights, or give "
+            "model.weights=default or model.weights=FILE."
         )
     elif not _is_name(weights) and (reason := why_no_file(Path(weights).expanduser())):
         raise ConfigError(

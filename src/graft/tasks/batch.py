@@ -90,7 +90,10 @@ def step_fits(learner: Learner, device: torch.device, precision: str, beside: in
     """Whether two training steps with so many images stay below SHARE of the memory without `beside` bytes; tried on a
     copy of the network."""
     size = learner.preprocessing.input_size
-    capacity = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    capacity = 0.0
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        capacity = total * torch.cuda.get_per_process_memory_fraction(device)
 
     def fits(batch: int) -> bool:
         trial = copy.deepcopy(learner).to(device)

@@ -14,6 +14,7 @@ from graft.config.training import DataConfig, TrainConfig
 from graft.data.sources import known_sources, locate
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
+from graft.files import require_writable
 from graft.folder_lock import new_folder
 from graft.learning.checkpoints import checkpoint_file
 from graft.startup import uncollected
@@ -48,6 +49,7 @@ def claim(config: Any, folder: Path, own_name: bool) -> Path:
     checkpoint_file(config.checkpoint)
     if own_name:
         return new_folder(folder)
+    require_writable(folder, "hydra.run.dir")
     found = [name for name in ("evaluation.json", "summary.json") if (folder / name).exists()]
     if found:
         what = "a run" if "summary.json" in found else "an evaluation"
