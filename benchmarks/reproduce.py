@@ -34,6 +34,7 @@ these are the validation images, as in the originals), mean ± standard deviatio
 the best of all epochs where checkpoints were chosen by it. Seconds are wall clock; the
 machine may have had other work. Runs from before December 2026 had other random draws of augmentation, so that the
 same seed now gives other figures.
+Seconds and accuracies on a GPU are in [performance.md](performance.md#on-a-gpu).
 """
 
 

@@ -159,6 +159,7 @@ def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
         assert torch.equal(ours.indices, theirs.indices)
         assert (ours.images.int() - theirs.images.int()).abs().max() <= LEVELS
     assert data.training_images(2, [7, 1]).shape == (2, 3, 16, 16)
+    assert not isinstance(module(num_workers=8).train_dataloader().dataset, CroppedDataset), "processes suffice"
     monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, size: None)  # too little memory
     full = module()
     assert isinstance(full.train_dataloader().dataset, FileDataset)

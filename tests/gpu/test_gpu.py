@@ -150,6 +150,7 @@ def test_a_set_of_photographs_is_cropped_on_the_gpu_without_worker_processes(
         "model=vgg_mini", "model.weights=bundled", "strategy=finetune", "data=folder",
         f"data.root={tmp_path / 'photos'}", "augment=strong", "trainer=gpu", "trainer.max_epochs=1",
         "trainer.deterministic=true", "data.batch_size=8", "review=none", "logger.tensorboard=false",
+        "data.num_workers=4",
     )  # fmt: skip
     run = by_script(tmp_path / "run", ASKED.format(share=1), *words)
     assert "HELD cuda:0 False 0" in run.out
