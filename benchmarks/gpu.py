@@ -190,7 +190,7 @@ def step(bench: Bench) -> None:
         held = [(batch.images.to(device), batch.labels.to(device)) for batch in few]
 
         def batches(steps: int, held: Any = held, normalise: Any = normalise) -> Callable[[], Iterator[Any]]:
-            """The input of every loop: uint8 images on the device, normalised anew in each step."""
+            """The input of every loop: uint8 images on the device, normalised in each step."""
             return lambda: (
                 (normalise(images), labels) for images, labels in itertools.islice(itertools.cycle(held), steps)
             )
@@ -400,7 +400,6 @@ class TrainRun:
 
     seconds: float
     summary: dict[str, Any]
-    log: str
 
     @property
     def training_seconds(self) -> float:
@@ -430,9 +429,9 @@ def _train(bench: Bench, *words: str) -> TrainRun:
         words = (f"hydra.run.dir={folder}/run", f"paths.cache={folder}/cache", *words)
         command = [sys.executable, "-m", "graft.cli", "train", f"trainer.accelerator={bench.accelerator}", *words]
         started = time.perf_counter()
-        log = _run(command, cwd=Path(folder))
+        _run(command, cwd=Path(folder))
         seconds = time.perf_counter() - started
-        return TrainRun(seconds, json.loads(Path(folder, "run", "summary.json").read_text()), log)
+        return TrainRun(seconds, json.loads(Path(folder, "run", "summary.json").read_text()))
 
 
 def _multirun(bench: Bench, *words: str) -> float:
@@ -568,7 +567,7 @@ def read_results(files: Iterable[Path]) -> list[dict[str, Any]]:
     for file in files:
         for line in file.read_text().splitlines():
             result = json.loads(line)
-            latest[result["measurement"], result["what"]] = result | {"file": file.name}
+            latest[result["measurement"], result["what"]] = result
     return list(latest.values())
 
 

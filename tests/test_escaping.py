@@ -1,4 +1,4 @@
-"""Whatever a file or a class is called, a terminal only prints it."""
+"""A terminal only prints the name of a file or a class, regardless of what is in it."""
 
 import csv
 import io

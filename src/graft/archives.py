@@ -28,7 +28,7 @@ MAX_RATIO = 100
 """An archive may unpack to this many times its size (photographs hardly compress), plus SLACK."""
 SLACK = 1 << 20
 MAX_MEMBERS = 2_000_000
-"""Entries, whatever they are."""
+"""Any entries."""
 MAX_FOLDERS = 100_000
 MAX_NAME = 1024
 """Characters of a member's path."""

@@ -36,7 +36,7 @@ EXTRAS = {"submitit": "slurm", "ray": "ray"}
 REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
-"""What a file system answers to a path that cannot be written, whatever room there is."""
+"""What a file system answers to a path that cannot be written for another reason than a full disk."""
 
 OUTPUTS = "paths.outputs=FOLDER for all of them, or the key that names this one (hydra.run.dir, folder, output)"
 
@@ -61,15 +61,11 @@ def main(task: str | None = None) -> None:
     if task is None:
         task = _task_from_arguments()
     os.environ[SAFE_PATH] = "1"  # for the processes of a sweep, whichever launcher starts them
-    try:
-        refuse_recorded_options(sys.argv[1:])
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(1)
     end_when_asked_twice()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     try:
+        refuse_recorded_options(sys.argv[1:])
         sys.argv[1:] = literal_words(sys.argv[1:], task)
         _hydra_app(task)()
         sys.stdout.flush()
@@ -156,7 +152,7 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     if isinstance(error, GraftError):
         return f"{error}\n"
     if (full := _behind(error, DISK_FULL)) is not None:
-        again = "resume=auto goes on from the last checkpoint" if task == "train" else "run the command again"
+        again = "resume=auto continues from the last checkpoint" if task == "train" else "run the command again"
         file = full.filename or ("the run's folder" if task == "train" else "the output of this command")
         return f"{file}: cannot be written ({full.strerror}).\nMake room; then {again}.\n"
     refused = _behind(error, REFUSED)

@@ -465,7 +465,7 @@ def user_agent() -> str:
 
 @cache
 def _opener() -> urllib.request.OpenerDirector:
-    """Only http and https, with the environment's proxies: no ftp, no local files, whatever a redirect asks for."""
+    """Only http and https, with the environment's proxies: no ftp, no local files, also after redirects."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

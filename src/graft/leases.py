@@ -19,6 +19,8 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
+from graft.locks import process_stat, process_state
+
 BEAT_SECONDS = 10.0
 """A holder renews the time of change of its files this often."""
 
@@ -30,6 +32,10 @@ HUNG_SECONDS = 600.0
 
 ABANDONED_SECONDS = 900.0
 """A lease from another machine that was not renewed for this long counts as left by a process that has ended."""
+
+
+START_TIME = 19
+"""Of the fields that `process_stat` gives: "starttime" of proc(5)."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ class Watch:
         self._since = time.monotonic()
 
     def look(self) -> Holder | None:
-        """Who holds the claim; None if nobody does, or it cannot be told."""
+        """Who holds the claim; None if nobody does, or it is unknown."""
         try:
             seen = self.path.read_bytes(), self.path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -213,12 +219,10 @@ def _machine() -> str:
 
 def _is_running(pid: int, started: int) -> bool:
     """Whether the process that started at `started` still runs; True where the system does not tell."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return state[0] not in "ZX" and (started == 0 or int(state[19]) == started)
-    except (OSError, ValueError, IndexError):
-        if os.name == "nt":  # where os.kill ends the process
-            return True
+    if state := process_state(pid):
+        return state not in "ZX" and (started == 0 or _start_of(pid) == started)
+    if os.name == "nt":  # where os.kill ends the process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -231,6 +235,6 @@ def _is_running(pid: int, started: int) -> bool:
 def _start_of(pid: int) -> int:
     """When a process started, in clock ticks since the boot; 0 where the system does not tell."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
+        return int(process_stat(pid)[START_TIME])
+    except (ValueError, IndexError):
         return 0

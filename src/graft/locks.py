@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(lock_file: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold `lock_file`; where another process has it, `say` is told which one, e.g. "process 123 (python train.py)"."""
+    """Hold `lock_file`; where another process has it, `say` gets its description: "process 123 (python train.py)"."""
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
@@ -48,7 +48,12 @@ def described(pid: int) -> str:
 
 def process_state(pid: int) -> str:
     """The kernel's letter for what a process does, e.g. "T" for stopped; "" where there is no /proc."""
+    return next(iter(process_stat(pid)), "")
+
+
+def process_stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat that follow the command (proc(5): from "state" on); empty where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -101,7 +101,7 @@ def number(least: float, most: float) -> Check:
 
 
 def text(most: int = LONGEST_TEXT) -> Check:
-    """A text of at most so many characters."""
+    """A text of at most this number of characters."""
 
     def check(value: object) -> str:
         if not isinstance(value, str) or len(value) > most or "\0" in value:
@@ -112,7 +112,7 @@ def text(most: int = LONGEST_TEXT) -> Check:
 
 
 def line(most: int) -> Check:
-    """A text of at most so many characters that moves no cursor: no line breaks, control or direction characters."""
+    """A text of at most `most` characters that moves no cursor: no line breaks, control or direction characters."""
     plain = text(most)
 
     def check(value: object) -> str:
@@ -167,7 +167,7 @@ def either(*checks: Check) -> Check:
 
 
 def sequence(check: Check, most: int, least: int = 0) -> Check:
-    """A list or tuple of so many values that `check` allows."""
+    """A list or tuple whose length is within the limits, of values that `check` allows."""
 
     def check_all(value: object) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or not least <= len(value) <= most:
@@ -184,7 +184,7 @@ def sequence(check: Check, most: int, least: int = 0) -> Check:
 
 
 def tree(check: Check, most: int, depth: int) -> Check:
-    """Nested mappings and lists, at most so deep and of so many values, of what `check` allows."""
+    """Nested mappings and lists, of limited depth and number of values, of what `check` allows."""
 
     def copied(value: object, left: int, budget: list[int]) -> Any:
         budget[0] -= 1

@@ -1,4 +1,4 @@
-"""Files are told apart by what is in them where neither name, size nor time of change can."""
+"""Files are distinguished by their content where neither name, size nor time of change can."""
 
 import os
 import shutil

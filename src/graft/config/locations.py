@@ -40,7 +40,7 @@ class CheckLocations(Callback):
 
 
 def check_locations(config: Any, written: Mapping[str, Any]) -> None:
-    """Refuse a cache in the data set, a data set in the cache, and whatever else is to be written into the data set.
+    """Refuse a cache in the data set, a data set in the cache, and anything else to be written into the data set.
 
     Args:
         config: a TrainConfig, or another with `data` and `paths`.

@@ -1,4 +1,4 @@
-"""The words of a command before Hydra parses them: paths and names are taken literally, whatever characters they have.
+"""The words of a command before Hydra parses them: paths and names are taken literally, with any characters.
 
 Hydra's grammar makes numbers of `2024_10` and `1e5` and a bool of `true`, and cannot read `é`, `(` or `~`.
 """

@@ -52,7 +52,7 @@ class Rule:
     length: bool = False
     allowed: Callable[[Change], bool] | None = None
 
-    def told(self, change: Change) -> str:
+    def description(self, change: Change) -> str:
         return self.effect if isinstance(self.effect, str) else self.effect(change)
 
 
@@ -167,7 +167,7 @@ def compare(
         if fault is not None:
             refused.append(f"  {change}\n    {fault}")
         elif rule is not None:
-            effects.append(f"resume: {change}: {rule.told(change)}")
+            effects.append(f"resume: {change}: {rule.description(change)}")
     if refused:
         raise ConfigError(
             f"resume={wanted}: the configuration is not that of the checkpoint, and these keys cannot change:\n"

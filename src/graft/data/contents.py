@@ -21,7 +21,7 @@ WHOLE = 1 << 14
 """Bytes up to which a file is read as a whole."""
 
 BLOCKS, BLOCK = 4, 1 << 12
-"""Of a larger file this many blocks of so many bytes are read: the first, the last and others evenly between."""
+"""Of a larger file this many blocks of this size are read: the first, the last and others evenly between."""
 
 ROW = np.dtype([("size", "<i8"), ("changed", "<i8"), ("digest", "V16")])
 """Bytes in a file, its time of change in nanoseconds, and a hash of what was read of it; the size of none is -1."""

@@ -130,7 +130,7 @@ def read_image(path: Path, least: int = 0) -> Image.Image:
 @contextmanager
 def opened(path: Path, least: int = 0) -> Iterator[Image.Image]:
     """`path` as Pillow opens it, of which only the header is read, and of the size that `least` lets it be decoded at
-    (see `read_image`); for whatever is raised within, UnreadableImage.
+    (see `read_image`); any exception inside becomes UnreadableImage.
 
     Nothing but a regular file is opened, and nothing but FORMATS is tried.
     """

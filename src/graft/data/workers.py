@@ -44,7 +44,7 @@ SHARED_MEMORY = Path("/dev/shm")
 class Parcel:
     """A batch on its way from a worker process: its tensors in one block of memory that has no file name.
 
-    torch would put each tensor into a file in /dev/shm (64 MB in a container, unless it is told otherwise), in a
+    torch would put each tensor into a file in /dev/shm (64 MB in a container, unless configured otherwise), in a
     background thread of the worker: where that is full, or where no socket can be made in TMPDIR, the batch is lost and
     the loader waits for ever. This block is limited by nothing but memory; where even that cannot be had, it travels
     through the pipe.

@@ -192,7 +192,7 @@ class FeatureStore:
             )
 
     def _share(self, path: Path) -> None:
-        """Let those who may write to the folder above use `path` as well, whatever this process's umask is.
+        """Let those who may write to the folder above use `path` as well, regardless of this process's umask.
 
         Where only owners may remove what they have made (the sticky bit, as in /tmp), others may read it only.
         """
@@ -250,7 +250,7 @@ class FeatureStore:
         time.sleep(POLL_SECONDS)
 
     def _compute(self, folder: Path, wanted: Wanted, claim: "Claim") -> tuple[dict[str, Any], bool]:
-        """(what is said of the entry, whether this process made it)."""
+        """(description of the entry, whether this process made it)."""
         if folder.exists():
             log.warning("cache  %s is damaged; its features are computed again", folder)
             if not self._remove(folder, damaged=True):

@@ -119,7 +119,7 @@ def _follow(schedule: LambdaLR, optimizer: Optimizer, origin: Origin, length: Ru
         schedule, optimizer: restored.
         origin: of the checkpoint.
         length: of the run now.
-        fixed: the number of steps is fixed (trainer.max_steps), whatever the epochs have.
+        fixed: the number of steps is fixed (trainer.max_steps), regardless of the epochs.
     """
     before = origin.length
     if not fixed and before is not None and length.steps_per_epoch != before.steps_per_epoch:

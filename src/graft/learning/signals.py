@@ -104,7 +104,7 @@ _watched = False
 
 
 def end_when_asked_twice() -> None:
-    """From now on a second signal of ASKING ends this process within GRACE seconds, whatever its main thread does.
+    """From now on a second signal of ASKING ends this process within GRACE seconds, even if its main thread hangs.
 
     Python's handlers run in the main thread, and not while that computes or waits in C code. So a thread reads what
     the interpreter notes of each signal that has a handler, and ends the process itself. For commands, not for a

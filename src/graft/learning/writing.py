@@ -132,13 +132,8 @@ class BestCheckpoint(ModelCheckpoint):
 def _detached(checkpoint: dict[str, Any], learner: Any) -> dict[str, Any]:
     """`checkpoint` with copies of those weights that training can still change."""
     plan = learner.plan
-    names = set(plan.trainable(0)) if plan.static else {name for name, _ in plan.network.named_parameters()}
-    parameters = {f"network.{name}" for name, _ in plan.network.named_parameters()}
-    changing = {f"network.{name}" for name in names}
-    weights = {
-        name: tensor if name in parameters - changing else tensor.clone()
-        for name, tensor in checkpoint["state_dict"].items()
-    }
+    frozen = {f"network.{name}" for name in plan.frozen(0)} if plan.static else set()
+    weights = {name: tensor if name in frozen else tensor.clone() for name, tensor in checkpoint["state_dict"].items()}
     return checkpoint | {"state_dict": weights}
 
 

@@ -106,7 +106,7 @@ def demand_hash(file: Path, beginning: str) -> None:
 
 
 def torchvision_address(network: str, entry: str) -> TorchHub | None:
-    """Where torchvision publishes weights, without importing it; None where that cannot be told.
+    """Where torchvision publishes weights, without importing it; None where that is unknown.
 
     Args:
         network: a name of torchvision's, e.g. "vgg16".

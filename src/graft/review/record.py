@@ -181,7 +181,7 @@ def _arrays(archive: zipfile.ZipFile, largest: int) -> dict[str, Array]:
     for name in TYPES:
         with archive.open(f"{name}.npy") as file:
             size = archive.getinfo(f"{name}.npy").file_size
-            arrays[name] = _array(file.read(size), name)  # read() alone would unpack all, whatever the size
+            arrays[name] = _array(file.read(size), name)  # read() alone would unpack all, regardless of the size
     return arrays
 
 

@@ -56,7 +56,7 @@ class ClaimFolder(Callback):
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Hydra turns an exception of a callback into a warning and goes on; this gets through."""
+    """Hydra turns an exception of a callback into a warning and continues; this one gets through."""
     try:
         yield
     except Exception as error:

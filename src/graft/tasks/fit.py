@@ -48,14 +48,15 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumpt
     device = choose_device(config.trainer)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
     told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]), fingerprint)
-    for note in resumption.notes if resumption else ():
-        log.warning("note  %s", note)
-    for note in resumption.free if resumption else ():
-        log.info("%s", note)
-    if record.writes and resumption is None:
+    if resumption is not None:
+        for note in resumption.notes:
+            log.warning("note  %s", note)
+        for note in resumption.free:
+            log.info("%s", note)
+        if record.writes:
+            resumption.carry_into(record.folder)
+    elif record.writes:
         forget_earlier_attempt(record.folder)
-    elif record.writes and resumption is not None:
-        resumption.carry_into(record.folder)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
     else:

@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 from graft.config.validation import settle
 from graft.data.splits import Splits
 from graft.errors import ConfigError
+from graft.files import lies_in
 from graft.folder_lock import FolderLock, new_folder
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, fall_back, resume_point
 from graft.learning.gpu import require_gpu
 from graft.locks import locked
 from graft.slurm import first_task
 from graft.startup import uncollected
-from graft.tasks.resume import Resumption, open_resumption
+from graft.tasks.resume import CARRIED, Resumption, open_resumption
 from graft.tasks.run import read_summary
 
 log = logging.getLogger("graft")
@@ -27,8 +28,7 @@ log = logging.getLogger("graft")
 KEY = "hydra.run.dir"
 
 LEFT_BY_A_RUN = (
-    "metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "review.npz", "tensorboard/events*",
-    *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
+    *CARRIED, "review.npz", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
 )  # fmt: skip
 """Files of an earlier attempt, which a run that begins in its folder removes; it has replaced summary.json by then."""
 
@@ -146,7 +146,7 @@ def refuse_reuse(folder: Path, resume: str | None) -> None:
     summary, where = read_summary(folder), f"{KEY}={folder}"
     kept = [name for name in (LAST, PREVIOUS, BEST) if (folder / "checkpoints" / name).is_file()]
     status = summary.get("status")
-    inside = resume == "auto" or (resume is not None and _lies_in(Path(resume), folder))
+    inside = resume == "auto" or (resume is not None and lies_in(Path(resume), folder))
     if inside and (LAST in kept or PREVIOUS in kept):
         return
     if status in DONE:
@@ -177,7 +177,3 @@ def forget_earlier_attempt(folder: Path) -> None:
     for pattern in LEFT_BY_A_RUN:
         for file in folder.glob(pattern):
             file.unlink()
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    return path.expanduser().resolve().is_relative_to(folder.resolve())

@@ -113,7 +113,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
     try:
         summary = json.loads(read_regular(folder / FILE, LARGEST))
-    except (OSError, ValueError, RecursionError, DataError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return summary if isinstance(summary, dict) else {}
 

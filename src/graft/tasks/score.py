@@ -33,7 +33,7 @@ from graft.tasks.run import versions
 log = logging.getLogger("graft")
 
 MOST_CLASSES = 25_000
-"""The confusion matrix counts every pair of classes: 5 GB for so many."""
+"""The confusion matrix counts every pair of classes: 5 GB for this number."""
 
 
 def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> float:

@@ -33,7 +33,7 @@ class ShowComparison(Callback):
         self._before = {job.folder: job.state for job in unfinished_jobs(_folder(config))}
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Raises SystemExit(1) where a job of this command did not finish, whatever becomes of the table."""
+        """Raises SystemExit(1) where a job of this command did not finish, even if the table cannot be written."""
         error, folder = sys.exc_info()[1], _folder(config)
         failed: list[Job] | None = None
         with reporting_failure("The jobs could not be counted"):

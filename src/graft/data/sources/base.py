@@ -55,7 +55,7 @@ class Source:
                 image = hashlib.blake2b(f"{name}\0{label}".encode("utf-8", "surrogateescape"), digest_size=16)
                 if int.from_bytes(image.digest()[:4]) % every == 0:
                     image.update(part.content(index))
-                count, total = count + 1, total + int.from_bytes(image.digest())  # in whatever order they come
+                count, total = count + 1, total + int.from_bytes(image.digest())  # in any order
         return hashlib.sha256(json.dumps([self.classes, count, total]).encode()).hexdigest()
 
 
