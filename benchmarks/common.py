@@ -6,8 +6,8 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from graft.config import conf_dir
+from graft.config.checks import settle
 from graft.config.schema import register
-from graft.config.validation import settle
 from graft.data.images import ImageSet
 
 

@@ -485,9 +485,9 @@ def _assembled(config: Any, splits: Any) -> tuple[Any, Any]:
 
     from omegaconf import OmegaConf
 
-    from graft.learning.device import choose_device
+    from graft.system.device import choose_device
     from graft.tasks import fit
-    from graft.tasks.assembly import assemble
+    from graft.tasks.build import assemble
 
     fit.quiet()
     logging.getLogger("lightning").setLevel(logging.ERROR)

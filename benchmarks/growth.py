@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.common import noise, training
 from benchmarks.training_step import by_graft
 from graft.data.splits import Splits
-from graft.learning.device import choose_device
+from graft.system.device import choose_device
 from graft.tasks import fit
 
 SIDES = (64, 96, 128, 192, 256)

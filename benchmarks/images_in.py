@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader
 from benchmarks.common import noise
 from benchmarks.plain import Pictures, train_steps
 from graft.data.augment import Augment
-from graft.data.cores import available_cores
 from graft.data.datamodule import ImageDataModule
 from graft.data.images import ImageSet
+from graft.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from graft.data.sources import load_splits
 from graft.data.splits import Splits
 from graft.models.normalise import Normalise
-from graft.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from graft.system.cpu import available_cores
 
 
 def plain(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batch_size: int, epochs: int) -> float:

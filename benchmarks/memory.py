@@ -24,10 +24,10 @@ from omegaconf import OmegaConf
 from benchmarks.common import composed, noise, training
 from benchmarks.training_step import BEST, batches_of_noise, by_graft, by_loop
 from graft.data.splits import Splits
-from graft.learning.device import choose_device
 from graft.models.normalise import Normalise
+from graft.system.device import choose_device
 from graft.tasks import fit
-from graft.tasks.assembly import assemble
+from graft.tasks.build import assemble
 
 MIB = 2**20
 

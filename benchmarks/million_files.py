@@ -57,9 +57,9 @@ def measure(root: Path) -> None:
     with timed("import"):
         from graft.data.augment import Augment
         from graft.data.datamodule import ImageDataModule
+        from graft.data.preprocessing import Preprocessing
         from graft.data.scan import refuse_or_leave_out
         from graft.data.sources import load_splits
-        from graft.preprocessing import Preprocessing
     started = time.perf_counter()
     with timed("list and divide"):
         splits = load_splits("folder", root=root, seed=0)

@@ -16,8 +16,8 @@ from torchvision import transforms
 
 from graft.data.augment import Augment
 from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
-from graft.preprocessing import Preprocessing
 from graft.transfer import TransferPlan
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import ROWS, Row
-from graft.files import write_atomically
+from graft.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -42,11 +42,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import noise, training
 from graft.data.splits import Splits
-from graft.learning.device import Device, choose_device
-from graft.learning.heap import freed_memory_kept
 from graft.models.normalise import Normalise
+from graft.system.allocator import freed_memory_kept
+from graft.system.device import Device, choose_device
 from graft.tasks import fit
-from graft.tasks.assembly import assemble
+from graft.tasks.build import assemble
 
 MOMENTUM = 0.9
 LR = 0.001

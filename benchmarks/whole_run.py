@@ -28,9 +28,9 @@ from graft.config.recipes import recipe_of
 from graft.data.splits import Splits
 from graft.models import build_network
 from graft.models.weights import load_weights
+from graft.review.training_review import Told
 from graft.tasks import fit
-from graft.tasks.assembly import augment_of, settle_preprocessing
-from graft.tasks.reviewing import Told
+from graft.tasks.build import augment_of, settle_preprocessing
 from graft.tasks.train import open_data
 from graft.transfer import plan_transfer
 

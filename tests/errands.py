@@ -44,7 +44,7 @@ def train_here(folder: Path, *words: str) -> None:
 
 
 def hold_folder(folder: Path, with_worker: bool) -> None:
-    from graft.folder_lock import FolderLock
+    from graft.system.folder_lock import FolderLock
 
     with FolderLock(folder, "hydra.run.dir"):
         worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

@@ -12,12 +12,13 @@ from PIL import Image
 from torch import nn
 
 from graft.config import conf_dir
+from graft.config.checks import settle
 from graft.config.schema import register
-from graft.config.validation import settle
-from graft.learning.device import Device
 from graft.models.recipe import Recipe
 from graft.models.weights import WeightsReport
-from graft.tasks import assembly, fit
+from graft.system.device import Device
+from graft.tasks import build as assembly
+from graft.tasks import fit
 from graft.tasks.train import open_data
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

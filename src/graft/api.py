@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, DataError
-from graft.escaping import PrintableFormatter
+from graft.system.escaping import PrintableFormatter
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -158,7 +158,7 @@ def predict(source: Source | Sequence[Source], *overrides: str) -> "list[Predict
         ConfigError: neither a checkpoint nor a model, or both.
         DataError: no picture there, or one that cannot be read.
     """
-    from graft.config.inference import check_predict, sources_of
+    from graft.config.command_checks import check_predict, sources_of
     from graft.tasks.predict import outcomes, require_pictures, restore
 
     config = compose(*overrides, task="predict").config
@@ -224,7 +224,7 @@ class FinishedRun:
     @property
     def table(self) -> list[dict[str, float]]:
         """metrics.csv: a row a step at which something was measured, with what was measured."""
-        from graft.metrics_table import read_metrics
+        from graft.learning.metrics_csv import read_metrics
 
         try:
             return read_metrics(self.folder / "metrics.csv").rows
@@ -239,7 +239,7 @@ class FinishedRun:
         Raises:
             ConfigError: nothing of this name was measured; names what was.
         """
-        from graft.config.validation import one_of
+        from graft.config.checks import one_of
 
         rows = self.table
         one_of("metric", metric, dict.fromkeys(name for row in rows for name in row))
@@ -257,7 +257,7 @@ class FinishedRun:
             ConfigError: the checkpoint names a data set of another package.
             DataError: the data set is no longer where it was.
         """
-        from graft.tasks.looking import look
+        from graft.tasks.review import look
 
         return look(self.checkpoint, part, trust)
 
@@ -273,7 +273,7 @@ def _write_down(experiment: Experiment, folder: Path) -> None:
     """What Hydra writes of a command's run: the configuration and its words."""
     from omegaconf import OmegaConf
 
-    from graft.files import write_atomically
+    from graft.system.files import write_atomically
 
     write_atomically(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(experiment.config).encode())
     write_atomically(

@@ -13,10 +13,10 @@ from typing import Any
 
 from graft.config.overrides import literal_words
 from graft.errors import ConfigError, GraftError, Refused, nearest
-from graft.escaping import printable
-from graft.files import DISK_FULL
-from graft.learning.signals import end_when_asked_twice
-from graft.startup import SAFE_PATH
+from graft.system.escaping import printable
+from graft.system.files import DISK_FULL
+from graft.system.signals import end_when_asked_twice
+from graft.system.startup import SAFE_PATH
 
 TASKS = {
     "train": "fit a network, keep its best checkpoint, test it, write the run folder",
@@ -131,7 +131,7 @@ def _hydra_app(task: str) -> Callable[[], Any]:
 
     register()
     if task == "train":
-        import_module("graft.tasks.sweep").register()
+        import_module("graft.sweep.hooks").register()
     return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(_runner(task))
 
 

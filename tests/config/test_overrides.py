@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import graft
-from graft.config.bounds import keys_of
+from graft.config.fields import keys_of
 from graft.config.overrides import LITERAL, literal_words
 from graft.config.schema import SCHEMAS
 from graft.errors import ConfigError

@@ -12,15 +12,15 @@ from torch.nn.functional import interpolate
 
 from graft.data import resident
 from graft.data.augment import Augment
+from graft.data.cached_images import HeldImages, bytes_when_decoded
 from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch, FileDataset, collate
-from graft.data.held import HeldImages, bytes_when_decoded
 from graft.data.images import ImageSet
-from graft.data.lost import LostImages
+from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset, readable, resize_weights
 from graft.data.splits import Splits
+from graft.data.unreadable import LostImages
 from graft.errors import UnreadableImage
-from graft.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
 SIDES = ((90, 60), (31, 57), (24, 24), (200, 33), (5, 4), (1, 40), (64, 48), (120, 110))

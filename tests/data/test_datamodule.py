@@ -11,14 +11,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from graft.data.augment import Augment
+from graft.data.cached_images import HeldImages
 from graft.data.datamodule import ImageDataModule, ResumableLoader
 from graft.data.datasets import Batch, FileDataset
-from graft.data.held import HeldImages
 from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
 from graft.data.resident import ResidentDataset
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
-from graft.preprocessing import Preprocessing
 
 SMALL = Preprocessing(input_size=12, resize_size=14)
 BATCHABLE = Augment(random_crop_padding=2, horizontal_flip=0.5)

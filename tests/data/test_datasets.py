@@ -14,10 +14,10 @@ from graft.data.augment import Augment
 from graft.data.datasets import FileDataset, collate
 from graft.data.decoding import decode_resident
 from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
 from graft.data.resident import ResidentDataset
 from graft.data.transforms import eval_transform
 from graft.errors import DataError, UnreadableImage
-from graft.preprocessing import Preprocessing
 
 SIZE = 12
 SMALL = Preprocessing(input_size=SIZE, resize_size=SIZE)

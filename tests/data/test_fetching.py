@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from folders import fill, load, sizes, state
 
-from graft.archives import TEMPORARY
 from graft.data import load_splits
 from graft.data.sources import ensure, hymenoptera, locate
 from graft.data.sources.base import Download
 from graft.errors import DataError, NotAvailable
+from graft.system.archives import TEMPORARY
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ from graft.data import workers
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule, ResumableLoader
 from graft.data.datasets import Batch
-from graft.data.features import FeatureBatch
+from graft.data.feature_batches import FeatureBatch
 from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
 from graft.data.workers import Parcel, explaining_worker_failures, failure_of, pack
 from graft.errors import DataError
-from graft.preprocessing import Preprocessing
 
 SIZE, COUNT = 32, 60
 

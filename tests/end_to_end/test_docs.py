@@ -17,7 +17,7 @@ from one_step import ONE_STEP, composed, make_small_sets, run_one_step
 
 from graft.cli import TASKS
 from graft.config import conf_dir
-from graft.tasks import sweep
+from graft.sweep import hooks as sweep
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = "results.md"

@@ -115,7 +115,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("case", ["everything", *(pytest.param(case, marks=pytest.mark.slow) for case in SOME)])
 def test_it_goes_on_from_within_an_epoch(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.learning.writing import ResumePoint
+    from graft.learning.checkpoint_writing import ResumePoint
 
     words = words_of(case, tmp_path)
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
@@ -167,7 +167,7 @@ def test_asked_to_stop_it_saves_the_step_and_ends(number: signal.Signals, tmp_pa
 
 
 def test_asked_to_stop_while_a_checkpoint_is_written_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.learning.writing import WholeCheckpoints
+    from graft.learning.checkpoint_writing import WholeCheckpoints
 
     words = (*WORDS, "callbacks.checkpoint_every_n_steps=null", "trainer.max_epochs=3")
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)

@@ -64,7 +64,7 @@ def held() -> tuple[int, int, float]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="what a process holds is read from /proc")
 def test_ten_thousand_steps_let_nothing_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.learning.writing import ResumePoint
+    from graft.learning.checkpoint_writing import ResumePoint
 
     seen: dict[int, tuple[int, int, float]] = {}
     goes_on = ResumePoint.on_train_batch_end
@@ -91,7 +91,7 @@ def test_ten_thousand_steps_let_nothing_grow(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.slow
 def test_ten_thousand_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.learning.learner import Learner
+    from graft.learning.module import Learner
 
     monitored: set[str] = set()
     log_dict = Learner.log_dict

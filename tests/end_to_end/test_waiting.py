@@ -32,7 +32,7 @@ def block(config):
 graft.cli._hydra_app = lambda task: lambda: listening(block)
 
 def listening(task):
-    from graft.learning.signals import STOP
+    from graft.system.signals import STOP
     with STOP.listening():
         task(None)
 

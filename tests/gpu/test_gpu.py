@@ -10,10 +10,10 @@ from commands import Finished, command, succeeded, train
 from PIL import Image
 
 from graft.data.augment import Augment
-from graft.data.held import HeldImages, bytes_when_decoded
+from graft.data.cached_images import HeldImages, bytes_when_decoded
 from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset
-from graft.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -45,7 +45,7 @@ sys.exit(main("train"))
 
 NEVER_WAITS = """
 import functools, sys, torch
-from graft.learning.learner import Learner
+from graft.learning.module import Learner
 from graft.cli import main
 def guarded(method):
     @functools.wraps(method)

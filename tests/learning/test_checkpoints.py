@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from graft.errors import TrainingError, WeightsError
-from graft.files import damage_of
+from graft.learning.checkpoint_writing import WholeCheckpoints
 from graft.learning.checkpoints import fall_back, read_checkpoint
-from graft.learning.writing import WholeCheckpoints
 from graft.models.weights.reading import read_file
+from graft.system.files import damage_of
 
 
 def content(epoch: int = 0, size: int = 50) -> dict[str, object]:

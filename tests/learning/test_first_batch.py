@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from graft.data.datasets import Batch
-from graft.data.features import FeatureBatch
-from graft.learning.first_batch import FirstBatch
-from graft.learning.learner import Learner, Objective
-from graft.preprocessing import Preprocessing
+from graft.data.feature_batches import FeatureBatch
+from graft.data.preprocessing import Preprocessing
+from graft.learning.callbacks.first_batch import FirstBatch
+from graft.learning.module import Learner, Objective
 
 
 def a_learner(**objective: float) -> Any:

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
-from graft.config import validation
+from graft.config import checks as validation
+from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
-from graft.learning.device import Device, as_trained
 from graft.learning.inference import Inference
 from graft.learning.restore import Restored
 from graft.learning.views import VIEWS, mean_of_views, with_margin
 from graft.models import Recipe
-from graft.preprocessing import Preprocessing
+from graft.system.device import Device, as_trained
 
 PREPROCESSING = Preprocessing(input_size=4, resize_size=6, mean=(0, 0, 0), std=(1, 1, 1))
 

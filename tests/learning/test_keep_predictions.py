@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from graft.data.datasets import Batch
-from graft.learning import keep_predictions as module
-from graft.learning.keep_predictions import KeepPredictions
+from graft.learning.callbacks import keep_predictions as module
+from graft.learning.callbacks.keep_predictions import KeepPredictions
 
 
 def a_trainer(step: int = 5, acc: float = 0.5, batches: int = 2) -> Any:

@@ -11,14 +11,14 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from graft.config import conf_dir
+from graft.config.checks import settle
 from graft.config.schema import register
-from graft.config.validation import settle
 from graft.data.datasets import Batch
-from graft.learning.learner import Learner, Objective
+from graft.data.preprocessing import Preprocessing
+from graft.learning.module import Learner, Objective
 from graft.learning.optimizers import build_optimizer
 from graft.models import Recipe, build_network
 from graft.models.heads import belongs, head_modules
-from graft.preprocessing import Preprocessing
 from graft.transfer import TransferPlan, plan_transfer
 
 SIDES = {"resnet18": 32, "alexnet": 63, "vgg11_bn": 32, "squeezenet1_0": 32, "densenet121": 32, "inception_v3": 299}

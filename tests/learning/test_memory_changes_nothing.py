@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from one_step import composed
 from PIL import Image
 
-from graft.config.identity import identity
-from graft.config.validation import settle
-from graft.learning.device import Device
+from graft.config.checks import settle
+from graft.config.config_hash import identity
+from graft.system.device import Device
 from graft.tasks import fit
 from graft.tasks.train import open_data
 

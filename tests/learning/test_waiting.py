@@ -16,15 +16,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graft.config.validation import settle
+from graft.config.checks import settle
 from graft.data.augment import Augment
+from graft.data.cached_images import HeldImages, bytes_when_decoded
 from graft.data.datasets import Batch
-from graft.data.held import HeldImages, bytes_when_decoded
 from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset, ResidentDataset
-from graft.learning import learner as learning
-from graft.learning.device import Device
-from graft.preprocessing import Preprocessing
+from graft.learning import module as learning
+from graft.system.device import Device
 from graft.tasks import fit
 from graft.tasks.train import open_data
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 import graft
-from graft.config.validation import settle
+from graft.config.checks import settle
 from graft.data.images import read_image
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError

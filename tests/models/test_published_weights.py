@@ -14,11 +14,11 @@ from torch import nn
 from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
-from graft import downloads
 from graft.errors import NotAvailable, WeightsError
 from graft.models import Recipe, build_network
 from graft.models.published import TorchHub, torchvision_address
 from graft.models.weights import load_weights, locate_weights
+from graft.system import downloads
 
 SQUEEZE = Recipe("squeezenet1_1")
 

@@ -16,7 +16,6 @@ from timm.data import create_transform, resolve_data_config
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from graft import downloads
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError, NotAvailable, WeightsError
 from graft.models import Recipe, build_network, built_for, timm_zoo
@@ -29,6 +28,7 @@ from graft.models.weights import (
     locate_weights,
     sized_by_weights,
 )
+from graft.system import downloads
 
 RESNET = Recipe("test_resnet.r160_in1k", family="timm")
 VIT = Recipe("test_vit.r160_in1k", family="timm")

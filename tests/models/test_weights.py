@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
+from graft.data.preprocessing import IMAGENET_MEAN, Preprocessing
 from graft.errors import WeightsError
 from graft.models import Recipe, build_network, configurations
 from graft.models.weights import default_classes, default_preprocessing, finding, load_weights, locate_weights
-from graft.preprocessing import IMAGENET_MEAN, Preprocessing
 
 SMALL = Recipe("small", table=(8, "M", 16, "M"), batch_norm=True, classifier="pooled", input_size=32)
 SQUEEZE = Recipe("squeezenet1_1")

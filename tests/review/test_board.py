@@ -11,7 +11,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard import SummaryWriter
 
-from graft.predictions import Predictions
+from graft.learning.predictions import Predictions
 from graft.review import board
 
 AWKWARD = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.predictions import Predictions
+from graft.learning.predictions import Predictions
 from graft.review import drawing, figures, grids
 
 AWKWARD = ["개미 사진", "$x^2", "<script>alert(1)</script>", "a class " * 30, "naïve", "", r"\frac{1}{", "100 %"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from graft.errors import DataError
-from graft.predictions import Predictions, digest
+from graft.learning.predictions import Predictions, digest
 from graft.review.record import FILE, read_record, record_of, write_record
 
 

@@ -16,16 +16,17 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import graft.models
-from graft.config import conf_dir, inference
+from graft.config import command_checks as inference
+from graft.config import conf_dir
 from graft.config.schema import register
 from graft.data import load_splits
+from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, ExportError
-from graft.files import folder_in_place, sha256
-from graft.learning.handover import Handover, check
+from graft.export.formats import Handover, check
 from graft.learning.restore import Restored, from_checkpoint, from_pretrained
 from graft.models import Recipe, build_network
 from graft.models.normalise import Normalise
-from graft.preprocessing import Preprocessing
+from graft.system.files import folder_in_place, sha256
 from graft.tasks.export import export
 
 LIBRARIES = {"timm": timm, "graft": graft, "onnxruntime": onnxruntime, "safetensors": safetensors} | {

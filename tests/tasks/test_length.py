@@ -7,7 +7,7 @@ from commands import TINY
 from one_step import composed
 
 import graft
-from graft.config.validation import settle
+from graft.config.checks import settle
 from graft.errors import ConfigError
 
 WORDS = (*TINY, "trainer.baseline=false", "logger.tensorboard=false", "callbacks.progress=none")

@@ -11,7 +11,7 @@ from commands import QUICK, ROOT, TINY, command, succeeded, train
 
 import graft
 from graft.errors import ConfigError
-from graft.folder_lock import FolderLock
+from graft.system.folder_lock import FolderLock
 
 WORDS = (*TINY, "trainer.max_epochs=2", "trainer.baseline=false", "logger.tensorboard=false", "callbacks.progress=none")
 YEAR = "${now:%Y}"

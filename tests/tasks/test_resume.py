@@ -13,7 +13,7 @@ from commands import TINY
 import graft
 from graft.config.resuming import compare
 from graft.errors import ConfigError, DataError, TrainingError
-from graft.learning.writing import ResumePoint
+from graft.learning.checkpoint_writing import ResumePoint
 
 WORDS = (
     *TINY, "seed=7", "optimizer.lr=0.2", "scheduler=none", "trainer.max_epochs=4", "trainer.baseline=false",

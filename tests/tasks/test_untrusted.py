@@ -19,23 +19,23 @@ from hypothesis import example, given, strategies
 from PIL import Image
 
 import graft
-from graft import downloads
 from graft.cli import refuse_recorded_options
 from graft.config import conf_dir
 from graft.config.schema import register
+from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, GraftError, RecordError, TrainingError, WeightsError
-from graft.files import safe_name
 from graft.learning.checkpoints import read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models import Recipe, build_network
 from graft.models.weights import load_weights
 from graft.models.weights.reading import read_file
-from graft.preprocessing import Preprocessing
+from graft.system import downloads
+from graft.system.files import safe_name
 from graft.tasks import score
 from graft.tasks.evaluate import summary_beside
 from graft.tasks.export import export
-from graft.tasks.looking import look
 from graft.tasks.predict import main as predict
+from graft.tasks.review import look
 from graft.tasks.run import read_summary
 
 RECIPE = Recipe("vgg_custom", table=(4, "M"), classifier="pooled", input_size=32)

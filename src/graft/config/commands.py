@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config.bounds import bounded, bounded_as
+from graft.config.fields import bounded, bounded_as
 from graft.config.overrides import literal
 from graft.config.training import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
 

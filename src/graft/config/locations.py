@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graft.errors import ConfigError, GraftError
-from graft.files import lies_in
+from graft.system.files import lies_in
 
 FEATURES = "graft-features"
 """The folder in `paths.cache` that holds all of the cache."""
@@ -26,7 +26,7 @@ class CheckLocations(Callback):
         self._check(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        """As `on_run_start`; what differs from job to job is checked by `graft.tasks.grid`."""
+        """As `on_run_start`; what differs from job to job is checked by `graft.sweep.grid`."""
         self._check(config, "hydra.sweep.dir")
 
     def _check(self, config: Any, key: str) -> None:

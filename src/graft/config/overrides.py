@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from graft.config import conf_dir
-from graft.config.bounds import keys_of
+from graft.config.fields import keys_of
 from graft.errors import ConfigError
 
 LITERAL = "literal"

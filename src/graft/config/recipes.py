@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from graft.data.preprocessing import Preprocessing
 from graft.models.configurations import NETWORKS
 from graft.models.recipe import Recipe
-from graft.preprocessing import Preprocessing
 
 
 def recipe_of(config: Any) -> Recipe:

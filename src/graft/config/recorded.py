@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.config.validation import VIEWS
+from graft.config.checks import VIEWS
 from graft.errors import ConfigError
-from graft.values import (
+from graft.system.values import (
     Check,
     among,
     either,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graft.config.identity import WITHOUT_EFFECT, flat, matches
+from graft.config.config_hash import WITHOUT_EFFECT, flat, matches
 from graft.errors import ConfigError
 
 Plain = Mapping[str, Any]

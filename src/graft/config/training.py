@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from graft.config.bounds import Bounds, bounded
+from graft.config.fields import Bounds, bounded
 from graft.config.overrides import literal
 
 

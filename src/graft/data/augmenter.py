@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional
 from graft.data import operations
 from graft.data.augment import Augment
 from graft.data.draws import Draws, Ints
+from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, as_pixels, eval_transform
-from graft.preprocessing import Preprocessing
 
 
 def placed(array: npt.NDArray[Any], device: torch.device | None) -> Any:

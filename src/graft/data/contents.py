@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.cores import available_cores
 from graft.data.packed import Packed
+from graft.system.cpu import available_cores
 
 CHUNK = 1024
 """Files for a thread at a time."""

@@ -12,22 +12,22 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from graft.chance import seed_of
 from graft.data.augment import Augment
-from graft.data.cores import available_cores
+from graft.data.cached_images import HeldImages, bytes_when_decoded
 from graft.data.datasets import Batch, FileDataset, Sample, collate, decode_held
 from graft.data.decoding import decode_readable
-from graft.data.features import FeatureBatch, FeatureDataset, FeatureTable
-from graft.data.held import HeldImages, bytes_when_decoded
+from graft.data.feature_batches import FeatureBatch, FeatureDataset, FeatureTable
 from graft.data.images import ImageSet
-from graft.data.lost import LostImages, stand_in
+from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset, DecodedDataset, ResidentDataset, readable
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
 from graft.data.transforms import Picture, eval_transform
+from graft.data.unreadable import LostImages, stand_in
 from graft.data.workers import Parcel, batches_of, pack, started
 from graft.errors import ConfigError, DataError, GraftError
-from graft.preprocessing import Preprocessing
+from graft.seeding import seed_of
+from graft.system.cpu import available_cores
 
 MOST_WORKERS = 16
 ENOUGH_PROCESSES = 8

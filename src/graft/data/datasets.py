@@ -12,14 +12,14 @@ from torch.utils.data import Dataset
 
 from graft.data.augment import Augment
 from graft.data.augmenter import Augmenter
+from graft.data.cached_images import HeldImages
 from graft.data.decoding import Progress
-from graft.data.held import HeldImages
 from graft.data.images import ImageSet
-from graft.data.lost import LostImages
+from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
 from graft.data.transforms import Picture, eval_transform
+from graft.data.unreadable import LostImages
 from graft.errors import GraftError
-from graft.preprocessing import Preprocessing
 
 Sample = tuple[Tensor, int, int]
 """(image, label, index) as in a Batch, but of one picture."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from graft.data.cores import available_cores
 from graft.data.images import ImageSet
-from graft.data.lost import LostImages
+from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, eval_transform
+from graft.data.unreadable import LostImages
 from graft.data.workers import batches_of, pack, started
 from graft.errors import GraftError
-from graft.preprocessing import Preprocessing
+from graft.system.cpu import available_cores
 
 SMALL_SIDE = 64
 MANY = 4096
@@ -138,7 +138,7 @@ class Progress:
     def __init__(self, what: str, total: int) -> None:
         from rich.progress import Progress
 
-        from graft.terminal import PlainConsole
+        from graft.system.terminal import PlainConsole
 
         console = PlainConsole(stderr=True)
         self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)

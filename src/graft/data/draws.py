@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torchvision.transforms import v2
 
-from graft.chance import seed_of
 from graft.data.augment import Augment
+from graft.seeding import seed_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

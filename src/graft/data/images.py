@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from graft.data.contents import contents
 from graft.data.packed import Packed
 from graft.errors import UnreadableImage
-from graft.files import NotARegularFile, open_regular
+from graft.system.files import NotARegularFile, open_regular
 
 T = TypeVar("T")
 

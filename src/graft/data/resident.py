@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 
 from graft.data.augment import Augment
 from graft.data.augmenter import Augmenter, placed
+from graft.data.cached_images import HeldImages
 from graft.data.datasets import Batch, Key, epoch_and_indices
 from graft.data.draws import Ints
-from graft.data.held import HeldImages
-from graft.data.lost import LostImages
+from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
-from graft.preprocessing import Preprocessing
+from graft.data.unreadable import LostImages
 
 MOST_PIXELS = 1 << 23
 """Pixels that random crops of different sizes are padded to at once: 0.3 GB of indices and floating-point numbers."""

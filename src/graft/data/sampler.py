@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from graft.chance import seed_of
+from graft.seeding import seed_of
 
 PADDING = -1
 """The index that fills a shard of evaluation up; its label is -1 too, so that no metric counts it."""

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from graft.data.cores import available_cores
 from graft.data.images import ImageSet, opened, read_image
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, UnreadableImage
+from graft.system.cpu import available_cores
 
 ON_ERROR = ("raise", "skip")
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from graft.preprocessing import Preprocessing
+from graft.data.preprocessing import Preprocessing
 
 Picture = Image.Image | Tensor
 """Upright RGB: decoded by PIL, or its pixels, uint8 [3, H, W]."""

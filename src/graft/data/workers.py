@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from graft.errors import DataError, GraftError
-from graft.locks import process_state
+from graft.system.locks import process_state
 
 log = logging.getLogger("graft")
 

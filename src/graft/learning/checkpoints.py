@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import TrainingError
-from graft.files import damage_of, why_no_file
-from graft.values import Check, integer, mapping, read_values, text
+from graft.system.files import damage_of, why_no_file
+from graft.system.values import Check, integer, mapping, read_values, text
 
 BEST = "best.ckpt"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from graft.errors import ConfigError
-from graft.learning.device import Device
-from graft.learning.heap import freed_memory_kept
 from graft.learning.restore import Restored
 from graft.learning.views import mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
+from graft.system.allocator import freed_memory_kept
+from graft.system.device import Device
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
 FULL = ("32-true", "32")

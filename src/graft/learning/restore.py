@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from graft.config.recorded import recorded_run
+from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
 from graft.models import Recipe, build_network, built_for
 from graft.models.bounded import no_larger_than
 from graft.models.heads import TOPS, belongs, kind_of
 from graft.models.weights import default_classes, load_weights, sized_by_weights
-from graft.preprocessing import Preprocessing
-from graft.values import Check, figure, mapping, read_values, sequence, text, tree
+from graft.system.values import Check, figure, mapping, read_values, sequence, text, tree
 
 PREFIX = "network."
 """What the Learner's state dict puts before the network's own names."""

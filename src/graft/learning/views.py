@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
-from graft.preprocessing import Preprocessing
 
 View = Callable[[Tensor, int], list[Tensor]]
 

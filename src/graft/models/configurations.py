@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from graft.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from graft.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 M: Literal["M"] = "M"
 Layer = int | Literal["M"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from graft.preprocessing import Preprocessing
+from graft.data.preprocessing import Preprocessing
 
 
 class Normalise(nn.Module):

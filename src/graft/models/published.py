@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlparse
 
-from graft import downloads
+from graft.data.preprocessing import Preprocessing
 from graft.errors import DataError, WeightsError
-from graft.files import sha256
-from graft.preprocessing import Preprocessing
+from graft.system import downloads
+from graft.system.files import sha256
 
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
 """The beginning of a file's SHA-256, as torch.hub has it in a name: vgg16-397923af.pth."""

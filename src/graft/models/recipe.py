@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from graft.data.preprocessing import LARGEST_INPUT, Preprocessing
 from graft.errors import ConfigError, RecordError, nearest
 from graft.models.configurations import (
     CLASSIFIERS,
@@ -19,8 +20,7 @@ from graft.models.configurations import (
     timm_architectures,
     torchvision_classifiers,
 )
-from graft.preprocessing import LARGEST_INPUT, Preprocessing
-from graft.values import Check, among, either, flag, integer, line, number, optional, read_values, sequence
+from graft.system.values import Check, among, either, flag, integer, line, number, optional, read_values, sequence
 
 INSTALL_TIMM = "pip install 'graft[timm]'"
 VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, nearest
 from graft.models.heads import belongs, head_modules
 from graft.models.recipe import INSTALL_TIMM, Recipe
-from graft.preprocessing import Preprocessing
 
 try:
     import timm

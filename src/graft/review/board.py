@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from graft.predictions import Array, Predictions
+from graft.learning.predictions import Array, Predictions
 from graft.review.grids import encoded
 
 TRAIN_BATCH = "review/train_batch"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from graft.escaping import CsvWriter, printable
+from graft.system.escaping import CsvWriter, printable
 
 MOST_CLASSES = 40
 MOST_MISTAKES = 5

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from graft.predictions import Array, Calibration
+from graft.learning.predictions import Array, Calibration
 from graft.review.drawing import (
     FAINT,
     HEAD,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from graft.predictions import Array, Predictions
+from graft.learning.predictions import Array, Predictions
 from graft.review.drawing import (
     HEAD,
     INK,

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from graft.data.images import ImageSet
-from graft.predictions import Array, Predictions, digest
-from graft.preprocessing import Preprocessing
+from graft.data.preprocessing import Preprocessing
+from graft.learning.predictions import Array, Predictions, digest
 from graft.review import figures, grids
 
 

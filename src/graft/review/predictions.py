@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.errors import ConfigError
-from graft.escaping import CsvWriter, printable
-from graft.files import writing_atomically
+from graft.system.escaping import CsvWriter, printable
+from graft.system.files import writing_atomically
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from graft.errors import DataError
-from graft.files import read_regular, write_atomically
-from graft.predictions import Array, Predictions, digest
+from graft.learning.predictions import Array, Predictions, digest
 from graft.review.grids import thumbnail
+from graft.system.files import read_regular, write_atomically
 
 FILE = "review.npz"
 ANSWERS, CELLS = 10_000, 50_000

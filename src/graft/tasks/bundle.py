@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from graft.files import safe_name
 from graft.learning.checkpoints import read_checkpoint
+from graft.system.files import safe_name
 from graft.tasks.run import read_summary
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models" / "bundled"

@@ -10,8 +10,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import open_dict, read_write
 
 from graft.errors import Refused
-from graft.folder_lock import new_folder, own_name
-from graft.slurm import first_task
+from graft.system.folder_lock import new_folder, own_name
+from graft.system.slurm import first_task
 
 
 class ClaimFolder(Callback):

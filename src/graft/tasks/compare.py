@@ -7,11 +7,9 @@ from typing import Any
 
 from rich.measure import Measurement
 
-from graft.config.validation import one_of
+from graft.config.checks import one_of
 from graft.errors import DataError
-from graft.escaping import markdown
-from graft.files import require_writable, write_atomically
-from graft.review.comparison import (
+from graft.report.comparison import (
     Row,
     as_csv,
     as_markdown,
@@ -21,9 +19,11 @@ from graft.review.comparison import (
     rows,
     significance,
 )
-from graft.review.page import as_page
-from graft.review.summary import Unreadable, find_summaries
-from graft.terminal import PlainConsole
+from graft.report.page import as_page
+from graft.report.summary import Unreadable, find_summaries
+from graft.system.escaping import markdown
+from graft.system.files import require_writable, write_atomically
+from graft.system.terminal import PlainConsole
 
 LISTED = 10
 """Files that are named at most."""

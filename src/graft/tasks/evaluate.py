@@ -7,17 +7,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from graft import downloads
-from graft.config.inference import check_evaluate, said_keys
+from graft.config.command_checks import check_evaluate, said_keys
 from graft.config.recorded import demand_trust, recorded_run
 from graft.config.training import DataConfig, TrainConfig
 from graft.data.sources import known_sources, locate
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
-from graft.files import require_writable
-from graft.folder_lock import new_folder
 from graft.learning.checkpoints import checkpoint_file
-from graft.startup import uncollected
+from graft.system import downloads
+from graft.system.files import require_writable
+from graft.system.folder_lock import new_folder
+from graft.system.startup import uncollected
 from graft.tasks.run import valid_summary
 from graft.tasks.train import data_root, open_data
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graft.config.inference import check_export, said_keys
+from graft.config.command_checks import check_export, said_keys
 from graft.config.locations import check_written
 from graft.data.images import ImageSet
 from graft.data.sources import locate
 from graft.data.stream import find_images
 from graft.errors import DataError
-from graft.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
-from graft.folder_lock import folder_of
 from graft.learning.checkpoints import checkpoint_file
-from graft.startup import uncollected
+from graft.system.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
+from graft.system.folder_lock import folder_of
+from graft.system.startup import uncollected
 from graft.tasks.evaluate import run_config
 from graft.tasks.run import versions
 from graft.tasks.train import data_root, open_data
@@ -28,7 +28,7 @@ from graft.tasks.train import data_root, open_data
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graft.learning.handover import Checked, Handover
+    from graft.export.formats import Checked, Handover
     from graft.learning.restore import Restored
 
 log = logging.getLogger("graft")
@@ -55,7 +55,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
     require_writable(Path(config.folder), "folder")
     checkpoint = checkpoint_file(config.checkpoint)
     with uncollected():  # torch only now that there is something to export
-        from graft.learning.handover import Handover, check, formats
+        from graft.export.formats import Handover, check, formats
         from graft.learning.restore import from_checkpoint
 
     restored = from_checkpoint(checkpoint)
@@ -115,7 +115,7 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
 
 def card(handover: "Handover", file: Path, checked: "Checked", checkpoint: Path) -> dict[str, Any]:
     """What someone who has the file alone must know."""
-    from graft.learning.handover import how_to_load
+    from graft.export.formats import how_to_load
 
     restored = handover.restored
     preprocessing = restored.preprocessing.to_dict()

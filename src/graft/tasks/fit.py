@@ -18,26 +18,26 @@ from omegaconf import OmegaConf
 
 from graft.data.splits import Splits
 from graft.data.workers import explaining_worker_failures
+from graft.features.cache import FeatureCache
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
+from graft.learning.checkpoint_writing import WholeCheckpoints
 from graft.learning.checkpoints import PREVIOUS, read_checkpoint, resume_point
-from graft.learning.device import Device, benchmark, choose_device, telling_of_determinism
-from graft.learning.feature_cache import FeatureCache
-from graft.learning.heap import freed_memory_kept
-from graft.learning.learner import Learner
-from graft.learning.memory import telling_what_fits
-from graft.learning.processes import environment_of, launch
-from graft.learning.table_logger import TableLogger
+from graft.learning.csv_logger import TableLogger
+from graft.learning.distributed import environment_of, launch
+from graft.learning.module import Learner
+from graft.learning.pruning import PRUNED, Judge
 from graft.learning.views import ONE_LOOK, with_margin
-from graft.learning.writing import WholeCheckpoints
 from graft.review.layers import layer_table
-from graft.tasks.assembly import assemble, loaders, parameter_counts
-from graft.tasks.batch import settle_batch_size
+from graft.review.training_review import Review, Told
+from graft.system.allocator import freed_memory_kept
+from graft.system.device import Device, benchmark, choose_device, telling_of_determinism
+from graft.system.gpu_memory import telling_what_fits
+from graft.system.terminal import PlainConsole
+from graft.tasks.batch_size import settle_batch_size
+from graft.tasks.build import assemble, loaders, parameter_counts
 from graft.tasks.prepare import forget_earlier_attempt
 from graft.tasks.resume import Resumption
-from graft.tasks.reviewing import Review, Told
 from graft.tasks.run import Run
-from graft.tasks.search import PRUNED, Judge
-from graft.terminal import PlainConsole
 from graft.transfer import TransferPlan
 
 log = logging.getLogger("graft")

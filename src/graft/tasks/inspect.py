@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from graft import downloads
-from graft.config.bounds import check_bounds
+from graft.config.checks import one_of
 from graft.config.commands import InspectConfig
+from graft.config.fields import check_bounds
 from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
-from graft.config.validation import one_of
-from graft.data.examine import Collection
-from graft.data.findings import Finding, findings
-from graft.data.inspection import Inspection
 from graft.data.sources import locate, undivided
 from graft.errors import ConfigError, DataError
-from graft.escaping import say
-from graft.files import require_writable, safe_name, write_atomically
-from graft.folder_lock import folder_of
-from graft.review.contact_sheets import contact_sheet
-from graft.review.inspection import plain, tables
-from graft.review.progress import progress_bar
+from graft.inspection.contact_sheets import contact_sheet
+from graft.inspection.dataset import Inspection
+from graft.inspection.examine import Collection
+from graft.inspection.findings import Finding, findings
+from graft.inspection.report import plain, tables
+from graft.system import downloads
+from graft.system.escaping import say
+from graft.system.files import require_writable, safe_name, write_atomically
+from graft.system.folder_lock import folder_of
+from graft.system.progress import progress_bar
+from graft.system.terminal import PlainConsole
 from graft.tasks.train import data_root, divide_data
-from graft.terminal import PlainConsole
 
 """Columns of the report in a file or a pipe."""
 

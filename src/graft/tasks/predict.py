@@ -7,22 +7,22 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft import downloads
-from graft.config.inference import check_predict, sources_of
+from graft.config.command_checks import check_predict, sources_of
 from graft.config.recipes import recipe_of
-from graft.data.cores import available_cores
 from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, find_images, read_ahead
 from graft.errors import DataError
-from graft.escaping import say
-from graft.files import require_writable
-from graft.folder_lock import folder_of
 from graft.learning.checkpoints import checkpoint_file
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
-from graft.review.progress import Bar, progress_bar
-from graft.startup import uncollected
+from graft.system import downloads
+from graft.system.cpu import available_cores
+from graft.system.escaping import say
+from graft.system.files import require_writable
+from graft.system.folder_lock import folder_of
+from graft.system.progress import Bar, progress_bar
+from graft.system.startup import uncollected
+from graft.system.terminal import PlainConsole
 from graft.tasks.train import weights_out_of_reach
-from graft.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from graft.learning.restore import Restored
@@ -120,8 +120,8 @@ def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Gener
     import torch
 
     from graft.data.transforms import eval_transform
-    from graft.learning.device import as_trained
     from graft.learning.inference import Inference, most_probable
+    from graft.system.device import as_trained
 
     device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
     inference = Inference(restored, device, channels_last=channels_last)

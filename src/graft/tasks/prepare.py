@@ -10,16 +10,16 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from graft.config.validation import settle
+from graft.config.checks import settle
 from graft.data.splits import Splits
 from graft.errors import ConfigError
-from graft.files import lies_in
-from graft.folder_lock import FolderLock, new_folder
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, fall_back, resume_point
-from graft.learning.gpu import require_gpu
-from graft.locks import locked
-from graft.slurm import first_task
-from graft.startup import uncollected
+from graft.system.files import lies_in
+from graft.system.folder_lock import FolderLock, new_folder
+from graft.system.gpu import require_gpu
+from graft.system.locks import locked
+from graft.system.slurm import first_task
+from graft.system.startup import uncollected
 from graft.tasks.resume import CARRIED, Resumption, open_resumption
 from graft.tasks.run import read_summary
 

@@ -10,13 +10,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from graft.config.inference import said_keys
+from graft.config.command_checks import said_keys
 from graft.config.resuming import compare
 from graft.config.training import TrainConfig
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, TrainingError
-from graft.files import writing_atomically
 from graft.learning.checkpoints import BEST, LAST, Progress, best_of, progress_of, read_checkpoint
+from graft.system.files import writing_atomically
 from graft.tasks.run import read_summary
 
 CARRIED = ("metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "tensorboard/events*")

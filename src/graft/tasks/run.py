@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from graft import __version__
-from graft.data.cores import available_cores
 from graft.errors import DataError
-from graft.files import read_regular, write_atomically
-from graft.git import checkout
-from graft.review.summary import FILE, LARGEST, Summary
-from graft.slurm import first_task
+from graft.report.summary import FILE, LARGEST, Summary
+from graft.system.cpu import available_cores
+from graft.system.files import read_regular, write_atomically
+from graft.system.git import checkout
+from graft.system.slurm import first_task
 
 log = logging.getLogger("graft")
 
@@ -49,7 +49,7 @@ class Run:
         Args:
             folder: the run's folder.
             seed: the run's seed.
-            identity: what `graft.config.identity` says of its configuration.
+            identity: what `graft.config.config_hash` says of its configuration.
             overrides: what its command said, e.g. "optimizer.lr=0.1".
             going_on: a run of the same identity that `folder` holds is taken up again, and its time counts.
         """

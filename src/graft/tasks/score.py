@@ -11,21 +11,21 @@ import torch
 
 from graft.config.locations import check_written
 from graft.data.datamodule import ImageDataModule
-from graft.data.lost import LostImages
+from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
+from graft.data.unreadable import LostImages
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError
-from graft.files import sha256, write_atomically
-from graft.learning.device import as_trained
 from graft.learning.inference import Inference, most_probable
+from graft.learning.metrics import Scored, Scores
 from graft.learning.restore import Restored, from_checkpoint
-from graft.learning.scores import Scored, Scores
 from graft.learning.views import wanted_views, with_margin
-from graft.preprocessing import Preprocessing
 from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv, overall_table
 from graft.review.predictions import rank, writing
-from graft.review.progress import progress_bar
-from graft.tasks.assembly import loaders
+from graft.system.device import as_trained
+from graft.system.files import sha256, write_atomically
+from graft.system.progress import progress_bar
+from graft.tasks.build import loaders
 from graft.tasks.evaluate import different_data, open_splits, run_config, summary_beside
 from graft.tasks.fit import tell
 from graft.tasks.run import versions

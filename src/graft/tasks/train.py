@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft import downloads
-from graft.config.identity import identity
+from graft.config.checks import QUICKSTART, check_class_weights, choices, settle
+from graft.config.config_hash import identity
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
-from graft.config.validation import QUICKSTART, check_class_weights, choices, settle
 from graft.data.scan import refuse_or_leave_out
 from graft.data.sources import load_splits, locate
 from graft.data.splits import Splits
 from graft.errors import DataError, NotAvailable
-from graft.learning.gpu import require_gpu
-from graft.learning.signals import STOP
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
-from graft.review.progress import progress_bar
-from graft.slurm import first_task
-from graft.startup import uncollected
+from graft.system import downloads
+from graft.system.gpu import require_gpu
+from graft.system.progress import progress_bar
+from graft.system.signals import STOP
+from graft.system.slurm import first_task
+from graft.system.startup import uncollected
 from graft.tasks.prepare import Prepared, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
 
@@ -37,7 +37,7 @@ def main(config: Any) -> float | None:
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        from graft.tasks.job import run_job
+        from graft.sweep.job import run_job
 
         return run_job(config, hydra)
     command = Command(Path(hydra.runtime.output_dir), list(hydra.overrides.task), dict(hydra.runtime.choices))

@@ -22,13 +22,13 @@ from types import ModuleType
 from typing import Any, get_args
 from urllib.parse import urlparse
 
-from graft import archives, downloads
 from graft.data.division import divide, with_fold
 from graft.data.images import ImageSet
 from graft.data.layout import as_it_lies
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, GraftError, NotAvailable, nearest
+from graft.system import archives, downloads
 
 __all__ = ["Download", "Source", "ensure", "known_sources", "load_splits", "locate", "undivided"]
 

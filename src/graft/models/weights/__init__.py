@@ -11,15 +11,15 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
+from graft.data.preprocessing import Preprocessing
 from graft.errors import NotAvailable
-from graft.files import sha256
 from graft.models import built_for
 from graft.models.recipe import Recipe
 from graft.models.weights.finding import existing_file, find_published, preprocessing_of_copy
 from graft.models.weights.fitting import as_today, fit, listed
 from graft.models.weights.grafting import graft_head, origins_by_name, said_of_origins
 from graft.models.weights.reading import Source, read_file
-from graft.preprocessing import Preprocessing
+from graft.system.files import sha256
 
 __all__ = [
     "WeightsReport",

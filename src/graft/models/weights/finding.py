@@ -6,12 +6,12 @@ from pathlib import Path
 import torchvision
 from torchvision.models import WeightsEnum
 
+from graft.data.preprocessing import Preprocessing
 from graft.errors import WeightsError, nearest
-from graft.files import why_no_file
 from graft.models.configurations import BUNDLED
 from graft.models.published import Address, Published, TorchHub
 from graft.models.recipe import Recipe
-from graft.preprocessing import Preprocessing
+from graft.system.files import why_no_file
 
 
 def find_published(recipe: Recipe, weights: str) -> Published | None:

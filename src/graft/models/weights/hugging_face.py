@@ -5,10 +5,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft import downloads
 from graft.errors import NotAvailable
 from graft.models.published import demand_hash
 from graft.models.weights.reading import first_line
+from graft.system import downloads
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

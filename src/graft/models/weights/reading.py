@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from graft.data.preprocessing import Preprocessing
 from graft.errors import WeightsError
-from graft.files import damage_of
 from graft.models.bounded import demand_held
-from graft.preprocessing import Preprocessing
-from graft.values import Check, mapping, read_values, sequence, text
+from graft.system.files import damage_of
+from graft.system.values import Check, mapping, read_values, sequence, text
 
 log = logging.getLogger("graft")
 

@@ -1,0 +1,1 @@
+"""Features of a frozen prefix: computed once, kept on disk, shared by runs."""

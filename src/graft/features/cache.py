@@ -1,0 +1,352 @@
+"""What the frozen layers make of each image is computed once, and training goes on from there."""
+
+import contextlib
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import PIL
+import torch
+import torchvision
+from rich.progress import Progress
+from torch import Tensor
+
+from graft.data.augment import Augment
+from graft.data.datamodule import ImageDataModule
+from graft.data.feature_batches import Features, FeatureTable, Layout
+from graft.errors import ConfigError
+from graft.features.cut import Cut, NoCut, find_cut
+from graft.features.store import FeatureStore, Stored, Wanted, in_words
+from graft.learning.module import Learner
+from graft.models.normalise import is_channels_last
+from graft.system.device import compile_mode
+from graft.system.files import user_name
+from graft.system.terminal import PlainConsole
+
+log = logging.getLogger("graft")
+
+BATCH = 32
+"""Images per pass: a constant, because a convolution's last bits can depend on it, and runs share what it gives."""
+
+VIEWS = 4
+"""How many augmented views cache=features keeps where cache.views does not say."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs in which the same layers stand still.
+
+    Attributes:
+        epochs: those in which the features are used; None: all there will ever be.
+        first: the first of them.
+    """
+
+    first: int
+    epochs: tuple[int, ...] | None
+
+    def uses(self, view: int, views: int) -> tuple[int, ...] | None:
+        """The epochs that see view number `view` of `views`."""
+        return None if self.epochs is None else tuple(epoch for epoch in self.epochs if epoch % views == view)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Features that a part of the data needs.
+
+    Attributes:
+        part: "train", "val" or "test".
+        cut: where the network is cut.
+        prefix: fingerprint of what lies below.
+        view: the epoch whose augmentation they have.
+        epochs: in which they are used; None: all.
+        name: of the suffix that goes on from them.
+    """
+
+    part: str
+    cut: Cut
+    prefix: str
+    view: int
+    epochs: tuple[int, ...] | None
+    name: str
+
+
+class FeatureCache:
+    """Gives a run's loaders features instead of images where the frozen layers allow it.
+
+    Training on them is training without the cache: the same order, chance and weights, up to the last bits of
+    the frozen layers' output. With `cache.views=K`, epoch e sees the augmentation of epoch e mod K.
+
+    Args:
+        config: a TrainConfig.
+        learner: its network has the weights from which the run begins or goes on.
+        data: whose loaders.
+        trainer: whose device and precision.
+        begins: the first epoch to come.
+
+    Raises:
+        ConfigError: cache=features and it cannot be.
+    """
+
+    def __init__(
+        self, config: Any, learner: Learner, data: ImageDataModule, trainer: pl.Trainer, *, begins: int = 0
+    ) -> None:
+        self.config, self.learner, self.data, self.trainer = config, learner, data, trainer
+        self.asked = config.cache.mode == "features"
+        self.epochs = range(begins, max(begins + 1, config.trainer.max_epochs))
+        self.left = int(config.cache.max_gb * 2**30)
+        self.store = FeatureStore(Path(config.paths.cache).expanduser().absolute(), self.left)
+        self.notes: list[str] = []
+        self._used: list[dict[str, Any]] = []
+        self._reasons: dict[str, None] = {}
+        self._fingerprints: dict[str, str] = {}
+        if config.cache.mode == "none" or not learner.plan.frozen(begins):
+            return
+        self._provide(("val", "train"))
+
+    def provide_test(self) -> None:
+        """Let the test too begin from features, where what is frozen is so in every epoch."""
+        if self._used and self.learner.plan.static:
+            self._provide(("test",))
+
+    def summary(self) -> dict[str, Any] | None:
+        """What summary.json says of the cache: None where it is not used."""
+        if not self._used:
+            return None
+        seconds = sum(entry["seconds"] for entry in self._used)
+        return {"folder": str(self.store.folder), "seconds": round(seconds, 2), "features": self._used}
+
+    def close(self) -> None:
+        """From now on the features may be removed for others."""
+        self.store.close()
+
+    # -- what is wanted ------------------------------------------------------------------------------------
+
+    def _provide(self, parts: Sequence[str]) -> None:
+        needs = [need for part in parts if self._may(part) for need in self._needs(part)]
+        if self.asked and "train" in parts and not any(need.part == "train" for need in needs):
+            raise ConfigError(
+                f"cache=features: {'; '.join(self._reasons)}.\ncache=auto trains without where it cannot be had."
+            )
+        if not needs:
+            return
+        if "train" in parts and self._views == 0:
+            self._say_what_views_gain()
+        try:
+            stored = self.store.obtain([self._wanted(need) for need in needs])
+        except OSError as error:
+            note = (
+                f"the features of the frozen layers cannot be kept in paths.cache={self.config.paths.cache} "
+                f"({_reason(error)}); they are computed in each epoch"
+            )
+            self.notes.append(note)
+            log.warning("note  %s", note)
+            return
+        for part in dict.fromkeys(need.part for need in needs):
+            chosen = [(need, kept) for need, kept in zip(needs, stored, strict=True) if need.part == part]
+            self._install(part, chosen)
+
+    def _say_what_views_gain(self) -> None:
+        """A line for who augments and has not heard of views."""
+        frozen = sum(len(phase.epochs or self.epochs) for phase in self._phases)
+        if frozen > VIEWS and self.config.trainer.limit_train_batches is None:
+            log.info(
+                "cache  training images are augmented anew in each epoch, so their features are not kept; "
+                "cache.views=%d keeps those of %d views and cycles them: %d passes through the frozen layers "
+                "instead of %d",
+                *(VIEWS, VIEWS, VIEWS, frozen),
+            )
+
+    def _may(self, part: str) -> bool:
+        """Whether the features of a part may be kept at all, as far as the configuration tells."""
+        config = self.config
+        if config.trainer[f"limit_{part}_batches"] is not None and not self.asked:
+            return False
+        if part != "train":
+            return True
+        if config.augment.mixup or config.augment.cutmix:  # refused by config.validation when asked for
+            self._leave("MixUp and CutMix mix images before the network sees them, so those to train on pass it whole")
+            return False
+        if self._views == 0:
+            return False
+        if self.asked and config.cache.views is None and self._views > 1:
+            self.notes.append(f"training images are seen in {self._views} augmented views in turn (cache.views)")
+            log.info("note  %s", self.notes[-1])
+        return True
+
+    @cached_property
+    def _views(self) -> int:
+        """Views of each training image; 0: as many as there are epochs, none kept."""
+        if self.data.augment == Augment():
+            return 1
+        views: int = self.config.cache.views or (VIEWS if self.asked else 0)
+        return min(views, self.epochs.stop) if self.config.trainer.max_epochs > 0 else views
+
+    def _needs(self, part: str) -> Iterator[Need]:
+        views = self._views if part == "train" else 1
+        least = 1 if self.asked or (part == "train" and self.config.cache.views) else 2
+        for phase in self._phases:
+            used = {view: phase.uses(view, views) for view in range(views)}
+            used = {view: epochs for view, epochs in used.items() if epochs is None or len(epochs) >= least}
+            cut = self._cut(phase, training=part == "train") if used else None
+            if cut is not None and self._fits(part, cut, len(used)):
+                prefix = self._fingerprint(cut)
+                for view, epochs in used.items():
+                    yield Need(part, cut, prefix, view, epochs, f"{part} from epoch {phase.first}: {cut.name}")
+
+    @cached_property
+    def _phases(self) -> list[Phase]:
+        """The epochs to come, by what stands still in them."""
+        plan = self.learner.plan
+        if plan.static:
+            return [Phase(0, None)]
+        by_state: dict[Any, list[int]] = {}
+        for epoch in self.epochs:
+            by_state.setdefault((plan.untouched(epoch), plan.frozen_modules(epoch)), []).append(epoch)
+        return [Phase(epochs[0], tuple(epochs)) for (names, _), epochs in by_state.items() if names]
+
+    def _cut(self, phase: Phase, *, training: bool) -> Cut | None:
+        size = self.data.preprocessing.input_size
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
+        try:
+            with self._computing(phase.first, training=training):
+                device = self.learner.device
+                frozen = self.learner.plan.untouched(phase.first)
+                return find_cut(self.learner.network, frozen, self.learner.normalise(images.to(device)))
+        except NoCut as reason:
+            self._leave(str(reason))
+            return None
+
+    def _fingerprint(self, cut: Cut) -> str:
+        if cut.code not in self._fingerprints:  # reading half a gigabyte of VGG takes a second
+            self._fingerprints[cut.code] = cut.fingerprint(self.learner.network)
+        return self._fingerprints[cut.code]
+
+    def _fits(self, part: str, cut: Cut, views: int) -> bool:
+        """Whether the features of a part find room; what they take is counted."""
+        count = len(self.data.splits.parts()[part])
+        size = views * count * sum(Layout.of(example).row_bytes for example in cut.examples)
+        if size > self.left:
+            self._leave(
+                f"{in_words(size)} of features ({count:,} {part} images at {cut.name}"
+                f"{f', {views} views' if views > 1 else ''}) do not fit into cache.max_gb={self.config.cache.max_gb:g}"
+            )
+            return False
+        self.left -= size
+        return True
+
+    def _leave(self, reason: str) -> None:
+        """Go without the cache, at least in part."""
+        if reason not in self._reasons and not self.asked:
+            log.info("cache  not used: %s", reason)
+        self._reasons[reason] = None
+
+    # -- computing -----------------------------------------------------------------------------------------
+
+    def _wanted(self, need: Need) -> Wanted:
+        key = {
+            "prefix": need.prefix,
+            **self.data.pixels_of(need.part, need.view),
+            "precision": str(self.trainer.precision),
+            "matmul": torch.get_float32_matmul_precision(),
+            "channels_last": is_channels_last(self.learner.network),
+            "device": self.learner.device.type,
+            "batch": BATCH,
+            "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
+        }
+        layouts = [Layout.of(example) for example in need.cut.examples]
+        count = len(self.data.splits.parts()[need.part])
+        return Wanted(key, layouts, count, lambda: self._features(need, count))
+
+    def _features(self, need: Need, count: int) -> Generator[tuple[Tensor, ...], None, None]:
+        """What the frozen layers make of every image, batch after batch."""
+        view = f", view {need.view + 1}" if self._views > 1 and need.part == "train" else ""
+        log.info("cache  computing the features of %s %s images at %s%s", f"{count:,}", need.part, need.cut.name, view)
+        console = PlainConsole(stderr=True)
+        loader = self.data.in_order(need.part, need.view, BATCH)
+        first = need.epochs[0] if need.epochs else 0
+        with (
+            Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+            self._computing(first, training=need.part == "train"),
+            torch.no_grad(),
+        ):
+            for batch in bar.track(loader, description=f"features of {need.part} images{view}"):
+                if self.data.lost is not None and self.data.lost.known():
+                    raise OSError("some images cannot be read, and others stand in for them")
+                images = self.learner.normalise(batch.images.to(self.learner.device))
+                yield need.cut.prefix(self.learner.network, images)
+
+    @contextlib.contextmanager
+    def _computing(self, epoch: int, *, training: bool) -> Iterator[None]:
+        """Inside, the network is where, in the modes and in the precision in which the Trainer will run it."""
+        self.learner.to(self.trainer.strategy.root_device)
+        network = self.learner.network
+        modes = [(module, module.training) for module in network.modules()]
+        network.train(training)
+        if training:
+            self.learner.plan.set_modes(epoch)
+        try:
+            with self.trainer.precision_plugin.forward_context():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    # -- using ---------------------------------------------------------------------------------------------
+
+    def _install(self, part: str, chosen: Sequence[tuple[Need, Stored]]) -> None:
+        """Let the loaders give these features and the learner take them."""
+        by_epoch: dict[int, Features] = {}
+        count = len(self.data.splits.parts()[part])
+        for need, stored in chosen:
+            layouts = [Layout.of(example) for example in need.cut.examples]
+            features = Features(need.name, stored.files, layouts, count)
+            by_epoch |= dict.fromkeys((need.view,) if need.epochs is None else need.epochs, features)
+        for name in dict.fromkeys(need.name for need, _ in chosen):
+            self._record([(need, stored) for need, stored in chosen if need.name == name])
+        static = self.learner.plan.static
+        period = (self._views if part == "train" else 1) if static else None
+        self.data.use_features(part, FeatureTable(by_epoch, period))
+
+    def _record(self, views: Sequence[tuple[Need, Stored]]) -> None:
+        """One cut of one part of the data, in all its views: its suffix for the learner, and what is said of it."""
+        need = views[0][0]
+        suffix, compiled = need.cut.suffix, self.config.trainer.compile
+        if compiled:
+            suffix = torch.compile(suffix, mode=compile_mode(compiled))
+        self.learner.suffixes[need.name] = suffix
+        size = sum(file.stat().st_size for _, stored in views for file in stored.files)
+        own = [stored.seconds for _, stored in views if stored.computed]
+        self._used.append(
+            {
+                "part": need.part,
+                "cut": need.cut.name,
+                "views": len(views),
+                "epochs": None if need.epochs is None else sorted(epoch for n, _ in views for epoch in n.epochs or ()),
+                "bytes": size,
+                "computed": bool(own),
+                "seconds": round(sum(own), 2),
+            }
+        )
+        log.info(
+            "cache  %s images begin at %s: %s%s, %s",
+            need.part,
+            need.cut.name,
+            f"{len(views)} views, " if len(views) > 1 else "",
+            in_words(size),
+            f"computed in {sum(own):.1f} s" if own else "computed before",
+        )
+
+
+def _reason(error: OSError) -> str:
+    """What the system refused, and for a lack of permission to whom and the way out."""
+    if not isinstance(error, PermissionError):
+        return str(error)
+    return (
+        f"{error.filename}: {error.strerror} for user {user_name()}; set paths.cache to a folder of your own, or make "
+        "this one writable for your group, with chmod -R g+rwXs"
+    )

@@ -1,0 +1,463 @@
+"""Features on disk: computed once by whichever run needs them first, shared by all, the longest unused make room.
+
+All of it lies in one folder, `graft-features`, that this module makes and marks (see `MARKER`). In it are, for each
+digest of a key (SHA-256, in hex):
+
+    DIGEST/                 complete features: `meta.json` with the key, and the rows of each tensor in a `.bin` file
+    DIGEST.TOKEN.part/      the same, being written by the holder of DIGEST.TOKEN.lease
+    DIGEST.TOKEN.removed/   about to be removed
+    DIGEST.TOKEN.lease      a run uses or waits for these features (see `graft.system.leases`)
+    DIGEST.claim            a run computes them, and others wait
+
+Nothing is counted or removed but what has such a name, and of folders only those whose `meta.json` has a key with that
+digest and which hold no other files.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from graft.config.locations import FEATURES
+from graft.data.feature_batches import Layout
+from graft.system.files import sync, write_atomically
+from graft.system.leases import Lease, Watch, is_live
+
+log = logging.getLogger("graft")
+
+FORMAT = 2
+CHUNK = 1 << 22
+POLL_SECONDS = 0.2
+META = "meta.json"
+
+MARKER = "CACHEDIR.TAG"
+TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# Features of frozen layers, computed by Graft (paths.cache). May be removed while no run is under way.
+# A directory with this file is left out of backups by programs that follow https://bford.info/cachedir/
+"""
+
+_OWN_FILES = re.compile(r"\d+\.bin|meta\.json|\.meta\.json\.\d+\.[0-9a-f]{8}\.part")
+_OWN_FOLDERS = re.compile(r"(?P<digest>[0-9a-f]{64})(\.(?P<token>[0-9a-f]{16})\.(part|removed))?")
+_LEASES = re.compile(r"(?P<digest>[0-9a-f]{64})\.(?P<token>[0-9a-f]{16})\.lease")
+_STALE_CLAIMS = re.compile(r"[0-9a-f]{64}\.claim\.[0-9a-f]{16}\.stale")
+
+
+class NoRoom(OSError):
+    """The features do not fit; the message says into what."""
+
+
+class NotOurs(OSError):
+    """A folder that another program made is where the features should be."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Features asked of the store.
+
+    Attributes:
+        key: plain values that decide every byte.
+        layouts: of each tensor.
+        count: number of rows of each.
+        batches: makes them, in order; called only when they are not there.
+    """
+
+    key: Mapping[str, Any]
+    layouts: Sequence[Layout]
+    count: int
+    batches: Callable[[], Generator[tuple[Tensor, ...], None, None]]
+
+    @property
+    def digest(self) -> str:
+        """The name of its folder: SHA-256 of the key."""
+        return _digest(self.key)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return self.count * sum(layout.row_bytes for layout in self.layouts)
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Features in the store, protected from removal.
+
+    Attributes:
+        files: one for each tensor.
+        computed: whether this run made them.
+        seconds: how long that took whoever made them.
+    """
+
+    files: tuple[Path, ...]
+    computed: bool
+    seconds: float
+
+
+class FeatureStore:
+    """The features in `cache`/graft-features.
+
+    A folder gets its name when it is complete, so it does not matter if two processes compute the same features: the
+    claim that one computes and others wait only saves work, and is given up for a holder that is dead, stopped or out
+    of reach. Whoever uses features holds a lease of its own on them; whoever removes some renames them first and looks
+    for leases again. Both change the folder before they look, so over NFS too one of them sees the other.
+
+    In a cache that its group or everybody may write to, so may they to what is made in it.
+
+    Args:
+        cache: `paths.cache`; made when it is needed.
+        max_bytes: the longest unused features are removed to stay below, but none that a run is using.
+    """
+
+    def __init__(self, cache: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = cache / FEATURES, max_bytes
+        self.token = secrets.token_hex(8)
+        self._leases: dict[str, Lease] = {}
+        self._watched: dict[str, Watch] = {}
+
+    def obtain(self, wanted: Sequence[Wanted]) -> list[Stored]:
+        """All that is `wanted`: what is there, what this process computes, and what others compute meanwhile.
+
+        Raises:
+            NoRoom: it does not fit, and nothing more can be removed.
+            NotOurs: there is a folder of that name that Graft has not made.
+            OSError: it cannot be written or read.
+        """
+        self._open()
+        found: dict[str, Stored] = {}
+        announced: set[str] = set()
+        before = set(self._leases)
+        try:
+            while missing := [one for one in wanted if one.digest not in found]:
+                for one in missing:
+                    stored = self._take(one)
+                    if stored is not None:
+                        found[one.digest] = stored
+                if all(one.digest not in found for one in missing):
+                    self._wait(missing[0].digest, announced)
+        except BaseException:
+            for name in self._leases.keys() - before:
+                self._leases.pop(name).release()
+            raise
+        return [found[one.digest] for one in wanted]
+
+    def close(self) -> None:
+        """Let go of everything: from now on it may be removed."""
+        for lease in self._leases.values():
+            lease.release()
+        self._leases.clear()
+        atexit.unregister(self.close)
+
+    def _open(self) -> None:
+        """Make the folder, or make sure that it is Graft's."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not os.listdir(self.folder):  # made for Graft by a person
+                write_atomically(self.folder / MARKER, TAG)
+        if not self.folder.exists():
+            new = self.folder.with_name(f"{FEATURES}.{self.token}.part")
+            new.mkdir()
+            try:
+                write_atomically(new / MARKER, TAG)
+                self._share(new)
+                self._share(new / MARKER)
+                with contextlib.suppress(OSError):  # another process was first
+                    new.rename(self.folder)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    (new / MARKER).unlink()
+                    new.rmdir()
+        try:
+            ours = (self.folder / MARKER).read_bytes() == TAG
+        except FileNotFoundError:
+            ours = False
+        if not ours:
+            raise NotOurs(
+                f"{self.folder} was not made by Graft (it has no {MARKER} of Graft's); nothing is written there"
+            )
+
+    def _share(self, path: Path) -> None:
+        """Let those who may write to the folder above use `path` as well, regardless of this process's umask.
+
+        Where only owners may remove what they have made (the sticky bit, as in /tmp), others may read it only.
+        """
+        above = self.folder.parent.stat().st_mode
+        if not above & 0o022:
+            return
+        mode = above & (0o7777 if path.is_dir() else 0o666)
+        if above & 0o1000 and path.parent != self.folder.parent:
+            mode &= ~0o7022
+        with contextlib.suppress(OSError):  # a file system without modes
+            path.chmod(mode)
+
+    def _take(self, wanted: Wanted) -> Stored | None:
+        """One entry, computed if need be; None while another process computes it."""
+        name, folder = wanted.digest, self.folder / wanted.digest
+        if name not in self._leases:  # before looking, so that who removes it sees the lease
+            self._leases[name] = Lease(self.folder / f"{name}.{self.token}.lease", self._share)
+            atexit.register(self.close)
+        meta, computed = _read(folder, wanted), False
+        if meta is None:
+            claim = self._claim(name)
+            if claim is None:
+                return None
+            with contextlib.closing(claim):
+                meta = _read(folder, wanted)  # another process may just have finished
+                if meta is None:
+                    meta, computed = self._compute(folder, wanted, claim)
+        with contextlib.suppress(PermissionError):  # another user's
+            os.utime(folder / META)
+        return Stored(tuple(_files(folder, wanted)), computed, meta["seconds"])
+
+    def _claim(self, name: str) -> "Claim | None":
+        """The right to compute; None while another process has it."""
+        path = self.folder / f"{name}.claim"
+        watch = self._watched.setdefault(name, Watch(path))
+        holder = watch.look()
+        reason = watch.why_abandoned()
+        if reason is not None:
+            log.warning("cache  %s %s; this run computes the features instead", holder or "another run", reason)
+            try:
+                watch.clear()
+            except PermissionError:
+                return Claim(None)
+        try:
+            return Claim(Lease(path, self._share))
+        except FileExistsError:
+            return None
+
+    def _wait(self, name: str, announced: set[str]) -> None:
+        """Wait a moment for another process; say once for each whom for."""
+        holder = str(self._watched[name].look() or "another run")
+        if holder not in announced:
+            log.info("cache  waiting for %s, which computes the same features …", holder)
+        announced.add(holder)
+        time.sleep(POLL_SECONDS)
+
+    def _compute(self, folder: Path, wanted: Wanted, claim: "Claim") -> tuple[dict[str, Any], bool]:
+        """(description of the entry, whether this process made it)."""
+        if folder.exists():
+            log.warning("cache  %s is damaged; its features are computed again", folder)
+            if not self._remove(folder, damaged=True):
+                raise OSError(f"{folder} is damaged, and it is in use or holds files that are not Graft's")
+        self._make_room(wanted.bytes)
+        part = folder.with_name(f"{folder.name}.{self.token}.part")
+        part.mkdir()
+        started = time.perf_counter()
+        meta = {
+            "key": dict(wanted.key),
+            "count": wanted.count,
+            "layouts": [layout.to_dict() for layout in wanted.layouts],
+        }
+        try:
+            self._write_meta(part, meta)  # whose it is, should this process be killed
+            meta["crc32"] = self._write_rows(part, wanted, claim)
+            meta["seconds"] = round(time.perf_counter() - started, 2)
+            self._write_meta(part, meta)
+            self._share(part)
+            try:
+                part.rename(folder)
+            except OSError:
+                other = _read(folder, wanted)  # of a run that was taken over, and finished after all
+                if other is None:
+                    raise
+                return other, False
+            sync(self.folder)
+            return meta, True
+        finally:
+            _remove_own_files(part)
+
+    def _write_meta(self, folder: Path, meta: Mapping[str, Any]) -> None:
+        write_atomically(folder / META, (json.dumps(meta, indent=2) + "\n").encode())
+        self._share(folder / META)
+
+    def _write_rows(self, folder: Path, wanted: Wanted, claim: "Claim") -> list[int]:
+        """Write every batch as it comes; returns the CRC-32 of each file."""
+        sums = [0] * len(wanted.layouts)
+        rows = 0
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(file.open("xb")) for file in _files(folder, wanted)]
+            for file, layout in zip(files, wanted.layouts, strict=True):
+                file.truncate(wanted.count * layout.row_bytes)  # so that others count the room as taken
+            for batch in stack.enter_context(contextlib.closing(wanted.batches())):
+                rows += len(batch[0])
+                claim.progress()
+                for number, (file, layout, tensor) in enumerate(zip(files, wanted.layouts, batch, strict=True)):
+                    content = layout.to_bytes(tensor)
+                    sums[number] = zlib.crc32(content, sums[number])
+                    file.write(content)
+        if rows != wanted.count:
+            raise RuntimeError(f"{rows} rows of features for {wanted.count} images")
+        for written in _files(folder, wanted):
+            sync(written)
+            self._share(written)
+        return sums
+
+    def _make_room(self, needed: int) -> None:
+        self._remove_left_overs()
+        entries = sorted(self._entries(), key=lambda entry: entry[1])
+        total = sum(size for _, _, size in entries)
+        for folder, _, size in entries:
+            if total + needed <= self.max_bytes:
+                break
+            if folder.name not in self._leases:
+                total -= size if self._remove(folder) else 0
+        if total + needed > self.max_bytes:
+            raise NoRoom(
+                f"cache.max_gb={self.max_bytes / 2**30:g}: {self.folder} is full of what other runs are using, "
+                "or of what this user may not remove"
+            )
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise NoRoom(f"{self.folder} has {in_words(free)} free, and {in_words(needed)} are needed")
+
+    def _entries(self) -> Iterator[tuple[Path, float, int]]:
+        """(folder, time of last use, bytes) of all features, half-written ones too."""
+        for folder in self.folder.iterdir():
+            with contextlib.suppress(OSError):  # removed by another run meanwhile
+                if _is_own(folder):
+                    used = (folder / META).stat().st_mtime
+                    yield folder, used, sum(file.stat().st_size for file in folder.iterdir())
+
+    def _remove_left_overs(self) -> None:
+        """Remove what processes left that have ended: leases, claims, and what they had written or removed half."""
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):  # another user's, or removed by another run meanwhile
+                if _STALE_CLAIMS.fullmatch(path.name) or (_LEASES.fullmatch(path.name) and not self._is_live(path)):
+                    path.unlink()
+                match = _OWN_FOLDERS.fullmatch(path.name)
+                if match and match["token"] and not self._in_use(match) and not self._remove(path):
+                    path.rmdir()  # nothing had been written; fails unless it is empty
+
+    def _remove(self, folder: Path, *, damaged: bool = False) -> bool:
+        """Remove an entry unless another run is using or writing it; one that is `damaged` need not say its key."""
+        match = _OWN_FOLDERS.fullmatch(folder.name)
+        if match is None or not _is_own(folder, keyed=not damaged) or self._in_use(match):
+            return False
+        try:
+            if match["token"] is None:
+                removed = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.removed")
+                folder.rename(removed)
+                if self._in_use(match):  # since a moment ago
+                    removed.rename(folder)
+                    return False
+                folder = removed
+            return _remove_own_files(folder)
+        except OSError:  # another user's, or removed by another run meanwhile
+            return not folder.exists()
+
+    def _in_use(self, folder: re.Match[str]) -> bool:
+        """Whether a lease of another process protects a folder: its writer's while it is written, else anyone's."""
+        writer = folder["token"] if folder[0].endswith(".part") else None
+        for path in self.folder.iterdir():
+            lease = _LEASES.fullmatch(path.name)
+            if lease is None or lease["digest"] != folder["digest"] or lease["token"] == self.token:
+                continue
+            if writer in (None, lease["token"]) and self._is_live(path):
+                return True
+        return False
+
+    def _is_live(self, path: Path) -> bool:
+        return is_live(path, next(iter(self._leases.values())).renew())
+
+
+class Claim:
+    """The right to compute features, by a lease; None where another user's could not be removed.
+
+    Args:
+        lease: of the claim's file.
+    """
+
+    def __init__(self, lease: Lease | None) -> None:
+        self._lease = lease
+
+    def progress(self) -> None:
+        """Report that the computation is under way."""
+        if self._lease is not None:
+            self._lease.progress()
+
+    def close(self) -> None:
+        """Let others compute."""
+        if self._lease is not None:
+            self._lease.release()
+
+
+def _files(folder: Path, wanted: Wanted) -> list[Path]:
+    return [folder / f"{number}.bin" for number, _ in enumerate(wanted.layouts)]
+
+
+def _is_own(folder: Path, *, keyed: bool = True) -> bool:
+    """Whether a folder is one of the store: by its name, its files, and (`keyed`) the key that it says it has."""
+    name = _OWN_FOLDERS.fullmatch(folder.name)
+    if name is None or folder.is_symlink() or not folder.is_dir():
+        return False
+    if not all(_OWN_FILES.fullmatch(file) for file in os.listdir(folder)):
+        return False
+    if not keyed:
+        return True
+    try:
+        return _digest(json.loads((folder / META).read_text())["key"]) == name["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _remove_own_files(folder: Path) -> bool:
+    """Remove a folder of the store, unless there is anything else in it; returns whether it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        names = os.listdir(folder)
+        if not all(map(_OWN_FILES.fullmatch, names)):
+            return False
+        for name in sorted(names, key=lambda name: name == META):  # whose it is, last
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+    return True
+
+
+def _read(folder: Path, wanted: Wanted) -> dict[str, Any] | None:
+    """The content of an entry's `meta.json` if the entry is there, complete and as its checksums say; else None."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        expected = [wanted.count, [layout.to_dict() for layout in wanted.layouts]]
+        if [meta["count"], meta["layouts"]] != expected or _digest(meta["key"]) != wanted.digest:
+            return None
+        for file, layout, checksum in zip(_files(folder, wanted), wanted.layouts, meta["crc32"], strict=True):
+            if file.stat().st_size != wanted.count * layout.row_bytes:
+                return None
+            if _crc32(file) != checksum:
+                return None
+        float(meta["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta
+
+
+def _crc32(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as content:
+        while chunk := content.read(CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def in_words(size: float) -> str:
+    """A number of bytes for people: "3.9 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,0 +1,1 @@
+"""What `graft inspect` finds out about a data set."""

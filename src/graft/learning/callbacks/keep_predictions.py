@@ -1,0 +1,204 @@
+"""Keeps what the network said of the validation and test images, without a pass of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from graft.data.datasets import Batch
+from graft.data.sampler import PADDING
+from graft.learning.callbacks import direction
+from graft.learning.predictions import Predictions
+
+Columns = dict[str, list[Tensor]]
+
+LARGEST = 2**22
+"""Numbers of the head's input kept at most, two bytes each: fewer images where it is wide."""
+
+# field: how many bytes a number of it may take
+TYPES = {
+    "indices": torch.int32, "labels": torch.int32, "predicted": torch.int32, "confidence": torch.float32,
+    "truth": torch.float32, "scores": torch.float16, "features": torch.float16, "feature_indices": torch.int32,
+}  # fmt: skip
+
+
+class KeepPredictions(Callback):
+    """Keeps the predictions of the validation that `best.ckpt` was saved at, and those of the test.
+
+    Taken from the passes that are made anyway, on the device, and read once at the end of a pass. Memory: N x (20
+    + 2 `scores`) bytes for N images, and at most 8 MiB of what the head saw. The best ones are part of last.ckpt,
+    so a resumed run has them.
+
+    Args:
+        monitor: the metric that chooses the best checkpoint; None where the last one is kept.
+        head: name of the module whose input is the embedding; None for none.
+        scores: probabilities of how many classes are kept.
+        features: of how many images the head's input is kept.
+
+    Attributes:
+        best: at the best validation so far; None before the first.
+        test: of the test; None before it.
+    """
+
+    def __init__(self, *, monitor: str | None, head: str | None, scores: int, features: int) -> None:
+        self.monitor, self.head, self.scores, self.features = monitor, head, scores, features
+        self.best: Predictions | None = None
+        self.test: Predictions | None = None
+        self._score: float | None = None
+        self._columns: Columns = {}
+        self._batches = 1
+        self._seen: list[Tensor] = []
+        self._hook: Any = None
+
+    # -- a pass --------------------------------------------------------------------------------------------
+
+    def _begin(self, learner: pl.LightningModule, *, with_features: bool) -> None:
+        self._columns = {name: [] for name in TYPES}
+        if with_features and self.head is not None and self.features:
+            network: nn.Module = learner.network  # type: ignore[assignment]
+            self._hook = network.get_submodule(self.head).register_forward_pre_hook(self._catch)
+
+    def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen[:] = inputs[:1]
+
+    @torch.no_grad()
+    def _take(self, logits: Tensor, batch: Batch) -> None:
+        """One batch; of its first few images the head's input too, so that nothing need be looked up."""
+        row = columns_of(logits, batch, self.scores)
+        if self._seen and len(self._seen[0]) == len(batch.labels):
+            features = flattened(self._seen.pop())
+            few = -(-min(self.features, LARGEST // features.shape[1]) // self._batches)
+            row |= {"features": features[:few].clamp(-6e4, 6e4), "feature_indices": batch.indices[:few]}
+        for name, values in row.items():
+            self._columns[name].append(values.to(TYPES[name], copy=True))
+
+    def _end(self, trainer: pl.Trainer) -> Predictions:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self._seen.clear()
+        columns = {name: gathered(parts, trainer) for name, parts in self._columns.items()}
+        self._columns = {}
+        return sorted_predictions(columns, step=trainer.global_step, epoch=trainer.current_epoch)
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if wanted(trainer):
+            self._batches = max(1, int(sum(trainer.num_val_batches)) * trainer.world_size)
+            self._begin(pl_module, with_features=True)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if wanted(trainer):
+            self._take(outputs, batch)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not wanted(trainer):
+            return
+        taken = self._end(trainer)
+        if trainer.state.fn == "validate" or self._is_best(trainer):
+            self.best = taken
+
+    def _is_best(self, trainer: pl.Trainer) -> bool:
+        """As ModelCheckpoint decides: the first, then whatever is strictly better; not a number is worst."""
+        if self.monitor is None:
+            return True
+        sign = 1.0 if direction(self.monitor) == "max" else -1.0
+        score = sign * float(trainer.callback_metrics[self.monitor])
+        score = float("-inf") if score != score else score
+        if self._score is not None and score <= self._score:
+            return False
+        self._score = score
+        return True
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin(pl_module, with_features=False)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._take(outputs, batch)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.test = self._end(trainer)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.best is None:
+            return {}
+        arrays = {name: torch.from_numpy(getattr(self.best, name)).to(kind) for name, kind in TYPES.items()}
+        return {"score": self._score, "step": self.best.step, "epoch": self.best.epoch, **arrays}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict:
+            columns = {name: state_dict[name] for name in TYPES}
+            self._score = state_dict["score"]
+            self.best = sorted_predictions(columns, step=state_dict["step"], epoch=state_dict["epoch"])
+
+
+def columns_of(logits: Tensor, batch: Batch, scores: int) -> dict[str, Tensor]:
+    """What `Predictions` keeps of each image of a batch; of the first `scores` classes the probabilities."""
+    probabilities = logits.softmax(1).nan_to_num()  # of a network that has diverged
+    predicted = logits.nan_to_num().argmax(1)  # what accuracy counts, also where half precision makes ties
+    confidence = probabilities.gather(1, predicted[:, None])[:, 0]
+    truth = probabilities.gather(1, batch.labels.to(logits.device).clamp(min=0)[:, None])[:, 0]
+    return {
+        "indices": batch.indices, "labels": batch.labels, "predicted": predicted, "confidence": confidence,
+        "truth": truth, "scores": probabilities[:, :scores],
+    }  # fmt: skip
+
+
+def wanted(trainer: pl.Trainer) -> bool:
+    """Not the figure at step 0, whose weights are nobody's result."""
+    return trainer.state.fn == "fit" or trainer.global_step > 0
+
+
+def flattened(features: Tensor) -> Tensor:
+    """[B, D] as it is; a map [B, D, H, W] averaged over its places; anything else in one row an image."""
+    return features.mean((2, 3)) if features.dim() == 4 else features.flatten(1)
+
+
+def gathered(parts: list[Tensor], trainer: pl.Trainer) -> Tensor:
+    """The rows of all batches and all processes, on the CPU."""
+    if not parts:
+        return torch.zeros(0)
+    mine = torch.cat(parts).contiguous()
+    everybodys = [mine]
+    if trainer.world_size > 1 and mine.numel():  # each has as many rows: shards are filled up with padding
+        everybodys = [torch.empty_like(mine) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(everybodys, mine)
+    elif trainer.world_size > 1:
+        everybodys = [mine] * trainer.world_size
+    return torch.cat(everybodys).cpu()
+
+
+def sorted_predictions(columns: Mapping[str, Tensor], *, step: int, epoch: int) -> Predictions:
+    """Without padding, in the order of the data set."""
+    arrays = {name: values.numpy() for name, values in columns.items()}
+    for key, group in (("indices", ("labels", "predicted", "confidence", "truth", "scores")),
+                       ("feature_indices", ("features",))):  # fmt: skip
+        order = np.argsort(arrays[key], kind="stable")
+        order = order[arrays[key][order] != PADDING]
+        for name in (key, *group):
+            arrays[name] = arrays[name][order]
+    kinds = {name: np.float32 if TYPES[name].is_floating_point else np.int64 for name in arrays}
+    return Predictions(step, epoch, **{name: values.astype(kinds[name]) for name, values in arrays.items()})

@@ -1,0 +1,256 @@
+"""Writing checkpoints: whole or not at all, so that it costs little beside training, and before a run is stopped."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from graft.errors import TrainingError
+from graft.learning.checkpoints import LAST, PREVIOUS
+from graft.system.files import remove_unfinished, writing_atomically
+from graft.system.signals import STOP
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes beside the old checkpoint and renames, so that a kill at any moment leaves the old one or the new one.
+
+    The last.ckpt before this one stays as previous.ckpt, for the day that a disk spoils the last. Lightning's own
+    writer moves the file from the folder for temporary files, which is a copy where that is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Raises TrainingError where the disk is full or may not be written; what was there is left as it is."""
+        path = Path(path)
+        if path.parent.is_dir():
+            remove_unfinished(path)  # the run's folder is this process's alone
+        former = path.with_name(PREVIOUS) if path.name == LAST else None
+        try:
+            with writing_atomically(path, former=former) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer fails on its own while the disk's error passes by
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise TrainingError(
+                f"{path}: the checkpoint cannot be written ({cause.strerror or cause}).\n"
+                "The one before it is as it was. Make room, and go on from it with resume=auto."
+            ) from error
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Nothing: each of our checkpoints takes the place of the one before it.
+
+        Lightning asks for it with paths that the checkpoint says from which a run resumes, and would remove any folder.
+        """
+
+
+SAVED_AT = "saved_at"
+"""In the state of a callback: the optimizer step at which it wrote its checkpoint."""
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, whose state names files relative to `dirpath` and not by absolute paths.
+
+    Lightning forgets the best score when the folder's path has changed, and then replaces the best checkpoint by the
+    next one, however bad. With relative names a run may be moved, copied, mounted elsewhere or resumed in a new folder.
+
+    Where writing would take more than SHARE of the time, as with cached features, whose epochs take less than writing
+    the frozen layers once more, the best weights are kept in memory. They are written before last.ckpt is, which refers
+    to them, and at the end of training, however it ends.
+    """
+
+    SHARE = 0.1
+    """Part of the time that writing may take."""
+
+    PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.saved_at: int | None = None  # the optimizer step
+        self._written = self._took = 0.0
+        self._kept: tuple[str, dict[str, Any]] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's, which earlier versions of Graft wrote."""
+        return super().state_key.replace(BestCheckpoint.__qualname__, ModelCheckpoint.__qualname__)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        self.saved_at = trainer.global_step
+        self._kept = None
+        if trainer.strategy.broadcast(self._may_write()):
+            started = time.monotonic()
+            super()._save_checkpoint(trainer, filepath)
+            self._written = time.monotonic()
+            self._took = self._written - started
+        else:
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+            self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+            self._kept = filepath, _detached(checkpoint, trainer.lightning_module)
+
+    def _may_write(self) -> bool:
+        """Whether the last writing was long enough ago."""
+        return self.SHARE * (time.monotonic() - self._written) >= self._took
+
+    def write_kept(self, trainer: pl.Trainer) -> None:
+        """Write the checkpoint that is kept in memory, if there is one."""
+        if self._kept is not None:
+            path, checkpoint = self._kept
+            self._kept = None
+            trainer.strategy.save_checkpoint(checkpoint, path)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.write_kept(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self.write_kept(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self._with_paths(super().state_dict(), lambda path: Path(path).name)
+        return state | {"dirpath": "", SAVED_AT: self.saved_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also of a state with absolute paths: every checkpoint of a run lies in `dirpath`."""
+        folder = Path(str(self.dirpath))
+        state = self._with_paths(state_dict, lambda path: str(folder / Path(path).name))
+        super().load_state_dict(state | {"dirpath": self.dirpath})
+        self.saved_at = state_dict.get(SAVED_AT)
+
+    def _with_paths(self, state: dict[str, Any], changed: Callable[[str], str]) -> dict[str, Any]:
+        paths = {name: changed(state[name]) if state[name] else "" for name in self.PATHS}
+        return (
+            state | paths | {"best_k_models": {changed(path): score for path, score in state["best_k_models"].items()}}
+        )
+
+
+def _detached(checkpoint: dict[str, Any], learner: Any) -> dict[str, Any]:
+    """`checkpoint` with copies of those weights that training can still change."""
+    plan = learner.plan
+    frozen = {f"network.{name}" for name in plan.frozen(0)} if plan.static else set()
+    weights = {name: tensor if name in frozen else tensor.clone() for name, tensor in checkpoint["state_dict"].items()}
+    return checkpoint | {"state_dict": weights}
+
+
+class LatestCheckpoint(BestCheckpoint):
+    """Kept up to date at the ends of epochs, but with no more than a tenth of the time, and at the end of training."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(save_on_train_epoch_end=True, **options)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.strategy.broadcast(self._is_due(trainer)):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def _may_write(self) -> bool:
+        return True  # it is asked only where it is due
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """Whether this is the last epoch, or the last writing was long enough ago."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        return last or trainer.should_stop or super()._may_write()
+
+
+class ResumePoint(LatestCheckpoint):
+    """last.ckpt: what a run goes on from, written at the ends of epochs, every so many steps, and before it stops.
+
+    A run that is asked to stop (see `signals`) finishes its step, writes last.ckpt and ends; in the last step of an
+    epoch and in a validation it finishes these first, for a while.
+
+    Args:
+        every: write also after each so many optimizer steps; None: not.
+    """
+
+    ASK_OTHERS_EVERY = 10
+    """Several processes must stop in the same step, but must not wait for one another in each."""
+
+    def __init__(self, *, every: int | None = None, **options: Any) -> None:
+        super().__init__(filename=Path(LAST).stem, **options)
+        self.every = every
+        self._steps = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # the loader was made for counting its batches, before Lightning knew where in the epoch to go on
+        trainer.fit_loop._load_combined_loader_states()
+        if trainer.fit_loop.resumed_on_epoch_end or trainer.fit_loop.restarted_on_epoch_end:
+            self._update_plateau(trainer, pl_module)
+        STOP.take()
+        STOP.heeded = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.fit_loop._restarting = False  # or Lightning would leave out the plateau schedule at this epoch's end
+        if not self._can_go_on_from_here(trainer):
+            return
+        if self._asked_to_stop(trainer):
+            self._write(trainer)
+            raise KeyboardInterrupt
+        if self.every and trainer.global_step // self.every > self._last_global_step_saved // self.every:
+            self._write(trainer)
+        STOP.waiting = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        STOP.waiting = False
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if STOP.heeded and STOP.overdue and trainer.world_size == 1:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._asked_to_stop(trainer, now=True):
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        STOP.heeded = False
+        super().on_train_end(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        STOP.heeded = STOP.waiting = False
+        super().on_exception(trainer, pl_module, exception)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BestCheckpoint):
+                callback.write_kept(trainer)
+        super()._save_checkpoint(trainer, filepath)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """As for any; and when this process is asked to stop (the first one's answer counts for all)."""
+        return STOP.asked is not None or super()._is_due(trainer)
+
+    def _update_plateau(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What a plateau schedule does at the end of an epoch comes after the checkpoint of that epoch is written, and
+        Lightning leaves it out where a run goes on from there."""
+        figures: dict[str, float] = pl_module.results  # type: ignore[assignment]
+        for schedule in trainer.lr_scheduler_configs:
+            plateau: Any = schedule.scheduler
+            if schedule.reduce_on_plateau and schedule.monitor in figures:
+                plateau.step(torch.tensor(figures[schedule.monitor]))  # in float32, as it was monitored
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _asked_to_stop(self, trainer: pl.Trainer, *, now: bool = False) -> bool:
+        asked = STOP.asked is not None
+        if trainer.world_size == 1:
+            return asked
+        self._steps += 1
+        if self._steps % self.ASK_OTHERS_EVERY and not now:
+            return False
+        return trainer.strategy.reduce_boolean_decision(asked, all=False)
+
+    def _can_go_on_from_here(self, trainer: pl.Trainer) -> bool:
+        """After an optimizer step in the middle of an epoch, with no validation to come before the next one."""
+        loop: Any = trainer.fit_loop.epoch_loop
+        ends = loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps
+        return not (ends or loop._should_accumulate() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher))

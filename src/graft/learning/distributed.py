@@ -1,0 +1,86 @@
+"""One run in several processes of this machine, started by torch's own elastic launcher."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
+from graft.errors import TrainingError
+from graft.system.escaping import PrintableFormatter
+from graft.system.signals import STOP, end_when_asked_twice
+from graft.system.startup import safe_path
+
+Result = dict[str, Any]
+
+
+def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Result:
+    """Call `function(*arguments)` in `count` processes that form one group; returns the first one's result.
+
+    Each gets the environment that Lightning reads (rank, world size, address), so nothing is started twice and
+    Hydra is not involved: there is one run folder.
+
+    Args:
+        function: importable by name; the same call in each process.
+        count: number of processes on this machine.
+        arguments: picklable; the last one is the run's folder.
+
+    Raises:
+        TrainingError: a process failed; carries its message.
+        KeyboardInterrupt: we were asked to stop, and the processes have done so.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    threads = max(1, (os.cpu_count() or 1) // count)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="spawn",
+    )
+    try:
+        with safe_path():
+            results = elastic_launch(config, _enter)(function, *arguments)
+    except SignalException as error:
+        raise KeyboardInterrupt from error
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise TrainingError(f"process {rank} of {count} failed: {failure.message}") from error
+    return results[0]
+
+
+def environment_of(strategy: str) -> ClusterEnvironment:
+    """How a process finds the others of its run. Said, because Lightning would look for Slurm's variables, which a job
+    of Slurm has even where it trains in one process."""
+    if strategy == "ddp_slurm":
+        return SLURMEnvironment(auto_requeue=False)
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+
+
+def _enter(function: Callable[..., Result], *arguments: Any) -> Result:
+    folder: Path = arguments[-1]
+    if os.environ["RANK"] == "0":
+        handlers: list[logging.Handler] = [
+            logging.StreamHandler(sys.stdout),
+            logging.FileHandler(folder / "train.log"),
+        ]
+        for handler in handlers:
+            handler.setFormatter(PrintableFormatter())
+        logging.basicConfig(level=logging.INFO, handlers=handlers)
+    end_when_asked_twice()
+    with STOP.listening():
+        return function(*arguments)

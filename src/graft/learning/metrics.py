@@ -1,0 +1,104 @@
+"""How good predictions are, in figures: accumulated batch by batch, on the device."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from graft.learning.confusion_counts import Tally
+
+TOP = 5
+BINS = 15
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: how many images it has, how many of those predicted are right (precision), how many of its own are
+    found (recall, which is its accuracy), and their harmonic mean (f1); all in [0, 1]."""
+
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The figures of a split.
+
+    Attributes:
+        overall: "loss", "acc", "top5" (with more than five classes), "precision", "recall", "f1" (means over the
+            classes that occur or are predicted), "ece".
+        classes: one score a class, in the order of the classes.
+        confusion: confusion[t][p] images of class t were taken for class p.
+    """
+
+    overall: dict[str, float]
+    classes: list[ClassScore]
+    confusion: list[list[int]]
+
+
+class Scores:
+    """Loss and accuracy as training's test computes them, to the bit, and what tells more than these.
+
+    ECE is the expected calibration error over 15 equal bins of confidence (Guo et al. 2017, "On Calibration of Modern
+    Neural Networks"): by how much the probability of the predicted class differs from how often it is right.
+
+    Args:
+        count: number of classes.
+        device: where the logits are.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.tally = Tally(count, device)
+        self.per_class = _counted(count, "none").to(device)
+        self.macro = _counted(count, "macro").to(device)
+        self.confusion = MulticlassConfusionMatrix(count).to(device)
+        self.calibration = MulticlassCalibrationError(count, n_bins=BINS, norm="l1").to(device)
+        self.top = MulticlassAccuracy(count, average="micro", top_k=TOP).to(device) if count > TOP else None
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in a batch: logits [B, C] and labels [B] in [0, C)."""
+        predicted = logits.argmax(1)
+        self.tally.count(logits, labels)
+        for metric in (self.per_class, self.macro, self.confusion):
+            metric.update(predicted, labels)
+        probabilities = logits.softmax(1)
+        self.calibration.update(probabilities, labels)
+        if self.top is not None:
+            self.top.update(probabilities, labels)
+
+    def compute(self) -> Scored:
+        """The figures of all that came."""
+        counts = self.tally.read(lambda sums: sums)
+        overall = {"loss": counts.mean_loss, "acc": counts.accuracy}
+        if self.top is not None:
+            overall["top5"] = float(self.top.compute())
+        macro = self.macro.compute()
+        overall |= {name: float(macro[name]) for name in ("precision", "recall", "f1")}
+        overall["ece"] = float(self.calibration.compute())
+        confusion = self.confusion.compute().tolist()
+        figures = {name: values.tolist() for name, values in self.per_class.compute().items()}
+        classes = [
+            ClassScore(images, precision, recall, f1)
+            for images, precision, recall, f1 in zip(
+                counts.images, figures["precision"], counts.per_class(), figures["f1"], strict=True
+            )
+        ]
+        return Scored(overall, classes, confusion)
+
+
+def _counted(count: int, average: Literal["none", "macro"]) -> MetricCollection:
+    """Precision, recall and F1 from one count of hits and misses."""
+    kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+    return MetricCollection({name: kind(count, average=average) for name, kind in kinds.items()})

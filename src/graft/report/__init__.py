@@ -1,0 +1,1 @@
+"""Runs compared: tables, Markdown and one HTML page."""

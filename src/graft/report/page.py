@@ -1,0 +1,343 @@
+"""Runs side by side as one HTML page that needs nothing else: no network, no server, no file beside it."""
+
+import base64
+import hashlib
+import html
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.config.metrics import direction
+from graft.errors import DataError
+from graft.learning.metrics_csv import read_metrics
+from graft.report.comparison import Column, Row, columns, differing, short
+from graft.report.summary import Json, Unreadable
+from graft.review.record import FILE, LARGEST, Record, read_record
+from graft.system.escaping import printable
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+DETAILED = 50
+"""Rows, the best ones, with curves, matrices and predictions on the page; the table has all."""
+
+MEMORY = 2**27
+"""Bytes of all records on a page."""
+
+LARGEST_TABLE = 2**25
+"""Bytes of a metrics.csv whose curves are shown; in memory it takes ten times that."""
+
+NAMED = 40
+"""Files at most that are named as unreadable."""
+
+POINTS = 120
+"""Of a learning curve; longer ones are thinned evenly."""
+
+CURVES = ("val/acc", "val/loss", "train/acc", "train/loss")
+CELLED, LISTED = 30, 40
+"""Classes up to which a confusion matrix is shown whole, and classes shown by accuracy at most."""
+
+DISAGREEMENTS = 24
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page as HTML, and the files of runs that it could not show."""
+
+    text: str
+    unreadable: list[Unreadable]
+
+    def encode(self) -> bytes:
+        """The content of the file; halves of characters, which UTF-8 cannot hold, as escapes."""
+        return self.text.encode("utf-8", "backslashreplace")
+
+
+def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] = ()) -> Page:
+    """The page.
+
+    It holds everything of the best 50 rows (under 2 MB in all) and the table of all of them.
+
+    Args:
+        found: as from `comparison.rows`, the best first.
+        title: plain text.
+        unreadable: summaries that could not be read.
+    """
+    keys = differing(found)
+    details, damaged = read_details(found[:DETAILED])
+    ignored = [*unreadable, *damaged]
+    records = {number: detail.record for number, detail in enumerate(details) if detail.record is not None}
+    content = {
+        "runs": [detail.told(_label(found[number], keys)) for number, detail in enumerate(details)],
+        "classes": classes_of(records),
+        "disagreements": disagreements(records),
+    }
+    same, different = configurations(found)
+    template = TEMPLATE.read_text(encoding="utf-8")
+    parts = {
+        "TITLE": escaped(title),
+        "SUMMARY": escaped(summary_line(found)),
+        "IGNORED": "".join(f"<li>{escaped(str(each))}</li>" for each in ignored[:NAMED])
+        + (f"<li>and {len(ignored) - NAMED:,} more</li>" if len(ignored) > NAMED else ""),
+        "TABLE": table(found),
+        "DIFFERENT": different,
+        "SAME": same,
+        # no "</script>" or "<!--" can appear in it
+        "DATA": json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "SCRIPT": _hash_of_script(template),
+    }
+    pieces = template.split("@@")  # text, name, text, name, …
+    text = "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+    return Page(text, damaged)
+
+
+def _hash_of_script(template: str) -> str:
+    """The only script that the page's policy lets run, by its SHA-256."""
+    script = template.rpartition("<script>")[2].partition("</script>")[0]
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def escaped(text: str) -> str:
+    """`text` as HTML shows it as it is, as content or as the value of an attribute; control characters written out."""
+    return html.escape(printable(text))
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What the page shows of a row: the learning curves and the record of its best run."""
+
+    number: int
+    curves: dict[str, list[list[float]]]
+    record: Record | None
+
+    def told(self, label: str) -> dict[str, Any]:
+        """As plain values."""
+        shown: dict[str, Any] = {"label": label, "curves": self.curves}
+        if self.record is None:
+            return shown
+        record = self.record
+        shown |= {"part": record.part, "images": record.images, "set": class_set(record)}
+        shown["accuracy"] = [
+            round(int(correct) / int(total), 4) if total else None
+            for correct, total in zip(record.correct, record.totals, strict=True)
+        ]
+        count = len(record.classes)
+        cells = zip(record.cells.tolist(), record.counts.tolist(), strict=True)
+        if count <= CELLED:
+            shown["confusion"] = [[*divmod(int(cell), count), number] for cell, number in cells]
+        else:
+            off = [[*divmod(int(cell), count), number] for cell, number in cells if cell // count != cell % count]
+            shown["mixed"] = off[:12]
+        return shown
+
+
+def read_details(found: Sequence[Row]) -> tuple[list[Detail], list[Unreadable]]:
+    """What the rows' best runs left behind, and what of it cannot be read; nothing need be there."""
+    details, unreadable = [], []
+    room = MEMORY
+    for number, row in enumerate(found):
+        folder = Path(row.folder)
+        record: Record | None = None
+        curves: dict[str, list[list[float]]] = {}
+        try:
+            curves, damaged = learning_curves(folder / "metrics.csv")
+            if damaged:
+                unreadable.append(Unreadable(folder / "metrics.csv", f"{damaged} damaged lines"))
+        except (OSError, DataError) as error:
+            if not isinstance(error, FileNotFoundError):
+                unreadable.append(Unreadable(folder / "metrics.csv", _reason(error)))
+        try:
+            record = read_record(folder, min(LARGEST, room))
+            room -= record.nbytes if record is not None else 0
+        except DataError as error:
+            unreadable.append(Unreadable(folder / FILE, _reason(error)))
+        details.append(Detail(number, curves, record))
+    return details, unreadable
+
+
+def _reason(error: OSError | DataError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def learning_curves(file: Path) -> tuple[dict[str, list[list[float]]], int]:
+    """(metric of `CURVES` → (epochs, value) pairs, number of damaged lines), epochs counted in fractions from the start
+    of training.
+
+    Raises:
+        OSError, DataError: as `read_metrics`.
+    """
+    table = read_metrics(file, LARGEST_TABLE)
+    rows = [row for row in table.rows if all(map(math.isfinite, (row["step"], row.get("epoch", 0))))]
+    ends = [row["step"] for row in rows if "train/loss" in row and row.get("epoch", 0) == 0]
+    epoch = max(ends, default=0) or max((row["step"] for row in rows), default=0) or 1
+    curves = {}
+    for name in CURVES:
+        points = [[round(row["step"] / epoch, 3), float(f"{row[name]:.5g}")] for row in rows if name in row]
+        curves[name] = thinned([point for point in points if all(map(math.isfinite, point))])
+    return {name: points for name, points in curves.items() if points}, table.damaged
+
+
+def thinned(points: list[list[float]]) -> list[list[float]]:
+    """At most `POINTS` of them, the first and the last among them."""
+    if len(points) <= POINTS:
+        return points
+    return [points[round(number * (len(points) - 1) / (POINTS - 1))] for number in range(POINTS)]
+
+
+def class_set(record: Record) -> str:
+    """A key for the classes of a record: runs are only compared where they tell the same classes apart."""
+    return json.dumps(record.classes, ensure_ascii=False)
+
+
+def classes_of(records: Mapping[int, Record]) -> dict[str, dict[str, Any]]:
+    """For each set of classes: their names, and which are shown by accuracy (all of few; of many those in which runs
+    differ most)."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records.values():
+        key = class_set(record)
+        if key in found:
+            continue
+        alike = [other for other in records.values() if class_set(other) == key]
+        shown = range(len(record.classes))
+        if len(record.classes) > LISTED:
+            spread = [_spread(alike, number) for number in shown]
+            shown = sorted(sorted(shown, key=lambda number: -spread[number])[:LISTED])  # type: ignore[assignment]
+        found[key] = {"names": list(record.classes), "shown": list(shown)}
+    return found
+
+
+def _spread(records: Sequence[Record], number: int) -> float:
+    shares = [record.correct[number] / record.totals[number] for record in records if record.totals[number]]
+    return float(max(shares) - min(shares)) if shares else 0.0
+
+
+def disagreements(records: Mapping[int, Record]) -> list[dict[str, Any]]:
+    """Images that runs of the same classes see differently, the most divided first, with who said what.
+
+    Those of which some run kept a thumbnail: a sample that is the same in every run, and each run's worst.
+    """
+    answers = {number: _answers(record) for number, record in records.items()}
+    images: dict[tuple[str, int], list[int]] = {}
+    for number, record in records.items():
+        for key in record.thumbnails:
+            images.setdefault((class_set(record), key), []).append(number)
+    found: list[dict[str, Any]] = []
+    for (classes, key), holders in images.items():
+        said = [
+            (number, *answers[number][key])
+            for number, record in records.items()
+            if key in answers[number] and class_set(record) == classes
+        ]
+        counts = Counter(answer for _, _, answer, _ in said)
+        if len(counts) < 2:
+            continue
+        name, picture = records[holders[0]].thumbnails[key]
+        names = records[holders[0]].classes
+        divided = 1 - max(counts.values()) / len(said)
+        found.append(
+            {
+                "divided": divided,
+                "name": name,
+                "true": names[said[0][1]],
+                "picture": base64.b64encode(picture).decode(),
+                "said": [
+                    {
+                        "class": names[answer],
+                        "right": answer == said[0][1],
+                        "runs": [[number, round(sure, 2)] for number, _, other, sure in said if other == answer],
+                    }
+                    for answer, _ in counts.most_common()
+                ],
+            }
+        )
+    return sorted(found, key=lambda image: (-image["divided"], image["name"]))[:DISAGREEMENTS]
+
+
+def _answers(record: Record) -> dict[int, tuple[int, int, float]]:
+    columns = (record.digests, record.labels, record.predicted, record.confidence)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return {key: (label, predicted, sure) for key, label, predicted, sure in rows}
+
+
+def summary_line(found: Sequence[Row]) -> str:
+    """How many of what, and what the page leaves out."""
+    runs, finished = sum(len(row.members) for row in found), sum(len(row.finished) for row in found)
+    said = f"{len(found):,} configurations, {runs:,} runs"
+    said += f", {runs - finished:,} of them not finished" if runs > finished else ""
+    if len(found) > DETAILED:
+        said += f" · curves, matrices and predictions of the best {DETAILED}"
+    return said
+
+
+def table(found: Sequence[Row]) -> str:
+    """The sortable table; a cell's data-value is what it sorts by."""
+    shown = [
+        Column("#", lambda row: "", lambda row: None, numeric=True),
+        *columns(found),
+        Column("folder", lambda row: row.folder, lambda row: row.folder),
+    ]
+    header = "".join(
+        f'<th scope="col"{_class(column.numeric)}{_order(column)}><button>{escaped(column.name)}</button></th>'
+        for column in shown
+    )
+    lines = [f'<thead><tr><th scope="col"></th>{header}</tr></thead><tbody>']
+    for number, row in enumerate(found):
+        choose = f'<td><input type="checkbox" data-run="{number}" aria-label="show run {number + 1}"></td>'
+        cells = [
+            choose if number < DETAILED else "<td></td>",
+            _cell(str(number + 1), number + 1, numeric=True),
+            *(_cell(column.text(row), column.value(row), numeric=column.numeric) for column in shown[1:]),
+        ]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</tbody>"])
+
+
+def _order(column: Column) -> str:
+    """What a first click on the header shows first."""
+    best_is_most = column.numeric and "/" in column.name and direction(column.name) == "max"
+    return ' data-first="most"' if best_is_most else ""
+
+
+def _cell(text: str, value: Json, *, numeric: bool = False) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    key = value if number and math.isfinite(float(value)) else ("" if number or value is None else text)  # type: ignore[arg-type]
+    return f'<td{_class(numeric)} data-value="{escaped(str(key))}">{escaped(text)}</td>'
+
+
+def _class(numeric: bool) -> str:
+    return ' class="number"' if numeric else ""
+
+
+def _label(row: Row, keys: Sequence[str]) -> str:
+    """What tells a row from the others: the options of its groups by themselves, other keys by their names."""
+    values = {key: short(row.choices.get(key)) for key in keys}
+    return ", ".join(f"{printable(key)}={value}" if "." in key else value for key, value in values.items())
+
+
+def configurations(found: Sequence[Row]) -> tuple[str, str]:
+    """(same, different): every choice that is the same in all rows, and every one that is not, as table bodies."""
+    keys = list(dict.fromkeys(key for row in found for key in row.choices))
+    same, different = [], []
+    for key in keys:
+        numbers: dict[str, list[int]] = {}
+        for number, row in enumerate(found, start=1):
+            numbers.setdefault(short(row.choices.get(key)), []).append(number)
+        name = f'<th scope="row">{escaped(key)}</th>'
+        if len(numbers) == 1:
+            same.append(f"<tr>{name}<td>{escaped(next(iter(numbers)))}</td></tr>")
+        else:
+            different.append(f"<tr>{name}<td>{_who_has(numbers)}</td></tr>")
+    return "\n".join(same), "\n".join(different)
+
+
+def _who_has(numbers: Mapping[str, Sequence[int]], most: int = 12) -> str:
+    """Each value with the rows that have it."""
+    shown = [
+        f"<span><code>{escaped(value)}</code> "
+        + (f"in {', '.join(map(str, rows))}" if len(rows) <= most else f"in {len(rows)} rows")
+        + "</span>"
+        for value, rows in list(numbers.items())[:most]
+    ]
+    return " ".join(shown) + (f" and {len(numbers) - most} more values" if len(numbers) > most else "")

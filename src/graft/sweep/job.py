@@ -1,0 +1,108 @@
+"""One job of a sweep: in the folder of its configuration, in a process of its own, to its end once."""
+
+import copy
+import logging
+import logging.config
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from graft.config.config_hash import identity
+from graft.errors import GraftError
+from graft.learning.pruning import PRUNED, mark_pruned
+from graft.sweep.gpu_slots import Slot, claimed_slot, concurrent_jobs
+from graft.sweep.job_folders import INDEX
+from graft.sweep.subprocess_job import run_apart
+from graft.system.folder_lock import FolderLock
+from graft.system.locks import locked
+from graft.system.slurm import first_task
+from graft.tasks.prepare import KEY
+from graft.tasks.run import earlier_run
+from graft.tasks.train import Command, open_run, train
+
+log = logging.getLogger("graft")
+
+DONE = ("finished", PRUNED)
+"""What is not run again."""
+
+
+def run_job(config: Any, hydra: Any) -> float | None:
+    """Run a job unless it is finished; what keeps it from finishing goes into its summary and stops no other job.
+
+    Args:
+        config: its TrainConfig.
+        hydra: its HydraConfig.
+
+    Returns:
+        The optimized metric (of one that was pruned: its best so far); None of a job that failed.
+    """
+    folder, sweep, mine = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), identity(config)
+    command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
+    with _alone(sweep / INDEX / f"{mine}.lock") if first_task() else nullcontext():
+        summary = earlier_run(folder, mine)
+        if summary.get("status") in DONE:
+            log.info("%s before: %s", summary["status"], folder)
+        else:
+            config = copy.deepcopy(config)
+            if (summary or not first_task()) and config.resume is None:
+                config.resume = "auto"
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(FolderLock(folder, KEY) if first_task() else nullcontext())
+                except GraftError as error:  # somebody resumes this very job by hand
+                    log.error("%s", error)
+                    return None
+                slot = stack.enter_context(claimed_slot(concurrent_jobs(hydra.launcher), sweep))
+                summary = _to_its_end(config, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True))
+    if summary["status"] == PRUNED and config.search.trial is not None:
+        mark_pruned(config.search)
+    return summary["metrics"].get(config.optimized_metric) if summary["status"] in DONE else None
+
+
+@contextmanager
+def _alone(lock_file: Path) -> Iterator[None]:
+    """Two jobs of the same configuration, or of a sweep that was started twice, follow one another."""
+    with locked(lock_file, lambda holder: log.info("waiting for %s, which runs the same configuration", holder)):
+        yield
+
+
+def _to_its_end(config: Any, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
+    """Run the job, from its last checkpoint if it has one; returns its summary, which tells how it ended."""
+    OmegaConf.resolve(config)
+    run = open_run(config, command)
+    code = run_apart(_train_here, config, command, slot, job_logging, preload=("graft.tasks.fit",))
+    summary = earlier_run(command.folder, run.summary["identity"])
+    if not run.writes:  # the first task of Slurm tells
+        return summary or run.summary
+    if summary.get("attempts") == run.summary["attempts"]:
+        run.summary = summary
+    if "ended" not in run.summary:  # it had no chance to say why
+        run.fail(_cause_of_death(code))
+    if run.summary["status"] not in DONE:
+        log.error("%s: %s", run.summary["status"], run.summary.get("error", command.folder))
+    return run.summary
+
+
+def _cause_of_death(code: int) -> str:
+    if code >= 0:
+        return f"the process ended with exit code {code} (see train.log)"
+    likely = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+    return f"the process was ended by {signal.Signals(-code).name}{likely}"
+
+
+def _train_here(config: Any, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
+    if first_task():
+        logging.config.dictConfig(job_logging)
+    slot.bind()
+    try:
+        train(config, command)
+    except GraftError:  # its words are in the summary, and are said once, by our parent
+        sys.exit(1)
+    except Exception:
+        log.exception("failed")
+        sys.exit(1)

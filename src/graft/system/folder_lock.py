@@ -1,0 +1,160 @@
+"""A folder is created exclusively, and locked while a process writes to it."""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from graft.errors import ConfigError
+from graft.system.files import telling_write_errors, write_atomically
+from graft.system.slurm import slurm_tasks
+
+LOCK, HOLDER, MARKER = ".lock", ".lock.json", ".lock.held"
+"""In the folder while it is in use: what is locked, who holds it, and what replaces the lock where there are none."""
+
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+"""How file systems answer that they cannot lock files."""
+
+
+def new_folder(wanted: Path) -> Path:
+    """Create `wanted`, or where that exists `wanted`_1, `wanted`_2, …: a folder that nobody else has.
+
+    Raises:
+        DataError: it cannot be created.
+    """
+    with telling_write_errors(wanted):
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count():
+            folder = wanted if number == 0 else wanted.with_name(f"{wanted.name}_{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    raise AssertionError("counting never ends")
+
+
+OWN_NAMES = ("${now:", "${run_name:")
+"""What a configuration that leaves a folder's name to Graft has in it."""
+
+
+def own_name(node: Any, key: str) -> bool:
+    """Whether the value of `key` is a name that Graft makes up, such as the time, and not one that somebody gave."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else {}
+    return any(word in str(values.get(key)) for word in OWN_NAMES)
+
+
+def folder_of(config: Any) -> Path:
+    """`config.folder`: the one that was given, or a new one that nobody else has."""
+    folder = Path(config.folder).expanduser()
+    return new_folder(folder) if own_name(config, "folder") else folder
+
+
+class FolderLock:
+    """The right to write to a folder, which one process at a time has.
+
+    It ends with the process, however that ends. Where the file system has no locks, a marker file names its holder by
+    host and process; one whose process is gone is ignored on the same host, and within the same step of Slurm.
+
+    Args:
+        folder: the folder; created where there is none.
+        key: the configuration key that names it, for the error message.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self._lock: FileLock | SoftFileLock | None = None
+
+    def acquire(self) -> None:
+        """Raises ConfigError where another process has it: names the host, the process and since when."""
+        with telling_write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._acquired()
+            write_atomically(self.folder / HOLDER, json.dumps(_this_process()).encode())
+
+    def _acquired(self) -> FileLock | SoftFileLock:
+        lock: FileLock | SoftFileLock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise self._in_use() from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            (self.folder / LOCK).unlink(missing_ok=True)
+            lock = self._marked()
+        return lock
+
+    def _marked(self) -> SoftFileLock:
+        """The lock of a file system without locks."""
+        marker = self.folder / MARKER
+        if _same_step(read_holder(self.folder)):
+            marker.unlink(missing_ok=True)  # Slurm queues a job again only when its processes are gone
+        lock = SoftFileLock(marker)
+        for timeout in (0, 1):  # the first attempt may be spent on removing the marker of a process that is gone
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=timeout)
+                return lock
+        raise self._in_use(f"If that process is gone, remove {marker}.")
+
+    def _in_use(self, way_out: str = "") -> ConfigError:
+        holder = read_holder(self.folder)
+        who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}" if holder else "another process"
+        return ConfigError(
+            f"{self.key}={self.folder}: in use by {who}.\nWait for it, stop it, or give another folder."
+            + (f" {way_out}" if way_out else "")
+        )
+
+    def release(self) -> None:
+        """Let others have the folder. Does nothing where it is not held."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):  # a folder that is gone, or a disk
+                (self.folder / HOLDER).unlink(missing_ok=True)
+                (self.folder / LOCK).unlink(missing_ok=True)  # while it is held: whoever opens it later finds it gone
+            lock.release()
+
+    def __enter__(self) -> "FolderLock":
+        if self._lock is None:
+            self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def read_holder(folder: Path) -> dict[str, Any]:
+    """Host, process and time of whoever holds `folder`, or held it when it was killed; empty where nobody is named."""
+    try:
+        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return {"pid": int(holder["pid"]), "host": _plain(holder["host"]), "since": _plain(holder["since"])} | {
+            "step": holder.get("step")
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _plain(text: object) -> str:
+    return "".join(character for character in str(text)[:100] if character.isprintable())
+
+
+def _this_process() -> dict[str, Any]:
+    tasks = slurm_tasks()
+    return {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "since": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+        "step": tasks.step if tasks else None,
+    }
+
+
+def _same_step(holder: dict[str, Any]) -> bool:
+    tasks = slurm_tasks()
+    return tasks is not None and bool(holder) and holder["step"] == tasks.step

@@ -1,0 +1,132 @@
+"""data.batch_size=auto: the largest batch whose training step fits into the GPU's memory."""
+
+import copy
+import gc
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graft.config.recorded import recorded_run
+from graft.data.datasets import Batch
+from graft.data.splits import Splits
+from graft.errors import ConfigError, TrainingError
+from graft.learning.checkpoints import read_checkpoint
+from graft.learning.module import Learner
+from graft.learning.optimizers import build_optimizer
+from graft.system.device import Device, benchmark
+from graft.system.values import mapping, read_values
+from graft.tasks.build import Experiment, assemble
+
+AUTO = "auto"
+USUAL = 32
+"""Where no GPU's memory decides."""
+
+MOST = 1024
+"""Beyond it a GPU is busy already, and SGD gains little (Masters & Luschi 2018)."""
+
+SHARE = 0.9
+"""Of the memory that a step may take; the rest is for what differs from step to step."""
+
+
+def settle_batch_size(
+    plain: dict[str, Any], splits: Splits, device: Device, folder: Path, resume: Path | None
+) -> tuple[dict[str, Any], str | None]:
+    """(`plain` with a number for data.batch_size, what to tell of it); unchanged where it has one.
+
+    A run that goes on has the batch size that it began with.
+
+    Raises:
+        ConfigError: several processes, which would have to agree.
+        TrainingError: not even the smallest batch fits.
+    """
+    if plain["data"]["batch_size"] != AUTO:
+        return plain, None
+    if plain["trainer"]["strategy"] != "auto" or device.devices > 1:
+        raise ConfigError(
+            f"data.batch_size=auto and trainer.strategy={plain['trainer']['strategy']} disagree: it is found for one "
+            "process.\nGive a number; python train.py trainer=gpu data.batch_size=auto finds one."
+        )
+    if resume is not None:
+        made = read_values(read_checkpoint(resume)["graft"], {"config": mapping}, str(resume))
+        size = recorded_run(made.get("config", {}), str(resume)).get("data", {}).get("batch_size", USUAL)
+        return _with(plain, size), f"data.batch_size=auto: {size}, as before"
+    if device.root.type != "cuda":
+        return _with(plain, USUAL), f"data.batch_size=auto: {USUAL}; there is no GPU whose memory could decide"
+    experiment = assemble(_with(plain, 2), splits, folder)
+    least = 2 if experiment.data.avoid_single else 1
+    most = min(MOST, len(splits.train))
+    torch.backends.cudnn.benchmark = benchmark(plain["trainer"], math.inf)  # algorithms differ in memory, too
+    fits = step_fits(experiment.learner, torch.device("cuda"), device.precision, kept_beside(plain, experiment))
+    size = largest(fits, least, most)
+    if size is None:
+        raise TrainingError(
+            f"data.batch_size=auto: not even {least} image{'s' if least > 1 else ''} fit into the GPU's memory.\n"
+            "Take a smaller model, or data.preprocess.input_size."
+        )
+    return _with(plain, size), f"data.batch_size=auto: {size} images fit"
+
+
+def kept_beside(plain: dict[str, Any], experiment: Experiment) -> int:
+    """Bytes that a run keeps on the GPU beside what its steps take: averages of the weights, and decoded images."""
+    network = experiment.learner.network
+    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    averages = [plain["callbacks"]["ema"], plain["optimizer"]["lookahead"]]
+    return experiment.data.held_bytes + weights * sum(average is not None for average in averages)
+
+
+def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
+    """The largest `least` · 2ⁿ up to `most` that fits, tried from below; None where `least` does not."""
+    found, size = None, least
+    while size <= max(least, most) and fits(size):
+        found, size = size, 2 * size
+    return found
+
+
+def step_fits(learner: Learner, device: torch.device, precision: str, beside: int) -> Callable[[int], bool]:
+    """Whether two training steps with so many images stay below SHARE of the memory without `beside` bytes; tried on a
+    copy of the network."""
+    size = learner.preprocessing.input_size
+    capacity = 0.0
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        capacity = total * torch.cuda.get_per_process_memory_fraction(device)
+
+    def fits(batch: int) -> bool:
+        trial = copy.deepcopy(learner).to(device)
+        trial.log_every = sys.maxsize
+        try:
+            trial.on_train_epoch_start()
+            optimizer = build_optimizer(trial.plan.groups, learner.optimizer_config)
+            images = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
+            zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+            for _ in range(2):
+                _step(trial, Batch(images, zeros, zeros), optimizer, precision)
+            return not capacity or torch.cuda.max_memory_reserved(device) <= SHARE * capacity - beside
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            del trial
+            gc.collect()  # a module and what watches it refer to each other
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(device)
+
+    return fits
+
+
+def _step(learner: Learner, batch: Batch, optimizer: torch.optim.Optimizer, precision: str) -> None:
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    with torch.autocast(batch.images.device.type, half, enabled=half is not None):
+        loss = learner.training_step(batch, 0)
+    assert loss is not None  # only a Trainer leaves a step out
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _with(plain: dict[str, Any], size: int) -> dict[str, Any]:
+    return plain | {"data": plain["data"] | {"batch_size": size}}

@@ -1,0 +1,175 @@
+"""From configuration and data to what Lightning trains: network, weights, transfer plan, learner, loaders."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from omegaconf import OmegaConf
+
+from graft.config.checks import check_class_weights
+from graft.config.recipes import recipe_of
+from graft.data.augment import Augment
+from graft.data.datamodule import ImageDataModule
+from graft.data.preprocessing import Preprocessing
+from graft.data.splits import Splits
+from graft.data.unreadable import LostImages
+from graft.learning.module import Learner, Objective
+from graft.learning.views import wanted_views
+from graft.models import build_network, built_for
+from graft.models.normalise import Normalise
+from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
+from graft.system.device import compile_mode
+from graft.transfer import TransferPlan, plan_transfer
+
+SAMPLE = 5000
+"""Training images that decide what a network computes of them once, such as whitening."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run trains, and on what.
+
+    Attributes:
+        learner: the network with its plan, its loss and its optimizer.
+        data: the loaders.
+        weights: where the network's tensors come from.
+        notes: what the user should hear before training, one sentence each.
+    """
+
+    learner: Learner
+    data: ImageDataModule
+    weights: WeightsReport
+    notes: tuple[str, ...]
+
+
+def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
+    """Build an experiment; from its seed on, everything drawn is the same.
+
+    Args:
+        plain: the configuration as plain containers.
+        splits: the images.
+        folder: the run's, for the names of images that cannot be read.
+
+    Raises:
+        ConfigError, WeightsError: what only the weights or the classes can tell to be wrong.
+    """
+    config = OmegaConf.create(plain)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    recipe = sized_by_weights(recipe_of(config), config.model.weights)
+    network = build_network(recipe, len(splits.classes))
+    head_from = plain["model"]["head_from"]
+    weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
+    preprocessing = settle_preprocessing(config, weights)
+    recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
+    if config.trainer.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
+    if config.trainer.compile:
+        network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
+    lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
+    data = loaders(config, splits, preprocessing, lost, avoid_single=has_batch_norm(network))
+    if weights.source == "random" and hasattr(network, "fit_to"):  # what is computed, not learned
+        network.fit_to(Normalise(preprocessing)(data.sample(SAMPLE)))  # type: ignore[operator]
+    learner = Learner(
+        network,
+        plan,
+        classes=splits.classes,
+        preprocessing=preprocessing,
+        objective=objective_of(config, splits),
+        optimizer=config.optimizer,
+        scheduler=config.scheduler,
+        seed=config.seed,
+        provenance={
+            "recipe": recipe.to_dict(),
+            "classes": list(splits.classes),
+            "preprocessing": preprocessing.to_dict(),
+            "config": plain,
+            "weights": {"source": weights.source, "sha256": weights.sha256},
+        },
+        log_every=config.trainer.log_every_n_steps,
+        views=wanted_views(config.tta, config.views),
+    )
+    notes = (*splits.notes, *weights.notes, *said_of_random_layers(plan, weights))
+    return Experiment(learner, data, weights, notes)
+
+
+def loaders(
+    config: Any,
+    splits: Splits,
+    preprocessing: Preprocessing,
+    lost: LostImages | None,
+    *,
+    avoid_single: bool = False,
+) -> ImageDataModule:
+    """The loaders of a TrainConfig; the other arguments are those of `ImageDataModule`."""
+    return ImageDataModule(
+        splits,
+        preprocessing,
+        augment_of(config),
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+        resident_gb=config.data.resident_gb,
+        avoid_single=avoid_single,
+        lost=lost,
+        draft=config.data.draft,
+        timeout=config.data.timeout,
+    )
+
+
+def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
+    """How many numbers the network has, and how many of them train in any epoch."""
+    ever = frozenset[str]().union(*(plan.trainable(epoch) for epoch in range(1 if plan.static else max(1, epochs))))
+    sizes = {name: parameter.numel() for name, parameter in plan.network.named_parameters()}
+    return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in ever)}
+
+
+def settle_preprocessing(config: Any, weights: WeightsReport) -> Preprocessing:
+    """The network's own preprocessing, with what data.preprocess says otherwise."""
+    own = weights.preprocessing or default_preprocessing(recipe_of(config), config.model.weights)
+    return own.changed(config.data.preprocess, "data.preprocess")
+
+
+def augment_of(config: Any) -> Augment:
+    """The augmentation done to images one by one; MixUp and CutMix are the learner's."""
+    keys = {field.name for field in dataclasses.fields(Augment)}
+    return Augment(**{key: value for key, value in config.augment.items() if key in keys})
+
+
+def objective_of(config: Any, splits: Splits) -> Objective:
+    """The loss, with class weights counted from the training images where `balanced` asks for it."""
+    wanted = config.loss.class_weights
+    weights: tuple[float, ...] | None = None
+    if wanted == "balanced":
+        counts = splits.train.counts(len(splits.classes))
+        weights = tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
+    else:
+        weights = check_class_weights(wanted, splits.classes)
+    return Objective(
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=weights,
+        mixup=config.augment.mixup,
+        cutmix=config.augment.cutmix,
+        on_nan=config.loss.on_nan,
+        nan_limit=config.loss.nan_limit,
+    )
+
+
+def said_of_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[str]:
+    """A warning where the freeze policy would keep layers random for ever."""
+    names = plan.frozen_but_random(weights)
+    if not names:
+        return []
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return [
+        f"frozen although random: {shown}. No weights were loaded for them and they will never learn; "
+        "freeze=features or freeze=none trains them."
+    ]
+
+
+def has_batch_norm(network: torch.nn.Module) -> bool:
+    """Does any layer average over the batch?"""
+    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())

@@ -1,0 +1,35 @@
+"""Which runs are the same run."""
+
+from hydra import compose, initialize_config_dir
+
+from graft.config import conf_dir
+from graft.config.config_hash import identity
+from graft.config.schema import register
+
+SMALL = ("model=vgg_mini", "data=digits", "strategy=scratch")
+
+
+def of(*overrides: str) -> str:
+    register()
+    with initialize_config_dir(str(conf_dir())):
+        return identity(compose("train", [*SMALL, *overrides]))
+
+
+def test_where_it_writes_and_how_it_reads_make_no_other_run() -> None:
+    same = ("paths.outputs=elsewhere", "data.num_workers=3", "logger=none", "sweep_name=x", "resume=auto",
+            "callbacks.checkpoint_every_n_steps=9")  # fmt: skip
+    assert of(*same) == of()
+
+
+def test_whatever_can_change_a_figure_makes_another_run() -> None:
+    different = (
+        "seed=1",
+        "optimizer.lr=0.123",
+        "optimized_metric=val/loss",
+        "trainer.max_epochs=3",
+        "model.dropout=0.3",
+        "data.root=/elsewhere",
+        "callbacks.ema=0.9",
+        "augment=strong",
+    )
+    assert len({of(), *map(of, different)}) == len(different) + 1

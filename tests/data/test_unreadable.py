@@ -1,0 +1,176 @@
+"""Images that cannot be read when their turn comes: an error that names them, or another in their place."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from graft.data.augment import Augment
+from graft.data.datamodule import ImageDataModule
+from graft.data.datasets import Batch, FileDataset
+from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
+from graft.data.resident import ResidentDataset
+from graft.data.splits import Splits
+from graft.data.unreadable import LostImages
+from graft.errors import DataError, UnreadableImage
+
+SMALL = Preprocessing(input_size=8, resize_size=8)
+SHIFT, CROP = Augment(random_crop_padding=1), Augment(random_resized_crop={})
+COUNT = 10
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    """Ten pictures, each as bright as ten times its index; of classes 0 and 1 in turn."""
+    paths = [tmp_path / f"{i}.png" for i in range(COUNT)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (10 * i,) * 3).save(path)
+    return ImageSet([path.name for path in paths], np.arange(COUNT) % 2, paths=paths)
+
+
+def module(images: ImageSet, lost: LostImages | None, augment: Augment = CROP, **options: object) -> ImageDataModule:
+    """The same images train, validate and test."""
+    settings: dict[str, object] = {"batch_size": 4, "num_workers": 0, "seed": 0, "resident_gb": 0} | options
+    splits = Splits(("a", "b"), images, images.select(range(COUNT)), images.select(range(COUNT)))
+    return ImageDataModule(splits, SMALL, augment, lost=lost, **settings)
+
+
+def rows(batches: list[Batch]) -> list[tuple[int, int, int]]:
+    """(index, label, brightness) of every picture, in order of index."""
+    joined = [torch.cat(columns) for columns in zip(*batches, strict=True)]
+    brightness = joined[0].float().mean(dim=(1, 2, 3)).round().int()
+    return sorted(zip(joined[2].tolist(), joined[1].tolist(), brightness.tolist(), strict=True))
+
+
+def sound(*without: int) -> list[tuple[int, int, int]]:
+    return [(i, i % 2, 10 * i) for i in range(COUNT) if i not in without]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_without_leave_a_vanished_file_stops_it_in_plain_words(images: ImageSet, workers: int) -> None:
+    loader = module(images, None, num_workers=workers).train_dataloader()
+    images.paths[6].unlink()  # type: ignore[index]
+    with pytest.raises(DataError) as raised:
+        list(loader)
+    assert str(raised.value) == (
+        f"{images.paths[6]}: cannot be read as an image (no such file).\nRemove or replace it."  # type: ignore[index]
+    )
+
+
+@pytest.mark.parametrize(("workers", "augment", "resident_gb"), [(0, CROP, 0), (2, CROP, 0), (0, SHIFT, 1)])
+def test_training_takes_the_next_one_and_evaluation_counts_it_nowhere(
+    images: ImageSet, tmp_path: Path, workers: int, augment: Augment, resident_gb: float
+) -> None:
+    lost = LostImages(tmp_path / "unreadable.jsonl")
+    for index in (3, 4, 9):
+        images.paths[index].write_bytes(b"changed while training")  # type: ignore[index]
+    data = module(images, lost, augment, num_workers=workers, resident_gb=resident_gb)
+    assert (data.resident == {"train", "val"}) is (resident_gb == 1)
+    trained = rows(list(data.train_dataloader()))
+    instead = [(0, 0), (5, 1), (5, 1)]  # after 9 comes 0
+    assert sorted(row[1:] for row in trained) == sorted(
+        [row[1:] for row in sound(3, 4, 9)] + [(i % 2, 10 * i) for i, _ in instead]
+    )
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert rows(list(loader)) == [(-1, -1, 0)] * 3 + sound(3, 4, 9)
+    assert list(lost.known()) == ["3.png", "4.png", "9.png"]
+    assert lost.known()["3.png"].startswith("no image: it begins with b'changed")
+    assert lost.notes() == ["3 images could not be read while training (data.on_error=skip): 3.png, 4.png, 9.png"]
+
+
+def test_a_record_with_lines_that_were_cut_short_is_read_as_far_as_it_goes(images: ImageSet, tmp_path: Path) -> None:
+    lost = LostImages(tmp_path / "unreadable.jsonl")
+    lost.note("a.png", UnreadableImage(Path("a.png"), "empty", "0 bytes"))
+    with lost.record.open("ab") as file:
+        file.write(b'[1, 2]\n{"name": "x"}\n\xff\xfe\n{"name": "b.p')  # the last as after a kill or on a full disk
+    assert lost.known() == {"a.png": "empty: 0 bytes"}
+    lost.note("c\n.png", UnreadableImage(Path("c.png"), "missing", "no such file"))
+    assert lost.known() == {"a.png": "empty: 0 bytes", "c\n.png": "missing: no such file"}
+    assert lost.notes()[1:] == [
+        "4 lines of unreadable.jsonl cannot be read: as many more images may have been unreadable"
+    ]
+
+
+def test_nothing_is_written_while_nothing_is_lost(images: ImageSet, tmp_path: Path) -> None:
+    lost = LostImages(tmp_path / "unreadable.jsonl")
+    data = module(images, lost)
+    assert rows(list(data.val_dataloader())) == sound()
+    list(data.train_dataloader())
+    assert not lost.record.exists()
+    assert (lost.known(), lost.notes()) == ({}, [])
+
+
+def test_a_picture_comes_the_same_whether_others_are_lost_or_not(images: ImageSet, tmp_path: Path) -> None:
+    whole = FileDataset(images, SMALL, augment=CROP)[(3, 5)]
+    images.paths[4].unlink()  # type: ignore[index]
+    lost = LostImages(tmp_path / "unreadable.jsonl")
+    with_loss = FileDataset(images, SMALL, augment=CROP, lost=lost, replace=True)
+    assert torch.equal(with_loss[(3, 5)][0], whole[0])
+
+
+@pytest.mark.parametrize("resident_gb", [0, 1])
+def test_when_all_are_gone_it_ends(images: ImageSet, tmp_path: Path, resident_gb: float) -> None:
+    data = module(images, LostImages(tmp_path / "x"), SHIFT, resident_gb=resident_gb)
+    for path in images.paths or ():
+        path.unlink()
+    with pytest.raises(DataError, match=r"(can no longer be read|can be read any more)"):
+        list(data.train_dataloader())
+
+
+def test_a_resident_set_names_the_file_that_cannot_be_read(images: ImageSet) -> None:
+    images.paths[2].write_bytes(b"")  # type: ignore[index]
+    with pytest.raises(UnreadableImage, match=r"2\.png"):
+        module(images, None, SHIFT, resident_gb=1).train_dataloader()
+
+
+def test_the_picture_shown_of_a_lost_image_is_black(images: ImageSet, tmp_path: Path) -> None:
+    images.paths[7].unlink()  # type: ignore[index]
+    data = module(images, LostImages(tmp_path / "x"))
+    assert data.picture("val", 7).max() == 0
+    assert data.picture("val", 8).max() == 80
+
+
+def test_a_sample_leaves_out_what_is_lost(images: ImageSet, tmp_path: Path) -> None:
+    images.paths[9].unlink()  # type: ignore[index]
+    sample = module(images, LostImages(tmp_path / "x")).sample(4)
+    assert sample.float().mean(dim=(1, 2, 3)).tolist() == [0, 30, 60]
+
+
+def test_padding_of_batches_is_left_out_where_it_is_asked() -> None:
+    images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 2, 2)
+    batch = Batch(images, torch.tensor([1, -1, 0]), torch.tensor([5, -1, 7]))
+    assert [part.tolist() for part in batch.real()[1:]] == [[1, 0], [5, 7]]
+    assert batch.real().real().images[1].max() == 2
+
+
+def test_resident_augmentation_is_unchanged_by_a_loss(images: ImageSet, tmp_path: Path) -> None:
+    whole = module(images, None, SHIFT, resident_gb=1).train_dataloader().dataset
+    images.paths[0].unlink()  # type: ignore[index]
+    less = module(images, LostImages(tmp_path / "x"), SHIFT, resident_gb=1).train_dataloader().dataset
+    assert isinstance(whole, ResidentDataset)
+    assert isinstance(less, ResidentDataset)
+    keys = [(2, i) for i in range(1, COUNT)]
+    assert torch.equal(whole.__getitems__(keys).images, less.__getitems__(keys).images)
+
+
+def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet, tmp_path: Path) -> None:
+    from graft.tasks.score import measure
+
+    class AlwaysFirst:
+        place = torch.device("cpu")
+        many = nullcontext
+
+        def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+            assert len(pictures)
+            return torch.tensor([[1.0, 0.0]]).expand(len(pictures), 2)
+
+    for index in (0, 1, 2, 3, 4, 5, 6, 7, 8):  # the whole first batch, and all but one of the second
+        images.paths[index].unlink()  # type: ignore[index]
+    data = module(images, LostImages(tmp_path / "x"))
+    scored = measure(AlwaysFirst(), data, "test", ("a", "b"), tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
+    assert scored.confusion == [[0, 0], [1, 0]]
+    assert (tmp_path / "predictions.csv").read_text().count("\n") == 2

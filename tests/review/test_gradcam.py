@@ -1,0 +1,68 @@
+"""Grad-CAM: a known answer, every family, and a network left as it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from graft.models import Recipe, build_network
+from graft.review.gradcam import grad_cam
+
+
+class Corner(nn.Module):
+    """Class 0 sees the first channel, class 1 the second; by hand, so that the answer is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 3, 1, bias=False)
+        self.fc = nn.Linear(3, 2, bias=False)
+        nn.init.dirac_(self.features.weight)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, -1.0]]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(images).mean((2, 3)))
+
+
+def test_the_place_that_speaks_for_the_class_is_lit() -> None:
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    images[0, 0, :4, :4] = 200  # class 0 in the upper left corner
+    images[1, 1, 4:, 4:] = 100  # class 1 in the lower right one
+    images[2, 2] = 50  # speaks against class 1 everywhere
+    heat = grad_cam(Corner(), images, torch.tensor([0, 1, 1]), lambda pixels: pixels.float())
+    assert heat is not None
+    expected = torch.zeros(3, 8, 8)
+    expected[0, :4, :4] = expected[1, 4:, 4:] = 1
+    torch.testing.assert_close(heat, expected)
+
+
+FAMILIES = ("vgg_mini", "alexnet", "resnet18", "squeezenet1_0", "densenet121", "inception_v3", "swin_t")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_a_map_and_stays_as_it_was(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(Recipe(name), 3)
+    network.train()
+    frozen = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    frozen.training = False
+    modes = [module.training for module in network.modules()]
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    size = {"vgg_mini": 32, "inception_v3": 160}.get(name, 96)
+    images = torch.randint(0, 255, (2, 3, size, size), dtype=torch.uint8)
+    heat = grad_cam(network, images, torch.tensor([0, 2]), lambda pixels: pixels.float() / 64 - 2)
+    assert heat is not None
+    assert heat.shape == (2, size, size)
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+    assert heat.amax((1, 2)).max() == pytest.approx(1, abs=1e-3)
+    assert modes == [module.training for module in network.modules()]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_vision_transformer_has_no_map() -> None:
+    from torchvision.models import VisionTransformer
+
+    network = VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=3)
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert grad_cam(network, images, torch.tensor([0]), lambda pixels: pixels.float()) is None

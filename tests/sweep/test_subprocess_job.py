@@ -1,0 +1,80 @@
+"""A function in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from commands import ROOT
+from errands import be_interrupted, be_killed, fail, leave_a_note
+
+from graft.sweep.subprocess_job import INTERRUPTED, run_apart
+
+PARENT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from graft.sweep.subprocess_job import run_apart
+from errands import write_pid_and_wait
+if __name__ == "__main__":
+    run_apart(write_pid_and_wait, Path({folder!r}), {heeding})
+"""
+
+
+def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
+    assert run_apart(leave_a_note, tmp_path) == 0
+    assert (tmp_path / "note").read_text() != str(os.getpid())
+    assert run_apart(fail) == 1
+    assert run_apart(be_interrupted) == INTERRUPTED
+    assert run_apart(be_killed) == -signal.SIGKILL
+
+
+NOTICED = (
+    "import sys; sys.path.insert(0, {tests!r}); import errands; from graft.sweep.subprocess_job import run_apart; \
+sys.exit(run_apart(errands.be_noticed))"
+)
+
+
+def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:
+    # in a process of its own: here another test may have started the one that is forked from
+    code = NOTICED.format(tests=str(ROOT / "tests"))
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def started(folder: Path, heeding: bool) -> tuple[subprocess.Popen[bytes], int]:
+    """A parent in a process of its own, and the pid of what it runs apart."""
+    tests = str(ROOT / "tests")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT.format(tests=tests, folder=str(folder), heeding=heeding)])
+    pid = folder / "pid"
+    while not (pid.is_file() and pid.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    return parent, int(pid.read_text())
+
+
+def gone(pid: int, seconds: float = 20) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_kill_9_of_the_parent_takes_it_along(tmp_path: Path) -> None:
+    parent, child = started(tmp_path, heeding=False)
+    parent.kill()
+    parent.wait()
+    assert gone(child)
+
+
+def test_a_sigterm_reaches_it_so_that_it_can_leave_in_order(tmp_path: Path) -> None:
+    parent, child = started(tmp_path, heeding=True)
+    parent.terminate()
+    assert parent.wait(30) != 0
+    assert gone(child)
+    assert (tmp_path / "asked").read_text() == "to stop"

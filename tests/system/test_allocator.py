@@ -1,0 +1,90 @@
+"""Memory that is kept is not asked for again, and goes back in the end."""
+
+import os
+import subprocess
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft.system.device import Device
+from graft.tasks import fit
+
+PROBE = """
+import platform, resource, sys
+import torch
+from graft.system.allocator import freed_memory_kept
+
+if sys.argv[1:] == ["other"]:
+    platform.libc_ver = lambda: ("", "")
+
+def faults(size=100):
+    '''Pages of the kernel's that ten tensors of `size` MiB, one after the other, take.'''
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(size, 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with freed_memory_kept(False):
+    outside = faults()
+with freed_memory_kept():
+    faults()
+    inside = faults()
+    large = faults(300)
+    resident = int(open("/proc/self/statm").read().split()[1])
+freed = resident - int(open("/proc/self/statm").read().split()[1])
+print(outside, inside, large, freed)
+"""
+MIB = 256
+"""Pages of 4 KiB in a MiB."""
+
+
+def probed(*words: str, **environment: str) -> list[int]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", PROBE, *words]
+    done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def small_pages(seen: list[int]) -> list[int]:
+    """What was seen, where each of 1,000 MiB took its 256 pages of the kernel when nothing was kept."""
+    if not 900 * MIB < seen[0] < 1100 * MIB:
+        pytest.skip("this kernel gives other pages than those of 4 KiB")
+    return seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
+def test_a_step_takes_no_page_again_that_the_one_before_has_freed() -> None:
+    _, inside, large, freed = small_pages(probed())
+    assert inside < 10 * MIB
+    assert large > 2700 * MIB, "very large blocks are not kept"
+    assert freed > 90 * MIB, "and at the end the memory is given back"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [((), {"MALLOC_ARENA_MAX": "4"}), ((), {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}), (("other",), {})],
+)
+def test_another_library_and_its_users_own_limits_are_left_alone(
+    words: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    outside, inside, *_ = small_pages(probed(*words, **environment))
+    assert inside > outside * 0.9
+
+
+def test_a_run_keeps_its_memory_on_the_cpu_unless_it_is_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def noted(wanted: bool) -> AbstractContextManager[None]:
+        asked.append(wanted)
+        return nullcontext()
+
+    monkeypatch.setattr(fit, "freed_memory_kept", noted)
+    monkeypatch.setattr(fit, "_from_weights_to_test", lambda *_: {})
+    for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):
+        plain: Any = {"trainer": {"keep_memory": wanted}}
+        fit.one_process(plain, None, Device(accelerator, 1, "32-true"), None, Path())  # type: ignore[arg-type]
+    assert asked == [True, False, False]

@@ -1,0 +1,49 @@
+"""What is said of a device that cannot do what is asked for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from one_step import ONE_STEP, composed, run_one_step
+
+from graft.errors import TrainingError
+from graft.system.device import telling_of_determinism
+
+
+def test_an_operation_that_cannot_be_repeated_is_named_with_a_way_out() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(TrainingError) as raised, telling_of_determinism():
+            torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert str(raised.value).startswith(
+        "trainer.deterministic=true: PyTorch cannot compute put_ the same way each time"
+    )
+    assert "trainer.deterministic=warn" in str(raised.value)
+
+
+def test_any_other_error_goes_its_way() -> None:
+    with pytest.raises(RuntimeError, match="shape"), telling_of_determinism():
+        raise RuntimeError("shape mismatch")
+
+
+def test_algorithms_are_tried_out_unless_every_run_must_be_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("data=digits", "model=vgg_mini", "strategy=scratch", *ONE_STEP)
+    chosen = {}
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    for word in (
+        "trainer.benchmark=true",
+        "trainer.benchmark=false",
+        "trainer.deterministic=true",
+        "trainer.max_epochs=1",
+    ):
+        run_one_step(composed(*words, word), tmp_path, monkeypatch)
+        chosen[word] = torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(False)
+    assert chosen == {
+        "trainer.benchmark=true": True, "trainer.benchmark=false": False, "trainer.deterministic=true": False,
+        "trainer.max_epochs=1": False,
+    }  # fmt: skip
