@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from graft.data.augment import Augment
-from graft.data.cached_images import HeldImages, bytes_when_decoded
+from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.images import ImageSet, read_image
 from graft.data.transforms import as_pixels
 from graft.errors import UnreadableImage
@@ -36,7 +36,7 @@ def same(one: Tensor, other: Image.Image | Tensor) -> bool:
 
 
 def test_they_are_read_once_and_stay_the_same(images: ImageSet) -> None:
-    held = HeldImages(images, bytes_when_decoded(images))
+    held = CachedImages(images, bytes_when_decoded(images))
     first = [held.load(index) for index in (2, 0, 1)]
     assert images.paths is not None
     for path in images.paths:
@@ -46,7 +46,7 @@ def test_they_are_read_once_and_stay_the_same(images: ImageSet) -> None:
 
 
 def test_a_worker_process_that_is_started_anew_has_what_was_decoded(images: ImageSet) -> None:
-    held = HeldImages(images, bytes_when_decoded(images))
+    held = CachedImages(images, bytes_when_decoded(images))
     assert list(held.decode()) == [1, 2, 3]
     pictures = [images.load(index) for index in range(3)]
     assert images.paths is not None
@@ -56,7 +56,7 @@ def test_a_worker_process_that_is_started_anew_has_what_was_decoded(images: Imag
 
 
 def test_what_does_not_fit_is_decoded_each_time(images: ImageSet) -> None:
-    held = HeldImages(images, 3 * 40 * 30 + 3 * 8 * 9 + 1)
+    held = CachedImages(images, 3 * 40 * 30 + 3 * 8 * 9 + 1)
     for _ in range(2):
         assert all(same(held.load(index), images.load(index)) for index in range(3))
     assert images.paths is not None
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_decoded_each_time(images: ImageSet) -> None:
 def test_one_that_cannot_be_read_is_told_of_when_its_turn_comes(images: ImageSet) -> None:
     assert images.paths is not None
     images.paths[1].write_bytes(images.paths[1].read_bytes()[:200])
-    held = HeldImages(images, bytes_when_decoded(images))
+    held = CachedImages(images, bytes_when_decoded(images))
     list(held.decode())
     held.load(0)
     with pytest.raises(UnreadableImage, match=r"1\.jpg"):

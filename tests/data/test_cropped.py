@@ -12,14 +12,14 @@ from torch.nn.functional import interpolate
 
 from graft.data import resident
 from graft.data.augment import Augment
-from graft.data.cached_images import HeldImages, bytes_when_decoded
+from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch, FileDataset, collate
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset, readable, resize_weights
 from graft.data.splits import Splits
-from graft.data.unreadable import LostImages
+from graft.data.unreadable import UnreadableImages
 from graft.errors import UnreadableImage
 
 CPU = torch.device("cpu")
@@ -38,11 +38,11 @@ def images(tmp_path: Path) -> ImageSet:
 
 
 def on_device(
-    images: ImageSet, preprocessing: Preprocessing, augment: Augment = MOVED, lost: LostImages | None = None
+    images: ImageSet, preprocessing: Preprocessing, augment: Augment = MOVED, unreadable: UnreadableImages | None = None
 ) -> CroppedDataset:
-    held = HeldImages(images, bytes_when_decoded(images))
+    held = CachedImages(images, bytes_when_decoded(images))
     list(held.decode())
-    shown = readable(held, lost)
+    shown = readable(held, unreadable)
     assert shown is not None
     return CroppedDataset(held, shown, preprocessing, augment=augment, seed=3, device=CPU)
 
@@ -120,10 +120,10 @@ def test_an_unreadable_picture_is_replaced_as_in_files(images: ImageSet, tmp_pat
         images.paths[index].write_bytes(b"no picture")
     with pytest.raises(UnreadableImage, match=r"3\.png"):
         on_device(images, Preprocessing(16, 18))
-    lost = LostImages(tmp_path / "unreadable.jsonl")
-    there = on_device(images, Preprocessing(16, 18), lost=lost)
-    assert list(lost.known()) == ["3.png", "4.png", "7.png"]
-    read = FileDataset(images, Preprocessing(16, 18), augment=MOVED, seed=3, lost=lost, replace=True)
+    unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
+    there = on_device(images, Preprocessing(16, 18), unreadable=unreadable)
+    assert list(unreadable.known()) == ["3.png", "4.png", "7.png"]
+    read = FileDataset(images, Preprocessing(16, 18), augment=MOVED, seed=3, unreadable=unreadable, replace=True)
     for epoch in range(3):
         ours, theirs = there.__getitems__(keys(epoch)), batch_of(read, epoch)
         assert torch.equal(ours.labels, theirs.labels)
@@ -132,7 +132,7 @@ def test_an_unreadable_picture_is_replaced_as_in_files(images: ImageSet, tmp_pat
 
 
 def test_what_does_not_fit_is_not_put_on_a_device(images: ImageSet) -> None:
-    held = HeldImages(images, bytes_when_decoded(images) - 1)
+    held = CachedImages(images, bytes_when_decoded(images) - 1)
     list(held.decode())
     assert readable(held, None) is None
 
@@ -150,7 +150,7 @@ def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
     monkeypatch.setattr(ImageDataModule, "_on_gpu", lambda self: True)
     monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, size: CPU)
     data = module()
-    assert data.held_bytes == sum(3 * width * height for width, height in SIDES) + 2 * 3 * 16 * 16
+    assert data.cached_bytes == sum(3 * width * height for width, height in SIDES) + 2 * 3 * 16 * 16
     assert data.pixels_of("train", 0) != key, "resized elsewhere"
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, CroppedDataset)

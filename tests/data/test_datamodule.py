@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from graft.data.augment import Augment
-from graft.data.cached_images import HeldImages
+from graft.data.cached_images import CachedImages
 from graft.data.datamodule import ImageDataModule, ResumableLoader
 from graft.data.datasets import Batch, FileDataset
 from graft.data.images import ImageSet
@@ -262,7 +262,7 @@ def test_a_training_set_that_fits_is_read_once_and_gives_the_same_batches(splits
     for workers in (0, 1):
         held = data_module(splits, num_workers=workers)
         loader, plain = held.train_dataloader(), read.train_dataloader()
-        assert isinstance(loader.dataset.images, HeldImages)  # type: ignore[attr-defined]
+        assert isinstance(loader.dataset.images, CachedImages)  # type: ignore[attr-defined]
         assert isinstance(plain.dataset.images, ImageSet)  # type: ignore[attr-defined]
         for number in (0, 1):
             assert equal(epoch(loader, number), epoch(plain, number))

@@ -47,8 +47,8 @@ def test_digits_use_the_whole_range_and_keep_their_test_set() -> None:
 @pytest.mark.parametrize("found", [True, False], ids=["by its file", "by its package"])
 def test_embedded_pictures_are_those_of_their_packages(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not found:
-        monkeypatch.setattr(digits, "carried", lambda package, file: None)
-        monkeypatch.setattr(faces, "carried", lambda package, file: None)
+        monkeypatch.setattr(digits, "bundled_file", lambda package, file: None)
+        monkeypatch.setattr(faces, "bundled_file", lambda package, file: None)
     values, labels = digits.scans()
     theirs = load_digits()
     assert np.array_equal(values, theirs.data)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from graft.data import load_splits
 from graft.data.images import ImageSet
-from graft.data.scan import quick_look, refuse_or_leave_out, scan
+from graft.data.scan import quick_check, refuse_or_leave_out, scan
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
 
@@ -46,15 +46,15 @@ def saved(kind: str, path: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_file_is_sound_and_half_of_it_is_not(kind: str, tmp_path: Path) -> None:
     path = saved(kind, tmp_path / "a")
-    assert quick_look(path) is None
+    assert quick_check(path) is None
     content = path.read_bytes()
     path.write_bytes(content + b"\0" * 500)
-    assert quick_look(path) is None, "bytes after the end do no harm"
+    assert quick_check(path) is None, "bytes after the end do no harm"
     path.write_bytes(content[: len(content) // 2])
-    assert quick_look(path) is not None
+    assert quick_check(path) is not None
     path.write_bytes(content[:-10])
     if kind in ("jpeg", "webp", "bmp", "ppm", "pgm"):  # of the others Pillow reads every pixel all the same
-        assert quick_look(path) is not None
+        assert quick_check(path) is not None
 
 
 def test_the_real_sets_are_sound(shared_data: Path) -> None:

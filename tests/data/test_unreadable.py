@@ -15,7 +15,7 @@ from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.resident import ResidentDataset
 from graft.data.splits import Splits
-from graft.data.unreadable import LostImages
+from graft.data.unreadable import UnreadableImages
 from graft.errors import DataError, UnreadableImage
 
 SMALL = Preprocessing(input_size=8, resize_size=8)
@@ -32,11 +32,13 @@ def images(tmp_path: Path) -> ImageSet:
     return ImageSet([path.name for path in paths], np.arange(COUNT) % 2, paths=paths)
 
 
-def module(images: ImageSet, lost: LostImages | None, augment: Augment = CROP, **options: object) -> ImageDataModule:
+def module(
+    images: ImageSet, unreadable: UnreadableImages | None, augment: Augment = CROP, **options: object
+) -> ImageDataModule:
     """The same images train, validate and test."""
     settings: dict[str, object] = {"batch_size": 4, "num_workers": 0, "seed": 0, "resident_gb": 0} | options
     splits = Splits(("a", "b"), images, images.select(range(COUNT)), images.select(range(COUNT)))
-    return ImageDataModule(splits, SMALL, augment, lost=lost, **settings)
+    return ImageDataModule(splits, SMALL, augment, unreadable=unreadable, **settings)
 
 
 def rows(batches: list[Batch]) -> list[tuple[int, int, int]]:
@@ -65,10 +67,10 @@ def test_without_leave_a_vanished_file_stops_it_in_plain_words(images: ImageSet,
 def test_training_takes_the_next_one_and_evaluation_counts_it_nowhere(
     images: ImageSet, tmp_path: Path, workers: int, augment: Augment, resident_gb: float
 ) -> None:
-    lost = LostImages(tmp_path / "unreadable.jsonl")
+    unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
     for index in (3, 4, 9):
         images.paths[index].write_bytes(b"changed while training")  # type: ignore[index]
-    data = module(images, lost, augment, num_workers=workers, resident_gb=resident_gb)
+    data = module(images, unreadable, augment, num_workers=workers, resident_gb=resident_gb)
     assert (data.resident == {"train", "val"}) is (resident_gb == 1)
     trained = rows(list(data.train_dataloader()))
     instead = [(0, 0), (5, 1), (5, 1)]  # after 9 comes 0
@@ -77,44 +79,44 @@ def test_training_takes_the_next_one_and_evaluation_counts_it_nowhere(
     )
     for loader in (data.val_dataloader(), data.test_dataloader()):
         assert rows(list(loader)) == [(-1, -1, 0)] * 3 + sound(3, 4, 9)
-    assert list(lost.known()) == ["3.png", "4.png", "9.png"]
-    assert lost.known()["3.png"].startswith("no image: it begins with b'changed")
-    assert lost.notes() == ["3 images could not be read while training (data.on_error=skip): 3.png, 4.png, 9.png"]
+    assert list(unreadable.known()) == ["3.png", "4.png", "9.png"]
+    assert unreadable.known()["3.png"].startswith("no image: it begins with b'changed")
+    assert unreadable.notes() == ["3 images could not be read while training (data.on_error=skip): 3.png, 4.png, 9.png"]
 
 
 def test_a_record_with_lines_that_were_cut_short_is_read_as_far_as_it_goes(images: ImageSet, tmp_path: Path) -> None:
-    lost = LostImages(tmp_path / "unreadable.jsonl")
-    lost.note("a.png", UnreadableImage(Path("a.png"), "empty", "0 bytes"))
-    with lost.record.open("ab") as file:
+    unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
+    unreadable.note("a.png", UnreadableImage(Path("a.png"), "empty", "0 bytes"))
+    with unreadable.record.open("ab") as file:
         file.write(b'[1, 2]\n{"name": "x"}\n\xff\xfe\n{"name": "b.p')  # the last as after a kill or on a full disk
-    assert lost.known() == {"a.png": "empty: 0 bytes"}
-    lost.note("c\n.png", UnreadableImage(Path("c.png"), "missing", "no such file"))
-    assert lost.known() == {"a.png": "empty: 0 bytes", "c\n.png": "missing: no such file"}
-    assert lost.notes()[1:] == [
+    assert unreadable.known() == {"a.png": "empty: 0 bytes"}
+    unreadable.note("c\n.png", UnreadableImage(Path("c.png"), "missing", "no such file"))
+    assert unreadable.known() == {"a.png": "empty: 0 bytes", "c\n.png": "missing: no such file"}
+    assert unreadable.notes()[1:] == [
         "4 lines of unreadable.jsonl cannot be read: as many more images may have been unreadable"
     ]
 
 
 def test_nothing_is_written_while_nothing_is_lost(images: ImageSet, tmp_path: Path) -> None:
-    lost = LostImages(tmp_path / "unreadable.jsonl")
-    data = module(images, lost)
+    unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
+    data = module(images, unreadable)
     assert rows(list(data.val_dataloader())) == sound()
     list(data.train_dataloader())
-    assert not lost.record.exists()
-    assert (lost.known(), lost.notes()) == ({}, [])
+    assert not unreadable.record.exists()
+    assert (unreadable.known(), unreadable.notes()) == ({}, [])
 
 
 def test_a_picture_comes_the_same_whether_others_are_lost_or_not(images: ImageSet, tmp_path: Path) -> None:
     whole = FileDataset(images, SMALL, augment=CROP)[(3, 5)]
     images.paths[4].unlink()  # type: ignore[index]
-    lost = LostImages(tmp_path / "unreadable.jsonl")
-    with_loss = FileDataset(images, SMALL, augment=CROP, lost=lost, replace=True)
+    unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
+    with_loss = FileDataset(images, SMALL, augment=CROP, unreadable=unreadable, replace=True)
     assert torch.equal(with_loss[(3, 5)][0], whole[0])
 
 
 @pytest.mark.parametrize("resident_gb", [0, 1])
 def test_when_all_are_gone_it_ends(images: ImageSet, tmp_path: Path, resident_gb: float) -> None:
-    data = module(images, LostImages(tmp_path / "x"), SHIFT, resident_gb=resident_gb)
+    data = module(images, UnreadableImages(tmp_path / "x"), SHIFT, resident_gb=resident_gb)
     for path in images.paths or ():
         path.unlink()
     with pytest.raises(DataError, match=r"(can no longer be read|can be read any more)"):
@@ -129,14 +131,14 @@ def test_a_resident_set_names_the_file_that_cannot_be_read(images: ImageSet) -> 
 
 def test_the_picture_shown_of_a_lost_image_is_black(images: ImageSet, tmp_path: Path) -> None:
     images.paths[7].unlink()  # type: ignore[index]
-    data = module(images, LostImages(tmp_path / "x"))
+    data = module(images, UnreadableImages(tmp_path / "x"))
     assert data.picture("val", 7).max() == 0
     assert data.picture("val", 8).max() == 80
 
 
 def test_a_sample_leaves_out_what_is_lost(images: ImageSet, tmp_path: Path) -> None:
     images.paths[9].unlink()  # type: ignore[index]
-    sample = module(images, LostImages(tmp_path / "x")).sample(4)
+    sample = module(images, UnreadableImages(tmp_path / "x")).sample(4)
     assert sample.float().mean(dim=(1, 2, 3)).tolist() == [0, 30, 60]
 
 
@@ -150,7 +152,7 @@ def test_padding_of_batches_is_left_out_where_it_is_asked() -> None:
 def test_resident_augmentation_is_unchanged_by_a_loss(images: ImageSet, tmp_path: Path) -> None:
     whole = module(images, None, SHIFT, resident_gb=1).train_dataloader().dataset
     images.paths[0].unlink()  # type: ignore[index]
-    less = module(images, LostImages(tmp_path / "x"), SHIFT, resident_gb=1).train_dataloader().dataset
+    less = module(images, UnreadableImages(tmp_path / "x"), SHIFT, resident_gb=1).train_dataloader().dataset
     assert isinstance(whole, ResidentDataset)
     assert isinstance(less, ResidentDataset)
     keys = [(2, i) for i in range(1, COUNT)]
@@ -170,7 +172,7 @@ def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet
 
     for index in (0, 1, 2, 3, 4, 5, 6, 7, 8):  # the whole first batch, and all but one of the second
         images.paths[index].unlink()  # type: ignore[index]
-    data = module(images, LostImages(tmp_path / "x"))
+    data = module(images, UnreadableImages(tmp_path / "x"))
     scored = measure(AlwaysFirst(), data, "test", ("a", "b"), tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
     assert scored.confusion == [[0, 0], [1, 0]]
     assert (tmp_path / "predictions.csv").read_text().count("\n") == 2

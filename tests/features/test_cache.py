@@ -368,9 +368,11 @@ def test_images_that_cannot_be_read_leave_no_features_of_others_in_their_place(
     spoiled.write_bytes(content)
     words = ("data=folder", f"data.root={photos}", "data.on_error=skip", f"data.resident_gb={resident_gb}")
     cached, plain = (place.fit(mode, *words, f"cache={mode}") for mode in ("auto", "none"))
-    assert cached.lost == plain.lost
-    assert list(cached.lost) == ["a/5.png"]
+    assert cached.unreadable == plain.unreadable
+    assert list(cached.unreadable) == ["a/5.png"]
     assert parts(cached) == {}
-    assert len(list((place.cache / FEATURES).glob("*/meta.json"))) == 1, "those to validate on, of which none is lost"
+    assert len(list((place.cache / FEATURES).glob("*/meta.json"))) == 1, (
+        "those to validate on, of which none is unreadable"
+    )
     assert any("some images cannot be read" in note for note in cached.notes)
     assert equal(cached, plain)

@@ -10,7 +10,7 @@ from commands import Finished, command, succeeded, train
 from PIL import Image
 
 from graft.data.augment import Augment
-from graft.data.cached_images import HeldImages, bytes_when_decoded
+from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset
@@ -117,7 +117,7 @@ def test_random_crops_on_the_gpu_are_those_of_the_cpu_and_wait_for_nothing(
     photos: list[Path], interpolation: str, colours: dict[str, Any]
 ) -> None:
     images = ImageSet([path.name for path in photos], np.arange(40) % 2, paths=photos)
-    held = HeldImages(images, bytes_when_decoded(images))
+    held = CachedImages(images, bytes_when_decoded(images))
     list(held.decode())
     augment = Augment(random_resized_crop={}, horizontal_flip=0.5, random_crop_padding=3, random_erasing=0.3, **colours)
     preprocessing = Preprocessing(64, 64, interpolation=interpolation)  # type: ignore[arg-type]

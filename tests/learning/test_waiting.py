@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graft.config.checks import settle
 from graft.data.augment import Augment
-from graft.data.cached_images import HeldImages, bytes_when_decoded
+from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.datasets import Batch
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
@@ -199,7 +199,7 @@ def test_random_crops_are_resized_on_the_device_without_waiting(tmp_path: Path) 
     for number, path in enumerate(paths):
         Image.fromarray(noise.integers(0, 256, (9 + number, 30 - number, 3), dtype=np.uint8)).save(path)
     images = ImageSet([path.name for path in paths], np.zeros(20, np.int64), paths=paths)
-    held = HeldImages(images, bytes_when_decoded(images))
+    held = CachedImages(images, bytes_when_decoded(images))
     list(held.decode())
     augment = Augment(random_resized_crop={}, **COLOURS)
     dataset = CroppedDataset(held, np.arange(20), Preprocessing(8, 8), augment=augment, seed=0, device=AWAY)

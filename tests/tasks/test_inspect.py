@@ -195,8 +195,8 @@ def test_counts_sizes_and_the_resize_are_told(report: dict[str, Any]) -> None:
     assert report["sizes"]["width"] == {"min": 40, "median": 96, "max": 4000}
     assert report["sizes"]["aspect"]["min"] == 0.75, "the turned one stands upright: 72 x 96"
     assert report["resize"]["preprocessing"]["resize_size"] == 256
-    assert report["resize"]["lost"]["worst"] == "train/bees/strip.png"
-    assert report["resize"]["lost"]["median"] == pytest.approx(1 - (224 / 256) ** 2 * 72 / 96)
+    assert report["resize"]["cropped"]["worst"] == "train/bees/strip.png"
+    assert report["resize"]["cropped"]["median"] == pytest.approx(1 - (224 / 256) ** 2 * 72 / 96)
     assert files(report, "cut off") == {"train/bees/strip.png": "99% cut off"}
     assert files(report, "enlarged")["train/bees/deep.png"] == "enlarged 6.4 times"
 
@@ -206,7 +206,7 @@ def test_only_what_spoils_is_an_error(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "lost", "enlarged"),
+    ("words", "cropped", "enlarged"),
     [
         (("model=inception_v3",), 1 - (299 / 342) ** 2 * 72 / 96, 24),
         (("data.preprocess.fit=squash",), 0.0, 24),
@@ -214,10 +214,10 @@ def test_only_what_spoils_is_an_error(report: dict[str, Any]) -> None:
     ],
 )
 def test_the_resize_is_that_of_the_network_and_of_data_preprocess(
-    tmp_path: Path, words: tuple[str, ...], lost: float, enlarged: int
+    tmp_path: Path, words: tuple[str, ...], cropped: float, enlarged: int
 ) -> None:
     report = inspected(fill(tmp_path / "set", {"a": 12, "b": 12}), tmp_path, *words)
-    assert report["resize"]["lost"]["max"] == pytest.approx(lost)
+    assert report["resize"]["cropped"]["max"] == pytest.approx(cropped)
     assert report["resize"]["enlarged"] == enlarged
 
 

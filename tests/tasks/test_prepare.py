@@ -61,7 +61,7 @@ def test_a_run_that_starts_over_reports_nothing_of_an_earlier_attempt(stopped: P
     again = graft.train(*WORDS, "seed=3", "resume=auto", folder=stopped, echo=False)
     assert again.metrics == fresh.metrics
     assert (again.folder / "metrics.csv").read_bytes() == (fresh.folder / "metrics.csv").read_bytes()
-    assert again.summary["lost"] == {}
+    assert again.summary["unreadable"] == {}
     assert {file.name for file in stopped.iterdir()} == {file.name for file in fresh.folder.iterdir()}
 
 

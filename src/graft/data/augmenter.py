@@ -16,7 +16,7 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, as_pixels, eval_transform
 
 
-def placed(array: npt.NDArray[Any], device: torch.device | None) -> Any:
+def to_device(array: npt.NDArray[Any], device: torch.device | None) -> Any:
     """A small array for NumPy where `device` is None, else a tensor on the device; nothing waits for a GPU's pending
     work."""
     if device is None:
@@ -44,8 +44,8 @@ class Augmenter:
         self._interpolation = InterpolationMode(preprocessing.interpolation)
         self._evaluated = eval_transform(preprocessing)
         self._moving = bool(augment.random_crop_padding or augment.horizontal_flip or augment.vertical_flip)
-        self._straight = self._placed(np.arange(self.size))
-        self._colour = self._placed(np.array(preprocessing.mean_colour, dtype=np.uint8))
+        self._straight = self._to_device(np.arange(self.size))
+        self._colour = self._to_device(np.array(preprocessing.mean_colour, dtype=np.uint8))
 
     @property
     def _library(self) -> Any:  # an attribute could not be sent to worker processes
@@ -76,7 +76,7 @@ class Augmenter:
         if steps:
             device = self.device or torch.device("cpu")
             changed = operations.apply(
-                torch.as_tensor(images), steps, self._interpolation.value, lambda array: placed(array, device)
+                torch.as_tensor(images), steps, self._interpolation.value, lambda array: to_device(array, device)
             )
             images = changed.numpy() if self.device is None else changed
         spans = self.draws.erased(epoch, indices) if self.augment.random_erasing else None
@@ -85,10 +85,10 @@ class Augmenter:
     def _moved(self, pixels: Any, rows: Ints, moves: Ints | None) -> Any:
         """Look up the row and column of each output pixel."""
         if moves is None:
-            return pixels[self._placed(rows)]
+            return pixels[self._to_device(rows)]
         if self.device is None and len(rows) == 1 and not moves[0, :2].any():  # a tenth of the time of looking up
             return torch.from_numpy(pixels[rows]).flip([axis - 1 for axis in (2, 3) if moves[0, axis]]).numpy()
-        table = self._placed(np.concatenate([rows[:, None], moves], 1))
+        table = self._to_device(np.concatenate([rows[:, None], moves], 1))
         ys, xs = (self._positions(table[:, axis : axis + 1], table[:, axis + 2 : axis + 3]) for axis in (1, 2))
         source = (table[:, :1, None] * self.size + ys[:, :, None]) * self.size + xs[:, None, :]  # [B, S, S]
         colours = pixels.reshape(-1, 3)
@@ -103,12 +103,12 @@ class Augmenter:
         return where(folded < self.size, folded, period - folded)
 
     def _erased(self, images: Any, spans: Ints) -> Any:
-        table = self._placed(spans)
+        table = self._to_device(spans)
         inside_y, inside_x = (
             (table[:, axis : axis + 1] <= self._straight) & (self._straight < table[:, axis + 1 : axis + 2])
             for axis in (0, 2)
         )
         return self._library.where((inside_y[:, :, None] & inside_x[:, None, :])[..., None], self._colour, images)
 
-    def _placed(self, array: npt.NDArray[Any]) -> Any:
-        return placed(array, self.device)
+    def _to_device(self, array: npt.NDArray[Any]) -> Any:
+        return to_device(array, self.device)

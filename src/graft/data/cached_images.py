@@ -36,7 +36,7 @@ def _bytes_of(path: Path, least: int) -> int:
         return 0
 
 
-class HeldImages:
+class CachedImages:
     """Gives the pictures of an ImageSet, and keeps what it has decoded.
 
     The pixels lie in one block of memory: worker processes share what was decoded before they began, and keep for
@@ -52,7 +52,7 @@ class HeldImages:
         self._block = torch.empty(room, dtype=torch.uint8)  # memory that is not written to is not taken
         self._used = 0
         # where each begins, its height and width; 0: not held
-        self._places = np.zeros((len(images), 3), dtype=np.int64)
+        self._regions = np.zeros((len(images), 3), dtype=np.int64)
         self._writing = threading.Lock()
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class HeldImages:
 
     def load(self, index: int) -> Tensor:
         """The pixels of picture `index`, upright RGB, uint8 [3, H, W]; not to be written to."""
-        begin, height, width = self._places[index].tolist()
+        begin, height, width = self._regions[index].tolist()
         if height:
             return self._block[begin : begin + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
         pixels = as_pixels(self.images.load(index))
@@ -69,12 +69,12 @@ class HeldImages:
 
     def contents(self) -> tuple[Tensor, npt.NDArray[np.int64]]:
         """(the block of pixels, [N, 3]: each picture's first byte in it, height and width; height 0: not held)."""
-        return self._block[: self._used], self._places
+        return self._block[: self._used], self._regions
 
     def decode(self) -> Iterator[int]:
         """Decode, with threads, all that is not held yet; yields how many are done. One that cannot be read is left
         for `load` to tell of."""
-        missing = np.flatnonzero(self._places[:, 1] == 0).tolist()
+        missing = np.flatnonzero(self._regions[:, 1] == 0).tolist()
         with ThreadPoolExecutor(available_cores(), "decode") as pool:
             for done, _ in enumerate(pool.map(self._try, missing), 1):
                 yield done
@@ -93,7 +93,7 @@ class HeldImages:
                 self._used = begin
                 return
         self._block[begin : begin + size] = pixels.permute(1, 2, 0).reshape(-1)
-        self._places[index] = begin, height, width
+        self._regions[index] = begin, height, width
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in vars(self).items() if key != "_writing"}

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from graft.data.augment import Augment
-from graft.data.cached_images import HeldImages, bytes_when_decoded
-from graft.data.datasets import Batch, FileDataset, Sample, collate, decode_held
+from graft.data.cached_images import CachedImages, bytes_when_decoded
+from graft.data.datasets import Batch, FileDataset, Sample, collate, decode_cached
 from graft.data.decoding import decode_readable
 from graft.data.feature_batches import FeatureBatch, FeatureDataset, FeatureTable
 from graft.data.images import ImageSet
@@ -23,7 +23,7 @@ from graft.data.resident import CroppedDataset, DecodedDataset, ResidentDataset,
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
 from graft.data.transforms import Picture, eval_transform
-from graft.data.unreadable import LostImages, stand_in
+from graft.data.unreadable import UnreadableImages, replace_unreadable
 from graft.data.workers import Parcel, batches_of, pack, started
 from graft.errors import ConfigError, DataError, GraftError
 from graft.seeding import seed_of
@@ -56,7 +56,7 @@ class ResumableLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that the sampler is asked at the first batch, when Lightning has told it the epoch.
-        sampler, batch_size = self._places()
+        sampler, batch_size = self._sampler_and_batch_size()
         self._epoch, self._handed_out = sampler.epoch, sampler.start // batch_size
         for batch in batches_of(started(super().__iter__, self.num_workers), self.patience):
             self._handed_out += 1
@@ -68,13 +68,13 @@ class ResumableLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next iteration begin where that state was taken; after a whole epoch, with the next one."""
-        sampler, batch_size = self._places()
+        sampler, batch_size = self._sampler_and_batch_size()
         done = state["batches"] >= len(self)
         sampler.set_epoch(state["epoch"] + done)
         sampler.start = 0 if done else state["batches"] * batch_size
         self._epoch, self._handed_out = state["epoch"], state["batches"]
 
-    def _places(self) -> tuple[EpochSampler, int]:
+    def _sampler_and_batch_size(self) -> tuple[EpochSampler, int]:
         assert isinstance(self.sampler, EpochSampler)
         assert self.batch_size is not None
         return self.sampler, self.batch_size
@@ -98,7 +98,7 @@ class ImageDataModule(LightningDataModule):
         resident_gb: memory for decoded sets, in 2**30 bytes; 0: none.
         avoid_single: leave a last training batch of one image out, because BatchNorm cannot train on it.
         eval_batch_size: images per process and evaluation step; None: twice `batch_size`, up to 512.
-        lost: what becomes of images that cannot be read when their turn comes; None: an error.
+        unreadable: what becomes of images that cannot be read when their turn comes; None: an error.
         draft: let the decoding of a large JPEG reduce it, as far as no random crop has to be enlarged for it.
         timeout: seconds that a batch of the worker processes may take; None: no limit.
     """
@@ -115,7 +115,7 @@ class ImageDataModule(LightningDataModule):
         resident_gb: float = 2.0,
         avoid_single: bool = False,
         eval_batch_size: int | None = None,
-        lost: LostImages | None = None,
+        unreadable: UnreadableImages | None = None,
         draft: bool = True,
         timeout: float | None = None,
     ) -> None:
@@ -126,7 +126,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, LARGEST_EVAL_BATCH))
         self.num_workers = _checked_workers(num_workers)
-        self.lost, self.timeout = lost, timeout
+        self.unreadable, self.timeout = unreadable, timeout
         self._least = augment.least_side(preprocessing.input_size) if draft else 0
         self.resident, self._room = self._choose_resident(resident_gb)
         self._resident_bytes = int(resident_gb * 2**30) - self._room
@@ -140,7 +140,7 @@ class ImageDataModule(LightningDataModule):
         return -(-len(self._train_sampler()) // self.batch_size)
 
     @property
-    def held_bytes(self) -> int:
+    def cached_bytes(self) -> int:
         """Bytes of the decoded pictures that a GPU with room for them holds."""
         whole = None if self.augment.batchable else self._bytes_to_hold
         return self._resident_bytes + (whole or 0)
@@ -185,7 +185,7 @@ class ImageDataModule(LightningDataModule):
         images = self.splits.train
         rows = images.spread(count).tolist()
         pixels, unread = decode_readable(
-            images, self.preprocessing, self.lost, what="training images", only=rows, timeout=self.timeout
+            images, self.preprocessing, self.unreadable, what="training images", only=rows, timeout=self.timeout
         )
         return torch.from_numpy(pixels[np.setdiff1d(rows, unread)]).permute(0, 3, 1, 2)
 
@@ -216,10 +216,10 @@ class ImageDataModule(LightningDataModule):
         dataset = self._evaluated.get(id(images))
         if isinstance(dataset, ResidentDataset):
             return dataset.pixels[index]
-        if self.lost is None:
+        if self.unreadable is None:
             picture: Picture | None = images.load(index)
         else:
-            picture, _ = self.lost.load(images, index, replace=False)
+            picture, _ = self.unreadable.load(images, index, replace=False)
         if picture is None:
             return np.zeros((self.preprocessing.input_size,) * 2 + (3,), np.uint8)
         return eval_transform(self.preprocessing)(picture).permute(1, 2, 0).numpy()
@@ -267,18 +267,20 @@ class ImageDataModule(LightningDataModule):
         if "train" in self.resident:
             return self._decoded("training", images, self.augment, only)
         images = replace(images, least=self._least)
-        read: ImageSet | HeldImages = images
+        read: ImageSet | CachedImages = images
         if self._bytes_to_hold is not None:
-            read = HeldImages(images, self._bytes_to_hold)
+            read = CachedImages(images, self._bytes_to_hold)
             device = self._crop_device() if only is None else None
             if device is not None:
-                decode_held(read)
-                shown = readable(read, self.lost)
+                decode_cached(read)
+                shown = readable(read, self.unreadable)
                 if shown is not None:
                     return CroppedDataset(
                         read, shown, self.preprocessing, augment=self.augment, seed=self.seed, device=device
                     )
-        return FileDataset(read, self.preprocessing, augment=self.augment, seed=self.seed, lost=self.lost, replace=True)
+        return FileDataset(
+            read, self.preprocessing, augment=self.augment, seed=self.seed, unreadable=self.unreadable, replace=True
+        )
 
     @cached_property
     def _bytes_to_hold(self) -> int | None:
@@ -303,9 +305,9 @@ class ImageDataModule(LightningDataModule):
     ) -> ResidentDataset:
         """`images` in memory; augmented as training wants them, or not as evaluation does."""
         pixels, unread = decode_readable(
-            images, self.preprocessing, self.lost, what=f"{name} images", only=only, timeout=self.timeout
+            images, self.preprocessing, self.unreadable, what=f"{name} images", only=only, timeout=self.timeout
         )
-        labels = stand_in(pixels, images.labels, unread, replace=augment is not None)
+        labels = replace_unreadable(pixels, images.labels, unread, replace=augment is not None)
         return ResidentDataset(
             pixels,
             labels,
@@ -318,15 +320,15 @@ class ImageDataModule(LightningDataModule):
     def _read_eval_dataset(self, name: str, images: ImageSet) -> Images:
         if name in self.resident:
             return self._decoded(name, images, None)
-        return FileDataset(images, self.preprocessing, lost=self.lost)
+        return FileDataset(images, self.preprocessing, unreadable=self.unreadable)
 
     def _eval_loader(self, dataset: Images | FeatureDataset, *, keep_workers: bool = False) -> ResumableLoader:
-        rank, world = self._place()
+        rank, world = self._rank_and_world()
         sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
         return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
 
     def _train_sampler(self) -> EpochSampler:
-        rank, world = self._place()
+        rank, world = self._rank_and_world()
         drop_last_of = self.batch_size if self.avoid_single else None
         count = len(self.splits.train)
         sampler = EpochSampler(count, seed=self.seed, shuffle=True, rank=rank, world=world, drop_last_of=drop_last_of)
@@ -368,7 +370,7 @@ class ImageDataModule(LightningDataModule):
         hand it over, unless a GPU computes meanwhile."""
         if not isinstance(images, FileDataset):
             return 0
-        if self.num_workers == "auto" and isinstance(images.images, HeldImages) and not self._on_gpu():
+        if self.num_workers == "auto" and isinstance(images.images, CachedImages) and not self._on_gpu():
             return 0
         return min(self._processes(), batches)
 
@@ -394,7 +396,7 @@ class ImageDataModule(LightningDataModule):
         free, _ = torch.cuda.mem_get_info(device)
         return device if size <= GPU_SHARE * free else None
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
         """(rank, world) of this process."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 

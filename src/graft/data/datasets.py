@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 
 from graft.data.augment import Augment
 from graft.data.augmenter import Augmenter
-from graft.data.cached_images import HeldImages
+from graft.data.cached_images import CachedImages
 from graft.data.decoding import Progress
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
 from graft.data.transforms import Picture, eval_transform
-from graft.data.unreadable import LostImages
+from graft.data.unreadable import UnreadableImages
 from graft.errors import GraftError
 
 Sample = tuple[Tensor, int, int]
@@ -55,23 +55,23 @@ class FileDataset(Dataset[Sample]):
         preprocessing: what evaluation does to them.
         augment: what training does to them, by the draws of (seed, epoch, index); None for evaluation.
         seed: of the run.
-        lost: what becomes of a picture that cannot be read; None: an error.
+        unreadable: what becomes of a picture that cannot be read; None: an error.
         replace: whether another takes its place, as in training, or nothing, as in evaluation; the draws stay those
             of the index that was requested.
     """
 
     def __init__(
         self,
-        images: ImageSet | HeldImages,
+        images: ImageSet | CachedImages,
         preprocessing: Preprocessing,
         *,
         augment: Augment | None = None,
         seed: int = 0,
-        lost: LostImages | None = None,
+        unreadable: UnreadableImages | None = None,
         replace: bool = False,
     ) -> None:
         self.images, self.size = images, preprocessing.input_size
-        self.lost, self.replace = lost, replace
+        self.unreadable, self.replace = unreadable, replace
         self._evaluated = eval_transform(preprocessing)
         self._augmenter = Augmenter(augment, seed, preprocessing) if augment else None
 
@@ -96,18 +96,18 @@ class FileDataset(Dataset[Sample]):
 
     def decode_ahead(self) -> None:
         """Decode what is held in memory, before processes begin that share it."""
-        if isinstance(self.images, HeldImages):
-            decode_held(self.images)
+        if isinstance(self.images, CachedImages):
+            decode_cached(self.images)
 
     def _load(self, index: int) -> tuple[Picture | None, int]:
         if index == PADDING:
             return None, PADDING
-        if self.lost is None:
+        if self.unreadable is None:
             return self.images.load(index), index
-        return self.lost.load(self.images, index, replace=self.replace)
+        return self.unreadable.load(self.images, index, replace=self.replace)
 
 
-def decode_held(images: HeldImages) -> None:
+def decode_cached(images: CachedImages) -> None:
     """Decode those that are not yet held, with a progress bar."""
     with contextlib.closing(Progress("training images", len(images))) as bar:
         for done in images.decode():

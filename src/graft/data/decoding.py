@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, eval_transform
-from graft.data.unreadable import LostImages
+from graft.data.unreadable import UnreadableImages
 from graft.data.workers import batches_of, pack, started
 from graft.errors import GraftError
 from graft.system.cpu import available_cores
@@ -43,7 +43,7 @@ def decode_resident(
 def decode_readable(
     images: ImageSet,
     preprocessing: Preprocessing,
-    lost: LostImages | None,
+    unreadable: UnreadableImages | None,
     *,
     what: str = "images",
     only: Sequence[int] | None = None,
@@ -52,7 +52,7 @@ def decode_readable(
     """(pictures as `decode_resident` gives them, rows of those that cannot be read); black in these rows.
 
     Raises:
-        UnreadableImage: a picture cannot be read, and `lost` is None; names the file.
+        UnreadableImage: a picture cannot be read, and `unreadable` is None; names the file.
         DataError: a process that decodes was killed, or gave nothing for `timeout` seconds.
     """
     size = preprocessing.input_size
@@ -61,7 +61,7 @@ def decode_readable(
     with torch.inference_mode(False):  # Lightning asks for loaders in inference mode; training uses these pixels too
         pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
     rows = list(range(len(images)) if only is None else only)
-    decoder = _Decoder(images, preprocessing, lost, rows)
+    decoder = _Decoder(images, preprocessing, unreadable, rows)
     unread: list[int] = []
     with contextlib.closing(Progress(what, len(rows))) as bar:
         done = 0
@@ -78,9 +78,9 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
     error that ends the run: a worker process could not raise it unchanged."""
 
     def __init__(
-        self, images: ImageSet, preprocessing: Preprocessing, lost: LostImages | None, rows: Sequence[int]
+        self, images: ImageSet, preprocessing: Preprocessing, unreadable: UnreadableImages | None, rows: Sequence[int]
     ) -> None:
-        self.images, self.lost, self.size = images, lost, preprocessing.input_size
+        self.images, self.unreadable, self.size = images, unreadable, preprocessing.input_size
         self.transform = eval_transform(preprocessing)
         cores = available_cores()
         self.processes = cores if self.size <= SMALL_SIDE and len(rows) >= MANY and cores > 1 else 0
@@ -125,9 +125,9 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
                 yield item
 
     def _load(self, index: int) -> Picture | None:
-        if self.lost is None:
+        if self.unreadable is None:
             return self.images.load(index)
-        return self.lost.load(self.images, index, replace=False)[0]
+        return self.unreadable.load(self.images, index, replace=False)[0]
 
 
 class Progress:

@@ -64,7 +64,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def passed_over(folders: Iterable[Path], root: Path | None) -> list[str]:
+def ignored_files(folders: Iterable[Path], root: Path | None) -> list[str]:
     """Visible files directly in `folders` that are no images by their ending: POSIX paths below `root`, sorted."""
     found = []
     for folder in folders:
@@ -143,7 +143,7 @@ def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str]
     return _labelled(files, order)
 
 
-def as_it_lies(root: Path) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
+def read_as_found(root: Path) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
     """(classes, part → images) of the class folders in `root` or in its split folders, where "all" is the one part.
 
     Nothing is demanded: a class may have no images, or be in one part only.

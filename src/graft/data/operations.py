@@ -16,19 +16,19 @@ from torchvision.transforms.v2 import functional
 
 from graft.data.draws import Operations
 
-Placed = Callable[[npt.NDArray[np.generic]], Tensor]
+ToDevice = Callable[[npt.NDArray[np.generic]], Tensor]
 """Copies an array to the device of the images."""
 
 _GREY = (0.2989, 0.587, 0.114)
 
 
-def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, placed: Placed) -> Tensor:
+def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_device: ToDevice) -> Tensor:
     """`images`, uint8 [B, S, S, 3], after one operation for each of them and each step; they themselves may change."""
     groups = [group for step in steps for group in _groups(step, images.shape[1])]
     if not groups:
         return images
-    rows = placed(np.concatenate([rows for _, rows, _ in groups]))
-    numbers = placed(np.concatenate([numbers for _, _, numbers in groups]))
+    rows = to_device(np.concatenate([rows for _, rows, _ in groups]))
+    numbers = to_device(np.concatenate([numbers for _, _, numbers in groups]))
     start = 0
     for kind, chosen, _ in groups:
         part = slice(start, start + len(chosen))

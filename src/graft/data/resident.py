@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from graft.data.augment import Augment
-from graft.data.augmenter import Augmenter, placed
-from graft.data.cached_images import HeldImages
+from graft.data.augmenter import Augmenter, to_device
+from graft.data.cached_images import CachedImages
 from graft.data.datasets import Batch, Key, epoch_and_indices
 from graft.data.draws import Ints
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
-from graft.data.unreadable import LostImages
+from graft.data.unreadable import UnreadableImages
 
 MOST_PIXELS = 1 << 23
 """Pixels that random crops of different sizes are padded to at once: 0.3 GB of indices and floating-point numbers."""
@@ -50,14 +50,14 @@ class DecodedDataset(Dataset[Batch]):
         rows = np.where(padding, 0, wanted)
         images = self._images(epoch, rows)
         if padding.any():
-            black = placed(np.flatnonzero(padding), self.device)
+            black = to_device(np.flatnonzero(padding), self.device)
             if self.device is None:
                 images[black] = 0
             else:
                 images.index_fill_(0, black, 0)
         labels = np.where(padding, PADDING, self.labels[rows])
-        indices = np.where(labels == PADDING, PADDING, self._shown[rows])  # of a picture that was lost, too
-        numbers = torch.as_tensor(placed(np.stack([labels, indices]), self.device))
+        indices = np.where(labels == PADDING, PADDING, self._shown[rows])  # of a picture that was unreadable, too
+        numbers = torch.as_tensor(to_device(np.stack([labels, indices]), self.device))
         # channels last is what convolutions like
         return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *numbers.unbind())
 
@@ -98,7 +98,7 @@ class ResidentDataset(DecodedDataset):
 
     def _images(self, epoch: int, rows: Ints) -> Any:
         if self._augmenter is None:
-            return self._pixels[placed(rows, self.device)]
+            return self._pixels[to_device(rows, self.device)]
         return self._augmenter.batch(self._pixels, rows, epoch, rows)
 
 
@@ -109,7 +109,7 @@ class CroppedDataset(DecodedDataset):
     rounded; elsewhere torchvision rounds differently, by at most two grey levels.
 
     Args:
-        held: the pictures, decoded.
+        cached: the pictures, decoded.
         shown: which of them each index shows, int64 [N]: itself, or what replaces an unreadable one.
         preprocessing: input size, interpolation, mean colour.
         augment: with a random resized crop.
@@ -119,7 +119,7 @@ class CroppedDataset(DecodedDataset):
 
     def __init__(
         self,
-        held: HeldImages,
+        cached: CachedImages,
         shown: Ints,
         preprocessing: Preprocessing,
         *,
@@ -127,8 +127,8 @@ class CroppedDataset(DecodedDataset):
         seed: int,
         device: torch.device,
     ) -> None:
-        super().__init__(held.labels[shown], device, shown)
-        block, regions = held.contents()
+        super().__init__(cached.labels[shown], device, shown)
+        block, regions = cached.contents()
         self._regions = regions[shown]
         self._colours = block.to(device).view(-1, 3)
         self._size, self._interpolation = preprocessing.input_size, preprocessing.interpolation
@@ -150,7 +150,7 @@ class CroppedDataset(DecodedDataset):
         """The crops of a table of (first pixel, pixels in a row of the picture, height, width): uint8 [n, S, S, 3]."""
         size, count = self._size, len(table)
         longest, widest = table[:, 2:].max(0).tolist()
-        first, stride, down, across = placed(table, self.device)[:, :, None, None].unbind(1)
+        first, stride, down, across = to_device(table, self.device)[:, :, None, None].unbind(1)
         ys = torch.arange(longest, device=self.device)[:, None]
         xs = torch.arange(widest, device=self.device)
         pixels = self._colours[first + torch.minimum(ys, down - 1) * stride + torch.minimum(xs, across - 1)]
@@ -170,20 +170,20 @@ class CroppedDataset(DecodedDataset):
         return ((total + whole / 2) / whole).floor_().clamp_(0, 255)
 
 
-def readable(held: HeldImages, lost: LostImages | None) -> Ints | None:
+def readable(cached: CachedImages, unreadable: UnreadableImages | None) -> Ints | None:
     """Which picture each index shows, [N]: itself or, if it cannot be read, the next; None where some do not fit into
-    the memory of `held`.
+    the memory of `cached`.
 
     Raises:
-        UnreadableImage: a picture cannot be read, and `lost` is None.
+        UnreadableImage: a picture cannot be read, and `unreadable` is None.
     """
-    _, regions = held.contents()
-    shown = np.arange(len(held))
+    _, regions = cached.contents()
+    shown = np.arange(len(cached))
     for index in np.flatnonzero(regions[:, 1] == 0).tolist():
-        if lost is None:
-            held.load(index)
+        if unreadable is None:
+            cached.load(index)
             return None
-        _, shown[index] = lost.load(held, index, replace=True)
+        _, shown[index] = unreadable.load(cached, index, replace=True)
         if not regions[shown[index], 1]:
             return None
     return shown

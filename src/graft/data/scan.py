@@ -1,7 +1,7 @@
 """A quick look at every file before training: is it there, is it a picture, does it end where a picture ends?
 
 Only headers and last bytes are read, and what looks suspicious is decoded, so that no sound file is accused. Damage in
-the middle of a file is found when it is read (see `lost`), or by `graft inspect`, which decodes everything.
+the middle of a file is found when it is read (see `unreadable`), or by `graft inspect`, which decodes everything.
 """
 
 import os
@@ -103,7 +103,7 @@ def scan(images: ImageSet, step: int = 1, done: Callable[[int], object] = lambda
     chosen = range(0, len(paths), step)
 
     def look(start: int) -> list[tuple[int, UnreadableImage]]:
-        seen = ((index, quick_look(paths[index])) for index in chosen[start : start + CHUNK])
+        seen = ((index, quick_check(paths[index])) for index in chosen[start : start + CHUNK])
         return [(index, fault) for index, fault in seen if fault is not None]
 
     faults: Faults = {}
@@ -114,7 +114,7 @@ def scan(images: ImageSet, step: int = 1, done: Callable[[int], object] = lambda
     return faults
 
 
-def quick_look(path: Path) -> UnreadableImage | None:
+def quick_check(path: Path) -> UnreadableImage | None:
     """What is wrong with a file as far as its header and its end tell; None where nothing seems to be."""
     try:
         with opened(path) as image:

@@ -1,4 +1,4 @@
-"""What becomes of an image that can no longer be read when its turn comes, with data.on_error=skip."""
+"""Images that turn out to be unreadable during training or evaluation, with data.on_error=skip."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.cached_images import HeldImages
+from graft.data.cached_images import CachedImages
 from graft.data.images import ImageSet
 from graft.data.sampler import PADDING
 from graft.data.transforms import Picture
@@ -14,24 +14,23 @@ from graft.errors import DataError, UnreadableImage
 from graft.system.files import append_json, read_json_lines
 
 MOST_IN_A_ROW = 100
-"""So many images one after the other that cannot be read are no accident: the disk is gone."""
+"""Consecutive unreadable images after which the run ends: the disk is gone."""
 
 
 @dataclass(frozen=True)
-class LostImages:
-    """Stands in for images that cannot be read, and writes down which they were.
+class UnreadableImages:
+    """Replaces unreadable images and records their names.
 
-    In training the next one that can be read takes the place of a lost one, so that batches stay full; in evaluation
-    nothing does, and no figure counts it. Every process, and every process that decodes for it, appends to the same
-    file.
+    In training the next readable image replaces an unreadable one, so that batches stay full; evaluation replaces
+    nothing, and no metric counts it. Every process, worker processes included, appends to the same file.
 
     Attributes:
-        record: the file: a JSON object a line, with "name" and "reason"; not there while nothing was lost.
+        record: the file: one JSON object per line, with "name" and "reason"; it exists once an image was unreadable.
     """
 
     record: Path
 
-    def load(self, images: ImageSet | HeldImages, index: int, *, replace: bool) -> tuple[Picture | None, int]:
+    def load(self, images: ImageSet | CachedImages, index: int, *, replace: bool) -> tuple[Picture | None, int]:
         """(picture, its index); with `replace` the first from `index` on that can be read, else (None, PADDING).
 
         Raises:
@@ -49,11 +48,11 @@ class LostImages:
         return None, PADDING
 
     def note(self, name: str, error: UnreadableImage) -> None:
-        """Write down that `name` was lost."""
+        """Record that `name` is unreadable, and why."""
         append_json(self.record, {"name": name, "reason": f"{error.kind}: {error.reason}"})
 
     def known(self) -> dict[str, str]:
-        """Name → reason of all that were lost since the run began, by any process, in order of name."""
+        """Name → reason of every image found unreadable since the run began, by any process, sorted by name."""
         return self._read()[0]
 
     def _read(self) -> tuple[dict[str, str], int]:
@@ -75,24 +74,26 @@ class LostImages:
         return [f"{count} could not be read while training (data.on_error=skip): {names}", *torn * bool(damaged)]
 
 
-def stand_in(
-    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], lost: list[int], *, replace: bool
+def replace_unreadable(
+    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], rows: list[int], *, replace: bool
 ) -> npt.NDArray[np.int64]:
-    """Fill the rows `lost` of decoded pictures, in place, as `LostImages.load` would; returns the labels that go with
-    it, where PADDING is what counts nowhere.
+    """Fill the unreadable `rows` of decoded images in place, as `UnreadableImages.load` would.
+
+    Returns:
+        The labels of all rows; without `replace` those of unreadable rows are PADDING.
 
     Raises:
-        DataError: all are lost.
+        DataError: all are unreadable.
     """
-    if not lost:
+    if not rows:
         return labels
     labels = labels.copy()
-    readable = np.delete(np.arange(len(labels)), lost)
+    readable = np.delete(np.arange(len(labels)), rows)
     if not len(readable):
         raise DataError(f"none of the {len(labels)} images can be read any more.")
     if replace:
-        following = readable[np.searchsorted(readable, lost) % len(readable)]
-        pixels[lost], labels[lost] = pixels[following], labels[following]
+        following = readable[np.searchsorted(readable, rows) % len(readable)]
+        pixels[rows], labels[rows] = pixels[following], labels[following]
     else:
-        labels[lost] = PADDING
+        labels[rows] = PADDING
     return labels

@@ -275,7 +275,7 @@ class FeatureCache:
             torch.no_grad(),
         ):
             for batch in bar.track(loader, description=f"features of {need.part} images{view}"):
-                if self.data.lost is not None and self.data.lost.known():
+                if self.data.unreadable is not None and self.data.unreadable.known():
                     raise OSError("some images cannot be read, and others stand in for them")
                 images = self.learner.normalise(batch.images.to(self.learner.device))
                 yield need.cut.prefix(self.learner.network, images)

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.layout import passed_over
+from graft.data.layout import ignored_files
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import NEAR, SMALLEST, near_groups, same_groups
@@ -27,7 +27,7 @@ class Inspection:
         seen: of each picture what it looks like, or why it cannot be read.
         same: pictures with the same pixels, two or more at a time.
         near: near duplicates, two or more at a time, with the copies of each.
-        passed_over: files beside the images that are not taken for images by their ending.
+        ignored_files: files beside the images that are not taken for images by their ending.
     """
 
     collection: Collection
@@ -35,7 +35,7 @@ class Inspection:
     seen: list[Seen]
     same: Groups
     near: Groups
-    passed_over: list[str]
+    ignored_files: list[str]
 
     @classmethod
     def of(
@@ -56,7 +56,7 @@ class Inspection:
         """
         seen = examine(collection.images, done)
         same = same_groups([one.digest if isinstance(one, Look) else None for one in seen])
-        beside = passed_over({path.parent for path in collection.images.paths or ()}, collection.root)
+        beside = ignored_files({path.parent for path in collection.images.paths or ()}, collection.root)
         return cls(collection, preprocessing, seen, same, _near(seen, same, near), beside)
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ class Inspection:
         return self.target / self.sizes.min(axis=1, initial=np.inf)
 
     @cached_property
-    def lost(self) -> Floats:
+    def cropped_share(self) -> Floats:
         """Share of the area of each readable picture that the centre crop cuts off, 0 to 1, [M]."""
         return 1 - visible(self.sizes, self.preprocessing).prod(axis=1)
 

@@ -143,8 +143,8 @@ def _wrong_endings(seen: Inspection) -> Findings:
 
 
 def _passed_over(seen: Inspection) -> Findings:
-    like = [name for name in seen.passed_over if name.lower().endswith(_PICTURE_LIKE)]
-    others = [name for name in seen.passed_over if not name.lower().endswith(_PICTURE_LIKE)]
+    like = [name for name in seen.ignored_files if name.lower().endswith(_PICTURE_LIKE)]
+    others = [name for name in seen.ignored_files if not name.lower().endswith(_PICTURE_LIKE)]
     if like:
         message = f"{_count(len(like), 'picture')} in a format that is passed over: {_endings(like)}"
         yield Finding("warning", "passed over", message, [(name, "") for name in like])
@@ -239,7 +239,7 @@ def _enlarged(seen: Inspection) -> Findings:
 
 
 def _cut(seen: Inspection) -> Findings:
-    files = _worst(seen, seen.lost, seen.lost > CUT, "{:.0%} cut off")
+    files = _worst(seen, seen.cropped_share, seen.cropped_share > CUT, "{:.0%} cut off")
     if files:
         message = (
             f"{_count(len(files), 'picture')} with more than two thirds cut off by the centre crop; "

@@ -80,9 +80,11 @@ def resize_lines(seen: Inspection) -> Iterator[str]:
     else:
         middle = f"{own.input_size} x {own.input_size} in the middle"
         what = f"short side to {own.resize_size} pixels, of which {middle} are seen"
-        worst = printable(names[int(seen.lost.argmax())])
-        yield f"{what}: {np.median(seen.lost):.0%} of the area of the median picture are cut off" + (
-            f", {seen.lost.max():.0%} of {worst}" if seen.lost.max() > np.median(seen.lost) else ""
+        worst = printable(names[int(seen.cropped_share.argmax())])
+        yield f"{what}: {np.median(seen.cropped_share):.0%} of the area of the median picture are cut off" + (
+            f", {seen.cropped_share.max():.0%} of {worst}"
+            if seen.cropped_share.max() > np.median(seen.cropped_share)
+            else ""
         )
     enlarged = int((scale > 1).sum())
     yield f"enlarged: {enlarged:,} of {len(names):,}" + (
@@ -162,7 +164,7 @@ def plain(seen: Inspection, found: Sequence[Finding], sheets: Mapping[str, Path]
         "resize": {
             "preprocessing": own.to_dict(),
             "enlarged": int((seen.scale > 1).sum()),
-            "lost": spread(seen.lost) | {"worst": names[int(seen.lost.argmax())]},
+            "cropped": spread(seen.cropped_share) | {"worst": names[int(seen.cropped_share.argmax())]},
         }
         if names
         else {},

@@ -75,7 +75,7 @@ def kept_beside(plain: dict[str, Any], experiment: Experiment) -> int:
     network = experiment.learner.network
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     averages = [plain["callbacks"]["ema"], plain["optimizer"]["lookahead"]]
-    return experiment.data.held_bytes + weights * sum(average is not None for average in averages)
+    return experiment.data.cached_bytes + weights * sum(average is not None for average in averages)
 
 
 def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:

@@ -15,7 +15,7 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
-from graft.data.unreadable import LostImages
+from graft.data.unreadable import UnreadableImages
 from graft.learning.module import Learner, Objective
 from graft.learning.views import wanted_views
 from graft.models import build_network, built_for
@@ -69,8 +69,8 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
     plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
     if config.trainer.compile:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
-    lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
-    data = loaders(config, splits, preprocessing, lost, avoid_single=has_batch_norm(network))
+    unreadable = UnreadableImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
+    data = loaders(config, splits, preprocessing, unreadable, avoid_single=has_batch_norm(network))
     if weights.source == "random" and hasattr(network, "fit_to"):  # what is computed, not learned
         network.fit_to(Normalise(preprocessing)(data.sample(SAMPLE)))  # type: ignore[operator]
     learner = Learner(
@@ -100,7 +100,7 @@ def loaders(
     config: Any,
     splits: Splits,
     preprocessing: Preprocessing,
-    lost: LostImages | None,
+    unreadable: UnreadableImages | None,
     *,
     avoid_single: bool = False,
 ) -> ImageDataModule:
@@ -114,7 +114,7 @@ def loaders(
         seed=config.seed,
         resident_gb=config.data.resident_gb,
         avoid_single=avoid_single,
-        lost=lost,
+        unreadable=unreadable,
         draft=config.data.draft,
         timeout=config.data.timeout,
     )

@@ -95,7 +95,7 @@ def _from_weights_to_test(
     learner, data = experiment.learner, experiment.data
     learner.provenance["fingerprint"] = told.fingerprint
     seen = with_margin(data.preprocessing, learner.views)
-    tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.lost)
+    tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.unreadable)
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
     title = f"{parameters['trainable']:,} of {parameters['total']:,} parameters train"
     tell(layer_table(learner.plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
@@ -133,7 +133,7 @@ def _from_weights_to_test(
     for logger in trainer.loggers:
         logger.finalize("success")
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
-    for note in data.lost.notes() if data.lost else []:
+    for note in data.unreadable.notes() if data.unreadable else []:
         log.warning("note  %s", note)
         notes.append(note)
     pace = next(callback for callback in trainer.callbacks if isinstance(callback, Pace))  # type: ignore[attr-defined]
@@ -156,7 +156,7 @@ def _from_weights_to_test(
         | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},
         "cache": cache.summary(),
         "notes": [*notes, *cache.notes],
-        "lost": data.lost.known() if data.lost else {},
+        "unreadable": data.unreadable.known() if data.unreadable else {},
     }
 
 

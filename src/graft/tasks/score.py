@@ -13,7 +13,7 @@ from graft.config.locations import check_written
 from graft.data.datamodule import ImageDataModule
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
-from graft.data.unreadable import LostImages
+from graft.data.unreadable import UnreadableImages
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError
 from graft.learning.inference import Inference, most_probable
@@ -63,10 +63,10 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
         log.info("note  %s", note)
 
     inference = Inference(restored, device, channels_last=channels_last, views=views)
-    lost = LostImages(folder / "unreadable.jsonl") if asked.data.on_error == "skip" else None
-    data = data_module(asked, splits.relabelled(restored.classes), config.split, seen, lost)
+    unreadable = UnreadableImages(folder / "unreadable.jsonl") if asked.data.on_error == "skip" else None
+    data = data_module(asked, splits.relabelled(restored.classes), config.split, seen, unreadable)
     scored = measure(inference, data, config.split, restored.classes, folder / "predictions.csv", config.topk)
-    notes += lost.notes() if lost else []
+    notes += unreadable.notes() if unreadable else []
     result = {
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         "data": {"name": asked.data.name, "root": asked.data.root, "fingerprint": splits.fingerprint()},
@@ -101,11 +101,11 @@ def fewer_then(run: Any, split: str) -> list[str]:
 
 
 def data_module(
-    run: Any, splits: Splits, split: str, preprocessing: Preprocessing, lost: LostImages | None = None
+    run: Any, splits: Splits, split: str, preprocessing: Preprocessing, unreadable: UnreadableImages | None = None
 ) -> ImageDataModule:
     """The run's loaders, with `split` where they have none without augmentation in place of the test images."""
     shown = dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits
-    return loaders(run, shown, preprocessing, lost)
+    return loaders(run, shown, preprocessing, unreadable)
 
 
 def measure(

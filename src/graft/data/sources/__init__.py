@@ -24,7 +24,7 @@ from urllib.parse import urlparse
 
 from graft.data.division import divide, with_fold
 from graft.data.images import ImageSet
-from graft.data.layout import as_it_lies
+from graft.data.layout import read_as_found
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, GraftError, NotAvailable, nearest
@@ -87,7 +87,7 @@ def undivided(name: str, root: Path | None) -> tuple[tuple[str, ...], dict[str, 
     """(classes, part → images) of a set that `load_splits` refuses, as it lies at `root`; None where there is none."""
     if root is None or not root.is_dir() or not getattr(_source(name), "CLASS_FOLDERS", False):
         return None
-    classes, parts = as_it_lies(root)
+    classes, parts = read_as_found(root)
     return (classes, parts) if classes else None
 
 

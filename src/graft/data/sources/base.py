@@ -77,7 +77,7 @@ class Download:
     size: int | None = None
 
 
-def carried(package: str, file: str) -> Path | None:
+def bundled_file(package: str, file: str) -> Path | None:
     """A file that an installed package carries, found without importing the package; None where it is not there."""
     found = find_spec(package)
     folders = [] if found is None else found.submodule_search_locations or []

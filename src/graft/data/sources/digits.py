@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.sources.base import Source, carried, embedded_pool
+from graft.data.sources.base import Source, bundled_file, embedded_pool
 
 EMBEDDED = True
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -30,7 +30,7 @@ def load(root: Path | None, *, seed: int, test_fraction: float = 0.2, split_seed
 def scans() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Values [N, 64] and labels [N] of scikit-learn's table, without half a second of importing scikit-learn where the
     table lies where it has always been."""
-    file = carried("sklearn", "datasets/data/digits.csv.gz")
+    file = bundled_file("sklearn", "datasets/data/digits.csv.gz")
     if file is None:
         from sklearn.datasets import load_digits
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.sources.base import Source, carried, embedded_pool
+from graft.data.sources.base import Source, bundled_file, embedded_pool
 
 EMBEDDED = True
 CLASSES = ("face", "no_face")
@@ -28,7 +28,7 @@ def load(root: Path | None, *, seed: int, test_fraction: float = 0.5, split_seed
 
 def photographs() -> npt.NDArray[np.float64]:
     """scikit-image's [200, 25, 25], from 0 to 1; read without importing it where they lie where they always have."""
-    file = carried("skimage", "data/lfw_subset.npy")
+    file = bundled_file("skimage", "data/lfw_subset.npy")
     if file is None:
         from skimage.data import lfw_subset
 
