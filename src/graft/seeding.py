@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -42,3 +43,22 @@ def seeded(*parts: int | str) -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(state)
+
+
+@contextlib.contextmanager
+def seeded_everywhere(*parts: int | str) -> Iterator[None]:
+    """Seed the global CPU generators of torch, NumPy and Python from `parts`; after the block they continue as if
+    nothing had been drawn. For user code, which may draw from any of them.
+    """
+    import numpy as np
+
+    python, legacy = random.getstate(), np.random.get_state()
+    seed = seed_of(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        with seeded(*parts):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)

@@ -14,7 +14,7 @@ from graft.errors import ConfigError
     [
         (
             {"policy": "trivail"},
-            "augment.policy=trivail: there are null, trivial, rand, auto. Did you mean trivial?",
+            "augment.policy=trivail: choose null, trivial, rand, auto. Did you mean trivial?",
         ),
         ({"horizontal_flip": 1.5}, "augment.horizontal_flip=1.5: a probability"),
         (

@@ -165,3 +165,15 @@ def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
     assert isinstance(full.train_dataloader().dataset, FileDataset)
     assert full.train_dataloader().num_workers == 2
     assert full.pixels_of("train", 0) == key
+
+
+def test_own_transforms_of_crops_on_a_device_are_those_of_files(images: ImageSet) -> None:
+    own = replace(MOVED, transforms=({"_target_": "torchvision.transforms.v2.RandomPerspective", "p": 1},))
+    preprocessing = Preprocessing(16, 18)
+    read = FileDataset(images, preprocessing, augment=own, seed=3)
+    there = on_device(images, preprocessing, own)
+    plain = on_device(images, preprocessing)
+    for epoch in range(2):
+        mine, other = batch_of(read, epoch).images, there.__getitems__(keys(epoch)).images
+        assert (mine.int() - other.int()).abs().max() <= LEVELS
+        assert not torch.equal(other, plain.__getitems__(keys(epoch)).images)

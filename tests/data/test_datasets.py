@@ -1,7 +1,9 @@
 """What chance does to an image depends on seed, epoch and index alone."""
 
 import pickle
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,16 @@ from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.resident import ResidentDataset
 from graft.data.transforms import eval_transform
-from graft.errors import DataError, UnreadableImage
+from graft.errors import ConfigError, DataError, UnreadableImage
 
 SIZE = 12
 SMALL = Preprocessing(input_size=SIZE, resize_size=SIZE)
 STRONG = Augment(random_resized_crop={}, horizontal_flip=0.5, policy="trivial", random_erasing=0.3)
+OWN: tuple[dict[str, Any], ...] = (
+    {"_target_": "torchvision.transforms.v2.GaussianBlur", "kernel_size": 3},
+    {"_target_": "data_parts.Speckle", "strength": 20},
+    {"_target_": "data_parts.turned", "_partial_": True},
+)
 SHIFT_AND_FLIP = Augment(random_crop_padding=3, horizontal_flip=0.5, vertical_flip=0.5)
 
 
@@ -105,6 +112,7 @@ def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augme
         Augment(policy="trivial", vertical_flip=0.5),
         Augment(policy="auto", random_crop_padding=20),
         Augment(horizontal_flip=0.5, alternate_flips=True, random_erasing=0.5),
+        Augment(horizontal_flip=0.5, transforms=OWN),
     ],
 )
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])
@@ -260,3 +268,51 @@ def test_small_pictures_decoded_by_processes_equal_those_decoded_by_threads(
     paths[7].write_bytes(b"no picture")
     with pytest.raises(UnreadableImage, match=r"7\.png"):
         decoding.decode_resident(images, preprocessing)
+
+
+def test_own_transforms_draw_by_seed_epoch_and_index_and_leave_the_global_generators_alone() -> None:
+    dataset = file_dataset(augment=Augment(transforms=OWN))
+    random.seed(4), np.random.seed(4), torch.manual_seed(4)
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]
+    first = dataset[(2, 3)][0]
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    random.seed(9), np.random.seed(9), torch.manual_seed(9)
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[(2, 3)][0], first)
+    assert not any(torch.equal(dataset[key][0], first) for key in ((1, 3), (2, 4)))
+    assert not torch.equal(file_dataset(seed=1, augment=Augment(transforms=OWN))[(2, 3)][0], first)
+
+
+def test_a_transform_is_told_seed_epoch_and_index_if_it_asks() -> None:
+    told = Augment(transforms=({"_target_": "data_parts.stamped", "_partial_": True},))
+    assert file_dataset(seed=5, augment=told)[(7, 2)][0][0, 0, :3].tolist() == [5, 7, 2]
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ("torchvision.transforms.v2.GaussianBlur", r"augment\.transforms\[0\]=.*must be a mapping with a _target_"),
+        (
+            {"_target_": "torchvision.transforms.v2.GaussianBlur", "kernal_size": 3},
+            r"augment\.transforms\[0\]\.kernal_size=3: .*Did you mean kernel_size",
+        ),
+        ({"_target_": "torchvision.transforms.v2.GaussianBlur"}, r"transforms\[0\]\.kernel_size: .* requires it"),
+        ({"_target_": "data_parts.turned"}, r"transforms\[0\]\.image: .* requires it"),
+    ],
+)
+def test_the_arguments_of_a_transform_are_checked(node: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Augment(transforms=(node,))
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "torchvision.transforms.v2.Resize", "size": [5, 5]}, r"returned a uint8 tensor \[3, 5, 5\]"),
+        ({"_target_": "torchvision.transforms.v2.RandomErasing", "p": 1, "value": [1, 2]}, "failed on an image"),
+    ],
+)
+def test_a_transform_that_fails_or_returns_something_else_is_named(node: Any, message: str) -> None:
+    with pytest.raises(DataError, match=rf"augment\.transforms\[0\] \(torchvision.*\): {message}"):
+        file_dataset(augment=Augment(transforms=(node,)))[(0, 0)]

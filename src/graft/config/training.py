@@ -143,6 +143,8 @@ class AugmentConfig:
     policy: str | None = None
     color_jitter: float = bounded(0.0, least=0)
     random_erasing: float = bounded(0.0, least=0, most=1)
+    transforms: list[Any] = field(default_factory=list)
+    """Further transforms by `_target_`, of torchvision v2 or custom, applied to each image after the others."""
     mixup: float = bounded(0.0, least=0)
     cutmix: float = bounded(0.0, least=0)
 

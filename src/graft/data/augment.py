@@ -1,21 +1,25 @@
-"""What may happen to a training image, as plain values."""
+"""Augmentation of training images, as plain values; imports no torch."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, fields
+from typing import Any
 
-from graft.errors import ConfigError
+from graft.config.targets import TARGET, check_target
+from graft.errors import ConfigError, nearest
 
 POLICIES = ("trivial", "rand", "auto")
 
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 
+PURPOSE = frozenset({"seed", "epoch", "index"})
+"""Arguments that a custom transform gets with each image if it asks for them by name."""
+
 
 @dataclass(frozen=True)
 class Augment:
-    """Chance in training images; evaluation has none of it. The default is no augmentation at all.
+    """Random changes of training images; evaluation has none. The default is no augmentation at all.
 
     Attributes:
         random_resized_crop: {"scale": (least, most share of the area), "ratio": (least, most width /
@@ -30,7 +34,15 @@ class Augment:
             ImageNet).
         color_jitter: strength of brightness, contrast and saturation changes; hue changes a quarter as much;
             0: none.
-        random_erasing: probability that a rectangle turns into the mean colour.
+        random_erasing: probability that a rectangle is filled with the mean colour.
+        transforms: further transforms, applied in this order after all of the above. Each is a mapping of `_target_`,
+            e.g. torchvision.transforms.v2.GaussianBlur, and its arguments; what it builds, or with `_partial_: true`
+            the target itself, is called with the image, a uint8 tensor [3, S, S] on the CPU, and returns one of the
+            same type and shape. What it draws from the global generators of torch, NumPy and Python depends on
+            (seed, epoch, image) alone.
+
+    Raises:
+        ConfigError: a value out of its range, or a transform that cannot be built from its arguments; names the key.
     """
 
     random_resized_crop: Mapping[str, Sequence[float]] | None = None
@@ -41,12 +53,20 @@ class Augment:
     policy: str | None = None
     color_jitter: float = 0.0
     random_erasing: float = 0.0
+    transforms: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> "Augment":
+        """The augmentation that an `augment` group configures, as plain values; MixUp and CutMix mix batches and are
+        not part of it."""
+        own = {field.name: group[field.name] for field in fields(cls) if field.name in group}
+        own["transforms"] = tuple(own.get("transforms") or ())
+        return cls(**own)
 
     def __post_init__(self) -> None:
         if self.policy is not None and self.policy not in POLICIES:
-            nearest = get_close_matches(str(self.policy), POLICIES, n=1, cutoff=0.3)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
-            raise ConfigError(f"augment.policy={self.policy}: there are null, {', '.join(POLICIES)}.{hint}")
+            hint = nearest(str(self.policy), POLICIES, most=1, cutoff=0.3)
+            raise ConfigError(f"augment.policy={self.policy}: choose null, {', '.join(POLICIES)}.{hint}")
         for key in ("horizontal_flip", "vertical_flip", "random_erasing"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"augment.{key}={getattr(self, key)}: a probability lies between 0 and 1.")
@@ -61,6 +81,17 @@ class Augment:
         if self.random_crop_padding is not None and self.random_crop_padding < 0:
             raise ConfigError(f"augment.random_crop_padding={self.random_crop_padding}: pixels, 0 or more, or null.")
         self._check_resized_crop()
+        for index, node in enumerate(self.transforms):
+            key = f"augment.transforms[{index}]"
+            if not isinstance(node, Mapping) or TARGET not in node:
+                raise ConfigError(
+                    f"{key}={node}: must be a mapping with a _target_, e.g. "
+                    "{_target_: torchvision.transforms.v2.GaussianBlur, kernel_size: 3}."
+                )
+            if node.get("_partial_"):  # the target itself is called, with the image first
+                check_target(key, node, supplied=PURPOSE, positional=1)
+            else:
+                check_target(key, node)
 
     def _check_resized_crop(self) -> None:
         for name, (least, most) in self.resized_crop_ranges().items():
@@ -71,7 +102,7 @@ class Augment:
                 )
 
     def resized_crop_ranges(self) -> dict[str, tuple[float, float]]:
-        """(least, most) of "scale" and "ratio", ImageNet's where not given; empty without such a crop."""
+        """(least, most) of "scale" and "ratio", ImageNet's by default; empty without such a crop."""
         if self.random_resized_crop is None:
             return {}
         ranges: dict[str, Sequence[float]] = {"scale": SCALE, "ratio": RATIO}
@@ -85,8 +116,7 @@ class Augment:
         return {name: (float(pair[0]), float(pair[1])) for name, pair in ranges.items()}
 
     def least_side(self, size: int) -> int:
-        """How many pixels the sides of a picture need, that no random crop to `size` has to be enlarged; 0: unknown,
-        because no such crop is made."""
+        """Pixels that each side of an image needs so that no random crop to `size` is enlarged; 0 if there are none."""
         ranges = self.resized_crop_ranges()
         if not ranges:
             return 0
@@ -95,5 +125,5 @@ class Augment:
 
     @property
     def batchable(self) -> bool:
-        """Whether it starts from evaluation's images: all but a random resized crop, which needs whole pictures."""
+        """Whether it starts from evaluation's images; a random resized crop needs whole images."""
         return self.random_resized_crop is None

@@ -1,19 +1,28 @@
-"""What augmentation does to images: the same for one image of a file and for a batch in memory or on a GPU."""
+"""Augmentation of images: the same result for one image of a file and for a batch in memory or on a GPU."""
 
+import contextlib
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from graft.config.targets import TARGET, bind, build
 from graft.data import operations
-from graft.data.augment import Augment
+from graft.data.augment import PURPOSE, Augment
 from graft.data.draws import Draws, Ints
 from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, as_pixels, eval_transform
+from graft.errors import ConfigError, DataError, GraftError
+from graft.seeding import seeded_everywhere
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device | None) -> Any:
@@ -46,6 +55,7 @@ class Augmenter:
         self._moving = bool(augment.random_crop_padding or augment.horizontal_flip or augment.vertical_flip)
         self._straight = self._to_device(np.arange(self.size))
         self._colour = self._to_device(np.array(preprocessing.mean_colour, dtype=np.uint8))
+        self._transforms = OwnTransforms(augment, seed) if augment.transforms else None
 
     @property
     def _library(self) -> Any:  # an attribute could not be sent to worker processes
@@ -80,7 +90,21 @@ class Augmenter:
             )
             images = changed.numpy() if self.device is None else changed
         spans = self.draws.erased(epoch, indices) if self.augment.random_erasing else None
-        return images if spans is None or not spans.any() else self._erased(images, spans)
+        if spans is not None and spans.any():
+            images = self._erased(images, spans)
+        return images if self._transforms is None else self._transformed(images, epoch, indices)
+
+    def _transformed(self, images: Any, epoch: int, indices: Ints) -> Any:
+        """The images after `augment.transforms`, one by one and on the CPU, so that every path gives the same."""
+        assert self._transforms is not None
+        on_cpu = torch.as_tensor(images).cpu()
+        changed = torch.stack(
+            [
+                self._transforms(image.permute(2, 0, 1).contiguous(), epoch, index).permute(1, 2, 0)
+                for image, index in zip(on_cpu, indices.tolist(), strict=True)
+            ]
+        )
+        return changed.numpy() if self.device is None else changed.to(self.device)
 
     def _moved(self, pixels: Any, rows: Ints, moves: Ints | None) -> Any:
         """Look up the row and column of each output pixel."""
@@ -112,3 +136,92 @@ class Augmenter:
 
     def _to_device(self, array: npt.NDArray[Any]) -> Any:
         return to_device(array, self.device)
+
+
+class OwnTransforms:
+    """The transforms of `augment.transforms`, built once.
+
+    Args:
+        augment: its transforms.
+        seed: of the run.
+
+    Raises:
+        ConfigError: a transform refuses its arguments.
+    """
+
+    def __init__(self, augment: Augment, seed: int) -> None:
+        self.seed = seed
+        self._steps: list[tuple[str, Callable[..., Any], frozenset[str]]] = []
+        for number, node in enumerate(augment.transforms):
+            key = f"augment.transforms[{number}]"
+            step = bind(key, node) if node.get("_partial_") else build(key, node)
+            if not callable(step):
+                raise ConfigError(
+                    f"{key}.{TARGET}={node[TARGET]}: builds a {type(step).__name__}, which cannot be called with an "
+                    "image.\nFor a function that takes the image itself add _partial_: true."
+                )
+            self._steps.append((f"{key} ({node[TARGET]})", step, PURPOSE & _parameters(step)))
+
+    def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
+        """The image of `index` in `epoch`, uint8 [3, S, S], after all transforms.
+
+        Raises:
+            DataError: a transform fails, or returns anything but an image of the same type and shape; names it.
+        """
+        purpose = {"seed": self.seed, "epoch": epoch, "index": index}
+        with _one_thread(), torch.no_grad(), seeded_everywhere(self.seed, "augment", epoch, "transforms", index):
+            for name, step, names in self._steps:
+                image = _checked(name, step, image, {key: purpose[key] for key in names})
+        return image
+
+    def source_digests(self) -> list[str]:
+        """SHA-256 (hex) of the source file of each transform; a later version may compute something else."""
+        digests = []
+        for _, step, _ in self._steps:
+            step = getattr(step, "func", step)  # of a partial
+            module = sys.modules[step.__module__ if hasattr(step, "__qualname__") else type(step).__module__]
+            file = getattr(module, "__file__", None)
+            digests.append("" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest())
+        return digests
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, as a worker process does: the last bits of a sum can depend on their number."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _parameters(step: Callable[..., Any]) -> frozenset[str]:
+    """Names of the arguments that a transform takes."""
+    try:
+        return frozenset(inspect.signature(step.forward if isinstance(step, nn.Module) else step).parameters)
+    except (TypeError, ValueError):  # written in C
+        return frozenset()
+
+
+def _checked(name: str, step: Callable[..., Any], image: Tensor, purpose: Mapping[str, int]) -> Tensor:
+    try:
+        changed = step(image, **purpose)
+    except GraftError:
+        raise
+    except Exception as error:  # of somebody else's code
+        raise DataError(f"{name}: failed on an image ({type(error).__name__}: {error}).") from error
+    if not isinstance(changed, Tensor) or changed.dtype != torch.uint8 or changed.shape != image.shape:
+        found = (
+            f"a {str(changed.dtype).removeprefix('torch.')} tensor {list(changed.shape)}"
+            if isinstance(changed, Tensor)
+            else f"a {type(changed).__name__}"
+        )
+        raise DataError(
+            f"{name}: returned {found}, where a uint8 tensor {list(image.shape)} is expected: the size of the input is "
+            "data.preprocess's, and Graft normalises after augmentation."
+        )
+    return changed

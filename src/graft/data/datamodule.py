@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from graft.data.augment import Augment
+from graft.data.augmenter import OwnTransforms
 from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.datasets import Batch, FileDataset, Sample, collate, decode_cached
 from graft.data.decoding import decode_readable
@@ -197,6 +198,8 @@ class ImageDataModule(LightningDataModule):
         }
         if part == "train" and self.augment != Augment():
             values["augment"] = asdict(self.augment) | {"random_resized_crop": self.augment.resized_crop_ranges()}
+            if self.augment.transforms:
+                values["transforms"] = OwnTransforms(self.augment, self.seed).source_digests()
             values["least"] = self._least
             if not self.augment.batchable:
                 values["resized_on"] = "cpu" if self._crop_device() is None else "gpu"

@@ -1,6 +1,5 @@
 """From configuration and data to what Lightning trains: network, weights, transfer plan, learner, loaders."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,8 +134,7 @@ def settle_preprocessing(config: Any, weights: WeightsReport) -> Preprocessing:
 
 def augment_of(config: Any) -> Augment:
     """The augmentation done to images one by one; MixUp and CutMix are the learner's."""
-    keys = {field.name for field in dataclasses.fields(Augment)}
-    return Augment(**{key: value for key, value in config.augment.items() if key in keys})
+    return Augment.of(OmegaConf.to_container(config.augment, resolve=True))  # type: ignore[arg-type]
 
 
 def objective_of(config: Any, splits: Splits) -> Objective:
