@@ -46,7 +46,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of seconds: vgg_mini on digits."""
     from commands import succeeded, train
 
-    words = ("model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.options.split_seed=3")
+    words = ("model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.split_seed=3")
     limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false", "logger=none")
     return succeeded(train(tmp_path_factory.mktemp("digits") / "run", *words, *limits)).folder
 

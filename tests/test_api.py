@@ -12,7 +12,7 @@ import graft
 from graft.errors import ConfigError, DataError
 
 WORDS = (
-    "model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.options.split_seed=3",
+    "model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.split_seed=3",
     "trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false",
 )  # fmt: skip
 """As `digits_run` was trained, on the command line."""

@@ -43,7 +43,11 @@ def test_every_option_says_how_to_use_it(option: str) -> None:
 
 def test_the_default_is_vgg16_finetuned_on_ants_and_bees() -> None:
     config = composed()
-    assert (config.model.name, config.strategy.name, config.data.name) == ("vgg16", "finetune", "hymenoptera")
+    assert (config.model.name, config.strategy.name, config.data._target_) == (
+        "vgg16",
+        "finetune",
+        "graft.data.sources.hymenoptera.load",
+    )
     assert config.model.weights == "default"
 
 

@@ -149,7 +149,7 @@ OPTIONS = st.fixed_dictionaries(
     optional={
         "val_fraction": st.sampled_from([0, 0.1, 0.3]),
         "shots": st.integers(1, 2),
-        "options": st.fixed_dictionaries({"test_fraction": st.sampled_from([0.1, 0.25, 0.5])}),
+        "arguments": st.fixed_dictionaries({"test_fraction": st.sampled_from([0.1, 0.25, 0.5])}),
     },
 ) | st.fixed_dictionaries({"fold": st.integers(0, 1), "folds": st.just(2)})
 
@@ -193,7 +193,7 @@ def check_splits(splits: Splits, classes: dict[str, list[str]], options: dict[st
     assert "shots" in options or sorted(names) == everything
     for part in parts.values():
         assert [splits.classes[label] for label in part.labels] == [name.split("/")[0] for name in part.names]
-    test_fraction = options.get("options", {}).get("test_fraction", 0.2)
+    test_fraction = options.get("arguments", {}).get("test_fraction", 0.2)
     for name, files in classes.items():
         tested = splits.counts()["test"][plain(name)]
         assert abs(tested - test_fraction * len(files)) <= 1

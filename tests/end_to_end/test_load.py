@@ -38,7 +38,7 @@ def test_eight_runs_at_once_share_one_download_and_one_cache(
     (tmp_path / "own_sets" / "photos.py").write_text(OWN_SET.format(url=http_server.url))
     monkeypatch.syspath_prepend(tmp_path)
     words = (
-        "model=vgg_mini", "model.weights=bundled", "data=folder", "data.name=own_sets.photos", "augment=none",
+        "model=vgg_mini", "model.weights=bundled", "data=target", "data._target_=own_sets.photos.load", "augment=none",
         f"data.root={tmp_path}/data/photos", f"paths.cache={tmp_path}/cache", "strategy=feature_extract",
         "cache=features", "trainer.max_epochs=2", "data.batch_size=4", "review=none", "logger.tensorboard=false",
     )  # fmt: skip

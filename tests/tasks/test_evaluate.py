@@ -108,7 +108,7 @@ def test_tta_averages_the_probabilities_of_the_views(digits_run: Path, tmp_path:
     assert result["views"] == ["identity", "hflip"]
     assert result["run"], "the run's figures are shown beside it"
     restored = from_checkpoint(digits_run / "checkpoints" / "best.ckpt")
-    images = load_splits("digits", root=None, seed=0, options={"split_seed": 3}).test
+    images = load_splits("digits", root=None, seed=0, arguments={"split_seed": 3}).test
     by_name = dict(zip(images.names, range(len(images)), strict=True))
     chosen = rows[:20]
     pixels = np.stack(
@@ -154,7 +154,7 @@ def test_a_run_s_test_in_corners_has_a_margin_or_is_refused_at_once(tmp_path: Pa
 
 
 def test_another_set_with_some_of_the_classes_is_matched_by_name(digits_run: Path, tested: Any, tmp_path: Path) -> None:
-    images = load_splits("digits", root=None, seed=0, options={"split_seed": 3}).test
+    images = load_splits("digits", root=None, seed=0, arguments={"split_seed": 3}).test
     for index, name in enumerate(images.names):
         if name.startswith(("3/", "7/")):
             file = tmp_path / "photos" / f"{name}.png"
@@ -179,11 +179,11 @@ def test_a_class_the_network_does_not_know_names_both_lists(digits_run: Path, tm
 
 
 def test_naming_the_runs_own_set_keeps_the_runs_splits() -> None:
-    made = OmegaConf.to_container(composed("train", "data=digits", "data.shots=60", "data.options.split_seed=3"))
+    made = OmegaConf.to_container(composed("train", "data=digits", "data.shots=60", "data.split_seed=3"))
     for overrides in ((), ("data=digits",)):
         config = composed("evaluate", "checkpoint=x", *overrides)
         run = run_config(config, made, {word.partition("=")[0] for word in overrides})
-        assert (run.data.shots, run.data.options.split_seed) == (60, 3)
+        assert (run.data.shots, run.data.split_seed) == (60, 3)
     asked = composed("evaluate", "checkpoint=x", "data=digits", "data.shots=5")
     assert run_config(asked, made, {"data", "data.shots"}).data.shots == 5
 
@@ -193,7 +193,7 @@ def test_data_that_lie_elsewhere_now_are_found_by_paths_data_or_data_root() -> N
     run = run_config(composed("evaluate", "checkpoint=x", "paths.data=/new"), made, {"paths.data"})
     assert (run.data.root, run.data.val_fraction) == ("/new/hymenoptera_data", 0.3)
     run = run_config(composed("evaluate", "checkpoint=x", "data.root=/here"), made, {"data.root"})
-    assert (run.data.name, run.data.root) == ("hymenoptera", "/here")
+    assert (run.data._target_, run.data.root) == ("graft.data.sources.hymenoptera.load", "/here")
     assert run_config(composed("evaluate", "checkpoint=x"), made, ()).data.root == "/old/hymenoptera_data"
 
 
@@ -201,7 +201,10 @@ def test_a_key_that_this_version_does_not_know_is_no_obstacle() -> None:
     made = OmegaConf.to_container(composed("train"), resolve=True)
     made["data"]["something_newer"] = 1
     del made["data"]["fold"]
-    assert run_config(composed("evaluate", "checkpoint=x"), made, ()).data.name == "hymenoptera"
+    assert (
+        run_config(composed("evaluate", "checkpoint=x"), made, ()).data._target_
+        == "graft.data.sources.hymenoptera.load"
+    )
 
 
 def test_data_that_changed_since_the_run_are_said() -> None:

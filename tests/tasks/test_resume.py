@@ -220,7 +220,7 @@ def test_another_batch_size_changes_between_epochs_and_the_schedule_still_ends_w
         ("loss.label_smoothing=0.1", "loss.label_smoothing: 0.0 in the checkpoint, 0.1 now"),
         ("callbacks.ema=0.9", "callbacks.ema: null in the checkpoint, 0.9 now"),
         ("optimized_metric=val/loss", "optimized_metric"),
-        ("data.options.split_seed=9", "data.options.split_seed"),
+        ("data.split_seed=9", "data.split_seed"),
         ("data.shots=20", "data.shots"),
         ("seed=8", "seed: 7 in the checkpoint, 8 now"),
         ("trainer.limit_val_batches=1", "trainer.limit_val_batches"),

@@ -11,7 +11,8 @@ from graft.config.config_hash import flat, matches
 from graft.config.fields import check_bounds
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
-from graft.config.training import TrainConfig
+from graft.config.training import DataConfig, TrainConfig
+from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
 from graft.system.files import why_no_file
@@ -51,6 +52,8 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     if config.data.preprocess.fit is not None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     check_views(config.views)
+    config.data.name = checked_name(config.data.name, config.data._target_)
+    check_source(config.data._target_, source_arguments(config.data, DataConfig))
     _metric_exists(config)
     _ranges(config)
     _length(config)
@@ -351,7 +354,7 @@ def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
     named = {group: config[group]["name"] for group in ("model", "data", "strategy", "optimizer", "scheduler")}
     named["freeze"] = config["freeze"]["policy"]
     named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
-    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith(".name")}
+    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith((".name", "._target_"))}
     return named | keys
 
 

@@ -32,6 +32,7 @@ class InferenceConfig:
 class EvaluateDataConfig:
     """A DataConfig of which every null means: as in the run."""
 
+    _target_: str | None = None
     name: str | None = None
     root: str | None = literal(None)
     batch_size: int | None = bounded_as(DataConfig, "batch_size")
@@ -44,7 +45,6 @@ class EvaluateDataConfig:
     folds: int | None = bounded_as(DataConfig, "folds")
     on_error: str | None = None
     resident_gb: float | None = bounded_as(DataConfig, "resident_gb")
-    options: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     """What the files of the group say for training; not used here, see EvaluateConfig.preprocess."""
 

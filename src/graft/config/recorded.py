@@ -1,10 +1,12 @@
 """What a checkpoint says of its run, as data: only the keys below are read, and no name is imported unasked."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.config.checks import VIEWS
+from graft.config.training import DataConfig
 from graft.errors import ConfigError
 from graft.system.values import (
     Check,
@@ -31,7 +33,8 @@ LIMIT: Check = optional(either(integer(0, MOST), number(0, 1)))
 RUN: dict[str, dict[str, Check]] = {
     "": {"seed": integer(0, 2**32 - 1), "tta": flag, "views": sequence(among(*VIEWS), 100, least=1)},
     "data": {
-        "name": literal(200),
+        "_target_": literal(200),
+        "name": optional(literal(200)),
         "root": optional(literal()),
         "batch_size": integer(1, 2**16),
         "num_workers": either(among("auto"), integer(0, 256)),
@@ -40,7 +43,6 @@ RUN: dict[str, dict[str, Check]] = {
         "fold": optional(integer(0, MOST)),
         "folds": optional(integer(2, MOST)),
         "on_error": among("raise", "skip"),
-        "options": tree(scalar, 10_000, depth=5),
     },
     "paths": {"data": literal()},
     "trainer": {
@@ -67,19 +69,40 @@ def recorded_run(config: Mapping[str, object], source: str) -> dict[str, Any]:
     Raises:
         RecordError: a value of another type or beyond its limit; names file, key, value and limit.
     """
+    if "data" in config:
+        config = {**config, "data": _with_target(config["data"])} if isinstance(config["data"], Mapping) else config
     found = read_values(config, RUN[""], source, "config")
     for section, checks in RUN.items():
         if section and section in config:
             found[section] = read_values(config[section], checks, source, f"config.{section}")
+    if "data" in found:
+        extra = {key: value for key, value in config["data"].items() if key not in DATA_KEYS}  # type: ignore[attr-defined]
+        limits = {"data": tree(scalar, 10_000, depth=5)}
+        found["data"] |= read_values({"data": extra}, limits, source, "config")["data"]
     return found
+
+
+DATA_KEYS = frozenset(field.name for field in dataclasses.fields(DataConfig))
+
+
+def _with_target(data: Mapping[str, object]) -> dict[str, object]:
+    """The `data` group of a checkpoint; older ones name the source by `name` and its arguments by `options`."""
+    values = dict(data)
+    name, options = values.get("name"), values.pop("options", None)
+    if "_target_" not in values and isinstance(name, str):
+        values["_target_"] = f"{name}.load" if "." in name else f"graft.data.sources.{name}.load"
+        values["name"] = None
+    if isinstance(options, Mapping):
+        values |= options
+    return values
 
 
 def demand_trust(key: str, name: str, source: str, trust: Sequence[str]) -> None:
     """Refuse to import a module that a file names, unless the user trusts its package.
 
     Args:
-        key: what names it, e.g. "data.name".
-        name: dotted, e.g. "my_package.my_set".
+        key: what names it, e.g. "data._target_".
+        name: dotted, e.g. "my_package.my_set.load".
         source: the file.
         trust: the packages that the user's own command line names.
 

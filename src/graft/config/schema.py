@@ -1,6 +1,7 @@
 """The keys of every command, known to Hydra. No heavy import: `--help` reads this."""
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from graft.config.commands import CompareConfig, EvaluateConfig, ExportConfig, InspectConfig, PredictConfig
 from graft.config.training import TrainConfig
@@ -19,4 +20,7 @@ def register() -> None:
     """Make the schemas known to Hydra under `schema/`."""
     store = ConfigStore.instance()
     for name, node in SCHEMAS.items():
-        store.store(group="schema", name=name, node=node, package="_global_", replace=True)
+        config = OmegaConf.structured(node)
+        if "data" in config:
+            OmegaConf.set_struct(config.data, False)
+        store.store(group="schema", name=name, node=config, package="_global_", replace=True)

@@ -46,7 +46,10 @@ class PreprocessConfig:
 
 @dataclass
 class DataConfig:
-    name: str = MISSING
+    _target_: str = MISSING
+    """A source function, or a LightningDataModule class; keys that are not listed here are its arguments."""
+    name: str | None = None
+    """How tables and messages call it; null: the short name of the target."""
     root: str | None = literal(None)
     batch_size: int | str = bounded(32, least=1)
     """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
@@ -68,8 +71,6 @@ class DataConfig:
     """Sets whose decoded images need no more memory than this are decoded once and held."""
     draft: bool = True
     """Large JPEGs are decoded at a half, quarter or eighth of their size where random crops keep their pixels."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """What only this data set knows, e.g. the id ranges of `mask`."""
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 

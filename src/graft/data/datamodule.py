@@ -104,6 +104,8 @@ class ImageDataModule(LightningDataModule):
         timeout: seconds that a batch of the worker processes may take; None: no limit.
     """
 
+    pictures = True
+
     def __init__(
         self,
         splits: Splits,

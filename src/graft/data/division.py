@@ -55,7 +55,7 @@ def _draw_test(source: Source) -> tuple[ImageSet, ImageSet]:
         source.train.labels,
         source.test_fraction,
         source.split_seed,
-        key="data.options.test_fraction",
+        key="data.test_fraction",
         way_out="Add images.",
         classes=source.classes,
     )

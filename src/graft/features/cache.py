@@ -103,7 +103,7 @@ class FeatureCache:
         self._used: list[dict[str, Any]] = []
         self._reasons: dict[str, None] = {}
         self._fingerprints: dict[str, str] = {}
-        if config.cache.mode == "none" or not learner.plan.frozen(begins):
+        if config.cache.mode == "none" or not learner.plan.frozen(begins) or not data.pictures:
             return
         self._provide(("val", "train"))
 

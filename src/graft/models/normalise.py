@@ -7,7 +7,8 @@ from graft.data.preprocessing import Preprocessing
 
 
 class Normalise(nn.Module):
-    """uint8 [B, 3, S, S] to float32: minus mean, over std. Its buffers are in no state dict."""
+    """uint8 [B, 3, S, S] to float32: minus mean, over std; floating-point images pass unchanged. Its buffers are in no
+    state dict."""
 
     mean: Tensor
     inverse_std: Tensor
@@ -19,6 +20,8 @@ class Normalise(nn.Module):
         self.register_buffer("inverse_std", (1 / scale).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():  # of a LightningDataModule that normalises itself
+            return images.to(torch.promote_types(torch.float32, self.mean.dtype))
         return (images.float() - self.mean) * self.inverse_std
 
     def undone(self, images: Tensor) -> Tensor:

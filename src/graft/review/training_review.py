@@ -1,5 +1,6 @@
 """From a run's predictions to what TensorBoard and the comparison page show of them."""
 
+import copy
 import dataclasses
 import logging
 import warnings
@@ -63,7 +64,7 @@ class Review:
 
     def __init__(self, config: Any, learner: Learner, data: ImageDataModule, folder: Path, told: Told) -> None:
         self.config, self.learner, self.data, self.folder, self.told = config, learner, data, folder, told
-        self.own = config.review
+        self.own = config.review if data.pictures else without_pictures(config.review)
         self.classes = learner.classes
         self.fresh = not any((folder / "tensorboard").glob("events*"))
         self.trainer: pl.Trainer | None = None
@@ -286,6 +287,14 @@ class Review:
     def _said_of(self, predictions: Predictions) -> str:
         when = f"epoch {predictions.epoch + 1}, step {predictions.step}"
         return f"{when} · {len(predictions):,} images · accuracy {predictions.accuracy:.3f}"
+
+
+def without_pictures(review: Any) -> Any:
+    """A ReviewConfig without what shows single images, for data that cannot give them."""
+    reduced = copy.copy(review)
+    for key in ("images", "worst", "gradcam", "embedding", "record"):
+        setattr(reduced, key, 0)
+    return reduced
 
 
 def mixture(shares: Sequence[float], classes: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from graft.config.checks import check_class_weights
 from graft.config.recipes import recipe_of
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
+from graft.data.foreign import ForeignDataModule, ModuleSplits
 from graft.data.preprocessing import Preprocessing
+from graft.data.protocol import TrainingData
 from graft.data.splits import Splits
 from graft.data.unreadable import UnreadableImages
 from graft.learning.module import Learner, Objective
@@ -39,7 +41,7 @@ class Experiment:
     """
 
     learner: Learner
-    data: ImageDataModule
+    data: TrainingData
     weights: WeightsReport
     notes: tuple[str, ...]
 
@@ -62,6 +64,8 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
     head_from = plain["model"]["head_from"]
     weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
     preprocessing = settle_preprocessing(config, weights)
+    if isinstance(splits, ModuleSplits):
+        preprocessing = splits.preprocessing(preprocessing, config.data.preprocess)
     recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -102,8 +106,17 @@ def loaders(
     unreadable: UnreadableImages | None,
     *,
     avoid_single: bool = False,
-) -> ImageDataModule:
+) -> TrainingData:
     """The loaders of a TrainConfig; the other arguments are those of `ImageDataModule`."""
+    if isinstance(splits, ModuleSplits):
+        return ForeignDataModule(
+            splits.module,
+            splits,
+            preprocessing,
+            batch_size=config.data.batch_size,
+            seed=config.seed,
+            avoid_single=avoid_single,
+        )
     return ImageDataModule(
         splits,
         preprocessing,

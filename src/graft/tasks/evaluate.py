@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from graft.config.command_checks import check_evaluate, said_keys
 from graft.config.recorded import demand_trust, recorded_run
 from graft.config.training import DataConfig, TrainConfig
-from graft.data.sources import known_sources, locate
+from graft.data.sources import checked_name, known_sources, locate, source_target
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
 from graft.learning.checkpoints import checkpoint_file
@@ -75,10 +75,10 @@ def run_config(config: Any, made: Mapping[str, Any], said: Collection[str], sour
             not in `config.trust`.
     """
     run: Any = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(TrainConfig)), recorded_run(made, source))
-    own = None if OmegaConf.is_missing(run.data, "name") else run.data.name
-    if config.data.name is None:
+    own = None if OmegaConf.is_missing(run.data, "_target_") else run.data._target_
+    if config.data._target_ is None:
         demand_source(own, source, config.trust)
-    if config.data.name not in (None, own):
+    if config.data._target_ not in (None, own):
         kept = {key: run.data[key] for key in ("batch_size", "num_workers", "timeout")}
         given = {key: value for key, value in config.data.items() if value is not None}
         run.data = OmegaConf.merge(OmegaConf.structured(DataConfig), kept, given)
@@ -94,12 +94,12 @@ def run_config(config: Any, made: Mapping[str, Any], said: Collection[str], sour
     return run
 
 
-def demand_source(name: str | None, source: str, trust: Sequence[str]) -> None:
+def demand_source(target: str | None, source: str, trust: Sequence[str]) -> None:
     """Raise ConfigError unless the data set that a checkpoint names is Graft's own or of a trusted package."""
-    if name is None:
+    if target is None:
         raise ConfigError(f"{source}: names no data set.\nGive one: data=… data.root=FOLDER.")
-    if name not in known_sources():
-        demand_trust("data.name", name, source, trust)
+    if target not in map(source_target, known_sources()):
+        demand_trust("data._target_", target, source, trust)
 
 
 def moved(root: str, old: str, new: str) -> str:
@@ -113,7 +113,8 @@ def open_splits(run: Any) -> Splits:
     Raises:
         DataError: it is neither here nor within reach; says where to put it.
     """
-    missing = locate(run.data.name, data_root(run), download=run.data.download)
+    run.data.name = checked_name(run.data.name, run.data._target_)
+    missing = locate(run.data._target_, data_root(run), download=run.data.download)
     if missing is not None:
         raise DataError(
             f"{missing}\nIf it lies elsewhere, or is to be fetched: paths.data=FOLDER (of all sets) or "

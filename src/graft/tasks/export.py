@@ -101,7 +101,7 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
     else:
         run = run_config(config, restored.config, said, restored.source)
         check_written(run.data.root, config.paths.outputs, {"folder": config.folder})
-        missing = locate(run.data.name, data_root(run), download=False)
+        missing = locate(run.data._target_, data_root(run), download=False)
         if missing is not None:
             raise DataError(
                 f"No images to compare the exported network with the checkpoint on: {missing}\n"

@@ -16,8 +16,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import OmegaConf
 
+from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
 from graft.data.workers import explaining_worker_failures
+from graft.errors import ConfigError
 from graft.features.cache import FeatureCache
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoint_writing import WholeCheckpoints
@@ -57,6 +59,11 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumpt
             resumption.carry_into(record.folder)
     elif record.writes:
         forget_earlier_attempt(record.folder)
+    if isinstance(splits, ModuleSplits) and device.devices * config.trainer.num_nodes > 1:
+        raise ConfigError(
+            f"data._target_={splits.target} and trainer.devices={device.devices} disagree: each process "
+            "would train on all batches of a LightningDataModule.\nGive trainer.devices=1."
+        )
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
     else:

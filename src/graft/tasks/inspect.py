@@ -12,7 +12,8 @@ from graft.config.commands import InspectConfig
 from graft.config.fields import check_bounds
 from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
-from graft.data.sources import locate, undivided
+from graft.config.training import DataConfig
+from graft.data.sources import check_source, checked_name, locate, source_arguments, undivided
 from graft.errors import ConfigError, DataError
 from graft.inspection.contact_sheets import contact_sheet
 from graft.inspection.dataset import Inspection
@@ -26,8 +27,6 @@ from graft.system.folder_lock import folder_of
 from graft.system.progress import progress_bar
 from graft.system.terminal import PlainConsole
 from graft.tasks.train import data_root, divide_data
-
-"""Columns of the report in a file or a pipe."""
 
 
 def main(config: Any) -> None:
@@ -61,6 +60,8 @@ def check(config: Any) -> None:
         ConfigError: names the key and the way out.
     """
     check_bounds(config, InspectConfig)
+    config.data.name = checked_name(config.data.name, config.data._target_)
+    check_source(config.data._target_, source_arguments(config.data, DataConfig))
     if config.data.preprocess.fit is not None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
@@ -78,13 +79,13 @@ def open_collection(config: Any) -> Collection:
         NotAvailable, DataError: it is neither here nor within reach, or there is nothing to look at.
     """
     root = data_root(config)
-    missing = locate(config.data.name, root, download=config.data.download)
+    missing = locate(config.data._target_, root, download=config.data.download)
     if missing is not None:
         raise missing
     try:
         return Collection.of(divide_data(config))
     except DataError as error:
-        found = undivided(config.data.name, root)
+        found = undivided(config.data._target_, root)
         if found is None:
             raise
         return Collection.joined(*found, root=root, undivided=str(error))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from graft.config.locations import check_written
-from graft.data.datamodule import ImageDataModule
 from graft.data.preprocessing import Preprocessing
+from graft.data.protocol import TrainingData
 from graft.data.splits import Splits
 from graft.data.unreadable import UnreadableImages
 from graft.data.workers import explaining_worker_failures
@@ -57,7 +57,9 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
     seen = with_margin(restored.preprocessing, views)
     device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
     splits = open_splits(asked)
-    summary = summary_beside(checkpoint) if asked.data.name == restored.config.get("data", {}).get("name") else {}
+    summary = (
+        summary_beside(checkpoint) if asked.data._target_ == restored.config.get("data", {}).get("_target_") else {}
+    )
     notes = [*splits.notes, *different_data(splits, summary), *fewer_then(asked, config.split)]
     for note in notes:
         log.info("note  %s", note)
@@ -102,14 +104,14 @@ def fewer_then(run: Any, split: str) -> list[str]:
 
 def data_module(
     run: Any, splits: Splits, split: str, preprocessing: Preprocessing, unreadable: UnreadableImages | None = None
-) -> ImageDataModule:
+) -> TrainingData:
     """The run's loaders, with `split` where they have none without augmentation in place of the test images."""
     shown = dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits
     return loaders(run, shown, preprocessing, unreadable)
 
 
 def measure(
-    inference: Inference, data: ImageDataModule, split: str, classes: Sequence[str], output: Path, topk: int
+    inference: Inference, data: TrainingData, split: str, classes: Sequence[str], output: Path, topk: int
 ) -> Scored:
     """Predict every image of a split, write each prediction to `output`, and score them."""
     part = "val" if split == "val" else "test"

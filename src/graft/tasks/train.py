@@ -1,5 +1,6 @@
 """`graft train`: fit a network, keep its best checkpoint, test it, write the run folder."""
 
+import dataclasses
 import logging
 import shlex
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from graft.config.checks import QUICKSTART, check_class_weights, choices, settle
 from graft.config.config_hash import identity
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
+from graft.config.training import DataConfig
 from graft.data.scan import refuse_or_leave_out
-from graft.data.sources import load_splits, locate
+from graft.data.sources import is_data_module, load_splits, locate, source_arguments
 from graft.data.splits import Splits
-from graft.errors import DataError, NotAvailable
+from graft.errors import ConfigError, DataError, NotAvailable
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
 from graft.system import downloads
@@ -178,7 +180,7 @@ def check_available(config: Any) -> None:
     """
     data, weights = config.data, config.model.weights
     said = []
-    missing = locate(data.name, data_root(config), download=data.download)
+    missing = locate(data._target_, data_root(config), download=data.download)
     if missing is not None:
         said.append(f"{missing}\nWithout it: data=faces or data=digits (embedded), or data=folder data.root=FOLDER.")
     if missing is None or isinstance(missing, NotAvailable):  # without a network both may be out of reach
@@ -214,17 +216,46 @@ def open_data(config: Any) -> Splits:
     Raises:
         DataError: there are such images and data.on_error=raise; names them.
     """
+    if is_data_module(config.data._target_):
+        return open_module_data(config)
     splits = divide_data(config)
     total = sum(len(part.paths or ()) for part in splits.parts().values())
     with progress_bar("checking images", total) as bar:
         return refuse_or_leave_out(splits, config.data.on_error, bar.advance)
 
 
+def open_module_data(config: Any) -> Splits:
+    """What is known of the data of a LightningDataModule, which is built and set up for it."""
+    from graft.data.foreign import open_module
+
+    data, usual = config.data, DataConfig()
+    options = {f"data.{field.name}": data[field.name] for field in dataclasses.fields(DataConfig)
+               if data[field.name] != getattr(usual, field.name)}  # fmt: skip
+    if config.augment.transforms:
+        options["augment.transforms"] = config.augment.transforms
+    if config.cache.mode == "features":
+        options["cache.mode"] = config.cache.mode
+    if data.batch_size == "auto":
+        raise ConfigError(
+            f"data.batch_size=auto and data._target_={data._target_} disagree: a LightningDataModule makes its batches."
+            "\nGive a number."
+        )
+    supplied = {
+        "root": data_root(config), "seed": config.seed, "batch_size": data.batch_size,
+        "num_workers": 0 if data.num_workers == "auto" else int(data.num_workers),
+    }  # fmt: skip
+    return open_module(data._target_, source_arguments(data, DataConfig), supplied, options)
+
+
 def divide_data(config: Any) -> Splits:
     """The splits of the configured data set, downloaded where needed; its files are not looked at."""
     data = config.data
+    if is_data_module(data._target_):
+        raise ConfigError(
+            f"data._target_={data._target_}: a LightningDataModule gives batches; single images are needed here."
+        )
     return load_splits(
-        data.name,
+        data._target_,
         root=data_root(config),
         seed=config.seed,
         shots=data.shots,
@@ -232,7 +263,7 @@ def divide_data(config: Any) -> Splits:
         fold=data.fold,
         folds=data.folds,
         download=data.download,
-        options=dict(data.options),
+        arguments=source_arguments(data, DataConfig),
     )
 
 

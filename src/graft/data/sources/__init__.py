@@ -1,40 +1,62 @@
-"""From a data set's name to its splits: one file a set, everything they share is here.
+"""From the target of a data set to its splits: one file per data set; what they share is here.
 
-A source is a module, one of this package or anybody's (`data.name=my_package.my_set`), with
+A source is a function, of this package or any other (`data._target_=my_package.my_set.load`), that fits the protocol
+`SourceFunction`: it reads a data set and returns a `Source`. Its arguments are keys of the `data` group. It gets `root`
+(data.root) and `seed` if it has parameters of these names; a source without `root` is embedded: nothing is looked for
+or downloaded. The module that defines it may also define:
 
-    def load(root: Path, *, seed: int, **options) -> Source
-
-and, where they make sense, `DOWNLOAD: Download`, `present(root) -> bool` (default: a folder that is not
-empty), `target(root) -> Path` (where the archive's folder belongs; default: `root`), `WANTED: str` (the
-layout to provide, for sets that cannot be downloaded), `EMBEDDED = True` (needs no root) and `CLASS_FOLDERS = True`
-(a folder a class, which can be looked at even where it cannot be divided). Its options are the keywords of `load`.
+    DOWNLOAD: Download                  where the publisher keeps the set
+    present(root) -> bool               whether the set lies at root; by default: whether that folder has content
+    target(root) -> Path                where the archive's folder belongs; by default: root
+    WANTED: str                         the layout to provide, for sets that cannot be downloaded
+    CLASS_FOLDERS = True                one folder per class; `graft inspect` can read a set that cannot be divided
 """
 
+import importlib
 import importlib.util
 import inspect
 import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from urllib.parse import urlparse
 
+from graft.config.targets import TARGET, accepts, check_target
 from graft.data.division import divide, with_fold
 from graft.data.images import ImageSet
 from graft.data.layout import read_as_found
-from graft.data.sources.base import Download, Source
+from graft.data.sources.base import Download, Source, SourceFunction
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, GraftError, NotAvailable, nearest
 from graft.system import archives, downloads
 
-__all__ = ["Download", "Source", "ensure", "known_sources", "load_splits", "locate", "undivided"]
+__all__ = [
+    "Download",
+    "Source",
+    "SourceFunction",
+    "check_source",
+    "checked_name",
+    "ensure",
+    "is_data_module",
+    "known_sources",
+    "load_splits",
+    "locate",
+    "source_arguments",
+    "source_name",
+    "source_target",
+    "undivided",
+]  # fmt: skip
+
+SUPPLIED = ("root", "seed", "batch_size", "num_workers")
+"""Arguments that Graft supplies to a target if it has parameters of these names."""
 
 
 def load_splits(
-    name: str,
+    source: str,
     *,
     root: Path | None,
     seed: int,
@@ -43,12 +65,12 @@ def load_splits(
     fold: int | None = None,
     folds: int | None = None,
     download: bool = True,
-    options: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Splits:
-    """The data set `name` below `root`, divided into training, validation and test.
+    """The data set of `source`, divided into training, validation and test.
 
     Args:
-        name: a source of this package ("flowers") or the dotted name of a module of the user's own.
+        source: the dotted path of a source function, or the name of one of this package ("flowers").
         root: folder of the set; None for embedded sets.
         seed: of the validation part, the shots, and whatever else the source draws.
         shots: keep this many training images of each class; None: all.
@@ -56,36 +78,40 @@ def load_splits(
             own; 0: validate on the test part.
         fold, folds: validate on fold `fold` (from 0) of `folds` parts of all images that are not test images, and train
             on the others; where the set has no test part the fold serves as test too. None: no such division.
-        download: fetch the set when it is not there.
-        options: what only this source knows.
+        download: fetch the set if it is not there.
+        arguments: the source's own.
 
     Raises:
-        ConfigError: unknown source or option; names the nearest.
+        ConfigError: unknown source or argument; names the nearest.
         NotAvailable: the set is neither here nor within reach.
         DataError: no images, one class only, a class too small for what is asked, or an unknown layout.
     """
-    module = _source(name)
-    chosen = _checked_options(name, module, options or {})
+    resolved = check_source(source, arguments or {})
     _check_numbers(shots, val_fraction)
     _check_fold(fold, folds)
-    if not _embedded(module):
-        ensure(name, root, download)
+    if not resolved.embedded:
+        ensure(source, root, download)
+    supplied = {name: value for name, value in (("root", root), ("seed", seed)) if accepts(resolved.target, name)}
     try:
-        source = module.load(root, seed=seed, **chosen)
+        found = resolved.function(**supplied, **(arguments or {}))
     except OSError as error:
         raise DataError(f"data.root={root}: {error.filename} cannot be read ({error.strerror}).") from error
+    if not isinstance(found, Source):
+        raise ConfigError(
+            f"data.{TARGET}={resolved.target}: returned a {type(found).__name__}, not a graft.data.sources.Source."
+        )
     try:
-        divided = source if folds is None else with_fold(source, fold or 0, folds, seed)
-        splits = divide(divided, None if _embedded(module) else root, seed, shots, val_fraction)
-        return replace(splits, source=source.fingerprint())
+        divided = found if folds is None else with_fold(found, fold or 0, folds, seed)
+        splits = divide(divided, None if resolved.embedded else root, seed, shots, val_fraction)
+        return replace(splits, source=found.fingerprint())
     except DataError as error:
-        where = f"data={name}" if root is None else f"data.root={root}"
+        where = f"data={resolved.name}" if root is None else f"data.root={root}"
         raise DataError(f"{where}: {error}") from error
 
 
-def undivided(name: str, root: Path | None) -> tuple[tuple[str, ...], dict[str, ImageSet]] | None:
-    """(classes, part → images) of a set that `load_splits` refuses, as it lies at `root`; None where there is none."""
-    if root is None or not root.is_dir() or not getattr(_source(name), "CLASS_FOLDERS", False):
+def undivided(source: str, root: Path | None) -> tuple[tuple[str, ...], dict[str, ImageSet]] | None:
+    """(classes, part → images) of a set that `load_splits` refuses, as found at `root`; None without class folders."""
+    if root is None or not root.is_dir() or not getattr(_resolve(source).module, "CLASS_FOLDERS", False):
         return None
     classes, parts = read_as_found(root)
     return (classes, parts) if classes else None
@@ -97,13 +123,14 @@ def known_sources() -> list[str]:
     return sorted(name for name in files if name not in ("__init__", "base"))
 
 
-def locate(name: str, root: Path | None, download: bool = True) -> GraftError | None:
+def locate(source: str, root: Path | None, download: bool = True) -> GraftError | None:
     """Whether the set is here or can be fetched; the error to show if neither. Changes nothing.
 
     Answers at once when the set is here, else within `download.timeout` seconds.
     """
-    module = _source(name)
-    if _embedded(module):
+    resolved = _resolve(source)
+    name, module = resolved.name, resolved.module
+    if resolved.embedded:
         return None
     if root is None:
         return _no_root(name)
@@ -116,25 +143,26 @@ def locate(name: str, root: Path | None, download: bool = True) -> GraftError | 
     if _archive(fetch, target).is_file():
         return None
     if not download:
-        return NotAvailable(f"{name} data", fetch.url, _place(fetch, target), "data.download=false")
+        return NotAvailable(f"{name} data", fetch.url, _destination(fetch, target), "data.download=false")
     try:
-        downloads.require_reachable(fetch.url, what=f"{name} data", place=_place(fetch, target))
+        downloads.require_reachable(fetch.url, what=f"{name} data", place=_destination(fetch, target))
     except NotAvailable as error:
         return error
     return None
 
 
-def ensure(name: str, root: Path | None, download: bool = True) -> None:
-    """See to it that the set `name` lies at `root`: fetch and unpack it unless it is there.
+def ensure(source: str, root: Path | None, download: bool = True) -> None:
+    """Fetch and unpack the set of `source` unless it lies at `root`.
 
-    An archive put beside the folder by hand is unpacked and kept; one fetched here is removed when it is
-    unpacked. Two processes that start at once share one download.
+    An archive put next to the folder by hand is unpacked and kept; one fetched here is removed once unpacked. Two
+    processes that start at the same time share one download.
 
     Raises:
         NotAvailable: neither here nor within reach; names the address and the places it may be put by hand.
         DataError: the set cannot be downloaded at all, or what arrived is damaged.
     """
-    module = _source(name)
+    resolved = _resolve(source)
+    name, module = resolved.name, resolved.module
     if root is None:
         raise _no_root(name)
     if _present(module, root):
@@ -145,7 +173,7 @@ def ensure(name: str, root: Path | None, download: bool = True) -> None:
     target = _target(module, root)
     archive = _archive(fetch, target)
     if not archive.is_file() and not download:
-        raise NotAvailable(f"{name} data", fetch.url, _place(fetch, target), "data.download=false")
+        raise NotAvailable(f"{name} data", fetch.url, _destination(fetch, target), "data.download=false")
     _make_folder(target.parent)
     with downloads.locked(target):
         if not _present(module, root):
@@ -164,7 +192,7 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
             sha256=fetch.sha256,
             md5=fetch.md5,
             size=fetch.size,
-            place=_place(fetch, target),
+            place=_destination(fetch, target),
         )
     print(f"unpacking {archive.name} …", file=sys.stderr)
     for leftover in archives.leftovers(target):  # the lock is held
@@ -179,46 +207,141 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
         archive.unlink(missing_ok=True)
 
 
-def _source(name: str) -> ModuleType:
+@dataclass(frozen=True)
+class _Resolved:
+    """A source function, and the module that says the rest about its set."""
+
+    target: str
+    function: SourceFunction
+    module: ModuleType
+
+    @property
+    def name(self) -> str:
+        return source_name(self.target)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether there is no folder to look for: the source takes none, or a LightningDataModule has its own."""
+        return (
+            isinstance(self.function, type)
+            or not accepts(self.target, "root")
+            or getattr(self.module, "EMBEDDED", False)
+        )
+
+
+def source_target(name: str) -> str:
+    """The dotted path of the source function that `name` of this package stands for; a dotted path is itself.
+
+    Raises:
+        ConfigError: no such source; names the nearest.
+    """
     if "." in name:
-        return _own_source(name)
+        return name
     if name not in known_sources():
         hint = nearest(name, known_sources(), most=1, cutoff=0.5)
         raise ConfigError(
-            f"data.name={name}: no such data set.{hint} There are {', '.join(known_sources())}; "
+            f"data={name}: there is no such data set.{hint} Choose {', '.join(known_sources())}; "
             "for class folders of your own use data=folder data.root=FOLDER."
         )
-    return importlib.import_module(f"{__name__}.{name}")
+    return f"{__name__}.{name}.load"
 
 
-def _own_source(name: str) -> ModuleType:
-    """A module of the user's own, of which somebody has made sure that the user named it or trusts its package.
+def source_name(target: str) -> str:
+    """How tables and messages call a target: "flowers" of "graft.data.sources.flowers.load", else its last part."""
+    *module, last = target.split(".")
+    return module[-1] if last == "load" and module else last
 
-    The working directory comes last: nothing in it takes the place of an installed module.
+
+def source_arguments(data: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    """The arguments of the target in a `data` group: its keys that are no fields of `schema`, unless null."""
+    known = {field.name for field in fields(schema)}
+    return {str(key): value for key, value in data.items() if key not in known and value is not None}
+
+
+def checked_name(name: str | None, target: str) -> str:
+    """data.name as tables and messages show it: by default the short name of the target.
+
+    Raises:
+        ConfigError: a name that stands for another data set; names the key that chooses one.
     """
+    usual = source_name(target)
+    if name is None or name == usual:
+        return usual
+    if "." in name:
+        raise ConfigError(
+            f"data.name={name}: only a label for tables. A source of your own is chosen by data.{TARGET}={name}.load."
+        )
+    if name in known_sources():
+        raise ConfigError(f"data.name={name}: only a label for tables. The data set is chosen by data={name}.")
+    return name
+
+
+def is_data_module(target: str) -> bool:
+    """Whether a target is a LightningDataModule class, found by its methods; imports it unless it is Graft's own.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    if target.startswith(f"{__name__}."):
+        return False
+    function = _resolve(target).function
+    return isinstance(function, type) and hasattr(function, "train_dataloader") and hasattr(function, "setup")
+
+
+def check_source(source: str, arguments: Mapping[str, Any]) -> _Resolved:
+    """Import a target whose arguments have been found to fit it.
+
+    Raises:
+        ConfigError: no such module or function, an argument that it does not take or lacks, or one of another type.
+    """
+    for key, value in dict(arguments.get("options") or {}).items():
+        raise ConfigError(f"data.options.{key}={value}: the key is data.{key}={value}.")
+    resolved = _resolve(source)
+    check_target("data", {TARGET: resolved.target, **arguments}, supplied=SUPPLIED)
+    parameters = inspect.signature(resolved.function).parameters
+    for key, value in arguments.items():
+        if key in parameters:
+            _check_type(key, value, parameters[key].annotation)
+    return resolved
+
+
+def _resolve(source: str) -> _Resolved:
+    """Import the function `source`, which somebody has made sure that the user named or trusts.
+
+    The working directory comes last in the search: nothing in it replaces an installed module.
+    """
+    target = source_target(source)
+    key = f"data.{TARGET}={target}"
+    if os.getcwd() not in sys.path and _is_not_installed(target.partition(".")[0]):
+        sys.path.append(os.getcwd())
+    path, _, name = target.rpartition(".")
     try:
-        if os.getcwd() not in sys.path and importlib.util.find_spec(name.partition(".")[0]) is None:
-            sys.path.append(os.getcwd())
-        module = importlib.import_module(name)
+        module = importlib.import_module(path)
     except (ImportError, ValueError) as error:  # also of no name at all, as ".set"
-        raise ConfigError(f"data.name={name}: this module cannot be imported ({error}).") from error
-    if not callable(getattr(module, "load", None)):
-        raise ConfigError(f"data.name={name}: this module has no function load(root, *, seed, …) -> Source.")
-    return module
+        raise ConfigError(f"{key}: {path} cannot be imported ({error}).") from error
+    function = getattr(module, name, None)
+    if function is None and _is_module(target):
+        raise ConfigError(f"{key}: is a module; name a function in it, e.g. data.{TARGET}={target}.load.")
+    if function is None:
+        raise ConfigError(f"{key}: {path} has no function {name}.{nearest(name, dir(module))}")
+    if not callable(function):
+        raise ConfigError(f"{key}: is a {type(function).__name__}, not a function load(root, *, seed, …) -> Source.")
+    defining = sys.modules.get(getattr(function, "__module__", path), module)
+    return _Resolved(target, cast(SourceFunction, function), defining)
 
 
-def _checked_options(name: str, module: ModuleType, options: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(module.load).parameters
-    known = {key: parameter for key, parameter in parameters.items() if key not in ("root", "seed")}
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
-        return dict(options)
-    for key, value in options.items():
-        if key not in known:
-            hint = nearest(key, known, most=1, cutoff=0.4)
-            there = f"There are {', '.join(known)}." if known else "It has none."
-            raise ConfigError(f"data.options.{key}: not an option of data={name}.{hint} {there}")
-        _check_type(key, value, known[key].annotation)
-    return dict(options)
+def _is_not_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except (ImportError, ValueError):
+        return True
+
+
+def _is_module(dotted: str) -> bool:
+    try:
+        return importlib.util.find_spec(dotted) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
@@ -228,8 +351,8 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
         return
     fits = isinstance(value, allowed) or (float in allowed and isinstance(value, int))
     if not fits or (isinstance(value, bool) and bool not in allowed):
-        wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ConfigError(f"data.options.{key}={value}: wants {wanted}.")
+        allowed_names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise ConfigError(f"data.{key}={value}: must be {allowed_names}.")
 
 
 def _check_numbers(shots: int | None, val_fraction: float) -> None:
@@ -257,10 +380,6 @@ def _null(value: int | None) -> str:
     return "null" if value is None else str(value)
 
 
-def _embedded(module: ModuleType) -> bool:
-    return getattr(module, "EMBEDDED", False)
-
-
 def _present(module: ModuleType, root: Path) -> bool:
     check = getattr(module, "present", None)
     try:
@@ -270,15 +389,15 @@ def _present(module: ModuleType, root: Path) -> bool:
 
 
 def _target(module: ModuleType, root: Path) -> Path:
-    place = getattr(module, "target", None)
-    return place(root) if place else root
+    choose = getattr(module, "target", None)
+    return choose(root) if choose else root
 
 
 def _archive(fetch: Download, target: Path) -> Path:
     return target.parent / Path(urlparse(fetch.url).path).name
 
 
-def _place(fetch: Download, target: Path) -> str:
+def _destination(fetch: Download, target: Path) -> str:
     return f"{_archive(fetch, target).absolute()} (the archive as it is), or unpacked at {target.absolute()}"
 
 

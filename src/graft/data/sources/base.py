@@ -1,4 +1,4 @@
-"""What a source hands over, and what it may say about itself."""
+"""What a source function takes and returns."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +26,11 @@ class Source:
         classes: class names in the order of the labels.
         train: the training images; with `test_fraction` the one pool of all images.
         val, test: as published; None where there is no such part.
-        notes: what a reader of the results ought to know, one sentence each.
+        notes: remarks for the reader of the results, one sentence each.
         test_fraction: the set is one pool: this share of each class is drawn as test, or with data.shots=K
-            all but the K of each class that train. None: train and test are apart already.
-        split_seed: seed of that draw, fixed so that the test images are the same whatever the run's seed.
-        group_of: from a picture's name to what must not be torn apart by folds, e.g. the person it shows.
+            all but the K of each class that train. None: the publisher separates train and test.
+        split_seed: seed of that draw, fixed so that the test images do not depend on the run's seed.
+        group_of: from an image's name to its group, e.g. the person it shows; folds do not split a group.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,24 @@ class Source:
         return hashlib.sha256(json.dumps([self.classes, count, total]).encode()).hexdigest()
 
 
+class SourceFunction(Protocol):
+    """Reads a data set, as its publisher divides it.
+
+    Graft supplies `root` (data.root, a Path) and `seed` (the run's) if the function has parameters of these names. Its
+    other parameters are set in the `data` group; a default makes one optional, and an annotation of int, float, str,
+    bool or None is checked before the function is called::
+
+        def load(root: Path, *, seed: int, test_fraction: float = 0.2) -> Source: ...
+
+    The test images should not depend on `seed`, so that runs with other seeds are tested on the same images.
+
+    Raises:
+        DataError: what lies at `root` is not this data set; says what is expected there.
+    """
+
+    def __call__(self, *args: Any, **arguments: Any) -> Source: ...
+
+
 @dataclass(frozen=True)
 class Download:
     """Where a publisher keeps a set.
@@ -78,7 +97,7 @@ class Download:
 
 
 def bundled_file(package: str, file: str) -> Path | None:
-    """A file that an installed package carries, found without importing the package; None where it is not there."""
+    """A file inside an installed package, found without importing it; None if it is not there."""
     found = find_spec(package)
     folders = [] if found is None else found.submodule_search_locations or []
     return next((path for folder in folders if (path := Path(folder, file)).is_file()), None)
@@ -93,20 +112,20 @@ def embedded_pool(
     test_fraction: float,
     split_seed: int,
 ) -> Source:
-    """One pool of grey pictures that a package carries.
+    """One pool of grey images that a package contains.
 
     Args:
         classes: class names.
         grey: [N, H, W], from 0 (black) to 1 (white).
         labels: class index of each, length N.
-        names: what each picture is called, N of them.
+        names: of the images, length N.
         test_fraction, split_seed: as in `Source`.
 
     Raises:
         ConfigError: `test_fraction` is not between 0 and 1.
     """
     if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.options.test_fraction={test_fraction:g}: above 0 and below 1.")
+        raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
     pixels = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
     images = ImageSet(names, labels.astype(np.int64), pixels=pixels)
     return Source(classes, images, test_fraction=test_fraction, split_seed=split_seed)

@@ -31,9 +31,8 @@ def target(root: Path) -> Path:
     return (root.parent if root.name == IMAGES else root) / BATCHES
 
 
-def load(root: Path, *, seed: int) -> Source:
+def load(root: Path) -> Source:
     """Read `cifar-10-batches-py/`, else `cifar10/{train,test}/CLASS/`; `root` is one of them or holds it."""
-    del seed
     if (batches := _batches(root)) is not None:
         return _read_batches(batches)
     images = _images(root)

@@ -1,26 +1,20 @@
 """Handwritten digits: 1,797 real 8x8 scans that come with scikit-learn (`load_digits`)."""
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 
 from graft.data.sources.base import Source, bundled_file, embedded_pool
 
-EMBEDDED = True
 CLASSES = tuple(str(digit) for digit in range(10))
 
 
-def load(root: Path | None, *, seed: int, test_fraction: float = 0.2, split_seed: int = 0) -> Source:
-    """One pool; with data.shots=K, K of each class train and the rest tests.
+def load(*, test_fraction: float = 0.2, split_seed: int = 0) -> Source:
+    """One pool; with data.shots=K, K images of each class train and the others test.
 
     Args:
-        root: not used, the pictures are in memory.
-        seed: not used here; the shots are drawn with it.
         test_fraction: share of each class to test on, without data.shots.
         split_seed: seed of that draw.
     """
-    del root, seed
     values, labels = scans()
     names = [f"{label}/{i:04d}" for i, label in enumerate(labels.tolist())]
     grey = values.reshape(-1, 8, 8) / 16  # written as 0 … 16

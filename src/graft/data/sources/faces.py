@@ -1,26 +1,20 @@
 """Is it a face? 200 real 25x25 photographs that come with scikit-image (`lfw_subset`), half of them faces."""
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 
 from graft.data.sources.base import Source, bundled_file, embedded_pool
 
-EMBEDDED = True
 CLASSES = ("face", "no_face")
 
 
-def load(root: Path | None, *, seed: int, test_fraction: float = 0.5, split_seed: int = 0) -> Source:
-    """One pool; with data.shots=K, K of each class train and the rest tests.
+def load(*, test_fraction: float = 0.5, split_seed: int = 0) -> Source:
+    """One pool; with data.shots=K, K images of each class train and the others test.
 
     Args:
-        root: not used, the pictures are in memory.
-        seed: not used here; the shots are drawn with it.
         test_fraction: share of each class to test on, without data.shots.
         split_seed: seed of that draw.
     """
-    del root, seed
     labels = np.repeat([0, 1], 100)
     names = [f"{CLASSES[label]}/{i % 100:03d}" for i, label in enumerate(labels.tolist())]
     return embedded_pool(CLASSES, photographs(), labels, names, test_fraction=test_fraction, split_seed=split_seed)

@@ -20,15 +20,13 @@ TEST_COUNTS = {"daisy": 92, "dandelion": 132, "roses": 91, "sunflowers": 101, "t
 CLASSES = tuple(TEST_COUNTS)
 
 
-def load(root: Path, *, seed: int, split_seed: int = 0) -> Source:
+def load(root: Path, *, split_seed: int = 0) -> Source:
     """3,130 images to train and validate on, 540 to test on, those of TEST_COUNTS in each class.
 
     Args:
         root: class folders as in the archive, or `train` and `test` folders of such, which are then kept.
-        seed: not used: the test images must not change with the run's seed.
         split_seed: seed of the draw of the test images.
     """
-    del seed
     parts = split_folders(root)
     if {"train", "test"} <= parts.keys():
         classes = tuple(class_folders(parts["train"]))

@@ -14,23 +14,21 @@ WANTED = (
 CLASS_FOLDERS = True
 
 
-def load(root: Path, *, seed: int, test_fraction: float = 0.2, split_seed: int = 0) -> Source:
+def load(root: Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Source:
     """Read the class folders below `root`.
 
     Args:
         root: has `train` with `val` and/or `test`, or class folders.
-        seed: not used: the test images must not change with the run's seed.
         test_fraction: share of each class to test on, where there is no val or test folder.
         split_seed: seed of that draw.
     """
-    del seed
     parts = split_folders(root)
     if "train" in parts and len(parts) > 1:
         return _from_splits(parts)
     if parts and "train" not in parts:
         raise DataError(f"data.root={root}: has a {next(iter(parts.values())).name} folder but no train.\n{WANTED}")
     if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.options.test_fraction={test_fraction:g}: above 0 and below 1.")
+        raise ConfigError(f"data.test_fraction={test_fraction:g}: above 0 and below 1.")
     folder = parts.get("train", root)
     pool = read_class_folders(folder, prefix=f"{folder.name}/" if parts else "")
     classes = _class_names(folder)
@@ -41,7 +39,7 @@ def load(root: Path, *, seed: int, test_fraction: float = 0.2, split_seed: int =
             pool.labels,
             test_fraction,
             split_seed,
-            key="data.options.test_fraction",
+            key="data.test_fraction",
             way_out="Add images, or provide a test folder.",
             classes=classes,
         )

@@ -10,13 +10,12 @@ CLASS_FOLDERS = True
 DOWNLOAD = Download("https://download.pytorch.org/tutorial/hymenoptera_data.zip", folder="hymenoptera_data")
 
 
-def load(root: Path, *, seed: int) -> Source:
+def load(root: Path) -> Source:
     """Read `train` and `val`; there is no test part, so validation serves as test (the tutorial does the
     same).
 
     The archive's stray `train/ants/imageNotFound.gif` is no image, as for torchvision's ImageFolder.
     """
-    del seed
     parts = split_folders(root)
     if not {"train", "val"} <= parts.keys():
         raise DataError(f"data.root={root}: wanted {root.name}/train and {root.name}/val, each with ants and bees.")

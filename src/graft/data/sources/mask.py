@@ -22,17 +22,16 @@ LAYOUT = (
 WANTED = "There is no public address for this set: put its person folders there, or give data.root=FOLDER.\n" + LAYOUT
 
 
-def load(root: Path, *, seed: int, train_max_id: int = 500, val_min_id: int = 1000, val_max_id: int = 1050) -> Source:
+def load(root: Path, *, train_max_id: int = 500, val_min_id: int = 1000, val_max_id: int = 1050) -> Source:
     """Persons with id < `train_max_id` train, those with `val_min_id` < id < `val_max_id` validate and test.
 
     Nothing is renamed on disk; a person is on one side only, because the two ranges may not overlap.
     """
-    del seed
     if val_min_id + 1 < train_max_id:
         raise ConfigError(
-            f"data.options.train_max_id={train_max_id} and data.options.val_min_id={val_min_id} disagree: "
+            f"data.train_max_id={train_max_id} and data.val_min_id={val_min_id} disagree: "
             f"persons {val_min_id + 1} to {min(train_max_id, val_max_id) - 1} would train and validate.\n"
-            f"Set data.options.val_min_id={train_max_id - 1} or more."
+            f"Set data.val_min_id={train_max_id - 1} or more."
         )
     folders = class_folders(root)
     persons = {name: PERSON.fullmatch(name) for name in folders}
@@ -47,7 +46,7 @@ def load(root: Path, *, seed: int, train_max_id: int = 500, val_min_id: int = 10
             raise DataError(
                 f"data.root={root}: no pictures of persons with {bound} (ids here: "
                 f"{min(ids.values())} to {max(ids.values())}).\n"
-                f"Change data.options.train_max_id, val_min_id or val_max_id.\n{LAYOUT}"
+                f"Change data.train_max_id, val_min_id or val_max_id.\n{LAYOUT}"
             )
     notes = tuple(_notes(ids, persons.keys() - ids.keys(), train, val))
     return Source(CLASSES, train, val=val, notes=notes, group_of=_person)

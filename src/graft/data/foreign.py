@@ -1,0 +1,579 @@
+"""Training with a LightningDataModule that is not Graft's: `data._target_=my_package.MyDataModule`.
+
+Its loaders give batches of (images, labels), or mappings with the keys `image` and `label`. uint8 images [B, 3, S, S]
+are normalised by Graft as the network expects; floating-point images are passed to the network as they are.
+
+Training, resuming and evaluation depend on the seed alone, unless a loader keeps its worker processes between epochs
+(persistent_workers=True): their generators then continue, and a note says so.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import LightningDataModule
+from PIL import Image
+from torch import Tensor
+
+from graft.config.targets import TARGET, accepts, build
+from graft.data.datasets import Batch
+from graft.data.images import ImageSet
+from graft.data.preprocessing import Preprocessing
+from graft.data.sampler import PADDING
+from graft.data.splits import Splits
+from graft.data.unreadable import UnreadableImages
+from graft.errors import ConfigError, DataError, GraftError
+from graft.seeding import seed_of, seeded_everywhere
+
+IMAGE_KEYS = ("image", "images", "pixel_values", "x", "input")
+LABEL_KEYS = ("label", "labels", "target", "targets", "y")
+"""Keys of a mapping that a loader may give, in this order."""
+
+LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_DIVIDES = "a LightningDataModule divides its images itself"
+_LOADS = "a LightningDataModule loads its images itself"
+NOT_FOR_MODULES = {
+    "data.shots": _DIVIDES,
+    "data.fold": _DIVIDES,
+    "data.folds": _DIVIDES,
+    "data.val_fraction": _DIVIDES,
+    "data.on_error": _LOADS,
+    "data.draft": _LOADS,
+    "data.resident_gb": _LOADS,
+    "data.timeout": _LOADS,
+    "augment.transforms": "a LightningDataModule augments its images itself",
+    "cache.mode": "features are kept of single images, and a LightningDataModule gives batches",
+}
+"""Keys that act on Graft's own loaders only -> why."""
+
+
+class _Numbered(Sequence[str]):
+    """Names of the images of a part, "val/7"; a data module has none."""
+
+    def __init__(self, part: str, count: int) -> None:
+        self.part, self.count = part, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(self.count)[index]]
+        return f"{self.part}/{range(self.count)[index]}"
+
+
+@dataclass(frozen=True)
+class ModuleImages(ImageSet):
+    """The images of one part of a data module: only their number is known, and their labels if its dataset has them."""
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.labels):
+            raise ValueError("names and labels differ in number")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels are known."""
+        return bool((self.labels != PADDING).all())
+
+    def load(self, index: int) -> Image.Image:
+        """Raise DataError: single images are not available."""
+        raise DataError(f"{self.names[index]}: a LightningDataModule gives batches, not single images.")
+
+    def counts(self, num_classes: int) -> list[int]:
+        """How many images each class has.
+
+        Raises:
+            DataError: the labels are not known.
+        """
+        if not self.labelled:
+            raise DataError(
+                "the images of each class cannot be counted: the dataset of the LightningDataModule has no `targets`.\n"
+                "Give it that attribute, or loss.class_weights as numbers."
+            )
+        return super().counts(num_classes)
+
+
+@dataclass(frozen=True)
+class ModuleSplits(Splits):
+    """What is known of the data of a LightningDataModule.
+
+    Attributes:
+        target: its class.
+        input_size: side of the images that its loaders give, in pixels.
+        uint8: whether they are uint8, and so normalised by Graft.
+        arguments: of the class.
+    """
+
+    target: str = ""
+    input_size: int = 0
+    uint8: bool = True
+    arguments: str = ""
+    module: Any = field(default=None, compare=False, repr=False)
+
+    def part(self, name: str) -> ImageSet:
+        """The validation or test part.
+
+        Raises:
+            ConfigError: "train" or "all": the training loader shuffles and augments.
+        """
+        if name in ("train", "all"):
+            raise ConfigError(f"data.{TARGET}={self.target}: its training loader augments; choose split=val or test.")
+        return self.parts()[name]
+
+    def preprocessing(self, own: Preprocessing, asked: Mapping[str, Any]) -> Preprocessing:
+        """The network's `own` preprocessing for the images of the loaders.
+
+        Args:
+            own: with the changes of data.preprocess.
+            asked: data.preprocess.
+
+        Raises:
+            ConfigError: a key of data.preprocess that cannot change these images.
+        """
+        for key in ("resize_size", "fit", "interpolation", *(() if self.uint8 else ("mean", "std"))):
+            if asked.get(key) is not None:
+                raise ConfigError(
+                    f"data.preprocess.{key}={asked[key]}: does not change the images of {self.target}.\n"
+                    "Change them in its datasets."
+                )
+        if asked.get("input_size") not in (None, self.input_size):
+            raise ConfigError(
+                f"data.preprocess.input_size={asked['input_size']}: the images of {self.target} are "
+                f"{self.input_size} x {self.input_size} pixels."
+            )
+        return replace(own, input_size=self.input_size, resize_size=self.input_size, fit="squash")
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images per split and class name; of a part without known labels nothing."""
+        known = {name: part for name, part in self.parts().items() if (part.labels != PADDING).all()}
+        return {
+            name: dict(zip(self.classes, part.counts(len(self.classes)), strict=True)) for name, part in known.items()
+        }
+
+    def relabelled(self, classes: Sequence[str]) -> "ModuleSplits":
+        """These splits, whose classes must be those of the network in the same order."""
+        if tuple(classes) != self.classes:
+            raise DataError(
+                f"data.{TARGET}={self.target}: its classes are not those of the network, in the same order.\n"
+                f"network  {', '.join(classes)}\ndata     {', '.join(self.classes)}"
+            )
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the class, its arguments, the classes and the numbers of images."""
+        sizes = {name: len(part) for name, part in self.parts().items()}
+        described = [self.target, self.arguments, self.classes, sizes]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def build_module(target: str, arguments: Mapping[str, Any], supplied: Mapping[str, Any]) -> Any:
+    """The data module, prepared and set up.
+
+    Args:
+        target: its class.
+        arguments: its own arguments.
+        supplied: root, seed, batch_size and num_workers, of which it gets those that it has parameters for.
+
+    Raises:
+        ConfigError: it refuses its arguments, or overrides hooks that Graft does not call.
+        DataError: it cannot prepare its data.
+    """
+    known = {name: value for name, value in supplied.items() if value is not None and accepts(target, name)}
+    with seeded_everywhere(supplied["seed"], "data module"):
+        module = build("data", {TARGET: target, **arguments}, **known)
+        for hook in HOOKS:
+            if getattr(type(module), hook, None) not in (
+                None,
+                getattr(LightningDataModule, hook),
+            ) and not _is_lightnings(getattr(type(module), hook)):
+                raise ConfigError(
+                    f"data.{TARGET}={target}: overrides {hook}, which is not called here.\n"
+                    "Do this in its datasets or in the collate_fn of its loaders."
+                )
+        with _named(target):
+            module.prepare_data()
+            module.setup("fit")
+            module.setup("test")
+    return module
+
+
+def _is_lightnings(method: Any) -> bool:
+    return str(getattr(method, "__module__", "")).startswith(("lightning.", "pytorch_lightning."))
+
+
+@contextlib.contextmanager
+def _named(target: str) -> Iterator[None]:
+    """Errors of the user's code, as a DataError that names the module."""
+    try:
+        yield
+    except GraftError:
+        raise
+    except Exception as error:
+        raise DataError(f"data.{TARGET}={target}: {type(error).__name__}: {error}") from error
+
+
+def describe(module: Any, target: str, arguments: Mapping[str, Any]) -> ModuleSplits:
+    """What the rest of Graft has to know of a data module, from its attributes and its first validation batch.
+
+    Raises:
+        DataError: no loader for training or validation, loaders without a length, batches of another form, or no
+            classes; says what to add.
+    """
+    key = f"data.{TARGET}={target}"
+    sizes, notes = {}, []
+    for part, method in LOADERS.items():
+        loader = _loader(module, part, target)
+        if loader is None and part == "test":
+            notes.append(f"{target} has no test_dataloader: its validation images serve as test too")
+        elif loader is None:
+            raise DataError(f"{key}: its {method} returns no loader.\nAdd one; training needs train and val loaders.")
+        else:
+            sizes[part] = _count(loader, key, method), _labels(loader)
+    with seeded_everywhere(0, "first batch"), _named(target):
+        first = to_batch(next(iter(_loader(module, "val", target))), key)
+    size = first.images.shape[-1]
+    if first.images.shape[1:] != (3, size, size):
+        raise DataError(
+            f"{key}: images of its val_dataloader are {list(first.images.shape[1:])}; [3, S, S] is expected."
+        )
+    images = {part: ModuleImages(_Numbered(part, count), labels if labels is not None and len(labels) == count
+              else np.full(count, PADDING)) for part, (count, labels) in sizes.items()}  # fmt: skip
+    if first.images.is_floating_point():
+        notes.append(f"{target} gives floating-point images, which reach the network as they are")
+    if any(getattr(_loader(module, part, target), "persistent_workers", False) for part in sizes):
+        notes.append(f"{target} keeps worker processes between epochs: what they draw is not repeated by a resumed run")
+    notes.append(
+        f"{target} loads and augments its images itself: the group augment is not used, apart from mixup, cutmix"
+    )
+    return ModuleSplits(
+        classes=_classes(module, key),
+        train=images["train"],
+        val=images["val"],
+        test=images.get("test", images["val"]),
+        notes=tuple(notes),
+        target=target,
+        input_size=size,
+        uint8=not first.images.is_floating_point(),
+        arguments=json.dumps(dict(arguments), sort_keys=True, default=str),
+        module=module,
+    )
+
+
+def open_module(
+    target: str, arguments: Mapping[str, Any], supplied: Mapping[str, Any], options: Mapping[str, Any]
+) -> ModuleSplits:
+    """Build a data module and describe its data.
+
+    Args:
+        target, arguments, supplied: as in `build_module`.
+        options: keys of the configuration with values other than their defaults, e.g. {"data.shots": 5}.
+
+    Raises:
+        ConfigError: an option that acts on Graft's own loaders only, or as `build_module`.
+        DataError: as `describe`.
+    """
+    for key, value in options.items():
+        if key in NOT_FOR_MODULES:
+            raise ConfigError(
+                f"{key}={value} and data.{TARGET}={target} disagree: {NOT_FOR_MODULES[key]}.\nLeave {key} out."
+            )
+    return describe(build_module(target, arguments, supplied), target, arguments)
+
+
+def _loader(module: Any, part: str, target: str) -> Any:
+    """The loader of a part; None where there is none.
+
+    Raises:
+        DataError: several loaders, or an error in the user's code.
+    """
+    method = getattr(module, LOADERS[part], None)
+    if method is None or (part != "train" and _is_lightnings(method)):
+        return None
+    with _named(target):
+        try:
+            loader = method()
+        except NotImplementedError:
+            return None
+    if isinstance(loader, list | tuple | Mapping):
+        if not loader:
+            return None
+        if len(loader) != 1:
+            raise DataError(f"data.{TARGET}={target}: {LOADERS[part]} returns {len(loader)} loaders; one is expected.")
+        loader = next(iter(loader.values())) if isinstance(loader, Mapping) else loader[0]
+    return loader
+
+
+def _count(loader: Any, key: str, method: str) -> int:
+    """Images in an epoch of a loader."""
+    dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
+    for sized in (sampler, dataset):
+        with contextlib.suppress(TypeError, AttributeError):
+            return len(sized)  # type: ignore[arg-type]
+    raise DataError(
+        f"{key}: the loader of its {method} does not know its length.\n"
+        "Use a map-style dataset, or give the loader a `dataset` with __len__."
+    )
+
+
+def _labels(loader: Any) -> npt.NDArray[np.int64] | None:
+    """Labels of a dataset with `targets` or `labels`, or of a Subset of one; None without them."""
+    dataset = getattr(loader, "dataset", None)
+    rows: Any = slice(None)
+    while hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        rows = np.asarray(dataset.indices)[rows]
+        dataset = dataset.dataset
+    for name in ("targets", "labels"):
+        found = getattr(dataset, name, None)
+        if found is not None:
+            with contextlib.suppress(TypeError, ValueError, IndexError):
+                return np.asarray(found).astype(np.int64)[rows]
+    return None
+
+
+def _classes(module: Any, key: str) -> tuple[str, ...]:
+    for owner in (module, *(getattr(module, name, None) for name in ("train_set", "train_dataset", "data_train"))):
+        names = getattr(owner, "classes", None)
+        if isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 1:
+            return tuple(map(str, names))
+        index = getattr(owner, "idx_to_class", None)
+        if isinstance(index, Mapping) and len(index) > 1:
+            return tuple(str(index[label]) for label in sorted(index))
+        count = getattr(owner, "num_classes", None)
+        if isinstance(count, int) and count > 1:
+            return tuple(map(str, range(count)))
+    raise DataError(
+        f"{key}: does not say which classes there are.\n"
+        'Give it an attribute `classes` (e.g. ["ants", "bees"]), `idx_to_class` or `num_classes`.'
+    )
+
+
+def to_batch(given: Any, key: str, indices: Tensor | None = None, classes: int | None = None) -> Batch:
+    """What a loader of a data module gives, as a `Batch`.
+
+    Args:
+        given: (images, labels, …) or a mapping.
+        key: of the configuration, for messages.
+        indices: of its images; None: unknown (PADDING).
+        classes: the number of classes; labels must be less.
+
+    Raises:
+        DataError: anything else, or labels that are no class.
+    """
+    images = labels = None
+    if isinstance(given, Mapping):
+        images, labels = (
+            next((given[name] for name in names if name in given), None) for names in (IMAGE_KEYS, LABEL_KEYS)
+        )
+    elif isinstance(given, list | tuple) and len(given) >= 2:
+        images, labels = given[:2]
+    if not isinstance(images, Tensor) or labels is None:
+        raise DataError(
+            f"{key}: a loader gave a {type(given).__name__}. Expected: (images, labels), or a mapping with `image` and "
+            "`label`, tensors."
+        )
+    labels = torch.as_tensor(labels)
+    if labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(images) or images.dim() != 4:
+        raise DataError(
+            f"{key}: a loader gave images {list(images.shape)} and labels {list(labels.shape)} ({labels.dtype}). "
+            "Expected: [B, 3, S, S] and class indices [B]."
+        )
+    if not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise DataError(f"{key}: a loader gave images of {images.dtype}. Expected: uint8, or floating-point.")
+    labels = labels.long()
+    if classes is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"{key}: a loader gave labels {int(labels.min())} to {int(labels.max())} for {classes} classes."
+        )
+    return Batch(images, labels, torch.full_like(labels, PADDING) if indices is None else indices)
+
+
+class ModuleLoader:
+    """A loader of a data module, as `Batch`es; what is random in it depends on (seed, epoch, batch) alone.
+
+    Resuming in the middle of an epoch loads and drops the batches before, so that the others are the same. Lightning
+    calls `set_epoch` of `sampler`, and stores `state_dict()` in checkpoints.
+
+    Args:
+        loader: the data module's own.
+        key: of the configuration, for messages.
+        classes: number of classes.
+        seed: of the run.
+        in_order: count the images of an epoch for `Batch.indices`, as evaluation needs.
+        avoid_single: drop a last training batch of one image, on which BatchNorm cannot train.
+    """
+
+    def __init__(
+        self, loader: Any, key: str, classes: int, seed: int, *, in_order: bool, avoid_single: bool = False
+    ) -> None:
+        self.loader, self.key, self.classes, self.seed = loader, key, classes, seed
+        self.in_order, self.avoid_single = in_order, avoid_single
+        self.epoch = self._start = 0
+        self._current, self._done = 0, 0
+        self.sampler, self.batch_sampler = self, None  # Lightning asks for both
+
+    def __len__(self) -> int:
+        batches, size = len(self.loader), getattr(self.loader, "batch_size", None)
+        if not self.avoid_single or not size or getattr(self.loader, "drop_last", False):
+            return batches
+        return batches - (size > 1 and batches > 1 and _count(self.loader, self.key, "train_dataloader") % size == 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is that of `epoch`."""
+        if epoch != self.epoch:
+            self.epoch, self._start = epoch, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, start, self._start = self.epoch, self._start, 0
+        self._current, self._done = epoch, start
+        purpose = (self.seed, "data module", epoch)
+        if (generator := getattr(self.loader, "generator", None)) is not None:
+            generator.manual_seed(seed_of(*purpose))
+        if hasattr(getattr(self.loader, "sampler", None), "set_epoch"):
+            self.loader.sampler.set_epoch(epoch)
+        with seeded_everywhere(*purpose):
+            batches = iter(self.loader)
+        seen = 0
+        for number in range(len(self)):
+            with seeded_everywhere(*purpose, number), _named(self.key.partition("=")[2]):
+                given = next(batches, None)
+            if given is None:
+                return
+            count = len(to_batch(given, self.key).labels)
+            indices = torch.arange(seen, seen + count) if self.in_order else None
+            seen += count
+            if number < start:
+                continue
+            self._done = number + 1
+            yield to_batch(given, self.key, indices, self.classes)
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and batches of it handed out so far."""
+        return {"epoch": self._current, "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration begin where that state was taken; after a whole epoch, with the next one."""
+        done = state["batches"] >= len(self)
+        self.epoch = state["epoch"] + done
+        self._start = 0 if done else state["batches"]
+        self._current, self._done = state["epoch"], state["batches"]
+
+
+class ForeignDataModule(LightningDataModule):
+    """Wraps a LightningDataModule of the user's own; fits `graft.data.protocol.TrainingData`.
+
+    Args:
+        module: built by `build_module`.
+        splits: as `describe` returns them.
+        preprocessing: of the network; decides how uint8 images are normalised.
+        batch_size: data.batch_size, for messages.
+        seed: of the run.
+        avoid_single: drop a last training batch of one image.
+    """
+
+    pictures = False
+    """Whether single images can be shown: a data module gives batches only."""
+
+    def __init__(
+        self,
+        module: Any,
+        splits: ModuleSplits,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        seed: int,
+        avoid_single: bool = False,
+    ) -> None:
+        super().__init__()
+        if preprocessing.input_size != splits.input_size:
+            raise ConfigError(
+                f"views: images of {preprocessing.input_size} pixels are needed, and {splits.target} gives "
+                f"{splits.input_size}.\nLeave out the views with corners."
+            )
+        self.module, self.splits, self.preprocessing = module, splits, preprocessing
+        self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
+        self.unreadable: UnreadableImages | None = None
+        self.cached_bytes = 0
+        self._loaders: dict[str, ModuleLoader] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return len(self._loader("train"))
+
+    def train_dataloader(self) -> ModuleLoader:
+        """The module's training batches; begins with the Trainer's current epoch."""
+        loader = self._loader("train")
+        if self.trainer is not None:
+            loader.set_epoch(self.trainer.current_epoch)
+        return loader
+
+    def val_dataloader(self) -> ModuleLoader:
+        """The module's validation batches."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> ModuleLoader:
+        """The module's test batches, or its validation batches if it has no test loader."""
+        return self._loader("test")
+
+    def eval_loader(self, part: str) -> ModuleLoader:
+        """The batches of "val" or "test".
+
+        Raises:
+            ConfigError: "train", whose loader shuffles and augments.
+        """
+        if part == "train":
+            raise ConfigError(
+                f"data.{TARGET}={self.splits.target}: its training loader augments; evaluate split=val or split=test."
+            )
+        return self._loader(part)
+
+    def sample(self, count: int) -> Tensor:
+        """The first `count` training images, or all if there are fewer: [N, 3, S, S]."""
+        found: list[Tensor] = []
+        for batch in self._loader("train"):
+            found.append(batch.images)
+            if sum(map(len, found)) >= count:
+                break
+        return torch.cat(found)[:count]
+
+    def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
+        """Raise DataError: single images are not available."""
+        raise DataError(f"{part}/{index}: a LightningDataModule gives batches, not single images.")
+
+    def _loader(self, part: str) -> ModuleLoader:
+        if part not in self._loaders:
+            target = self.splits.target
+            loader = _loader(self.module, part, target)
+            if loader is None:
+                return self._loader("val")
+            self._loaders[part] = ModuleLoader(
+                loader,
+                f"data.{TARGET}={target}",
+                len(self.splits.classes),
+                self.seed,
+                in_order=part != "train",
+                avoid_single=self.avoid_single and part == "train",
+            )
+        return self._loaders[part]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the wrapped module."""
+        return dict(self.module.state_dict()) if hasattr(self.module, "state_dict") else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the wrapped module."""
+        if hasattr(self.module, "load_state_dict"):
+            self.module.load_state_dict(state_dict)

@@ -1,0 +1,60 @@
+"""What training and evaluation need of their data: of Graft's own loaders and of a user's LightningDataModule."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from graft.data.preprocessing import Preprocessing
+from graft.data.splits import Splits
+from graft.data.unreadable import UnreadableImages
+
+
+class Loader(Protocol):
+    """Batches of one part, resumable within an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def state_dict(self) -> dict[str, int]: ...
+
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
+class TrainingData(Protocol):
+    """A LightningDataModule whose loaders give `Batch`es.
+
+    Attributes:
+        splits: the classes, and what is known of the images.
+        preprocessing: of the images; uint8 batches are normalised by its mean and std.
+        batch_size: images per training step and device.
+        avoid_single: a last training batch of one image is dropped.
+        unreadable: replaces unreadable images; None if they are an error.
+        cached_bytes: decoded images on the GPU.
+        pictures: whether it gives single images too, which figures and the feature cache need.
+        steps_per_epoch: training batches of this process in an epoch.
+    """
+
+    splits: Splits
+    preprocessing: Preprocessing
+    batch_size: int
+    avoid_single: bool
+    unreadable: UnreadableImages | None
+    pictures: bool
+
+    @property
+    def cached_bytes(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def train_dataloader(self) -> Loader: ...
+
+    def val_dataloader(self) -> Loader: ...
+
+    def test_dataloader(self) -> Loader: ...
+
+    def eval_loader(self, part: str) -> Loader: ...
+
+    def sample(self, count: int) -> Tensor: ...
