@@ -94,7 +94,7 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
     from graft.cli import explain
     from graft.config import conf_dir
     from graft.config.overrides import literal_words
-    from graft.config.schema import register
+    from graft.config.registration import register
 
     register()
     try:
@@ -121,9 +121,9 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     Raises:
         ConfigError, DataError, WeightsError, …: as the command would say it, before long work begins.
     """
-    import copy
-
     from graft.config.locations import check_locations
+    from graft.config.registration import typed
+    from graft.config.schema import TrainConfig
     from graft.tasks.prepare import prepare
     from graft.tasks.train import Command
     from graft.tasks.train import train as run_to_its_end
@@ -132,7 +132,7 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
         chosen = experiment[0]
     else:
         chosen = compose(*_words(experiment))
-    config = copy.deepcopy(chosen.config)  # training settles some keys
+    config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
     usual = Path(config.paths.outputs) / "train" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     place = usual if folder is None else Path(folder)
@@ -239,7 +239,7 @@ class FinishedRun:
         Raises:
             ConfigError: nothing of this name was measured; names what was.
         """
-        from graft.config.checks import one_of
+        from graft.config.fields import one_of
 
         rows = self.table
         one_of("metric", metric, dict.fromkeys(name for row in rows for name in row))

@@ -15,7 +15,7 @@ from graft.data.sources import check_source, is_data_module
 from graft.errors import ConfigError, DataError
 from graft.learning.checkpoints import read_checkpoint
 
-MODULE = ("data=target", "data._target_=data_parts.Digits", "data.batch_size=32", "seed=3")
+MODULE = ("data=target", "data._target_=data_parts.Digits", "data.batch_size=32", "seed=3", "scheduler=none")
 WORDS = (*(word for word in TINY if not word.startswith(("data", "augment"))), *MODULE, "review=default")
 
 

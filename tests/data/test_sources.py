@@ -360,7 +360,7 @@ def test_every_data_config_names_a_source_and_its_options() -> None:
     from omegaconf import OmegaConf
 
     from graft.config import conf_dir
-    from graft.config.training import DataConfig
+    from graft.config.schema import DataConfig
 
     files = sorted((conf_dir() / "data").glob("*.yaml"))
     assert [file.stem for file in files] == sorted([*known_sources(), "target"])

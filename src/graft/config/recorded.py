@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.config.checks import VIEWS
-from graft.config.training import DataConfig
+from graft.config.schema import DataConfig
 from graft.errors import ConfigError
 from graft.system.values import (
     Check,

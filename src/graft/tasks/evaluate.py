@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from graft.config.command_checks import check_evaluate, said_keys
 from graft.config.recorded import demand_trust, recorded_run
-from graft.config.training import DataConfig, TrainConfig
+from graft.config.schema import DataConfig, TrainConfig
 from graft.data.sources import checked_name, known_sources, locate, source_target
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def run_config(config: Any, made: Mapping[str, Any], said: Collection[str], sour
     if config.data._target_ not in (None, own):
         kept = {key: run.data[key] for key in ("batch_size", "num_workers", "timeout")}
         given = {key: value for key, value in config.data.items() if value is not None}
-        run.data = OmegaConf.merge(OmegaConf.structured(DataConfig), kept, given)
+        run.data = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(DataConfig)), kept, given)
     else:
         run.data.download = "paths.data" in said
         if "paths.data" in said and run.data.root is not None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from graft.config.checks import one_of
 from graft.config.commands import InspectConfig
-from graft.config.fields import check_bounds
+from graft.config.fields import check_ranges, one_of
 from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
-from graft.config.training import DataConfig
+from graft.config.schema import DataConfig
 from graft.data.sources import check_source, checked_name, locate, source_arguments, undivided
 from graft.errors import ConfigError, DataError
 from graft.inspection.contact_sheets import contact_sheet
@@ -59,7 +58,7 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, InspectConfig)
+    check_ranges(config, InspectConfig)
     config.data.name = checked_name(config.data.name, config.data._target_)
     check_source(config.data._target_, source_arguments(config.data, DataConfig))
     if config.data.preprocess.fit is not None:

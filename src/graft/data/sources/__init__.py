@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast, get_args
@@ -252,10 +252,12 @@ def source_name(target: str) -> str:
     return module[-1] if last == "load" and module else last
 
 
-def source_arguments(data: Mapping[str, Any], schema: type) -> dict[str, Any]:
+def source_arguments(data: Any, schema: type) -> dict[str, Any]:
     """The arguments of the target in a `data` group: its keys that are no fields of `schema`, unless null."""
     known = {field.name for field in fields(schema)}
-    return {str(key): value for key, value in data.items() if key not in known and value is not None}
+    keys = vars(data) if is_dataclass(data) else data
+    own = {str(key): getattr(data, key) for key in keys if key not in known}
+    return {key: value for key, value in own.items() if value is not None}
 
 
 def checked_name(name: str | None, target: str) -> str:
@@ -320,7 +322,7 @@ def _resolve(source: str) -> _Resolved:
     except (ImportError, ValueError) as error:  # also of no name at all, as ".set"
         raise ConfigError(f"{key}: {path} cannot be imported ({error}).") from error
     function = getattr(module, name, None)
-    if function is None and _is_module(target):
+    if _is_module(target) and (function is None or isinstance(function, ModuleType)):
         raise ConfigError(f"{key}: is a module; name a function in it, e.g. data.{TARGET}={target}.load.")
     if function is None:
         raise ConfigError(f"{key}: {path} has no function {name}.{nearest(name, dir(module))}")
