@@ -13,7 +13,7 @@ from folders import BLACK, fill, load, sizes, state
 
 from graft.data import load_splits
 from graft.data.layout import image_files
-from graft.data.sources import known_sources, locate, source_arguments, source_name
+from graft.data.sources import checked_name, known_sources, locate, source_arguments, source_name, suggest_data
 from graft.errors import ConfigError, DataError
 
 # ---- the real sets
@@ -332,7 +332,7 @@ NO_TORCH = """
 import sys, json
 from pathlib import Path
 from graft.data import load_splits
-from graft.data.sources import known_sources, locate, source_arguments, source_name
+from graft.data.sources import checked_name, known_sources, locate, source_arguments, source_name, suggest_data
 for name in known_sources():
     locate(name, Path("/nowhere"), download=False)
 try:
@@ -397,3 +397,36 @@ def test_flowers_in_train_and_test_folders_are_used_as_they_are(tmp_path: Path) 
         load("flowers", partial)
     with pytest.raises(DataError, match='class "tulips" has 3 images, but 124 are wanted'):
         load("flowers", fill(partial, {"tulips": 3}))
+
+
+def test_a_mistaken_data_option_is_answered_with_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "my_source.py").write_text("from graft.data.sources.digits import load\n")
+    assert suggest_data("photos") == "data=folder data.root=photos"
+    assert suggest_data(str(tmp_path / "photos")) == f"data=folder data.root={tmp_path / 'photos'}"
+    assert suggest_data("my_source") == suggest_data("my_source.py") == "data._target_=my_source.load"
+    assert suggest_data("my_package.my_set.load") == "data._target_=my_package.my_set.load"
+    assert "no folder" in str(suggest_data("/no/such/folder"))
+    assert suggest_data("flwers") is None
+
+
+def test_a_single_module_in_the_working_directory_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    (tmp_path / "my_digits.py").write_text("from graft.data.sources.digits import load\n")
+    assert len(load("my_digits.load", None).classes) == 10
+    monkeypatch.delitem(sys.modules, "my_digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("my_package.my_set", "data._target_=my_package.my_set.load"), ("flowers", "chosen by data=flowers")],
+)
+def test_a_name_that_means_another_set_is_answered_with_the_key_that_chooses_it(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        checked_name(name, "graft.data.sources.digits.load")
+    assert checked_name("mine", "graft.data.sources.digits.load") == "mine"
+    assert checked_name(None, "graft.data.sources.digits.load") == "digits"

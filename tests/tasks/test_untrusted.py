@@ -50,7 +50,7 @@ def made(**changes: Any) -> dict[str, Any]:
         "preprocessing": Preprocessing(32, 32, "squash").to_dict(),
         "config": {
             "seed": 0,
-            "data": {"name": "digits", "root": None, "options": {}},
+            "data": {"_target_": "graft.data.sources.digits.load", "name": "digits", "root": None},
             "paths": {"data": "data"},
             "trainer": {"accelerator": "cpu", "precision": "32-true"},
         },
@@ -137,7 +137,7 @@ def test_no_module_that_a_checkpoint_names_is_imported(
     monkeypatch.chdir(tmp_path)
     data = {"name": name, "root": str(photos), "options": {"source": "local", "model": "m"}}
     file = checkpoint(tmp_path, config__data=data)
-    with pytest.raises(ConfigError, match=r"best\.ckpt: data\.name=.*not imported") as refused:
+    with pytest.raises(ConfigError, match=r"best\.ckpt: data\._target_=.*not imported") as refused:
         USES[use](file, tmp_path)
     assert name in str(refused.value)
     assert not (tmp_path / "mark").exists()
@@ -147,7 +147,7 @@ def test_no_module_that_a_checkpoint_names_is_imported(
 
 def own_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "own_sets").mkdir()
-    (folder / "own_sets" / "scans.py").write_text("from graft.data.sources.digits import EMBEDDED, load\n")
+    (folder / "own_sets" / "scans.py").write_text("from graft.data.sources.digits import load\n")
     monkeypatch.syspath_prepend(folder)
     for name in ("own_sets", "own_sets.scans"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -160,7 +160,7 @@ def test_a_package_that_the_user_trusts_is_imported(tmp_path: Path, monkeypatch:
         with pytest.raises(ConfigError, match=r"trust=\[own_sets\]"):
             evaluate(file, tmp_path, f"trust={trust}")
     evaluate(file, tmp_path, "trust=[own_sets]")
-    assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["data"]["name"] == "own_sets.scans"
+    assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["data"]["name"] == "scans"
     assert exported(file, tmp_path, "trust=[other,own_sets.scans]")
     assert look(file, "test", ["own_sets"]).per_class()
 
@@ -168,8 +168,8 @@ def test_a_package_that_the_user_trusts_is_imported(tmp_path: Path, monkeypatch:
 def test_a_name_on_the_command_line_needs_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_sets(tmp_path, monkeypatch)
     file = checkpoint(tmp_path, config__data={"name": "torch.hub", "root": None})
-    evaluate(file, tmp_path, "data=digits", "data.name=own_sets.scans")
-    assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["data"]["name"] == "own_sets.scans"
+    evaluate(file, tmp_path, "data=digits", "data._target_=own_sets.scans.load")
+    assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["data"]["name"] == "scans"
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,13 @@ def test_a_network_is_looked_up_among_those_that_libraries_register(recipe: dict
         from_checkpoint(checkpoint(tmp_path, recipe=recipe))
 
 
-@pytest.mark.parametrize("place", ["data__root", "data__options", "paths__data", "data__name"])
+@pytest.mark.parametrize("place", ["data__root", "data__split_seed", "paths__data", "data___target_"])
 @pytest.mark.parametrize("text", ["${oc.env:SECRET}", "x${hydra:job.id}", "???", "${jobs_at_once:}"])
 def test_nothing_in_a_checkpoint_is_resolved(
     place: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
-    value = {"split_seed": text} if place.endswith("options") else text
+    value = text
     with pytest.raises(RecordError, match=rf"best\.ckpt: config\.{place.replace('__', '.')}.*not resolved") as refused:
         evaluate(checkpoint(tmp_path, **{f"config__{place}": value}), tmp_path)
     assert "hunter2" not in str(refused.value)
@@ -278,7 +278,7 @@ def nested(times: int) -> Any:
 @pytest.mark.parametrize("options", [{"a": nested(4)}, {"a": {"b": nested(30)}}, {f"k{n}": n for n in range(20_000)}])
 def test_options_that_are_nested_or_many_beyond_measure_are_refused(options: Any, tmp_path: Path) -> None:
     """Lists that hold one another ten times over take 300 bytes in a file, and 10**30 values where they are copied."""
-    with pytest.raises(RecordError, match=r"config\.data\.options"):
+    with pytest.raises(RecordError, match=r"config\.data"):
         from_checkpoint(checkpoint(tmp_path, config__data__options=options))
 
 

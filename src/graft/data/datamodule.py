@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,6 +22,7 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset, DecodedDataset, ResidentDataset, readable
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
+from graft.data.training_data import TrainingData
 from graft.data.transforms import Picture, eval_transform
 from graft.data.unreadable import UnreadableImages, replace_unreadable
 from graft.data.workers import Parcel, batches_of, pack, started
@@ -81,7 +81,7 @@ class ResumableLoader(DataLoader[Any]):
         return self.sampler, self.batch_size
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(TrainingData):
     """Training, validation and test loaders of `Batch`es: uint8, not normalised, the same whatever the
     workers. In epochs for which a part has been given features, of `FeatureBatch`es.
 

@@ -1,5 +1,7 @@
 """From a data set as its publisher divides it to training, validation and test images."""
 
+import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,17 +37,22 @@ def with_fold(source: Source, fold: int, folds: int, seed: int) -> Source:
 
 
 def _draw_fold(source: Source, pool: ImageSet, fold: int, folds: int, seed: int) -> tuple[list[int], list[int]]:
-    """(rest, drawn) of `pool`: by class, or where pictures belong together by what they belong to."""
+    """(rest, drawn) of `pool`: stratified by class; a group, where the source has groups, is not divided."""
     if source.group_of is None:
         return stratified_fold(pool.labels, fold, folds, seed, classes=source.classes)
+    from sklearn.model_selection import StratifiedGroupKFold
+
     group_of = [source.group_of(name) for name in pool.names]
-    groups = sorted(set(group_of))
-    if len(groups) < folds:
-        raise DataError(f"data.folds={folds}: there are {len(groups)} groups that must not be torn apart; give fewer.")
-    _, chosen = stratified_fold([0] * len(groups), fold, folds, seed)
-    inside = {groups[place] for place in chosen}
-    drawn = [index for index, group in enumerate(group_of) if group in inside]
-    return [index for index, group in enumerate(group_of) if group not in inside], drawn
+    count = len(set(group_of))
+    if count < folds:
+        raise DataError(f"data.folds={folds}: there are only {count} groups, which are not divided; give fewer folds.")
+    order = np.argsort(np.array(pool.names), kind="stable")  # so that the folds do not depend on the file system
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # some classes are rarer than the folds
+        parts = splitter.split(order, pool.labels[order], np.array(group_of)[order])
+        rest, drawn = next(itertools.islice(parts, fold, None))
+    return sorted(order[rest].tolist()), sorted(order[drawn].tolist())
 
 
 def _draw_test(source: Source) -> tuple[ImageSet, ImageSet]:

@@ -27,7 +27,7 @@ from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
 from graft.data.splits import Splits
-from graft.data.unreadable import UnreadableImages
+from graft.data.training_data import TrainingData
 from graft.errors import ConfigError, DataError, GraftError
 from graft.seeding import seed_of, seeded_everywhere
 
@@ -57,11 +57,11 @@ NOT_FOR_MODULES = {
 class _Numbered(Sequence[str]):
     """Names of the images of a part, "val/7"; a data module has none."""
 
-    def __init__(self, part: str, count: int) -> None:
-        self.part, self.count = part, count
+    def __init__(self, part: str, length: int) -> None:
+        self.part, self.length = part, length
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -71,8 +71,8 @@ class _Numbered(Sequence[str]):
 
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
-            return [self[each] for each in range(self.count)[index]]
-        return f"{self.part}/{range(self.count)[index]}"
+            return [self[each] for each in range(self.length)[index]]
+        return f"{self.part}/{range(self.length)[index]}"
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def _count(loader: Any, key: str, method: str) -> int:
 
 def _labels(loader: Any) -> npt.NDArray[np.int64] | None:
     """Labels of a dataset with `targets` or `labels`, or of a Subset of one; None without them."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     rows: Any = slice(None)
     while hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
         rows = np.asarray(dataset.indices)[rows]
@@ -471,8 +471,8 @@ class ModuleLoader:
         self._current, self._done = state["epoch"], state["batches"]
 
 
-class ForeignDataModule(LightningDataModule):
-    """Wraps a LightningDataModule of the user's own; fits `graft.data.protocol.TrainingData`.
+class ForeignDataModule(TrainingData):
+    """Wraps a LightningDataModule of the user's own; gives its batches as Graft's own loaders do.
 
     Args:
         module: built by `build_module`.
@@ -483,6 +483,7 @@ class ForeignDataModule(LightningDataModule):
         avoid_single: drop a last training batch of one image.
     """
 
+    splits: ModuleSplits
     pictures = False
     """Whether single images can be shown: a data module gives batches only."""
 
@@ -504,8 +505,7 @@ class ForeignDataModule(LightningDataModule):
             )
         self.module, self.splits, self.preprocessing = module, splits, preprocessing
         self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
-        self.unreadable: UnreadableImages | None = None
-        self.cached_bytes = 0
+        self.unreadable = None
         self._loaders: dict[str, ModuleLoader] = {}
 
     @property

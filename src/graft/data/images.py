@@ -1,5 +1,6 @@
 """Pictures with labels, and the one way from any kind of picture to RGB."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from graft.data.contents import contents
 from graft.data.packed import Packed
@@ -59,18 +60,6 @@ warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # damaged EXIF 
 
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
 
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation but the upright one."""
-
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"GIF8", b"P5", b"P6")
 
 
@@ -82,9 +71,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     frame is taken.
     """
     image.load()  # before its file is closed
-    turn = _UPRIGHT.get(orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    with contextlib.suppress(Exception):  # of damaged EXIF data Pillow raises anything; the pixels may be sound
+        image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith(("I", "F")):
@@ -107,7 +95,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1, upright, also where the EXIF data are damaged."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # whatever Pillow raises: the pixels may be sound all the same
         return 1
 

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import PIL
@@ -19,6 +19,7 @@ from graft.config.schema import TrainConfig
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import Features, FeatureTable, Layout
+from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
 from graft.features.store import FeatureStore, Stored, Wanted, in_words
@@ -93,9 +94,10 @@ class FeatureCache:
     """
 
     def __init__(
-        self, config: TrainConfig, learner: Learner, data: ImageDataModule, trainer: pl.Trainer, *, begins: int = 0
+        self, config: TrainConfig, learner: Learner, data: TrainingData, trainer: pl.Trainer, *, begins: int = 0
     ) -> None:
-        self.config, self.learner, self.data, self.trainer = config, learner, data, trainer
+        self.config, self.learner, self.trainer = config, learner, trainer
+        self.data = cast(ImageDataModule, data)  # where `pictures` is set
         self.asked = config.cache.mode == "features"
         self.epochs = range(begins, max(begins + 1, config.trainer.max_epochs))
         self.left = int(config.cache.max_gb * 2**30)

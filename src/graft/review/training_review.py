@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from graft.config.schema import TrainConfig
-from graft.data.datamodule import ImageDataModule
+from graft.data.training_data import TrainingData
 from graft.learning.callbacks.first_batch import FirstBatch
 from graft.learning.callbacks.keep_predictions import KeepPredictions
 from graft.learning.callbacks.step_statistics import GradientNorms, StepTime
@@ -63,7 +63,7 @@ class Review:
         told: for HPARAMS.
     """
 
-    def __init__(self, config: TrainConfig, learner: Learner, data: ImageDataModule, folder: Path, told: Told) -> None:
+    def __init__(self, config: TrainConfig, learner: Learner, data: TrainingData, folder: Path, told: Told) -> None:
         self.config, self.learner, self.data, self.folder, self.told = config, learner, data, folder, told
         self.own = config.review if data.pictures else without_pictures(config.review)
         self.classes = learner.classes

@@ -14,8 +14,8 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.foreign import ForeignDataModule, ModuleSplits
 from graft.data.preprocessing import Preprocessing
-from graft.data.protocol import TrainingData
 from graft.data.splits import Splits
+from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics
@@ -115,7 +115,7 @@ def loaders(
             splits.module,
             splits,
             preprocessing,
-            batch_size=config.data.batch_size,
+            batch_size=int(config.data.batch_size),
             seed=config.seed,
             avoid_single=avoid_single,
         )

@@ -11,8 +11,8 @@ import torch
 
 from graft.config.locations import check_written
 from graft.data.preprocessing import Preprocessing
-from graft.data.protocol import TrainingData
 from graft.data.splits import Splits
+from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError

@@ -48,7 +48,7 @@ __all__ = [
     "source_arguments",
     "source_name",
     "source_target",
-    "undivided",
+    "suggest_data", "undivided",
 ]  # fmt: skip
 
 SUPPLIED = ("root", "seed", "batch_size", "num_workers")
@@ -250,6 +250,21 @@ def source_name(target: str) -> str:
     """How tables and messages call a target: "flowers" of "graft.data.sources.flowers.load", else its last part."""
     *module, last = target.split(".")
     return module[-1] if last == "load" and module else last
+
+
+def suggest_data(name: str) -> str | None:
+    """What to write instead of `data=NAME` where there is no such option: a folder, or a source of the user's own."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return f"data=folder data.root={name}"
+    if "/" in name or os.sep in name:
+        return f"data=folder data.root=FOLDER (there is no folder {name})"
+    dotted = name.removesuffix(".py")
+    if dotted.isidentifier() and Path(f"{dotted}.py").is_file():
+        return f"data.{TARGET}={dotted}.load"
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
+        return f"data.{TARGET}={name}"
+    return None
 
 
 def source_arguments(data: Any, schema: type) -> dict[str, Any]:

@@ -18,7 +18,10 @@ def load(root: Path) -> Source:
     """
     parts = split_folders(root)
     if not {"train", "val"} <= parts.keys():
-        raise DataError(f"data.root={root}: wanted {root.name}/train and {root.name}/val, each with ants and bees.")
+        raise DataError(
+            f"data.root={root}: wanted {root.name}/train and {root.name}/val, each with ants and bees.\n"
+            f"For images of your own use data=folder data.root={root}."
+        )
     classes = tuple(class_folders(parts["train"]))
     train, val = (read_class_folders(parts[part], prefix=f"{part}/", classes=classes) for part in ("train", "val"))
     return Source(classes, train, val=val)

@@ -37,7 +37,9 @@ def load(root: Path, *, train_max_id: int = 500, val_min_id: int = 1000, val_max
     persons = {name: PERSON.fullmatch(name) for name in folders}
     ids = {name: int(match["id"]) for name, match in persons.items() if match}
     if not ids:
-        raise DataError(f"data.root={root}: no person folders.\n{LAYOUT}")
+        raise DataError(
+            f"data.root={root}: no person folders.\n{LAYOUT}\nFor images of your own use data=folder data.root={root}."
+        )
     train = _pictures({name: folders[name] for name in ids if ids[name] < train_max_id})
     val = _pictures({name: folders[name] for name in ids if val_min_id < ids[name] < val_max_id})
     bounds = ((train, f"id < {train_max_id}"), (val, f"{val_min_id} < id < {val_max_id}"))

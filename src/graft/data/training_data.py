@@ -1,8 +1,12 @@
 """What training and evaluation need of their data: of Graft's own loaders and of a user's LightningDataModule."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from graft.data.preprocessing import Preprocessing
@@ -19,10 +23,10 @@ class Loader(Protocol):
 
     def state_dict(self) -> dict[str, int]: ...
 
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
+    def load_state_dict(self, state: dict[str, int], /) -> None: ...
 
 
-class TrainingData(Protocol):
+class TrainingData(LightningDataModule):
     """A LightningDataModule whose loaders give `Batch`es.
 
     Attributes:
@@ -31,9 +35,7 @@ class TrainingData(Protocol):
         batch_size: images per training step and device.
         avoid_single: a last training batch of one image is dropped.
         unreadable: replaces unreadable images; None if they are an error.
-        cached_bytes: decoded images on the GPU.
         pictures: whether it gives single images too, which figures and the feature cache need.
-        steps_per_epoch: training batches of this process in an epoch.
     """
 
     splits: Splits
@@ -44,17 +46,23 @@ class TrainingData(Protocol):
     pictures: bool
 
     @property
-    def cached_bytes(self) -> int: ...
+    def cached_bytes(self) -> int:
+        """Bytes of decoded images on the GPU."""
+        return 0
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Training batches of this process in an epoch."""
 
-    def train_dataloader(self) -> Loader: ...
+    @abstractmethod
+    def eval_loader(self, part: str) -> Loader:
+        """The images of a part in order, without augmentation."""
 
-    def val_dataloader(self) -> Loader: ...
+    @abstractmethod
+    def sample(self, count: int) -> Tensor:
+        """`count` training images, or all if there are fewer: [N, 3, S, S]."""
 
-    def test_dataloader(self) -> Loader: ...
-
-    def eval_loader(self, part: str) -> Loader: ...
-
-    def sample(self, count: int) -> Tensor: ...
+    @abstractmethod
+    def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
+        """One image of "train", "val" or "test", [S, S, 3]."""
