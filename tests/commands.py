@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from errands import train_here
 from preloaded import WITH_TORCH, WITHOUT_TORCH, Program
+from subprocess_targets import train_here
 
 ROOT = Path(__file__).resolve().parents[1]
 

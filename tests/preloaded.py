@@ -33,7 +33,7 @@ WITH_TORCH = (
     "hydra", "omegaconf", "matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.datasets",
     "safetensors.torch", "rich.console", "filelock",
 )  # fmt: skip
-"""What is imported before the fork."""
+"""Modules that a server imports before it forks: most of those that Graft imports, but none of its own."""
 
 
 class Program:
@@ -109,6 +109,7 @@ def _server(modules: tuple[str, ...]) -> str:
 def _end(server: "subprocess.Popen[bytes]", folder: str) -> None:
     assert server.stdin is not None
     server.stdin.close()
+    server.terminate()  # a process that this one forked may have the other end of the pipe open
     server.wait()
     shutil.rmtree(folder, ignore_errors=True)
 

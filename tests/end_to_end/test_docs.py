@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from one_step import ONE_STEP, composed, make_small_sets, run_one_step
+from one_training_step import ONE_STEP, composed, make_small_sets, run_one_step
 
 from graft.cli import TASKS
 from graft.config import conf_dir
@@ -65,18 +65,24 @@ def said_here(words: str) -> list[str]:
 
 
 def trained() -> list[tuple[str, str]]:
-    """(page, words) of every example of training, once where they differ only in what is said to Hydra."""
-    found: dict[str, tuple[str, str]] = {}
+    """(page, words) of every example of training, once where they differ only in what the test overrides, in the
+    seed, the learning rate, or in what is said to Hydra."""
+    found: dict[frozenset[str], tuple[str, str]] = {}
+    same = ("seed=", "optimizer.lr=", "paths.outputs=")
+    overridden = {word.partition("=")[0] for word in ONE_STEP}
     for page, task, words in examples():
         if task == "train":
             hydras = ("hydra.", "hydra/", "resume=", "sweep_name=")
-            own = shlex.join(word for word in said_here(words) if not word.startswith(hydras))
-            found.setdefault(own, (page, own))
+            own = [word for word in said_here(words) if not word.startswith(hydras)]
+            what = {word for word in own if not word.startswith(same) and word.partition("=")[0] not in overridden}
+            found.setdefault(frozenset(what), (page, shlex.join(own)))
     return list(found.values())
 
 
 TO_HYDRA = [words for _, task, words in examples() if task == "train" and "hydra" in words]
-USED = [example for example in examples() if example[1] in ("evaluate", "predict", "export", "inspect", "compare")]
+USED = {
+    (task, *shlex.split(words)): (page, task, words) for page, task, words in examples() if task != "train"
+}.values()
 
 
 @pytest.fixture(scope="module")

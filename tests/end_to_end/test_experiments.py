@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from one_step import ONE_STEP, composed, make_small_sets, run_one_step
+from one_training_step import ONE_STEP, composed, make_small_sets, run_one_step
 
 from graft.config import conf_dir
 

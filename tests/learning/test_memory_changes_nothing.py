@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from one_step import composed
+from one_training_step import composed
 from PIL import Image
 
 from graft.config.checks import settle

@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands import succeeded, train
 from omegaconf import OmegaConf
-from one_step import composed
+from one_training_step import composed
 
 from graft.config.checks import settle
 from graft.errors import ConfigError, TrainingError

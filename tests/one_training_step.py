@@ -1,4 +1,4 @@
-"""One step of training, of validation and of test, in this process, on a few noisy pictures of every data set."""
+"""One training, validation and test step in this process, on a few noise images of every data set."""
 
 import io
 from pathlib import Path
@@ -36,7 +36,7 @@ ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.li
 
 
 def make_small_sets(root: Path) -> Path:
-    """All data sets below `root` in their usual layout, a few noisy pictures each."""
+    """Every data set in `root` in its usual layout, with a few noise images each."""
     draw = np.random.default_rng(0)
 
     def picture(path: Path) -> None:
@@ -56,20 +56,21 @@ def make_small_sets(root: Path) -> Path:
 
 
 def composed(*overrides: str, task: str = "train") -> Any:
-    """The configuration that Hydra makes of a command's words."""
+    """The configuration that Hydra composes from overrides."""
     register()
     with initialize_config_dir(str(conf_dir())):
         return compose(task, list(overrides))
 
 
 def as_if_loaded(network: nn.Module, recipe: Recipe, weights: str | None, **_: Any) -> WeightsReport:
-    """ImageNet's weights are not here: the random ones pass for them."""
+    """A stand-in for `load_weights`: keeps the random weights, because the ImageNet weights are not available."""
     names = tuple(name for name, _ in network.named_parameters())
     return WeightsReport("random", None, names, (), recipe.usual_preprocessing(), None)
 
 
 def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `graft train` does with `config` (composed with ONE_STEP), its weights taken as loaded; for the summary."""
+    """Train as `graft train` does with `config` (composed with ONE_STEP) but without loading weights; returns what goes
+    into the summary."""
     monkeypatch.setattr(assembly, "load_weights", as_if_loaded)
     if config.strategy.pretrained and config.model.weights is None:
         config.model.weights = "bundled"
