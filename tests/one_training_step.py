@@ -34,6 +34,10 @@ ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.li
             "trainer.log_every_n_steps=1", "data.batch_size=2", "data.num_workers=0", "logger.tensorboard=false",
             "review=none", "cache=none")  # fmt: skip
 
+SMALL_VGG = ("model.table=[4,M,4,M,4,M,4,M,4,M]", "model.classifier=vgg", "model.average_pool=1",
+             f"model.weights={__file__}")  # fmt: skip
+"""A VGG with the same stages and a thousandth of the work; `as_if_loaded` takes any file for its weights."""
+
 
 def make_small_sets(root: Path) -> Path:
     """Every data set in `root` in its usual layout, with a few noise images each."""
@@ -60,6 +64,14 @@ def composed(*overrides: str, task: str = "train") -> Any:
     register()
     with initialize_config_dir(str(conf_dir())):
         return compose(task, list(overrides))
+
+
+def composed_small(*overrides: str) -> Any:
+    """The configuration of training that Hydra composes from overrides, a large VGG replaced by `SMALL_VGG`."""
+    config = composed(*overrides)
+    name = config.model.name
+    large = name.startswith("vgg") and name not in ("vgg_mini", "vgg_speed")
+    return composed(*overrides, *SMALL_VGG) if large and not config.data.preprocess.input_size else config
 
 
 def as_if_loaded(network: nn.Module, recipe: Recipe, weights: str | None, **_: Any) -> WeightsReport:
