@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from one_step import composed
+from one_training_step import composed
 from PIL import Image
 
 from graft.config.checks import settle

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from commands import succeeded, train
-from one_step import composed
+from one_training_step import composed
 
 from graft.config.checks import settle
 from graft.errors import ConfigError, TrainingError
