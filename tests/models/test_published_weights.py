@@ -144,7 +144,7 @@ def test_addresses_and_places_are_known_without_torch_as_torchvision_and_torch_h
     monkeypatch.delenv("TORCH_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = (
-        "import json, sys; from graft.models.configurations import torchvision_classifiers as names;"
+        "import json, sys; from graft.models.families.torchvision import classifiers as names;"
         "from graft.models.published import torchvision_address as of;"
         "print(json.dumps({n: [(a := of(n, 'default')).url, str(a.place)] for n in names()}));"
         "assert 'torch' not in sys.modules"

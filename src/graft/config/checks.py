@@ -14,6 +14,7 @@ from graft.config.recipes import recipe_of
 from graft.config.training import TrainConfig
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
+from graft.models.families import family_of
 from graft.system.files import why_no_file
 from graft.system.slurm import slurm_tasks
 
@@ -253,7 +254,7 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
             f"model={config.model.name} and model.weights=bundled disagree: only {' '.join(bundled_models())} "
             "comes with bundled weights.\nUse model=vgg_mini, or model.weights=default."
         )
-    elif weights == "default" and config.model.family is None and recipe_of(config).torchvision_name() is None:
+    elif weights == "default" and not family_of(recipe_of(config)).has_default_weights(recipe_of(config)):
         raise ConfigError(
             f"model={config.model.name} and model.weights=default disagree: torchvision has no weights for it."
             "\nUse strategy=scratch"

@@ -11,9 +11,9 @@ from graft.config.overrides import literal
 
 @dataclass
 class ModelConfig:
+    _target_: str | None = None
+    """The class or function that makes the network; Graft adds `num_classes` to its arguments."""
     name: str = MISSING
-    family: str | None = None
-    """"timm": `name` is one of timm's networks; null: one of ours or of torchvision's."""
     weights: str | None = literal("default")
     """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
     classifier: str | None = None

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import ConfigError, nearest
-from graft.models.configurations import CLASSIFIERS, M, smallest_input
-from graft.models.recipe import checked_table
+from graft.models.configurations import CLASSIFIERS, M, checked_table, smallest_input
 
 HIDDEN = 4096
 

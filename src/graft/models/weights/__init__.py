@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from graft.data.preprocessing import Preprocessing
 from graft.errors import NotAvailable
-from graft.models import built_for
+from graft.models.families import family_of
+from graft.models.families.base import at_input_size
 from graft.models.recipe import Recipe
-from graft.models.weights.finding import existing_file, find_published, preprocessing_of_copy
-from graft.models.weights.fitting import as_today, fit, listed
+from graft.models.weights.finding import existing_file, find_published
+from graft.models.weights.fitting import fit, listed
 from graft.models.weights.grafting import graft_head, origins_by_name, said_of_origins
 from graft.models.weights.reading import Source, read_file
 from graft.system.files import sha256
@@ -29,8 +29,6 @@ __all__ = [
     "locate_weights",
     "sized_by_weights",
 ]
-
-IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,9 @@ def load_weights(
     loaded = set(chosen)
     if head_from:
         origins = origins_by_name(head_from)
-        head = graft_head(network, as_today(network, recipe, source.tensors), card.classes, classes, origins)
+        head = graft_head(
+            network, family_of(recipe).convert(network, recipe, source.tensors), card.classes, classes, origins
+        )
         chosen, notes = chosen | head, [*notes, said_of_origins(classes, origins)]
         loaded |= set(head) if len(origins) == len(classes) else set()
     network.load_state_dict(chosen, strict=False)
@@ -161,8 +161,11 @@ def sized_by_weights(recipe: Recipe, weights: str | None) -> Recipe:
     Raises:
         WeightsError: as `load_weights` for the source itself.
     """
-    side = built_for(recipe)
-    if weights is None or recipe.input_size is not None or side is None or recipe.facts().family == "vgg":
+    family = family_of(recipe)
+    if weights is None or recipe.input_size is not None or not family.resized_by_weights:
+        return recipe
+    side = family.fixed_input_size(recipe)
+    if side is None:
         return recipe
     size = default_preprocessing(recipe, weights).input_size
     return recipe if size == side else replace(recipe, input_size=size)
@@ -189,53 +192,18 @@ class _Card:
 def _described(recipe: Recipe, weights: str | None) -> _Card:
     published = None if weights is None else find_published(recipe, weights)
     if published is not None:
-        return _Card(_at_size(recipe, published.preprocessing), published.classes)
-    return _Card(_usual(recipe), None) if weights is None else _card(recipe, _read(recipe, weights))
+        return _Card(at_input_size(published.preprocessing, recipe.input_size), published.classes)
+    if weights is None:
+        return _Card(family_of(recipe).preprocessing(recipe), None)
+    return _card(recipe, _read(recipe, weights))
 
 
 def _card(recipe: Recipe, source: Source) -> _Card:
-    preprocessing = _usual(recipe) if source.preprocessing is None else _at_size(recipe, source.preprocessing)
-    return _Card(preprocessing, source.classes or _usual_classes(recipe, source.tensors))
-
-
-def _at_size(recipe: Recipe, preprocessing: Preprocessing) -> Preprocessing:
-    """`preprocessing` at the recipe's input size, if it has one, with the same margin."""
-    size = recipe.input_size
-    if size is None:
-        return preprocessing
-    margin = preprocessing.resize_size / preprocessing.input_size
-    return replace(preprocessing, input_size=size, resize_size=round(size * margin))
-
-
-def _usual_classes(recipe: Recipe, tensors: Mapping[str, Tensor]) -> tuple[str, ...] | None:
-    """The classes of a file that names none, by the number of its logits."""
-    if recipe.facts().family == "timm":
-        from graft.models import timm_zoo
-
-        return timm_zoo.classes_in(tensors, timm_zoo.pretrained_config(recipe.name))
-    if recipe.torchvision_name() and _is_imagenet_head(tensors):
-        return tuple(torchvision.models.AlexNet_Weights.DEFAULT.meta["categories"])
-    return None
-
-
-def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
-    heads = (
-        "classifier.6.bias",
-        "classifier.1.bias",
-        "classifier.bias",
-        "fc.bias",
-        "heads.head.bias",
-        "head.bias",
+    family, own = family_of(recipe), source.preprocessing
+    return _Card(
+        family.preprocessing(recipe) if own is None else at_input_size(own, recipe.input_size),
+        source.classes or family.classes_of_head(recipe, source.tensors),
     )
-    return any(key in tensors and len(tensors[key]) == IMAGENET_CLASSES for key in heads)
-
-
-def _usual(recipe: Recipe) -> Preprocessing:
-    if recipe.facts().family != "timm":
-        return recipe.usual_preprocessing()
-    from graft.models import timm_zoo
-
-    return _at_size(recipe, timm_zoo.preprocessing_of(timm_zoo.pretrained_config(recipe.name)))
 
 
 def _read(recipe: Recipe, weights: str) -> Source:
@@ -245,5 +213,5 @@ def _read(recipe: Recipe, weights: str) -> Source:
         return replace(source, name=published.name, preprocessing=published.preprocessing, classes=published.classes)
     file = existing_file(recipe, weights)
     source = read_file(file)
-    known = preprocessing_of_copy(recipe, file)
+    known = family_of(recipe).preprocessing_of_file(recipe, file)
     return source if known is None else replace(source, preprocessing=known)

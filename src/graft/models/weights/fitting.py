@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import WeightsError
-from graft.models.configurations import known_models
+from graft.models.families import family_of, known_models
 from graft.models.heads import belongs, head_modules, top_modules
 from graft.models.recipe import Recipe
 from graft.models.weights.reading import Source
-from graft.models.zoo import todays_keys
 
 SHOWN = 6
 
@@ -25,7 +24,7 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     """
     wanted = network.state_dict()
     top, head = top_modules(network), head_modules(network)
-    found = as_today(network, recipe, source.tensors)
+    found = family_of(recipe).convert(network, recipe, source.tensors)
     resized = [key for key, value in found.items() if source.tensors.get(key, value).shape != value.shape]
     notes = [f"Interpolated for this image size: {listed(resized)}."] if resized else []
 
@@ -53,15 +52,6 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     if bare:
         notes.append(f"{listed(bare)} {'stay' if len(bare) > 1 else 'stays'} random: not in the file.")
     return found, notes
-
-
-def as_today(network: nn.Module, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` under the names and of the shapes that the network has, as far as its library can bring them there."""
-    if recipe.facts().family == "timm":
-        from graft.models import timm_zoo
-
-        return timm_zoo.todays_keys(network, recipe, tensors)
-    return todays_keys(network, tensors)
 
 
 def _why_not(head: Mapping[str, Tensor]) -> str:
