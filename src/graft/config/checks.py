@@ -33,6 +33,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
         ConfigError: two keys that disagree, or a value out of its range; names them and the way out.
     """
     check_bounds(config, TrainConfig)
+    config.model.name = recipe_of(config).name  # a custom network's is the last part of its target
     one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw"))
     one_of("scheduler.name", config.scheduler.name, ("none", "step", "cosine", "onecycle", "plateau"))
     one_of("scheduler.anneal_strategy", config.scheduler.anneal_strategy, ("cos", "linear"))

@@ -26,8 +26,8 @@ from graft.system.values import (
     tree,
 )
 
-MOST_ARGUMENTS = 10_000
-DEEPEST_ARGUMENT = 8
+MOST_VALUES = 1_000
+DEEPEST_VALUE = 8
 
 
 def dotted_path(value: object) -> str:
@@ -41,13 +41,22 @@ def dotted_path(value: object) -> str:
 
 def arguments(value: object) -> dict[str, Any]:
     """Arguments by name: numbers, texts, true, false and null, in lists and mappings of limited size."""
-    named = mapping(value)
-    checked: dict[str, Any] = tree(scalar, MOST_ARGUMENTS, DEEPEST_ARGUMENT)(named)
-    for name, each in checked.items():
-        if not name.isidentifier() or name.startswith("_"):
-            raise Unexpected(name, "the name of an argument", f".{name}")
-        _refuse_targets(each, f".{name}")
+    checked = {}
+    for name, each in mapping(value).items():
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+            raise Unexpected(name, "the name of an argument", f".{ascii(str(name)[:80])[1:-1]}")
+        try:
+            checked[name] = tree(_plain_value, MOST_VALUES, DEEPEST_VALUE)(each)
+        except Unexpected as error:
+            raise Unexpected(error.value, error.expected, f".{name}{error.within}") from None
+        _refuse_targets(checked[name], f".{name}")
     return checked
+
+
+def _plain_value(value: object) -> bool | int | float | str | None:
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise Unexpected(value, "numbers, texts, true, false and null, in lists and mappings")
+    return scalar(value)
 
 
 def _refuse_targets(value: object, within: str) -> None:
@@ -68,7 +77,7 @@ RECORDED: dict[str, Check] = {
     "average_pool": optional(integer(0, 64)),
     "family": optional(among("timm")),
     "target": optional(dotted_path),
-    "arguments": arguments,
+    "arguments": optional(arguments),
 }
 """The values that a recipe in a file may have; a recipe of the user's own configuration has no such limits."""
 
@@ -115,7 +124,7 @@ class Recipe:
         try:
             if self.target is not None:
                 dotted_path(self.target)
-            object.__setattr__(self, "arguments", arguments(self.arguments))
+            object.__setattr__(self, "arguments", arguments(self.arguments or {}))
         except Unexpected as error:
             key = error.within or "._target_"
             raise ConfigError(f"model{key}={_shown(error.value)}: refused. Expected: {error.expected}.") from None
