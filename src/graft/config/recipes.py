@@ -1,46 +1,53 @@
 """From the configuration to the descriptions of network and preprocessing that the rest of the code takes."""
 
-from typing import Any
+from typing import Protocol, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from graft.config.registration import plain
+from graft.config.schema import DataConfig, ModelConfig
 from graft.config.targets import TARGET, check_target, short_name
 from graft.data.preprocessing import Preprocessing
 from graft.models.families import TARGETS, family_of
 from graft.models.recipe import Recipe
 
-OUTSIDE = ("weights", "head_from", "gradient_clip_val")
-"""Keys of `model` that are not about how the network is built."""
-
 OPTIONS = ("name", "table", "batch_norm", "classifier", "dropout", "input_size", "average_pool")
 """Keys of `model` that are options of a recipe, where the network is Graft's, torchvision's or timm's."""
 
 
-def recipe_of(config: Any) -> Recipe:
+class HasModel(Protocol):
+    """A configuration with the group `model`."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+
+class HasModelAndData(HasModel, Protocol):
+    """A configuration with the groups `model` and `data`."""
+
+    @property
+    def data(self) -> DataConfig: ...
+
+
+def recipe_of(config: HasModel | DictConfig) -> Recipe:
     """The recipe of the configured network.
 
     Raises:
-        ConfigError: an argument that the target does not take (names the nearest), or one that is no plain value.
+        ConfigError: an argument that the target does not take (names the nearest), or one that is not a plain value.
     """
-    model: dict[str, Any] = OmegaConf.to_container(config.model, resolve=True)  # type: ignore[assignment]
-    target = model.pop(TARGET, None)
-    given = {key: value for key, value in model.items() if value is not None and key not in OUTSIDE}
-    if target is None or target in TARGETS:
-        options = {key: given.pop(key) for key in OPTIONS if key in given} | {"name": config.model.name}
-        target = target or next(iter(TARGETS))
-        if given:
-            check_target("model", {TARGET: target, "name": options["name"], **given}, supplied=("num_classes",))
+    model = cast(ModelConfig, OmegaConf.to_object(config.model) if OmegaConf.is_config(config.model) else config.model)
+    arguments = model.arguments()
+    target = arguments.pop(TARGET, next(iter(TARGETS)))
+    if target in TARGETS:
+        options = {key: arguments.pop(key) for key in OPTIONS if key in arguments}
+        if arguments:
+            check_target("model", {TARGET: target, "name": model.name, **arguments}, supplied=("num_classes",))
         return Recipe(**options, family=TARGETS[target])
-    name = given.pop("name", "???")
-    return Recipe(
-        short_name(str(target)) if name == "???" else name,
-        input_size=given.pop("input_size", None),
-        target=target,
-        arguments=given,
-    )
+    name, input_size = arguments.pop("name", short_name(target)), arguments.pop("input_size", None)
+    return Recipe(name, input_size=input_size, target=target, arguments=arguments)
 
 
-def preprocessing_of(config: Any) -> Preprocessing:
+def preprocessing_of(config: HasModelAndData | DictConfig) -> Preprocessing:
     """What evaluation does to an image by `config.model` and `config.data.preprocess`; imports torch only for networks
     or weights whose preprocessing is known to their library alone."""
     recipe, weights = recipe_of(config), config.model.weights
@@ -49,4 +56,4 @@ def preprocessing_of(config: Any) -> Preprocessing:
         from graft.models.weights import default_preprocessing
 
         own = default_preprocessing(recipe, weights)
-    return own.changed(config.data.preprocess, "data.preprocess")
+    return own.changed(plain(config.data.preprocess), "data.preprocess")
