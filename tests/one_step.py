@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
@@ -73,7 +72,5 @@ def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(assembly, "load_weights", as_if_loaded)
     if config.strategy.pretrained and config.model.weights is None:
         config.model.weights = "bundled"
-    settle(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    splits = open_data(config)
-    return fit.one_process(plain, splits, Device("cpu", 1, "bf16-mixed"), fit.Told({}, ()), folder)
+    cfg = settle(config)
+    return fit.one_process(cfg, open_data(cfg), Device("cpu", 1, "bf16-mixed"), fit.Told({}, ()), folder)
