@@ -234,7 +234,7 @@ def test_a_pickled_network_is_refused_with_what_to_save_instead(tmp_path):
 
 def test_a_file_without_a_state_dict_says_so(tmp_path):
     torch.save({"lr": 0.1}, tmp_path / "no.pth")
-    with pytest.raises(WeightsError, match=r"no\.pth: holds no state dict"):
+    with pytest.raises(WeightsError, match=r"no\.pth: contains no state dict"):
         load_weights(_trained(SMALL, 3), SMALL, str(tmp_path / "no.pth"))
 
 
@@ -374,4 +374,4 @@ def test_the_prefixes_of_wrappers_are_understood_and_what_is_beside_is_named(
     report = load_weights(network, recipe, str(file), keep_head=True)
     assert all(torch.equal(value, trained[key]) for key, value in network.state_dict().items())
     assert report.random == ()
-    assert report.notes == ("Not of the network, and not read from the file: criterion.weight.",)
+    assert report.notes == ("Ignored, because they are not in the network: criterion.weight.",)

@@ -21,8 +21,8 @@ TARGETS: dict[str, str | None] = {
     "graft.models.families.torchvision.network": None,
     "graft.models.families.timm.network": "timm",
 }
-"""Target of an option file -> the `family` of its recipe. Graft's VGGs and torchvision's networks are told apart by
-their names, of which no two are equal but mean the same tensors; every other target is a custom network."""
+"""Target of an option file -> the `family` of its recipe. Graft's VGGs and torchvision's networks share one namespace:
+a name that both have, e.g. vgg16, is built by Graft, with the same tensors. Every other target is a custom network."""
 
 LIBRARIES = {"graft": "ours", "torchvision": "torchvision", "timm": "timm"}
 """Package that defines a network's class -> its family; every other package's networks are custom ones."""

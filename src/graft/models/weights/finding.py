@@ -23,15 +23,14 @@ def existing_file(recipe: Recipe, weights: str) -> Path:
     """The file that `weights` names.
 
     Raises:
-        WeightsError: it is not there; names the nearest in its folder, or the networks that have bundled
-            weights.
+        WeightsError: it does not exist; names the nearest in its folder, or the networks with bundled weights.
     """
     if weights == "bundled":
         file = family_of(recipe).bundled_weights(recipe)
         if file is None:
             bundled = ", ".join(sorted(path.stem for path in BUNDLED.glob("*.safetensors"))) or "no network"
             raise WeightsError(
-                f"model.weights=bundled: Graft has no weights for model={recipe.name}; it has for {bundled}."
+                f"model.weights=bundled: Graft has no weights for model={recipe.name}, only for {bundled}."
             )
         return file
     file = Path(weights).expanduser()
@@ -40,6 +39,6 @@ def existing_file(recipe: Recipe, weights: str) -> Path:
         words = ["default", "bundled", *(neighbours if file.name != weights or neighbours else [])]
         raise WeightsError(
             f"model.weights={weights}: {reason}.{nearest(file.name, words)} "
-            "It is default, bundled, null, or a .pth, .safetensors or .ckpt file."
+            "It must be default, bundled, null, or a .pth, .safetensors or .ckpt file."
         )
     return file

@@ -45,7 +45,7 @@ def preprocessing_of_copy(name: str, file: Path) -> Preprocessing | None:
     """The preprocessing of a copy of one of the weight files of `name`, recognised by its name, which contains its
     hash; else None."""
     entries = torchvision.models.get_model_weights(name)
-    copied = next((entry for entry in entries if TorchHub(entry.url).place.name == file.name), None)
+    copied = next((entry for entry in entries if TorchHub(entry.url).path.name == file.name), None)
     return None if copied is None else _preprocessing(copied)
 
 
