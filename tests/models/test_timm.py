@@ -18,7 +18,7 @@ from torch import nn
 
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError, NotAvailable, WeightsError
-from graft.models import Recipe, build_network, built_for
+from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.families.timm import architectures
 from graft.models.heads import head_modules
 from graft.models.weights import (
@@ -89,9 +89,9 @@ def test_dropout_is_timms_drop_rate_and_a_size_is_for_those_built_for_one() -> N
     assert drawn(Recipe("test_convnext", family="timm", dropout=0.3), 2).head.drop.p == 0.3
     sized = drawn(Recipe("test_vit", family="timm", input_size=96), 2).eval()
     assert sized(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
-    assert built_for(VIT) == 160
-    assert built_for(Recipe("test_vit", family="timm", input_size=96)) == 96
-    assert built_for(RESNET) is None
+    assert fixed_input_size(VIT) == 160
+    assert fixed_input_size(Recipe("test_vit", family="timm", input_size=96)) == 96
+    assert fixed_input_size(RESNET) is None
 
 
 @pytest.mark.parametrize(

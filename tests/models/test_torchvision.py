@@ -10,7 +10,7 @@ from torchvision.models.inception import InceptionOutputs
 from graft.config import conf_dir
 from graft.config.registration import register
 from graft.errors import ConfigError
-from graft.models import Recipe, build_network, built_for
+from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.families.torchvision import convert
 from graft.models.heads import head_modules
 from graft.models.weights import sized_by_weights
@@ -97,8 +97,8 @@ def test_a_network_with_positions_is_built_for_the_size_of_its_weights():
     with torch.device("meta"):
         network = build_network(Recipe("vit_b_32", input_size=64), 2)
     assert network.encoder.pos_embedding.shape == (1, 5, 768)
-    assert built_for(Recipe("vit_b_32", input_size=64)) == 64
-    assert built_for(Recipe("resnet50", input_size=64)) is None
+    assert fixed_input_size(Recipe("vit_b_32", input_size=64)) == 64
+    assert fixed_input_size(Recipe("resnet50", input_size=64)) is None
 
 
 def test_a_size_that_a_network_cannot_be_built_for_is_refused():

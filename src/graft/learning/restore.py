@@ -11,7 +11,7 @@ from graft.config.recorded import demand_trust, recorded_run
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
-from graft.models import Recipe, build_network, built_for
+from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.bounded import no_larger_than
 from graft.models.families import family_of
 from graft.models.heads import auxiliary_modules, belongs
@@ -61,7 +61,7 @@ class Restored:
         """
         changed = self.preprocessing.changed(wanted, "preprocess")
         if changed.input_size != self.preprocessing.input_size:
-            self.recipe.demand_input(changed.input_size, "preprocess.input_size", built_for(self.recipe))
+            self.recipe.demand_input(changed.input_size, "preprocess.input_size", fixed_input_size(self.recipe))
         return replace(self, preprocessing=changed)
 
 

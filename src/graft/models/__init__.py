@@ -11,7 +11,7 @@ from graft.models.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Recipe", "build_network", "built_for", "suggest_model"]
+__all__ = ["Recipe", "build_network", "fixed_input_size", "suggest_model"]
 
 
 def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
@@ -29,6 +29,6 @@ def build_network(recipe: Recipe, num_classes: int) -> "nn.Module":
     return family_of(recipe).build(recipe, num_classes)
 
 
-def built_for(recipe: Recipe) -> int | None:
+def fixed_input_size(recipe: Recipe) -> int | None:
     """Side, in pixels, of the only square image that the recipe's network takes; None where it takes several sizes."""
     return family_of(recipe).fixed_input_size(recipe)

@@ -170,7 +170,7 @@ class Recipe:
         Args:
             size: the size to check.
             key: the configuration key that sets it.
-            side: the only size that the network takes, where only its library knows it; see `graft.models.built_for`.
+            side: `graft.models.fixed_input_size` of it, where that was determined already.
         """
         facts = self.facts()
         if side is None and facts.fixed_size:
