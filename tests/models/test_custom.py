@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from one_step import ONE_STEP, composed, run_one_step
+from one_training_step import ONE_STEP, composed, run_one_step
 from safetensors.torch import save_file
 from torch import nn
 
