@@ -14,7 +14,7 @@ from graft.config import conf_dir
 from graft.config.checks import settle
 from graft.config.registration import register
 from graft.models.recipe import Recipe
-from graft.models.weights import WeightsReport
+from graft.models.weights import WeightsReport, default_preprocessing
 from graft.system.device import Device
 from graft.tasks import build as assembly
 from graft.tasks import fit
@@ -76,7 +76,7 @@ def composed_small(*overrides: str) -> Any:
 def as_if_loaded(network: nn.Module, recipe: Recipe, weights: str | None, **_: Any) -> WeightsReport:
     """A stand-in for `load_weights`: keeps the random weights, because the ImageNet weights are not available."""
     names = tuple(name for name, _ in network.named_parameters())
-    return WeightsReport("random", None, names, (), recipe.usual_preprocessing(), None)
+    return WeightsReport("random", None, names, (), default_preprocessing(recipe, None), None)
 
 
 def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

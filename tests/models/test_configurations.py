@@ -8,7 +8,10 @@ import timm
 import torchvision
 
 from graft.errors import ConfigError
-from graft.models.configurations import NETWORKS, TABLES, known_models, timm_architectures, torchvision_classifiers
+from graft.models.configurations import TABLES
+from graft.models.families import known_models, ours
+from graft.models.families import timm as timm_family
+from graft.models.families import torchvision as torchvision_family
 from graft.models.recipe import Recipe
 
 
@@ -22,11 +25,11 @@ def test_recipes_and_configurations_import_without_torch():
 
 
 def test_the_classifiers_read_from_source_are_those_torchvision_registers():
-    assert torchvision_classifiers() == set(torchvision.models.list_models(module=torchvision.models))
+    assert torchvision_family.classifiers() == set(torchvision.models.list_models(module=torchvision.models))
 
 
 def test_the_architectures_read_from_source_are_those_timm_lists():
-    assert timm_architectures() == set(timm.list_models())
+    assert timm_family.architectures() == set(timm.list_models())
 
 
 def test_tables_equal_torchvisions_and_count_their_names():
@@ -37,7 +40,7 @@ def test_tables_equal_torchvisions_and_count_their_names():
 
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_0", "squeezenet1_1", "densenet121", "googlenet", "vgg16"])
 def test_smallest_input_is_what_torchvision_says(name):
-    assert NETWORKS[name].min_size == torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"][0]
+    assert Recipe(name).facts().min_size == torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"][0]
 
 
 def test_a_recipe_survives_plain_types():
@@ -79,7 +82,6 @@ def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
         (Recipe("resnet19", family="timm"), ["timm has no such network", "resnet18"]),
         (Recipe("resnetv2_50d_gn"), ["Did you mean model=timm model.name=resnetv2_50d_gn?"]),
         (Recipe("vgg16", family="timm", batch_norm=True), ["model.batch_norm", "timm's own"]),
-        (Recipe("vgg16", family="tim"), ['model.family="tim"', "timm"]),
         (Recipe("vgg16", classifier="poled"), ["model.classifier", "poled", "pooled"]),
         (Recipe("vgg16", input_size=31), ["model.input_size=31", "32"]),
         (Recipe("inception_v3", input_size=224), ["299"]),
@@ -100,11 +102,16 @@ def test_a_wrong_recipe_names_the_key_and_the_nearest(recipe, words):
     assert all(word in str(error.value) for word in words)
 
 
+def test_an_unknown_family_is_refused():
+    with pytest.raises(ConfigError, match=r'model\.family="tim".*timm'):
+        Recipe("vgg16", family="tim")
+
+
 def test_a_wrong_key_names_the_nearest():
     with pytest.raises(ConfigError, match=r"model\.batchnorm.*batch_norm"):
         Recipe.from_dict({"name": "vgg16", "batchnorm": True})
 
 
 def test_ours_are_listed_before_the_rest():
-    assert known_models()[: len(NETWORKS)] == tuple(NETWORKS)
+    assert known_models()[: len(ours.NETWORKS)] == tuple(ours.NETWORKS)
     assert "convnext_tiny" in known_models()

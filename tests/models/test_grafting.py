@@ -39,7 +39,7 @@ def test_each_row_is_that_of_its_class_or_the_mean_of_several(imagenet: Path) ->
         assert torch.equal(new[key][0], old[key][310])  # ImageNet's ant, bee and fly are classes 310, 309 and 308
         assert torch.equal(new[key][1], (old[key][309] + old[key][308]) / 2)
     assert not report.random
-    assert report.notes == ("The head begins with what the weights know: ants from ant, bees from bee and fly.",)
+    assert report.notes == ("The head is initialised from the weights: ants from ant, bees from bee and fly.",)
 
 
 def test_a_class_that_is_not_named_stays_as_drawn(imagenet: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_class_that_is_not_named_stays_as_drawn(imagenet: Path) -> None:
     assert torch.equal(head[0], drawn)
     assert torch.equal(head[1], load_file(imagenet)["classifier.6.weight"][309])
     assert report.random == ("classifier.6.weight", "classifier.6.bias")
-    assert report.notes[0].endswith("bees from bee; 1 of 2 classes begin at random.")
+    assert report.notes[0].endswith("bees from bee; 1 of 2 classes start randomly initialised.")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_names_that_are_not_there(imagenet: Path, origins: dict[str, str], messa
 def test_weights_whose_classes_have_no_names(tmp_path: Path) -> None:
     network = build_network(Recipe("alexnet"), 7)
     save_file(network.state_dict(), tmp_path / "seven.safetensors")
-    with pytest.raises(ConfigError, match="bring no head whose classes have names"):
+    with pytest.raises(ConfigError, match="have no head with class names"):
         load_weights(
             build_network(Recipe("alexnet"), 2),
             Recipe("alexnet"),
@@ -115,4 +115,4 @@ def test_classes_that_are_numbers(words: str, tmp_path: Path) -> None:
     old, new = load_file(file)[f"{head}.weight"], network.state_dict()[f"{head}.weight"]
     assert torch.equal(new[0], old[1])
     assert torch.equal(new[1], (old[0] + old[2]) / 2)
-    assert report.notes[-1] == "The head begins with what the weights know: 1 from 7, 2 from 3 and daisy."
+    assert report.notes[-1] == "The head is initialised from the weights: 1 from 7, 2 from 3 and daisy."

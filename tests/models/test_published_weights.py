@@ -144,9 +144,9 @@ def test_addresses_and_places_are_known_without_torch_as_torchvision_and_torch_h
     monkeypatch.delenv("TORCH_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = (
-        "import json, sys; from graft.models.configurations import torchvision_classifiers as names;"
+        "import json, sys; from graft.models.families.torchvision import classifiers as names;"
         "from graft.models.published import torchvision_address as of;"
-        "print(json.dumps({n: [(a := of(n, 'default')).url, str(a.place)] for n in names()}));"
+        "print(json.dumps({n: [(a := of(n, 'default')).url, str(a.path)] for n in names()}));"
         "assert 'torch' not in sys.modules"
     )
     found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
@@ -154,6 +154,6 @@ def test_addresses_and_places_are_known_without_torch_as_torchvision_and_torch_h
     for name, (url, place) in found.items():
         entries = torchvision.models.get_model_weights(name)
         assert url == entries.DEFAULT.url
-        assert place == str(TorchHub(url).place)
+        assert place == str(TorchHub(url).path)
         assert all(torchvision_address(name, entry.name).url == entry.url for entry in entries)
     assert torchvision_address("vgg16", "IMAGENET1K_V9") is None

@@ -18,8 +18,8 @@ from torch import nn
 
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError, NotAvailable, WeightsError
-from graft.models import Recipe, build_network, built_for, timm_zoo
-from graft.models.configurations import timm_architectures
+from graft.models import Recipe, build_network, fixed_input_size
+from graft.models.families.timm import architectures
 from graft.models.heads import head_modules
 from graft.models.weights import (
     default_classes,
@@ -89,9 +89,9 @@ def test_dropout_is_timms_drop_rate_and_a_size_is_for_those_built_for_one() -> N
     assert drawn(Recipe("test_convnext", family="timm", dropout=0.3), 2).head.drop.p == 0.3
     sized = drawn(Recipe("test_vit", family="timm", input_size=96), 2).eval()
     assert sized(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
-    assert built_for(VIT) == 160
-    assert built_for(Recipe("test_vit", family="timm", input_size=96)) == 96
-    assert built_for(RESNET) is None
+    assert fixed_input_size(VIT) == 160
+    assert fixed_input_size(Recipe("test_vit", family="timm", input_size=96)) == 96
+    assert fixed_input_size(RESNET) is None
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_what_cannot_be_built_is_said(recipe: Recipe, words: list[str]) -> None:
 
 def test_without_timm_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    timm_architectures.cache_clear()
+    architectures.cache_clear()
     try:
         with pytest.raises(ConfigError, match=r"model=timm .*: needs timm.*pip install 'graft\[timm\]'"):
             Recipe("resnet50", family="timm").facts()
     finally:
-        timm_architectures.cache_clear()
+        architectures.cache_clear()
 
 
 # What an image is fed as
@@ -340,4 +340,3 @@ def test_weights_that_timm_has_not_are_said_with_those_it_has() -> None:
         locate_weights(Recipe("test_vit_relpos", family="timm"), "default")
     with pytest.raises(WeightsError, match=r"resnet50\.a1_in1k"):
         locate_weights(Recipe("resnet50.a1_in1k", family="timm"), "bundled")
-    assert "resnet50.a1_in1k" in timm_zoo.names_with_weights("resnet50.tv_in1k")

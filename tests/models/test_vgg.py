@@ -9,7 +9,7 @@ from torch import nn
 
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
-from graft.models.configurations import TORCHVISION_VGGS
+from graft.models.families.ours import TORCHVISION_VGGS
 from graft.models.vgg import VGG
 
 

@@ -15,8 +15,11 @@ from torchvision.transforms._presets import ImageClassification
 
 from graft.data.preprocessing import IMAGENET_MEAN, Preprocessing
 from graft.errors import WeightsError
-from graft.models import Recipe, build_network, configurations
-from graft.models.weights import default_classes, default_preprocessing, finding, load_weights, locate_weights
+from graft.models import Recipe, build_network
+from graft.models.configurations import BUNDLED
+from graft.models.families import ours
+from graft.models.families import torchvision as torchvision_family
+from graft.models.weights import default_classes, default_preprocessing, load_weights, locate_weights
 
 SMALL = Recipe("small", table=(8, "M", 16, "M"), batch_norm=True, classifier="pooled", input_size=32)
 SQUEEZE = Recipe("squeezenet1_1")
@@ -231,7 +234,7 @@ def test_a_pickled_network_is_refused_with_what_to_save_instead(tmp_path):
 
 def test_a_file_without_a_state_dict_says_so(tmp_path):
     torch.save({"lr": 0.1}, tmp_path / "no.pth")
-    with pytest.raises(WeightsError, match=r"no\.pth: holds no state dict"):
+    with pytest.raises(WeightsError, match=r"no\.pth: contains no state dict"):
         load_weights(_trained(SMALL, 3), SMALL, str(tmp_path / "no.pth"))
 
 
@@ -278,7 +281,7 @@ def test_preprocessing_is_the_weights_or_the_usual(recipe, weights, size, resize
     assert (preprocessing.mean == IMAGENET_MEAN) is (size > 32)
 
 
-@pytest.mark.parametrize("name", sorted(configurations.NETWORKS))
+@pytest.mark.parametrize("name", sorted({*ours.NETWORKS, *torchvision_family.NETWORKS}))
 def test_torchvision_prepares_images_for_the_known_networks_as_is_usual(name):
     """`graft inspect` relies on it, in order to answer without torch."""
     recipe = Recipe(name)
@@ -298,7 +301,7 @@ def test_another_entry_of_torchvision_is_taken_by_its_name_or_as_a_file(tmp_path
 
 
 def test_bundled_weights_bring_classes_and_preprocessing(tmp_path, monkeypatch):
-    monkeypatch.setattr(finding, "BUNDLED", tmp_path)
+    monkeypatch.setattr(ours, "BUNDLED", tmp_path)
     recipe = Recipe("vgg_mini")
     preprocessing = Preprocessing(32, 32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     metadata = {"classes": json.dumps(["cat", "dog"]), "preprocessing": json.dumps(preprocessing.to_dict())}
@@ -311,7 +314,7 @@ def test_bundled_weights_bring_classes_and_preprocessing(tmp_path, monkeypatch):
 
 
 def test_what_is_bundled_loads_whole():
-    for file in configurations.BUNDLED.glob("*.safetensors"):
+    for file in BUNDLED.glob("*.safetensors"):
         recipe = Recipe(file.stem)
         classes = default_classes(recipe, "bundled")
         assert load_weights(build_network(recipe, len(classes)), recipe, "bundled", keep_head=True).random == ()
@@ -371,4 +374,4 @@ def test_the_prefixes_of_wrappers_are_understood_and_what_is_beside_is_named(
     report = load_weights(network, recipe, str(file), keep_head=True)
     assert all(torch.equal(value, trained[key]) for key, value in network.state_dict().items())
     assert report.random == ()
-    assert report.notes == ("Not of the network, and not read from the file: criterion.weight.",)
+    assert report.notes == ("Ignored, because they are not in the network: criterion.weight.",)

@@ -297,7 +297,7 @@ def test_a_network_larger_than_its_file_takes_no_memory(tmp_path: Path) -> None:
     files = [checkpoint(tmp_path / str(number), recipe=unset | recipe) for number, recipe in enumerate(HUGE)]
     program = (
         "import pathlib, resource, sys\n"
-        "import graft.models.timm_zoo, graft.models.zoo\n"
+        "import timm, torchvision\n"
         "from graft.errors import WeightsError\n"
         "from graft.learning.restore import from_checkpoint\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -18,7 +18,7 @@ from torch import nn
 
 from graft.data.transforms import eval_transform
 from graft.models import Recipe, build_network
-from graft.models.configurations import torchvision_classifiers
+from graft.models.families.torchvision import classifiers as torchvision_classifiers
 from graft.models.heads import head_modules
 from graft.models.weights import default_preprocessing
 from graft.transfer import FreezeOptions, Stage, TransferPlan, stages_of

@@ -7,7 +7,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
-from graft.models.configurations import NETWORKS
+from graft.models.families import ours, torchvision
 from graft.transfer import plan_transfer, stages_of
 from graft.transfer.groups import parameter_groups
 
@@ -24,7 +24,7 @@ def _rates(groups) -> dict[str, float]:
     return {group["name"]: pytest.approx(group["lr"]) for group in groups}
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "efficientnet_b0"])
+@pytest.mark.parametrize("name", [*ours.NETWORKS, *torchvision.NETWORKS, "efficientnet_b0"])
 @pytest.mark.parametrize("decay_norm_and_bias", [True, False])
 def test_every_parameter_is_in_one_group_and_the_default_multipliers_serve_all(name, decay_norm_and_bias):
     network, groups = _groups(name, weight_decay=0.5, multipliers=DEFAULT, decay_norm_and_bias=decay_norm_and_bias)

@@ -18,6 +18,7 @@ from graft.data.augment import Augment
 from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
+from graft.models.families import family_of
 from graft.system.files import why_no_file
 from graft.system.slurm import slurm_tasks
 
@@ -38,6 +39,7 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     """
     cfg = config if isinstance(config, TrainConfig) else typed(config, TrainConfig)
     check_ranges(cfg, TrainConfig)
+    cfg.model.name = recipe_of(cfg).name  # of a custom network, the last part of its target
     check_views(cfg.views)
     cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
     check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
@@ -272,7 +274,7 @@ def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> No
             f"model={config.model.name} and model.weights=bundled disagree: only {' '.join(bundled_models())} "
             "comes with bundled weights.\nUse model=vgg_mini, or model.weights=default."
         )
-    elif weights == "default" and config.model.family is None and recipe_of(config).torchvision_name() is None:
+    elif weights == "default" and not family_of(recipe_of(config)).has_default_weights(recipe_of(config)):
         raise ConfigError(
             f"model={config.model.name} and model.weights=default disagree: torchvision has no weights for it."
             "\nUse strategy=scratch"

@@ -84,7 +84,7 @@ class PredictConfig:
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     trust: list[str] = field(default_factory=list)
-    """As in `graft evaluate`; the network of a checkpoint is always one of Graft's, torchvision's or timm's."""
+    """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""
     download: DownloadConfig = field(default_factory=DownloadConfig)
 
 

@@ -1,35 +1,58 @@
-"""From configuration to the plain descriptions that the rest of the code takes."""
+"""From the configuration to the descriptions of network and preprocessing that the rest of the code takes."""
 
-from typing import Any
+from typing import Protocol, cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from graft.config.registration import plain
+from graft.config.schema import DataConfig, ModelConfig
+from graft.config.targets import TARGET, check_target, short_name
 from graft.data.preprocessing import Preprocessing
-from graft.models.configurations import NETWORKS
+from graft.models.families import TARGETS, family_of
 from graft.models.recipe import Recipe
 
-
-def recipe_of(config: Any) -> Recipe:
-    """The network's recipe as the configuration gives it."""
-    model = config.model
-    return Recipe(
-        name=model.name,
-        table=None if model.table is None else tuple(model.table),
-        batch_norm=model.batch_norm,
-        classifier=model.classifier,
-        input_size=model.input_size,
-        dropout=model.dropout,
-        average_pool=model.average_pool,
-        family=model.family,
-    )
+OPTIONS = ("name", "table", "batch_norm", "classifier", "dropout", "input_size", "average_pool")
+"""Keys of `model` that are options of a recipe, where the network is Graft's, torchvision's or timm's."""
 
 
-def preprocessing_of(config: Any) -> Preprocessing:
-    """What evaluation does to an image by `config.model` and `config.data.preprocess`; imports torch only for a network
-    or weights whose own preprocessing nothing else tells."""
+class HasModel(Protocol):
+    """A configuration with the group `model`."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+
+class HasModelAndData(HasModel, Protocol):
+    """A configuration with the groups `model` and `data`."""
+
+    @property
+    def data(self) -> DataConfig: ...
+
+
+def recipe_of(config: HasModel | DictConfig) -> Recipe:
+    """The recipe of the configured network.
+
+    Raises:
+        ConfigError: an argument that the target does not take (names the nearest), or one that is not a plain value.
+    """
+    model = cast(ModelConfig, OmegaConf.to_object(config.model) if OmegaConf.is_config(config.model) else config.model)
+    arguments = model.arguments()
+    target = arguments.pop(TARGET, next(iter(TARGETS)))
+    if target in TARGETS:
+        options = {key: arguments.pop(key) for key in OPTIONS if key in arguments}
+        if arguments:
+            check_target("model", {TARGET: target, "name": model.name, **arguments}, supplied=("num_classes",))
+        return Recipe(**options, family=TARGETS[target])
+    name, input_size = arguments.pop("name", short_name(target)), arguments.pop("input_size", None)
+    return Recipe(name, input_size=input_size, target=target, arguments=arguments)
+
+
+def preprocessing_of(config: HasModelAndData | DictConfig) -> Preprocessing:
+    """What evaluation does to an image by `config.model` and `config.data.preprocess`; imports torch only for networks
+    or weights whose preprocessing is known to their library alone."""
     recipe, weights = recipe_of(config), config.model.weights
-    if recipe.family is None and (weights is None or (weights == "default" and recipe.name in NETWORKS)):
-        own = recipe.usual_preprocessing()
-    else:
+    own = family_of(recipe).known_preprocessing(recipe, weights)
+    if own is None:
         from graft.models.weights import default_preprocessing
 
         own = default_preprocessing(recipe, weights)

@@ -14,10 +14,11 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 @dataclass
 class ModelConfig(Part):
+    """`_target_`: the class or function that makes the network, called with its arguments and `num_classes`."""
+
     own: ClassVar[tuple[str, ...]] = ("weights", "head_from", "gradient_clip_val")
-    name: str = MISSING
-    family: str | None = None
-    """"timm": `name` is one of timm's networks; null: one of ours or of torchvision's."""
+    name: str | None = MISSING
+    """Of the network in its library; of a custom network the name in summaries, by default the target's."""
     weights: str | None = literal("default")
     """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
     classifier: str | None = None

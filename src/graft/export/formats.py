@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torchvision.models import get_model
 
 from graft.errors import ExportError
 from graft.learning.restore import Restored
-from graft.models import build_network
+from graft.models.families import Constructor, family_of
 from graft.models.normalise import Normalise
-from graft.models.zoo import builder_arguments
 
 LARGEST_PROTOBUF = 2**31 - 2**20
 """An ONNX file holds no more; larger weights lie in a file beside it."""
@@ -47,9 +45,10 @@ class Handover:
         self.prepare: Run = nn.Identity() if preprocess else normalise
 
     @cached_property
-    def origin(self) -> "Origin":
-        """Whose network it is."""
-        return origin(self.restored)
+    def origin(self) -> Constructor:
+        """How the network is made outside of Graft, where its library has one with these tensors."""
+        recipe, network = self.restored.recipe, self.restored.network
+        return family_of(recipe).constructor(recipe, network, len(self.restored.classes))
 
     def example(self) -> Tensor:
         """Two images, of zeros."""
@@ -208,61 +207,6 @@ def _read_weights(handover: Handover, file: Path) -> Run:
     network = handover.origin.make()
     network.load_state_dict(load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True))
     return network.eval()
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Whose network this is, and how it is made there.
-
-    Attributes:
-        library: "torchvision", "timm" or "graft".
-        line: the Python that makes it at random.
-        make: the same, called.
-    """
-
-    library: str
-    line: str
-    make: Callable[[], nn.Module]
-
-
-def origin(restored: Restored) -> Origin:
-    """torchvision's or timm's where they have a network with these very tensors, else ours."""
-    recipe, count = restored.recipe, len(restored.classes)
-    name = recipe.torchvision_name()
-    if recipe.facts().family == "timm":
-        from graft.models import timm_zoo
-
-        words = timm_zoo.builder_arguments(recipe, timm_zoo.pretrained_config(recipe.name))
-        return _of_library("timm", "timm.create_model", timm_zoo.timm.create_model, recipe.name, count, words)
-    if name is not None:
-        words = {key: value for key, value in builder_arguments(name, recipe.input_size).items() if key not in USUAL}
-        theirs = _of_library("torchvision", "torchvision.models.get_model", get_model, name, count, words)
-        if _shapes(theirs.make()) == _shapes(restored.network):
-            return theirs
-    given = {key: value for key, value in recipe.to_dict().items() if value is not None}
-    line = f"graft.models.build_network(graft.models.Recipe(**{given}), {count})"
-    return Origin("graft", line, lambda: build_network(recipe, count))
-
-
-USUAL = ("aux_logits", "init_weights")
-"""What torchvision's builders are told that changes nothing in a network whose weights are then loaded."""
-
-
-def _of_library(
-    library: str, call: str, build: Callable[..., nn.Module], name: str, count: int, words: Mapping[str, Any]
-) -> Origin:
-    said = [repr(name), *(f"{key}={value!r}" for key, value in {"num_classes": count, **words}.items())]
-    return Origin(library, f"{call}({', '.join(said)})", lambda: _unwarned(build, name, num_classes=count, **words))
-
-
-def _unwarned(build: Callable[..., nn.Module], *given: Any, **words: Any) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's and Inception's, of how they are drawn
-        return build(*given, **words)
-
-
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def how_to_load(handover: Handover, file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where a network can be cut in two: below, what stands still and knows no chance; above, the rest."""
+"""Cuts a network into a frozen, deterministic prefix, whose output can be stored, and the rest."""
 
 import contextlib
 import hashlib
@@ -20,15 +20,15 @@ GENERATORS: dict[str, Callable[[torch.device], Tensor]] = {
 
 
 class NoCut(Exception):
-    """The network has no such prefix; the message says why."""
+    """The network has no such prefix; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A network in two functions that share its modules, so that `suffix(net, *prefix(net, x))` is `net(x)` to the bit.
+    """A network as two functions that share its modules, so that `suffix(net, *prefix(net, x))` is `net(x)` to the bit.
 
     Attributes:
-        name: the modules whose outputs lie at the cut, e.g. "classifier.5" or "Mixed_6e + avgpool/flatten".
+        name: the modules whose outputs are at the cut, e.g. "classifier.5" or "Mixed_6e + avgpool/flatten".
         prefix: (network, images) -> the tensors at the cut, each [B, ...]: a function of the image alone.
         suffix: (network, *those tensors) -> what the network returns.
         examples: tensors like those at the cut, for a batch of two, on the meta device: shapes, types, strides.
@@ -43,11 +43,11 @@ class Cut:
 
     @property
     def code(self) -> str:
-        """The prefix as source text, without the layers' own."""
+        """The source code of the prefix, without that of its layers."""
         return self.graph.python_code("self").src
 
     def fingerprint(self, network: nn.Module) -> str:
-        """SHA-256 (hex) over what the prefix computes with: its code, layers, parameters and buffers."""
+        """SHA-256 (hex) of everything that the prefix computes with: its code, layers, parameters and buffers."""
         digest = hashlib.sha256(self.code.encode())
         for node in self.graph.nodes:
             for name, tensor in _tensors_of(network, node).items():
@@ -59,27 +59,27 @@ class Cut:
 
 
 def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut:
-    """The deepest cut below which everything stands still and knows no chance.
+    """The deepest cut before which every step is frozen and deterministic.
 
-    The network's forward is traced (torch.fx) in the mode that each module is in now. A step stands still when
-    what goes into it does, its parameters are in `frozen`, and its buffers, if any, are those of a module in
-    evaluation mode. That it draws no chance is found by running it and looking at the random generators, so a
-    Dropout that fires is above the cut and one that does not may be below. The cut may go through several
+    The network's forward is traced (torch.fx) in the mode that each module is in now. A step is frozen when
+    its inputs are, its parameters are in `frozen`, and its buffers, if any, are those of a module in
+    evaluation mode. Whether it is random is found by running it and comparing the states of the generators, so an
+    active Dropout is after the cut and an inactive one may be before it. The cut may go through several
     tensors, as for Inception's two heads.
 
     Args:
-        network: in the modes in which it will be used; is not changed.
+        network: in the modes in which it will be used; not changed.
         frozen: names of the parameters that do not change.
         images: two images [2, 3, S, S], normalised, on the network's device.
 
     Raises:
-        NoCut: a trained layer comes first, or the forward cannot be traced or be cut exactly.
+        NoCut: a trained layer comes first, or the forward cannot be traced or cut exactly.
     """
     graph = _traced(network)
     images_node = next(node for node in graph.nodes if node.op == "placeholder")
     output = next(node for node in graph.nodes if node.op == "output")
-    with torch.no_grad(), _chance_kept(images.device):
-        values = _standing(network, graph, frozen, images)
+    with torch.no_grad(), _generators_kept(images.device):
+        values = _frozen_values(network, graph, frozen, images)
         given = _given(network, output, _storable(values, images_node, len(images)))
         prefix = _part(graph, [images_node], tuple(given))
         if not any(_tensors_of(network, node) for node in prefix.nodes):
@@ -100,7 +100,7 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_modules=(math, torchvision.ops))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """A pool that looks at the size of the map is not looked into: while tracing, nothing has a size."""
+        """A pool that reads the size of the map is not traced into: while tracing, nothing has a size."""
         return isinstance(m, nn.AdaptiveAvgPool2d) or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -111,21 +111,21 @@ def _traced(network: nn.Module) -> fx.Graph:
         raise NoCut(f"its forward cannot be traced ({type(error).__name__})") from error
 
 
-def _standing(network: nn.Module, graph: fx.Graph, frozen: Collection[str], images: Tensor) -> dict[fx.Node, Any]:
-    """The steps that stand still, with what they give for `images`; nothing else is run."""
+def _frozen_values(network: nn.Module, graph: fx.Graph, frozen: Collection[str], images: Tensor) -> dict[fx.Node, Any]:
+    """The frozen, deterministic steps with their values for `images`; no other step is run."""
     runner = fx.Interpreter(network, garbage_collect_values=False, graph=graph)
     runner.args_iter = iter([images.clone()])
-    moving = {name for name, _ in network.named_parameters()}.difference(frozen)
+    changing = {name for name, _ in network.named_parameters()}.difference(frozen)
     for path, module in network.named_modules():
         if module.training:
-            moving.update(name for name, _ in module.named_buffers(path, recurse=False))
+            changing.update(name for name, _ in module.named_buffers(path, recurse=False))
     for node in graph.nodes:
         known = runner.env.keys() >= set(node.all_input_nodes)
-        if node.op == "output" or not known or moving.intersection(_tensors_of(network, node)):
+        if node.op == "output" or not known or changing.intersection(_tensors_of(network, node)):
             continue
-        before = _chance(images.device)
+        before = _generator_states(images.device)
         value = runner.run_node(node)
-        if all(map(torch.equal, before, _chance(images.device))):
+        if all(map(torch.equal, before, _generator_states(images.device))):
             runner.env[node] = value
     return runner.env
 
@@ -143,7 +143,7 @@ def _tensors_of(network: nn.Module, node: fx.Node) -> dict[str, Tensor]:
 
 
 def _storable(values: dict[fx.Node, Any], images: fx.Node, count: int) -> set[fx.Node]:
-    """The steps that give one row for each of the `count` images."""
+    """The steps whose value has one row for each of the `count` images."""
     of_images = {images}
     for node in values:
         if of_images.intersection(node.all_input_nodes):
@@ -156,7 +156,7 @@ def _storable(values: dict[fx.Node, Any], images: fx.Node, count: int) -> set[fx
 
 
 def _given(network: nn.Module, output: fx.Node, storable: Collection[fx.Node]) -> list[fx.Node]:
-    """The deepest storable steps from which, and from nothing else of the image, the output can be computed."""
+    """The deepest storable steps from which alone the output can be computed."""
     pending, above = [output], set[fx.Node]()
     given = dict[fx.Node, None]()
     while pending:
@@ -168,14 +168,14 @@ def _given(network: nn.Module, output: fx.Node, storable: Collection[fx.Node]) -
         elif node not in above:
             above.add(node)
             pending += node.all_input_nodes
-    for node in list(given):  # what is, say, pooled from another of them need not be stored as well
+    for node in list(given):  # one that is, say, pooled from another need not be stored as well
         if _follows(network, node, given.keys() - {node}):
             del given[node]
     return [node for node in output.graph.nodes if node in given]
 
 
 def _follows(network: nn.Module, node: fx.Node, given: Collection[fx.Node]) -> bool:
-    """Whether steps without parameters make `node` of `given`."""
+    """Whether `node` is computed from `given` by steps without parameters."""
     inputs = node.all_input_nodes
     return (
         bool(inputs)
@@ -204,12 +204,12 @@ def _part(graph: fx.Graph, given: Sequence[fx.Node], result: Any) -> fx.Graph:
 
 
 def _function(network: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
-    """`graph` as a function whose first argument is the network: it has no modules or tensors of its own."""
+    """`graph` as a function whose first argument is the network; it has no modules or tensors itself."""
     return type(fx.GraphModule(network, graph)).forward
 
 
 def _title(node: fx.Node) -> str:
-    """The module that made a value, or the last one before the function that did."""
+    """The module that computed a value, or the last one before the function that did."""
     inside = list(node.meta.get("nn_module_stack", {}))
     if node.op == "call_module" or inside or not node.all_input_nodes:
         return str(node.target) if node.op != "call_function" else inside[-1]
@@ -217,21 +217,21 @@ def _title(node: fx.Node) -> str:
 
 
 def _check(network: nn.Module, cut: Cut, images: Tensor, features: tuple[Tensor, ...]) -> None:
-    """Raise NoCut unless the suffix makes of `features` what the network makes of `images`, and the prefix makes the
-    first of them of the first image alone.
+    """Raise NoCut unless the suffix computes from `features` what the network computes from `images`, and the prefix
+    computes the first of them from the first image alone.
 
-    That guards against what a trace cannot show: steps that change a value in place which the other part still needs,
+    That guards against what a trace cannot show: steps that change in place a value which the other part still needs,
     layers that average over the batch, branches that depend on values.
     """
     forward = type(network).forward  # not __call__, which may be compiled
-    with _buffers_kept(network), _chance_kept(images.device):
+    with _buffers_kept(network), _generators_kept(images.device):
         whole = forward(network, images.clone())
-    with _buffers_kept(network), _chance_kept(images.device):
+    with _buffers_kept(network), _generators_kept(images.device):
         joined = cut.suffix(network, *(tensor.clone() for tensor in features))
     if not _alike(joined, whole, 1e-3):
         raise NoCut("its forward cannot be cut exactly")
     if not _alike(cut.prefix(network, images[:1].clone()), [tensor[:1] for tensor in features], 0.05):
-        raise NoCut("its frozen layers look at several images at once")
+        raise NoCut("its frozen layers mix the images of a batch")
 
 
 def _alike(one: Any, other: Any, tolerance: float) -> bool:
@@ -250,14 +250,14 @@ def _buffers_kept(network: nn.Module) -> Iterator[None]:
             buffer.copy_(before)
 
 
-def _chance(device: torch.device) -> list[Tensor]:
-    """The state of every generator that a step on `device` might draw from."""
+def _generator_states(device: torch.device) -> list[Tensor]:
+    """The states of the generators that a step on `device` may use."""
     own = GENERATORS.get(device.type)
     return [torch.get_rng_state(), *([own(device)] if own else [])]
 
 
-def _chance_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Afterwards the generators are as they were."""
+def _generators_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Context that restores the random generators afterwards."""
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[device], device_type=device.type)

@@ -41,7 +41,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    from graft.models.bounded import demand_held
+    from graft.models.bounded import require_stored
 
     if reason := why_no_file(path):
         raise TrainingError(f"{path}: no checkpoint ({reason}).")
@@ -56,7 +56,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path}: not a checkpoint written by graft train.")
     content = {"state_dict": {}, **content}
     read_values(content, CONTENT, str(path))
-    demand_held(content, path)
+    require_stored(content, path)
     return content
 
 

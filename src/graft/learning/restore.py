@@ -1,19 +1,20 @@
 """A network with all that is needed to use it: from a checkpoint of ours, or from pretrained weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from graft.config.recorded import recorded_run
+from graft.config.recorded import demand_trust, recorded_run
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
-from graft.models import Recipe, build_network, built_for
+from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.bounded import no_larger_than
-from graft.models.heads import TOPS, belongs, kind_of
+from graft.models.families import family_of
+from graft.models.heads import auxiliary_modules, belongs
 from graft.models.weights import default_classes, load_weights, sized_by_weights
 from graft.system.values import Check, figure, mapping, read_values, sequence, text, tree
 
@@ -60,14 +61,19 @@ class Restored:
         """
         changed = self.preprocessing.changed(wanted, "preprocess")
         if changed.input_size != self.preprocessing.input_size:
-            self.recipe.demand_input(changed.input_size, "preprocess.input_size", built_for(self.recipe))
+            self.recipe.demand_input(changed.input_size, "preprocess.input_size", fixed_input_size(self.recipe))
         return replace(self, preprocessing=changed)
 
 
-def from_checkpoint(path: Path) -> Restored:
+def from_checkpoint(path: Path, trust: Sequence[str] = ()) -> Restored:
     """The network of a run as it was when `path` was saved.
 
+    Args:
+        path: the checkpoint.
+        trust: packages that may be imported where the checkpoint names a custom network.
+
     Raises:
+        ConfigError: a custom network of a package that is not trusted or cannot be imported.
         TrainingError: no checkpoint of ours, or damaged.
         RecordError: it says of itself what it cannot be; names the key, the value and the limit.
         WeightsError: its weights do not fit its own recipe.
@@ -86,11 +92,13 @@ def from_checkpoint(path: Path) -> Restored:
         if isinstance(tensor, Tensor) and name.startswith(PREFIX)
     }
     try:
+        for name in family_of(recipe).foreign_code(recipe):
+            demand_trust("model._target_", name, source, trust)
         with no_larger_than(weights, path):
             network = build_network(recipe, len(classes))
         network.load_state_dict(weights)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise error if str(error).startswith(source) else ConfigError(f"{path}: {error}") from error
     except RuntimeError as error:
         raise WeightsError(f"{path}: its weights do not fit its network {recipe.name} ({error}).") from error
     return Restored(network.eval(), recipe, classes, preprocessing, source, config, made["metrics"])
@@ -116,8 +124,7 @@ def from_pretrained(recipe: Recipe, weights: str | None) -> Restored:
     recipe = sized_by_weights(recipe, weights)
     network = build_network(recipe, len(classes))
     report = load_weights(network, recipe, weights, keep_head=True)
-    auxiliary = [name for name in TOPS.get(kind_of(network), ()) if name.lower().startswith("aux")]
-    random = [name for name in report.random if not belongs(name, auxiliary)]
+    random = [name for name in report.random if not belongs(name, auxiliary_modules(network))]
     if random:
         raise WeightsError(
             f"model.weights={weights}: {', '.join(random[:4])} would stay random: the head of these weights "

@@ -1,4 +1,4 @@
-"""What a network's input goes through on the device: from bytes to normalised floats."""
+"""Normalisation of images on the device, from bytes to floats."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,7 @@ from graft.data.preprocessing import Preprocessing
 
 
 class Normalise(nn.Module):
-    """uint8 [B, 3, S, S] to float32: minus mean, over std; floating-point images pass unchanged. Its buffers are in no
-    state dict."""
+    """uint8 images [B, 3, S, S] to float32: minus mean, divided by std; floating-point images pass unchanged."""
 
     mean: Tensor
     inverse_std: Tensor
@@ -30,6 +29,6 @@ class Normalise(nn.Module):
 
 
 def is_channels_last(network: nn.Module) -> bool:
-    """Whether its convolutions lie channels-last in memory, and want their input so."""
+    """Whether the convolutions of `network` are in channels-last memory format, which their input should have too."""
     first = next((p for p in network.parameters() if p.dim() == 4), None)
     return first is not None and first.is_contiguous(memory_format=torch.channels_last)

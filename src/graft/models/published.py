@@ -1,4 +1,4 @@
-"""Weights that a library publishes: where they are kept, whether they are within reach, and how they come here.
+"""Weights that a library publishes: their address, their local copy, and whether they can be downloaded.
 
 Imports no torch, so that a missing network is reported before anything heavy is loaded.
 """
@@ -20,44 +20,44 @@ from graft.system import downloads
 from graft.system.files import sha256
 
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
-"""The beginning of a file's SHA-256, as torch.hub has it in a name: vgg16-397923af.pth."""
+"""The first digits of a file's SHA-256, as torch.hub has them in its name: vgg16-397923af.pth."""
 
 
 class Address(Protocol):
-    """Where a file is published and where its copy is kept."""
+    """Where a file is published and where its local copy is."""
 
     @property
     def url(self) -> str: ...
 
     @property
-    def place(self) -> Path:
-        """The file to put there by hand."""
+    def path(self) -> Path:
+        """Where a copy that the user downloads by hand belongs."""
 
-    def here(self) -> Path | None:
+    def local_copy(self) -> Path | None:
         """The copy on this machine, if there is one."""
 
     def require_reachable(self, what: str) -> None:
-        """Raise NotAvailable, within `download.timeout` seconds, unless `what` can be fetched."""
+        """Raise NotAvailable, within `download.timeout` seconds, unless `what` can be downloaded."""
 
     def fetch(self, what: str) -> Path:
-        """The file, downloaded where it is not here yet; one process at a time does so, the others wait.
+        """The local copy, downloaded first if there is none; one process at a time downloads, the others wait.
 
         Raises:
-            NotAvailable: neither here nor within reach.
-            WeightsError: what came, or lies here, has not the publisher's checksum; the disk is full.
+            NotAvailable: there is no local copy, and it cannot be downloaded.
+            WeightsError: the file does not have the publisher's checksum, or the disk is full.
         """
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights of a library, described before they are fetched.
+    """Weights of a library, described before they are downloaded.
 
     Attributes:
         name: library, network and entry: "torchvision vgg16 IMAGENET1K_V1", "timm resnet50.a1_in1k".
-        title: in the user's words.
-        address: where they are.
-        preprocessing: what they expect of an image.
-        classes: names of the classes their head tells apart; None for a trunk alone, or where nobody knows.
+        title: for messages, e.g. "ImageNet weights of vgg16".
+        address: where they are published.
+        preprocessing: of the images that they were trained on.
+        classes: names of the classes of their head; None for a trunk alone, or where they are unknown.
     """
 
     name: str
@@ -69,47 +69,47 @@ class Published:
 
 @dataclass(frozen=True)
 class TorchHub:
-    """A file at any address, kept in torch.hub's cache under its own name."""
+    """A file at any URL, cached by torch.hub under its own name."""
 
     url: str
 
     @property
-    def place(self) -> Path:
+    def path(self) -> Path:
         return _hub_dir() / "checkpoints" / Path(urlparse(self.url).path).name
 
-    def here(self) -> Path | None:
-        return self.place if self.place.exists() else None
+    def local_copy(self) -> Path | None:
+        return self.path if self.path.exists() else None
 
     def require_reachable(self, what: str) -> None:
-        downloads.require_reachable(self.url, what=what, place=str(self.place))
+        downloads.require_reachable(self.url, what=what, place=str(self.path))
 
     def fetch(self, what: str) -> Path:
-        promised = HASH_IN_NAME.search(self.place.name)
+        promised = HASH_IN_NAME.search(self.path.name)
         beginning = promised[1] if promised else ""
-        if self.here() is None:
+        if self.local_copy() is None:
             self.require_reachable(what)
             try:
-                downloads.download(self.url, self.place, what=what, sha256=beginning)
+                downloads.download(self.url, self.path, what=what, sha256=beginning)
             except DataError as error:
                 raise WeightsError(str(error)) from error
-        demand_hash(self.place, beginning)
-        return self.place
+        demand_hash(self.path, beginning)
+        return self.path
 
 
 def demand_hash(file: Path, beginning: str) -> None:
-    """Raise WeightsError unless the SHA-256 of `file` begins so, as its name promises."""
+    """Raise WeightsError unless the SHA-256 of `file` has this `beginning`, which its name contains."""
     if not sha256(file).startswith(beginning):
         raise WeightsError(
-            f"{file}: its SHA-256 does not begin with {beginning} as its name promises; the file is damaged. "
-            "Delete it, and the next run fetches it again."
+            f"{file}: its SHA-256 does not begin with {beginning} as its name says; the file is damaged. "
+            "Delete it, and the next run downloads it again."
         )
 
 
 def torchvision_address(network: str, entry: str) -> TorchHub | None:
-    """Where torchvision publishes weights, without importing it; None where that is unknown.
+    """The address of torchvision's weights, found without importing it; None where that is unknown.
 
     Args:
-        network: a name of torchvision's, e.g. "vgg16".
+        network: torchvision's name, e.g. "vgg16".
         entry: "default" or the name of an entry, e.g. "IMAGENET1K_V1".
     """
     url = _torchvision_entries(network).get("DEFAULT" if entry == "default" else entry)
@@ -117,7 +117,7 @@ def torchvision_address(network: str, entry: str) -> TorchHub | None:
 
 
 def _hub_dir() -> Path:
-    """`torch.hub.get_dir()`, by the same environment variables where torch is not imported."""
+    """`torch.hub.get_dir()`, from the same environment variables where torch is not imported."""
     if "torch" in sys.modules:
         return Path(sys.modules["torch"].hub.get_dir())
     cache_home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
@@ -126,7 +126,7 @@ def _hub_dir() -> Path:
 
 @cache
 def _torchvision_entries(network: str) -> dict[str, str]:
-    """The entries of the weights of `network` with their addresses, read from the source text of torchvision.models."""
+    """Weight entries of `network` and their URLs, read from the source text of torchvision.models."""
     spec = importlib.util.find_spec("torchvision")
     folders = [Path(folder) / "models" for folder in (spec.submodule_search_locations or ())] if spec else []
     texts = (file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py")))
@@ -137,7 +137,7 @@ def _torchvision_entries(network: str) -> dict[str, str]:
 
 
 def _urls(enum: ast.ClassDef) -> dict[str, str]:
-    """The entries of an enumeration of weights, `V1 = Weights(url="…")` and `DEFAULT = V1`, with their addresses."""
+    """The entries of an enumeration of weights, `V1 = Weights(url="…")` and `DEFAULT = V1`, and their URLs."""
     urls: dict[str, str] = {}
     for line in enum.body:
         match line:

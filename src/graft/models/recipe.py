@@ -1,29 +1,71 @@
-"""A network as plain values: what a config says and a checkpoint carries. Imports no torch."""
+"""A network as plain values: what a configuration describes and a checkpoint contains. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from graft.data.preprocessing import LARGEST_INPUT, Preprocessing
 from graft.errors import ConfigError, RecordError, nearest
-from graft.models.configurations import (
-    CLASSIFIERS,
-    NETWORKS,
-    SIZED,
-    TABLES,
-    TORCHVISION_VGGS,
-    Facts,
-    M,
-    Table,
-    known_models,
-    smallest_input,
-    timm_architectures,
-    torchvision_classifiers,
+from graft.models.configurations import CLASSIFIERS, Facts, M
+from graft.models.families import family_of
+from graft.models.families.base import usual_preprocessing
+from graft.system.values import (
+    Check,
+    Unexpected,
+    among,
+    either,
+    flag,
+    integer,
+    line,
+    mapping,
+    number,
+    optional,
+    read_values,
+    scalar,
+    sequence,
+    tree,
 )
-from graft.system.values import Check, among, either, flag, integer, line, number, optional, read_values, sequence
 
-INSTALL_TIMM = "pip install 'graft[timm]'"
-VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")
+MOST_VALUES = 1_000
+DEEPEST_VALUE = 8
+
+
+def dotted_path(value: object) -> str:
+    """The dotted path of a class or function, e.g. "my_package.Net"."""
+    path: str = line(200)(value)
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise Unexpected(value, "the dotted path of a class or function, e.g. my_package.Net")
+    return path
+
+
+def arguments(value: object) -> dict[str, Any]:
+    """Arguments by name: numbers, texts, true, false and null, in lists and mappings of limited size."""
+    checked = {}
+    for name, each in mapping(value).items():
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+            raise Unexpected(name, "the name of an argument", f".{ascii(str(name)[:80])[1:-1]}")
+        try:
+            checked[name] = tree(_plain_value, MOST_VALUES, DEEPEST_VALUE)(each)
+        except Unexpected as error:
+            raise Unexpected(error.value, error.expected, f".{name}{error.within}") from None
+        _refuse_targets(checked[name], f".{name}")
+    return checked
+
+
+def _plain_value(value: object) -> bool | int | float | str | None:
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise Unexpected(value, "numbers, texts, true, false and null, in lists and mappings")
+    return scalar(value)
+
+
+def _refuse_targets(value: object, within: str) -> None:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in pairs:
+        if key == "_target_":
+            raise Unexpected(value, "plain values; build a part of the network inside its own class", within)
+        _refuse_targets(each, f"{within}.{key}")
+
 
 RECORDED: dict[str, Check] = {
     "name": line(200),
@@ -34,25 +76,33 @@ RECORDED: dict[str, Check] = {
     "input_size": optional(integer(1, LARGEST_INPUT)),
     "average_pool": optional(integer(0, 64)),
     "family": optional(among("timm")),
+    "target": optional(dotted_path),
+    "arguments": optional(arguments),
 }
-"""What a recipe may be that a file brings; one of the user's own configuration has no such limits."""
+"""The values that a recipe in a file may have; a recipe of the user's own configuration has no such limits."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name and what departs from that network as it is known; None means as known.
+    """The name of a network and the options that change it; None leaves the named network as it is.
 
     Attributes:
-        name: one of `known_models()`, or any name when `table` is given (a VGG of one's own); with family="timm" one
-            of timm's, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
+        name: one of `graft.models.families.known_models()`, or any name when `table` is given (a custom VGG) or
+            `target`; with family="timm" one of timm's, with or without the tag of its weights ("resnet50",
+            "resnet50.a1_in1k").
         table: convolutions (channels) and pools ("M") of a VGG, from input to output.
         batch_norm: BatchNorm after every convolution of a VGG.
-        classifier: on top of a VGG: "vgg" (three linear layers), "linear" (one on the flattened features)
+        classifier: of a VGG: "vgg" (three linear layers), "linear" (one on the flattened features)
             or "pooled" (average pool, BatchNorm, one linear layer).
         dropout: probability of the dropout layers, in [0, 1).
         input_size: side of the square image, in pixels.
-        average_pool: side of the adaptive average pool under a VGG's classifier; 0 is none.
+        average_pool: side of the adaptive average pool before a VGG's classifier; 0 is none.
         family: "timm" for a name of timm's; None for all others.
+        target: dotted path of the class or function that makes a custom network; None for all others.
+        arguments: what `target` is called with besides the number of classes, as plain values.
+
+    Raises:
+        ConfigError: `target` or `arguments` of another type.
     """
 
     name: str
@@ -63,21 +113,32 @@ class Recipe:
     input_size: int | None = None
     average_pool: int | None = None
     family: str | None = None
+    target: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.table is not None:
             object.__setattr__(self, "table", tuple(self.table))
+        if self.family not in (None, "timm"):
+            raise ConfigError(f'model.family="{self.family}": must be timm, or null for all other networks.')
+        try:
+            if self.target is not None:
+                dotted_path(self.target)
+            object.__setattr__(self, "arguments", arguments(self.arguments or {}))
+        except Unexpected as error:
+            key = error.within or "._target_"
+            raise ConfigError(f"model{key}={_shown(error.value)}: refused. Expected: {error.expected}.") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only: what a checkpoint, a summary or a JSON file can hold."""
+        """Plain types only, for a checkpoint, a summary or a JSON file."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> "Recipe":
-        """The inverse of `to_dict`; missing keys are as known.
+        """The inverse of `to_dict`; missing keys have their defaults, as in checkpoints of older versions.
 
         Args:
-            values: as a file holds them.
+            values: as a file contains them.
             source: the file, for messages.
 
         Raises:
@@ -95,36 +156,21 @@ class Recipe:
         return cls(**checked)
 
     def facts(self) -> Facts:
-        """The network described whole: its row of `NETWORKS` with this recipe's departures in place.
+        """Everything known about the network before it is built, with this recipe's options applied.
 
         Raises:
-            ConfigError: an unknown name, a table that is none, a key this network does not have, a number out
+            ConfigError: an unknown name, an invalid table, a key that this network does not have, a number out
                 of range, or an input smaller than the pools allow; names the key and the nearest right value.
         """
-        known = self._known()
-        self._refuse_keys(known)
-        departures = {
-            key: value for key in (*VGG_ONLY, "dropout", "input_size") if (value := getattr(self, key)) is not None
-        }
-        if self.table is not None:
-            departures["table"] = checked_table(self.table)
-            departures["min_size"] = smallest_input(departures["table"])
-        facts = replace(known, **departures)
-        _check(facts)
-        if self.average_pool is not None and facts.classifier == "pooled":
-            raise ConfigError(
-                f"model.average_pool={self.average_pool} and model.classifier=pooled disagree: "
-                "pooled averages the whole map. Leave one of them out."
-            )
-        return facts
+        return family_of(self).facts(self)
 
     def demand_input(self, size: int, key: str, side: int | None = None) -> None:
         """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side.
 
         Args:
-            size: what is wanted.
-            key: who wants it.
-            side: the only size it takes where its library had to be asked, see `graft.models.built_for`.
+            size: the size to check.
+            key: the configuration key that sets it.
+            side: `graft.models.fixed_input_size` of it, where that was determined already.
         """
         facts = self.facts()
         if side is None and facts.fixed_size:
@@ -142,105 +188,18 @@ class Recipe:
             )
 
     def usual_preprocessing(self) -> Preprocessing:
-        """What evaluation does to an image where weights say nothing of it; timm's networks say it themselves.
+        """What evaluation does to an image where neither the weights nor the library define it.
 
         ImageNet's mean and standard deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized
-        to 8/7 of it before the centre crop (224 from 256, 299 from 342) and without margin at 64 pixels or less.
-        torchvision's weights of the networks in `NETWORKS` say the same.
+        to 8/7 of it before the centre crop (224 from 256, 299 from 342) and without a margin at 64 pixels or less.
+        torchvision's weights of the networks that it has facts about expect the same.
         """
-        facts = self.facts()
-        size = facts.input_size
-        resize = size if size <= 64 else round(size * 8 / 7)
-        return Preprocessing(input_size=size, resize_size=resize, mean=facts.mean, std=facts.std)
+        return usual_preprocessing(self.facts())
 
     def torchvision_name(self) -> str | None:
-        """The torchvision network whose weights have these convolutions; None where there is none.
-
-        A VGG is known by its table, so `name: vgg16, batch_norm: true` takes the weights of vgg16_bn.
-        """
-        facts = self.facts()
-        if facts.family == "torchvision":
-            return self.name
-        if facts.family == "timm":
-            return None
-        for name, (letter, batch_norm) in TORCHVISION_VGGS.items():
-            if (facts.table, facts.batch_norm) == (TABLES[letter], batch_norm):
-                return name
-        return None
-
-    def _known(self) -> Facts:
-        if self.family is not None:
-            return self._known_to_timm()
-        if self.name in NETWORKS:
-            return NETWORKS[self.name]
-        if self.table is not None:
-            return NETWORKS["vgg_custom"]
-        if self.name in torchvision_classifiers():
-            return Facts("torchvision", sized=self.name.startswith(tuple(SIZED)))
-        of_timm = self.name.partition(".")[0] in timm_architectures()
-        near = f" Did you mean model=timm model.name={self.name}?" if of_timm else nearest(self.name, known_models())
-        raise ConfigError(
-            f'model.name="{self.name}": no such network.{near} '
-            f"There are {', '.join(NETWORKS)}, every other torchvision classifier by its name, "
-            "any name with a model.table of layers, and with model=timm every network of timm."
-        )
-
-    def _known_to_timm(self) -> Facts:
-        if self.family != "timm":
-            raise ConfigError(f'model.family="{self.family}": it is timm, or null for all other networks.')
-        architectures = timm_architectures()
-        if not architectures:
-            raise ConfigError(f"model=timm model.name={self.name}: needs timm. Install it: {INSTALL_TIMM}")
-        if (architecture := self.name.partition(".")[0]) not in architectures:
-            raise ConfigError(
-                f'model.name="{self.name}": timm has no such network.{nearest(architecture, architectures)} '
-                "All are listed at https://huggingface.co/timm, and by timm.list_models()."
-            )
-        return Facts("timm")
-
-    def _refuse_keys(self, known: Facts) -> None:
-        """A layer table and what goes with it is for the VGGs that are built by one."""
-        ready_made = known.family == "vgg_speed"
-        refused = {"vgg": (), "vgg_speed": (*VGG_ONLY, "dropout")}.get(known.family, VGG_ONLY)
-        for key in refused:
-            if getattr(self, key) is not None:
-                owner = "ready-made" if ready_made else f"{known.family}'s own"
-                raise ConfigError(
-                    f"model.{key}: only VGGs built by a table have it, and model.name={self.name} is {owner}. "
-                    f"Leave model.{key} out, or choose {'another' if ready_made else 'a'} VGG."
-                )
+        """The torchvision network whose published weights fit this network's convolutions; None where there is none."""
+        return family_of(self).torchvision_name(self)
 
 
-def checked_table(layers: Sequence[int | str]) -> Table:
-    """`layers` as a table, each entry a positive number of channels or "M".
-
-    Raises:
-        ConfigError: empty, a pool first, or an entry that is neither; names its position.
-    """
-    if not layers:
-        raise ConfigError("model.table: empty; name at least one convolution, as in model.table=[64,M,128,M].")
-    for position, layer in enumerate(layers):
-        if layer != M and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 1):
-            raise ConfigError(
-                f"model.table: entry {position} is {layer!r}; each is a number of channels or M (max-pool)."
-            )
-    if layers[0] == M:
-        raise ConfigError("model.table: begins with a pool; the first entry is a convolution's number of channels.")
-    return tuple(layers)  # type: ignore[arg-type]
-
-
-def _check(facts: Facts) -> None:
-    if facts.classifier is not None and facts.classifier not in CLASSIFIERS:
-        raise ConfigError(
-            f"model.classifier={facts.classifier}: unknown.{nearest(facts.classifier, CLASSIFIERS)} "
-            f"There are {', '.join(CLASSIFIERS)}."
-        )
-    if facts.dropout is not None and not 0 <= facts.dropout < 1:
-        raise ConfigError(f"model.dropout={facts.dropout}: a probability in [0, 1) is wanted.")
-    if facts.average_pool is not None and facts.average_pool < 0:
-        raise ConfigError(f"model.average_pool={facts.average_pool}: 0 (none) or the side of the pooled map is wanted.")
-    if facts.input_size < facts.min_size:
-        raise ConfigError(
-            f"model.input_size={facts.input_size}: its pools need {facts.min_size} pixels or more. "
-            f"Set model.input_size={facts.min_size} or more, or choose a network with fewer pools."
-        )
+def _shown(value: object) -> str:
+    return ascii(value)[:80] if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import ConfigError, nearest
-from graft.models.configurations import CLASSIFIERS, M, smallest_input
-from graft.models.recipe import checked_table
+from graft.models.configurations import CLASSIFIERS, M, checked_table, smallest_input
 
 HIDDEN = 4096
 
@@ -17,9 +16,9 @@ class VGG(nn.Module):
     """Convolutions by `table`, an average pool, a classifier.
 
     With classifier="vgg" and torchvision's tables, the state dict has torchvision's keys and shapes, and fp32
-    outputs equal torchvision's to the bit. Convolutions are drawn from Kaiming's normal distribution (He et
-    al. 2015; fan out, ReLU), linear layers from N(0, 0.01), biases 0, BatchNorm 1 and 0. Each tensor is drawn
-    once: PyTorch's own initialisation is skipped.
+    outputs equal torchvision's to the bit. Convolutions are initialised from Kaiming's normal distribution (He et
+    al. 2015; fan out, ReLU), linear layers from N(0, 0.01), biases 0, BatchNorm 1 and 0. Each tensor is
+    initialised once: PyTorch's own initialisation is skipped.
 
     Shapes: images [B, 3, S, S] -> logits [B, num_classes], S >= `smallest_input(table)`; exactly `input_size`
     when there is no average pool.
@@ -31,14 +30,14 @@ class VGG(nn.Module):
         classifier: "vgg": three linear layers with ReLU and dropout between; "linear": one on the flattened
             features; "pooled": global average pool, BatchNorm, one linear layer.
         input_size: side of the image in pixels; matters only where there is no average pool.
-        average_pool: side of the pooled feature map; None or 0 leaves the map as it is.
-        dropout: probability; None is 0.5 for "vgg" and 0 else.
+        average_pool: side of the pooled feature map; None or 0 leaves the map unchanged.
+        dropout: probability; None is 0.5 for "vgg" and 0 otherwise.
 
     Attributes:
-        head: names of the modules that are drawn anew for a new set of classes.
+        head: names of the modules that are re-initialised for a new set of classes.
 
     Raises:
-        ConfigError: a table that is none, an unknown classifier, or an input smaller than the pools allow.
+        ConfigError: an invalid table, an unknown classifier, or an input smaller than the pools allow.
     """
 
     def __init__(
@@ -73,26 +72,28 @@ class VGG(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every tensor anew from torch's global generator, from input to output."""
+        """Re-initialise every tensor from torch's global generator, from input to output."""
         for module in self.modules():
             reset_vgg_layer(module)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, 3, S, S], normalised as the weights expect."""
+        """Logits [B, num_classes] of normalised images [B, 3, S, S]."""
         maps = self.avgpool(self.features(images))
         return self.classifier(torch.flatten(maps, 1))
 
 
 class AveragePool(nn.AdaptiveAvgPool2d):
-    """As in torch, but a map that is of this size already, as of images of 224 pixels, is given back as it is: the same
-    to the bit, and with a gradient that a GPU can compute under `trainer.deterministic`, where torch's has none."""
+    """As in torch, but a map that already has the output size, as with images of 224 pixels, is returned unchanged.
+
+    That is equal to the bit, and its gradient works on a GPU under `trainer.deterministic`, where torch's has none.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps if maps.shape[-2:] == self.output_size else super().forward(maps)
 
 
 def reset_vgg_layer(module: nn.Module) -> None:
-    """Draw one layer as a VGG's layers are drawn; modules of other kinds are left alone."""
+    """Initialise one layer as a VGG's layers are; modules of other kinds are left unchanged."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(module.bias)  # type: ignore[arg-type]
@@ -120,7 +121,7 @@ def _convolutions(table: Sequence[int | str], batch_norm: bool) -> nn.Sequential
 
 
 def _classifier(kind: str, width: int, num_classes: int, dropout: float) -> tuple[nn.Sequential, tuple[str, ...]]:
-    """The layers from flattened features to logits, and the names of those that make up the head."""
+    """The layers from flattened features to logits, and the names of those in the head."""
     if kind == "vgg":
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise((width, HIDDEN, HIDDEN)):

@@ -1,7 +1,7 @@
-"""A VGG made to learn small pictures in few seconds (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
+"""A VGG that learns small images in a few seconds (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
 
-Its convolutions of 3x3 and its pools are a VGG's. The rest is there to save epochs: the first layer whitens and is
-computed, not learned; the others begin by handing on what they get; BatchNorm learns shifts alone, and fast.
+Its 3x3 convolutions and its pools are a VGG's. The rest saves epochs: the first layer whitens and is computed, not
+learned; the other convolutions are initialised as the identity; BatchNorm learns shifts only, at a high rate.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ WIDTHS = (64, 256, 256)
 
 SHIFT_GAIN = 8.0
 RUNNING = 0.4
-"""Share of each batch in the running mean and variance: epochs are few."""
+"""Weight of each batch in the running mean and variance, high because there are few epochs."""
 
 LOGIT_SCALE = 1 / 9
 EPSILON = 5e-4
@@ -26,13 +26,13 @@ class VGGSpeed(nn.Module):
     """Whitening, three blocks (convolution, pool, norm, GELU, convolution, norm, GELU), the maximum of the map, one
     linear layer: 2.0 million parameters, 0.24 GFLOP for an image of 32 pixels.
 
-    Convolutions have no bias; each begins as the identity on as many channels as it gets, the rest drawn as `nn.Conv2d`
-    draws itself (Jordan 2024, section 3.2).
+    Convolutions have no bias; each is initialised as the identity on its input channels, the rest as `nn.Conv2d`
+    is (Jordan 2024, section 3.2).
 
     Shapes: images [B, 3, S, S] -> logits [B, num_classes], S >= 9.
 
     Attributes:
-        head: names of the modules that are drawn anew for a new set of classes.
+        head: names of the modules that are re-initialised for a new set of classes.
     """
 
     head = ("classifier.linear",)
@@ -56,12 +56,12 @@ class VGGSpeed(nn.Module):
         return self.classifier(torch.flatten(F.max_pool2d(maps, maps.shape[-2:]), 1))
 
     def fit_to(self, images: Tensor) -> None:
-        """Compute what is not learned, from some thousand normalised training images [N, 3, S, S]."""
+        """Compute the whitening from a few thousand normalised training images [N, 3, S, S]."""
         self.features.whitening.fit_to(images)  # type: ignore[union-attr, operator]
 
 
 class Whitening(nn.Module):
-    """Patches of 2x2 pixels in the directions in which they vary, each scaled to variance 1, and their negatives
+    """Projections of 2x2 patches on their principal directions, each scaled to variance 1, and their negatives
     (Page 2019, "How to train your ResNet"); then a learned shift.
 
     Shapes: [B, 3, S, S] -> [B, 24, S - 1, S - 1].
@@ -83,7 +83,7 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit_to(self, images: Tensor) -> None:
-        """Whiten as the patches of these normalised images [N, 3, S, S] ask for."""
+        """Set the kernels that whiten the patches of these normalised images [N, 3, S, S]."""
         patches = F.unfold(images.float(), self.side).transpose(1, 2).flatten(0, 1).double()  # [N (S - 1)^2, 12]
         variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
         kernels = (directions / (variances + EPSILON).sqrt()).T.flip(0).reshape(-1, *self.weight.shape[1:])
@@ -93,8 +93,8 @@ class Whitening(nn.Module):
 class ShiftNorm(nn.BatchNorm2d):
     """BatchNorm that learns a shift and no scale.
 
-    The shift is SHIFT_GAIN times its parameter: SGD then moves it SHIFT_GAIN squared, 64, times as fast, and decays it
-    no more than the rest (Page 2019 gives the same by a parameter group of its own).
+    The shift is SHIFT_GAIN times its parameter: SGD then moves it SHIFT_GAIN squared, 64, times as fast, without
+    more weight decay (Page 2019 does the same with a separate parameter group).
     """
 
     scale: Tensor

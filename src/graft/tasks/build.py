@@ -21,7 +21,7 @@ from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics
 from graft.learning.module import Learner, Objective
 from graft.learning.views import wanted_views
-from graft.models import build_network, built_for
+from graft.models import build_network, fixed_input_size
 from graft.models.normalise import Normalise
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.system.device import compile_mode
@@ -67,7 +67,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     preprocessing = settle_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))
-    recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
+    recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
     plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)

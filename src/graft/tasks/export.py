@@ -58,7 +58,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
         from graft.export.formats import Handover, check, formats
         from graft.learning.restore import from_checkpoint
 
-    restored = from_checkpoint(checkpoint)
+    restored = from_checkpoint(checkpoint, config.trust)
     images = real_images(config, restored, said)
     handover = Handover(restored, config.preprocess)
     if "state_dict" in wanted and handover.origin.library == "graft":

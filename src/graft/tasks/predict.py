@@ -101,7 +101,7 @@ def restore(config: Any) -> "Restored":
         with uncollected():
             from graft.learning.restore import from_checkpoint  # torch only now that there is something to restore
 
-        return from_checkpoint(checkpoint).prepared(config.preprocess)
+        return from_checkpoint(checkpoint, config.trust).prepared(config.preprocess)
     downloads.configure(config.download)
     recipe, weights = recipe_of(config), config.model.weights
     lacking = weights_out_of_reach(recipe, weights)

@@ -31,7 +31,7 @@ def look(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> Look:
     from graft.config.fields import one_of
 
     one_of("part", part, ("train", "val", "test"))
-    content, restored = read_checkpoint(checkpoint), from_checkpoint(checkpoint)
+    content, restored = read_checkpoint(checkpoint), from_checkpoint(checkpoint, trust)
     run = run_config(EvaluateConfig(trust=list(trust)), restored.config, (), restored.source)
     splits = open_splits(run)
     device, channels_last = as_trained(restored.config.get("trainer", {}), {})

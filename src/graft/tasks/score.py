@@ -45,7 +45,7 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
     Raises:
         ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
     """
-    restored = from_checkpoint(checkpoint).prepared(config.preprocess)
+    restored = from_checkpoint(checkpoint, config.trust).prepared(config.preprocess)
     if len(restored.classes) > MOST_CLASSES:
         raise ConfigError(
             f"{checkpoint}: has {len(restored.classes):,} classes; pairs of classes are counted of {MOST_CLASSES:,} at "

@@ -193,7 +193,7 @@ def weights_out_of_reach(recipe: Recipe, weights: str | None, *, only_known: boo
 
         return locate_weights(recipe, weights)
     try:
-        if address.here() is None:
+        if address.local_copy() is None:
             address.require_reachable(f"ImageNet weights of {name}")
     except NotAvailable as error:
         return error

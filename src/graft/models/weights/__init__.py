@@ -1,23 +1,24 @@
-"""Pretrained weights: where they are, whether they fit, what they bring along.
+"""Pretrained weights: finding them, checking that they fit, loading them with their preprocessing and classes.
 
 A source is named as in `model.weights`: "default" (torchvision's or timm's), another torchvision entry such as
-"IMAGENET1K_FEATURES", "bundled" (ours), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
-are read with `weights_only=True`: a file can hold tensors and plain values, never code."""
+"IMAGENET1K_FEATURES", "bundled" (Graft's), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
+are read with `weights_only=True`: a file contains tensors and plain values, never code.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from graft.data.preprocessing import Preprocessing
 from graft.errors import NotAvailable
-from graft.models import built_for
+from graft.models.families import family_of
+from graft.models.families.base import at_input_size
 from graft.models.recipe import Recipe
-from graft.models.weights.finding import existing_file, find_published, preprocessing_of_copy
-from graft.models.weights.fitting import as_today, fit, listed
-from graft.models.weights.grafting import graft_head, origins_by_name, said_of_origins
+from graft.models.weights.finding import existing_file, find_published
+from graft.models.weights.fitting import fit, listed
+from graft.models.weights.grafting import describe_origins, graft_head, origins_by_name
 from graft.models.weights.reading import Source, read_file
 from graft.system.files import sha256
 
@@ -30,21 +31,19 @@ __all__ = [
     "sized_by_weights",
 ]
 
-IMAGENET_CLASSES = 1000
-
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What became of a network's tensors.
+    """Which tensors of a network were loaded, and from where.
 
     Attributes:
         source: where the weights came from: a file, "torchvision NAME.ENTRY", or "random".
         sha256: of the file, in hex; None where there is none.
         loaded: names of the parameters read from the source.
-        random: names of the parameters left as they were drawn.
-        preprocessing: what the weights expect of an image; None for random weights.
-        classes: names of the classes their head tells apart, where known.
-        notes: what a user should hear, one sentence each.
+        random: names of the parameters that stay randomly initialised.
+        preprocessing: of the images that the weights were trained on; None for random weights.
+        classes: names of the classes of their head, where known.
+        notes: for the user, one sentence each.
     """
 
     source: str
@@ -65,28 +64,28 @@ def load_weights(
     classes: Sequence[str] = (),
     head_from: Mapping[Any, Any] | None = None,
 ) -> WeightsReport:
-    """Read `weights` into `network`; half precision becomes the network's own.
+    """Load `weights` into `network`, converted to the network's precision.
 
-    The trunk must be there whole. A file may lack everything above it (VGG16's convolutions alone, Inception
-    without auxiliary head): that stays random and is reported. A VGG's classifier in the file is set aside
+    The trunk must be complete. A file may lack everything above it (VGG16's convolutions alone, Inception
+    without auxiliary head): those layers stay random and are reported. A VGG's classifier in the file is ignored
     when the recipe asks for another than the named network's own.
 
     Args:
         network: as `build_network(recipe, ...)` made it; changed in place, and only if all fits.
         recipe: its recipe.
         weights: the source, as in `model.weights`.
-        keep_head: read the head too if its number of classes agrees; otherwise it stays as drawn.
+        keep_head: load the head too if its number of classes agrees; otherwise it stays random.
         classes: names of the network's classes, for `head_from`.
-        head_from: class → the class or classes of the weights whose rows its own begins with (see `graft_head`).
+        head_from: class → the class or classes of the weights whose rows initialise its own (see `graft_head`).
 
     Returns:
         What was loaded from where, and what stayed random.
 
     Raises:
-        WeightsError: no such weights, an unreadable or corrupted file (named), or one that does not fit (the
-            keys are named).
-        ConfigError: `head_from` names what is not there.
-        NotAvailable: weights to be downloaded that are neither here nor within reach.
+        WeightsError: no such weights, an unreadable or corrupted file, or one that does not fit; names the file
+            and the keys.
+        ConfigError: `head_from` names a class that does not exist.
+        NotAvailable: published weights that are not on this machine and cannot be downloaded.
     """
     parameters = [name for name, _ in network.named_parameters()]
     if weights is None:
@@ -94,13 +93,15 @@ def load_weights(
     source = _read(recipe, weights)
     chosen, notes = fit(network, recipe, source, keep_head)
     if source.ignored:
-        notes.append(f"Not of the network, and not read from the file: {listed(source.ignored)}.")
+        notes.append(f"Ignored, because they are not in the network: {listed(source.ignored)}.")
     card = _card(recipe, source)
     loaded = set(chosen)
     if head_from:
         origins = origins_by_name(head_from)
-        head = graft_head(network, as_today(network, recipe, source.tensors), card.classes, classes, origins)
-        chosen, notes = chosen | head, [*notes, said_of_origins(classes, origins)]
+        head = graft_head(
+            network, family_of(recipe).convert(network, recipe, source.tensors), card.classes, classes, origins
+        )
+        chosen, notes = chosen | head, [*notes, describe_origins(classes, origins)]
         loaded |= set(head) if len(origins) == len(classes) else set()
     network.load_state_dict(chosen, strict=False)
     return WeightsReport(
@@ -115,21 +116,21 @@ def load_weights(
 
 
 def locate_weights(recipe: Recipe, weights: str | None) -> NotAvailable | None:
-    """Whether `weights` can be had, answered within `download.timeout` seconds and without fetching them.
+    """Whether `weights` can be loaded, answered within `download.timeout` seconds and without downloading them.
 
     Returns:
-        None if they are on this machine or their address answers; else the error to raise, with the address
-        and the file to put there by hand.
+        None if they are on this machine or their URL answers; else the error to raise, with the URL and the path
+        for a download by hand.
 
     Raises:
-        WeightsError: there are no such weights, or no such file; no network would help.
+        WeightsError: there are no such weights or there is no such file, online or not.
     """
     if weights is None:
         return None
     published = find_published(recipe, weights)
     if published is None:
         existing_file(recipe, weights)
-    elif published.address.here() is None:
+    elif published.address.local_copy() is None:
         try:
             published.address.require_reachable(published.title)
         except NotAvailable as error:
@@ -140,11 +141,10 @@ def locate_weights(recipe: Recipe, weights: str | None) -> NotAvailable | None:
 def default_preprocessing(recipe: Recipe, weights: str | None) -> Preprocessing:
     """What evaluation does to an image before this network with these weights.
 
-    Weights of torchvision and timm bring their own, files of ours theirs; for a network of timm it is what timm says
-    of that; else it is ImageNet's mean and standard
-    deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized to 8/7 of it before the
-    centre crop (224 from 256, 299 from 342) and without margin at 64 pixels or less. `recipe.input_size` goes
-    before all.
+    Published weights and Graft's own files define it. Without it, timm's networks have timm's, custom networks what
+    they declare, and all others ImageNet's mean and standard deviation (CIFAR-10's for the 32-pixel VGGs) at the
+    network's input size, resized to 8/7 of it before the centre crop (224 from 256, 299 from 342), without a margin at
+    64 pixels or less. `recipe.input_size` overrides the size in each case.
 
     Raises:
         WeightsError: as `load_weights` for the source itself.
@@ -153,26 +153,29 @@ def default_preprocessing(recipe: Recipe, weights: str | None) -> Preprocessing:
 
 
 def sized_by_weights(recipe: Recipe, weights: str | None) -> Recipe:
-    """`recipe` for images of the size that `weights` were made for, where it leaves the size open.
+    """`recipe` with the input size that `weights` were made for, where it does not set one.
 
-    A network with position embeddings is built for one size of image: vit_h_14's weights are for 518 pixels, which
-    its name does not say.
+    A network with position embeddings has a fixed input size, which may depend on the weights: vit_h_14's are for 518
+    pixels.
 
     Raises:
         WeightsError: as `load_weights` for the source itself.
     """
-    side = built_for(recipe)
-    if weights is None or recipe.input_size is not None or side is None or recipe.facts().family == "vgg":
+    family = family_of(recipe)
+    if weights is None or recipe.input_size is not None or not family.resized_by_weights:
+        return recipe
+    side = family.fixed_input_size(recipe)
+    if side is None:
         return recipe
     size = default_preprocessing(recipe, weights).input_size
     return recipe if size == side else replace(recipe, input_size=size)
 
 
 def default_classes(recipe: Recipe, weights: str | None) -> tuple[str, ...] | None:
-    """Names of the classes the head in `weights` tells apart; None where nobody knows.
+    """Names of the classes of the head in `weights`; None where they are unknown.
 
-    A file of 1,000 classes without names for a network of torchvision or timm is taken to be ImageNet's, one of as
-    many classes as a larger ImageNet that timm knows to be that.
+    A file of 1,000 classes without names, for a network of torchvision or timm, is assumed to be ImageNet's; one with
+    the number of classes of a larger ImageNet that timm knows is assumed to be that.
 
     Raises:
         WeightsError: as `load_weights` for the source itself.
@@ -189,53 +192,18 @@ class _Card:
 def _described(recipe: Recipe, weights: str | None) -> _Card:
     published = None if weights is None else find_published(recipe, weights)
     if published is not None:
-        return _Card(_at_size(recipe, published.preprocessing), published.classes)
-    return _Card(_usual(recipe), None) if weights is None else _card(recipe, _read(recipe, weights))
+        return _Card(at_input_size(published.preprocessing, recipe.input_size), published.classes)
+    if weights is None:
+        return _Card(family_of(recipe).preprocessing(recipe), None)
+    return _card(recipe, _read(recipe, weights))
 
 
 def _card(recipe: Recipe, source: Source) -> _Card:
-    preprocessing = _usual(recipe) if source.preprocessing is None else _at_size(recipe, source.preprocessing)
-    return _Card(preprocessing, source.classes or _usual_classes(recipe, source.tensors))
-
-
-def _at_size(recipe: Recipe, preprocessing: Preprocessing) -> Preprocessing:
-    """`preprocessing` at the recipe's input size, if it has one, with the same margin."""
-    size = recipe.input_size
-    if size is None:
-        return preprocessing
-    margin = preprocessing.resize_size / preprocessing.input_size
-    return replace(preprocessing, input_size=size, resize_size=round(size * margin))
-
-
-def _usual_classes(recipe: Recipe, tensors: Mapping[str, Tensor]) -> tuple[str, ...] | None:
-    """The classes of a file that names none, by the number of its logits."""
-    if recipe.facts().family == "timm":
-        from graft.models import timm_zoo
-
-        return timm_zoo.classes_in(tensors, timm_zoo.pretrained_config(recipe.name))
-    if recipe.torchvision_name() and _is_imagenet_head(tensors):
-        return tuple(torchvision.models.AlexNet_Weights.DEFAULT.meta["categories"])
-    return None
-
-
-def _is_imagenet_head(tensors: Mapping[str, Tensor]) -> bool:
-    heads = (
-        "classifier.6.bias",
-        "classifier.1.bias",
-        "classifier.bias",
-        "fc.bias",
-        "heads.head.bias",
-        "head.bias",
+    family, own = family_of(recipe), source.preprocessing
+    return _Card(
+        family.preprocessing(recipe) if own is None else at_input_size(own, recipe.input_size),
+        source.classes or family.classes_of_head(recipe, source.tensors),
     )
-    return any(key in tensors and len(tensors[key]) == IMAGENET_CLASSES for key in heads)
-
-
-def _usual(recipe: Recipe) -> Preprocessing:
-    if recipe.facts().family != "timm":
-        return recipe.usual_preprocessing()
-    from graft.models import timm_zoo
-
-    return _at_size(recipe, timm_zoo.preprocessing_of(timm_zoo.pretrained_config(recipe.name)))
 
 
 def _read(recipe: Recipe, weights: str) -> Source:
@@ -245,5 +213,5 @@ def _read(recipe: Recipe, weights: str) -> Source:
         return replace(source, name=published.name, preprocessing=published.preprocessing, classes=published.classes)
     file = existing_file(recipe, weights)
     source = read_file(file)
-    known = preprocessing_of_copy(recipe, file)
+    known = family_of(recipe).preprocessing_of_file(recipe, file)
     return source if known is None else replace(source, preprocessing=known)

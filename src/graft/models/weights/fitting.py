@@ -1,4 +1,4 @@
-"""Which tensors of a file go where in a network, and what is said when they do not."""
+"""Matching the tensors of a weight file to those of a network."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -8,24 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import WeightsError
-from graft.models.configurations import known_models
+from graft.models.families import family_of, known_models
 from graft.models.heads import belongs, head_modules, top_modules
 from graft.models.recipe import Recipe
 from graft.models.weights.reading import Source
-from graft.models.zoo import todays_keys
 
 SHOWN = 6
 
 
 def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of `source` to load into `network`, and what is to be said about the rest.
+    """The tensors of `source` to load into `network`, and notes for the user about the rest.
 
     Raises:
         WeightsError: a trunk's tensor is missing, not finite or of another shape, or one is unknown.
     """
-    wanted = network.state_dict()
+    expected = network.state_dict()
     top, head = top_modules(network), head_modules(network)
-    found = as_today(network, recipe, source.tensors)
+    found = family_of(recipe).convert(network, recipe, source.tensors)
     resized = [key for key, value in found.items() if source.tensors.get(key, value).shape != value.shape]
     notes = [f"Interpolated for this image size: {listed(resized)}."] if resized else []
 
@@ -34,34 +33,25 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
         raise WeightsError(f"{source.name}: NaN or infinity in {listed(broken)}.")
     found = {key: value for key, value in found.items() if key not in hollow}
 
-    if _another_classifier(wanted, found, top, head) and _chose_classifier(recipe):
+    if _another_classifier(expected, found, top, head) and _chose_classifier(recipe):
         found = {key: value for key, value in found.items() if not belongs(key, top)}
-        notes.append("The file's classifier is not the one chosen for this network: only its trunk is loaded.")
+        notes.append("The file's classifier is not the one configured for this network: only its trunk is loaded.")
 
     theirs = {key: value for key, value in found.items() if belongs(key, head)}
-    fits = theirs and all(key in wanted and value.shape == wanted[key].shape for key, value in theirs.items())
+    fits = theirs and all(key in expected and value.shape == expected[key].shape for key, value in theirs.items())
     if not (keep_head and fits):
         found = {key: value for key, value in found.items() if key not in theirs}
     if keep_head and not fits:
         notes.append(f"The head stays random: {_why_not(theirs)}.")
 
     absent = [module for module in top if not any(belongs(key, (module,)) for key in found)]
-    required = [key for key in wanted if not key.endswith("num_batches_tracked") and not belongs(key, absent)]
-    _demand_fit(source.name, recipe, wanted, required, found)
+    required = [key for key in expected if not key.endswith("num_batches_tracked") and not belongs(key, absent)]
+    _demand_fit(source.name, recipe, expected, required, found)
 
-    bare = dict.fromkeys(key.rpartition(".")[0] for key in wanted if belongs(key, absent) and not belongs(key, head))
+    bare = dict.fromkeys(key.rpartition(".")[0] for key in expected if belongs(key, absent) and not belongs(key, head))
     if bare:
         notes.append(f"{listed(bare)} {'stay' if len(bare) > 1 else 'stays'} random: not in the file.")
     return found, notes
-
-
-def as_today(network: nn.Module, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` under the names and of the shapes that the network has, as far as its library can bring them there."""
-    if recipe.facts().family == "timm":
-        from graft.models import timm_zoo
-
-        return timm_zoo.todays_keys(network, recipe, tensors)
-    return todays_keys(network, tensors)
 
 
 def _why_not(head: Mapping[str, Tensor]) -> str:
@@ -70,35 +60,35 @@ def _why_not(head: Mapping[str, Tensor]) -> str:
 
 
 def _another_classifier(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], top: tuple[str, ...], head: tuple[str, ...]
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], top: tuple[str, ...], head: tuple[str, ...]
 ) -> bool:
-    """Whether the file's layers between trunk and head are other than the network's."""
-    body = {key: tuple(value.shape) for key, value in wanted.items() if belongs(key, top) and not belongs(key, head)}
+    """Whether the file's layers between trunk and head differ from the network's."""
+    body = {key: tuple(value.shape) for key, value in expected.items() if belongs(key, top) and not belongs(key, head)}
     theirs = {key: tuple(value.shape) for key, value in found.items() if belongs(key, top) and not belongs(key, head)}
     heads = {key for key in found if belongs(key, head)}
     return bool(theirs or heads) and (
-        body != theirs or any(wanted[key].shape[1:] != found[key].shape[1:] for key in heads if key in wanted)
+        body != theirs or any(expected[key].shape[1:] != found[key].shape[1:] for key in heads if key in expected)
     )
 
 
 def _chose_classifier(recipe: Recipe) -> bool:
-    """Whether the recipe departs from its network in what shapes the classifier."""
+    """Whether the recipe sets an option that changes the shape of the classifier."""
     return any(value is not None for value in (recipe.classifier, recipe.average_pool, recipe.input_size))
 
 
 def _demand_fit(
     name: str,
     recipe: Recipe,
-    wanted: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
     required: Collection[str],
     found: Mapping[str, Tensor],
 ) -> None:
     missing = [key for key in required if key not in found]
-    unknown = sorted((key for key in found if key not in wanted), key=_natural)
+    unknown = sorted((key for key in found if key not in expected), key=_natural)
     misshapen = [
-        f"{key} {list(found[key].shape)}, not {list(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
+        f"{key} {list(found[key].shape)}, not {list(expected[key].shape)}"
+        for key in expected
+        if key in found and found[key].shape != expected[key].shape
     ]
     if not (missing or unknown or misshapen):
         return
@@ -120,13 +110,13 @@ def _natural(key: str) -> list[tuple[bool, int, str]]:
 
 
 def _likeness(unknown: Collection[str], missing: Collection[str]) -> str:
-    """For a single stray name: the missing one it looks like."""
+    """For a single unknown name: the missing one that it resembles."""
     close = difflib.get_close_matches(next(iter(unknown)), list(missing), n=1)
     return f" (is it {close[0]}?)" if len(unknown) == 1 and close else ""
 
 
 def _guess(name: str) -> str:
-    """The network that a file's own name begins with."""
+    """The network whose name a file's name starts with."""
     stem = Path(name).name
     named = [model for model in known_models() if stem.startswith(model)]
     return f" (by its name, {max(named, key=len)})" if named else ""

@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face hub, which come with timm's extra: huggingface_hub is imported only when needed."""
+"""Weights on the Hugging Face hub. huggingface_hub, which timm requires, is imported only when needed."""
 
 import re
 import sys
@@ -15,11 +15,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """A repository of the hub, an `Address`; its files are kept in the hub's own cache (HF_HOME), shared with all.
+    """A repository of the hub, an `Address`; its files are in the hub's own cache (HF_HOME).
 
     Attributes:
         repository: "timm/resnet50.a1_in1k".
-        files: names the weights may have in it; the first that is there is taken.
+        files: names that the weights may have in it; the first that exists is used.
     """
 
     repository: str
@@ -30,13 +30,13 @@ class HuggingFace:
         return self._url_of(self.files[0])
 
     @property
-    def place(self) -> Path:
+    def path(self) -> Path:
         from huggingface_hub import constants
 
         folder = "--".join(["models", *self.repository.split("/")])
         return Path(constants.HF_HUB_CACHE) / folder / "snapshots" / "main" / self.files[0]
 
-    def here(self) -> Path | None:
+    def local_copy(self) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
         found = (try_to_load_from_cache(self.repository, file) for file in self.files)
@@ -46,28 +46,28 @@ class HuggingFace:
         self._reachable_file(what)
 
     def fetch(self, what: str) -> Path:
-        file = self.here() or self._download(what, self._reachable_file(what))
-        blob = file.resolve().name  # the hub's cache calls a large file by its SHA-256
+        file = self.local_copy() or self._download(what, self._reachable_file(what))
+        blob = file.resolve().name  # the hub's cache names a large file by its SHA-256
         if SHA256.fullmatch(blob):
             demand_hash(file.resolve(), blob)
         return file
 
     def _reachable_file(self, what: str) -> str:
-        """The first of `files` that the hub answers for."""
+        """The first of `files` that the hub has."""
         from huggingface_hub import constants
 
         if constants.HF_HUB_OFFLINE:
-            raise NotAvailable(what, self.url, str(self.place), "HF_HUB_OFFLINE is set")
+            raise NotAvailable(what, self.url, str(self.path), "HF_HUB_OFFLINE is set")
         missing: list[NotAvailable] = []
         for file in self.files:
             try:
-                downloads.require_reachable(self._url_of(file), what=what, place=str(self.place))
+                downloads.require_reachable(self._url_of(file), what=what, place=str(self.path))
             except NotAvailable as error:
                 code = getattr(error.__cause__, "code", None)
                 if code == 404:
                     missing.append(error)
                     continue
-                if code not in (401, 403):  # closed, but there: whether a token opens it is seen when fetching
+                if code not in (401, 403):  # gated, but there: whether a token gives access shows when downloading
                     raise
             return file
         raise missing[0]
@@ -86,8 +86,8 @@ class HuggingFace:
                     self.repository, file, user_agent=downloads.user_agent(), etag_timeout=downloads.timeout()
                 )
             )
-        except Exception as error:  # the hub's own, httpx's or requests', as its version has it
-            raise NotAvailable(what, self._url_of(file), str(self.place), first_line(error)) from error
+        except Exception as error:  # the hub's own, httpx's or requests', depending on its version
+            raise NotAvailable(what, self._url_of(file), str(self.path), first_line(error)) from error
         finally:
             if not terminal:
                 enable_progress_bars()

@@ -17,32 +17,31 @@ from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
 from graft.errors import WeightsError
-from graft.models.bounded import demand_held
+from graft.models.bounded import require_stored
 from graft.system.files import damage_of
 from graft.system.values import Check, mapping, read_values, sequence, text
 
 log = logging.getLogger("graft")
 
 RUN_CODE_OF = "GRAFT_RUN_CODE_IN_PICKLE"
-"""The environment variable that names the one file whose pickle may run code: an old file of somebody who is trusted
-as the author of a program is."""
+"""The environment variable that names the one file whose pickle may run code, as a program by its author would."""
 
 DESCRIBED: dict[str, Check] = {
     "preprocessing": mapping,
     "classes": sequence(text(1000), 100_000),
 }
-"""What a weight file may say of itself."""
+"""The description that a weight file may contain."""
 
 PREFIXES = ("network.", "_orig_mod.", "module.", "model.", "net.", "backbone.")
-"""What wrappers (Graft, torch.compile, DataParallel, other people's modules) put before the names of a network."""
+"""Prefixes that wrappers (Graft, torch.compile, DataParallel, other modules) add to the names of a network."""
 WRAPPERS = ("state_dict", "model")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A weight file read: its tensors, and what it says of itself.
+    """The content of a weight file: its tensors and its description.
 
-    `ignored` are names of tensors outside of the wrapped network, such as those of a loss or of an optimizer.
+    `ignored` are names of tensors outside of the wrapped network, such as those of a loss or an optimizer.
     """
 
     name: str
@@ -57,7 +56,7 @@ def read_file(file: Path) -> Source:
     """A .safetensors file, or any other as a pickle.
 
     Raises:
-        WeightsError: damaged, holds no state dict, or more than tensors and plain values; names the file.
+        WeightsError: damaged, without a state dict, or with more than tensors and plain values; names the file.
     """
     return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
 
@@ -76,16 +75,16 @@ def _read_safetensors(file: Path) -> Source:
 def _read_pickle(file: Path) -> Source:
     content = _unpickled(file)
     described = content.get("graft", {}) if isinstance(content, Mapping) else {}
-    if described and (damage := damage_of(file)):  # of ours; others may have been written without checksums
+    if described and (damage := damage_of(file)):  # Graft's own; others may have been written without checksums
         raise _damaged(file, damage)
     return _described_source(file, _tensors_of(content, file), described if isinstance(described, Mapping) else {})
 
 
 def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping[str, Any]) -> Source:
     known = {key: value for key, value in described.items() if isinstance(value, Mapping | list | tuple)}
-    described = read_values(known, DESCRIBED, str(file))  # what is of another kind is somebody else's
+    described = read_values(known, DESCRIBED, str(file))  # a value of another kind is another program's
     preprocessing = described.get("preprocessing")
-    demand_held(tensors, file)
+    require_stored(tensors, file)
     bare, ignored = _unwrapped(tensors)
     return Source(
         name=str(file),
@@ -98,7 +97,7 @@ def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping
 
 
 def _parsed(text: str | None) -> Any:
-    """JSON's value, or None for the free text that other people's files hold."""
+    """The JSON value, or None for the free text in other programs' files."""
     try:
         return json.loads(text) if text else None
     except (ValueError, RecursionError):
@@ -114,11 +113,11 @@ def _unpickled(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
         if forbidden is None:
-            raise _damaged(file, "its pickle makes no sense") from error
+            raise _damaged(file, "its pickle is invalid") from error
         raise WeightsError(
-            f"{file}: refused, because it holds more than tensors and plain values ({forbidden[1]}) and "
+            f"{file}: refused, because it contains more than tensors and plain values ({forbidden[1]}) and "
             "could run code. Save the network's state_dict() alone, or convert it to .safetensors.\n"
-            f"If you trust its author as that of a program you run: {RUN_CODE_OF}={file.absolute()} before the command."
+            f"If you trust its author to run code on this machine: {RUN_CODE_OF}={file.absolute()} before the command."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise _damaged(file, first_line(error)) from error
@@ -130,7 +129,7 @@ def _may_run_code(file: Path) -> bool:
 
 
 def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
-    """The state dict in a file, be it alone, in a checkpoint, or of a whole network where its code may run."""
+    """The state dict in a file: by itself, in a checkpoint, or of a pickled network where its code may run."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), nn.Module):
             content = content[key]
@@ -140,24 +139,24 @@ def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{file}: holds no state dict (a mapping from names to tensors).")
+        raise WeightsError(f"{file}: contains no state dict (a mapping from names to tensors).")
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of the network that wrappers hold, without PREFIXES, and the names of all others."""
+    """The tensors of a wrapped network, without PREFIXES, and the names of all others."""
     ignored: list[str] = []
     while prefix := next((prefix for prefix in PREFIXES if any(key.startswith(prefix) for key in tensors)), None):
         others = [key for key in tensors if not key.startswith(prefix)]
-        ignored += others if prefix != PREFIXES[0] else []  # Graft's own checkpoints have buffers that are no weights
+        ignored += others if prefix != PREFIXES[0] else []  # Graft's checkpoints have buffers besides the network's
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     return tensors, tuple(ignored)
 
 
 def _damaged(file: Path, reason: str) -> WeightsError:
-    return WeightsError(f"{file}: cannot be read, it is damaged or no weight file ({reason}). Fetch it again.")
+    return WeightsError(f"{file}: cannot be read; it is damaged or not a weight file ({reason}). Download it again.")
 
 
 def first_line(error: Exception) -> str:
-    """What `error` says, cut to a line."""
+    """The first line of the message of `error`."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__

@@ -10,10 +10,10 @@ from torchvision.models.inception import InceptionOutputs
 from graft.config import conf_dir
 from graft.config.registration import register
 from graft.errors import ConfigError
-from graft.models import Recipe, build_network, built_for
+from graft.models import Recipe, build_network, fixed_input_size
+from graft.models.families.torchvision import convert
 from graft.models.heads import head_modules
 from graft.models.weights import sized_by_weights
-from graft.models.zoo import todays_keys
 
 HEADS = {
     "resnet18": ("fc",),
@@ -97,8 +97,8 @@ def test_a_network_with_positions_is_built_for_the_size_of_its_weights():
     with torch.device("meta"):
         network = build_network(Recipe("vit_b_32", input_size=64), 2)
     assert network.encoder.pos_embedding.shape == (1, 5, 768)
-    assert built_for(Recipe("vit_b_32", input_size=64)) == 64
-    assert built_for(Recipe("resnet50", input_size=64)) is None
+    assert fixed_input_size(Recipe("vit_b_32", input_size=64)) == 64
+    assert fixed_input_size(Recipe("resnet50", input_size=64)) is None
 
 
 def test_a_size_that_a_network_cannot_be_built_for_is_refused():
@@ -112,7 +112,7 @@ def test_positions_of_another_size_are_interpolated_and_keep_their_order():
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 7), torch.linspace(0, 1, 7), indexing="ij")
     grid = torch.stack([rows, columns], dim=-1).reshape(1, 49, 2).repeat(1, 1, 384)
     token = torch.full((1, 1, 768), 9.0)
-    found = todays_keys(network, {"encoder.pos_embedding": torch.cat([token, grid], dim=1), "other": token})
+    found = convert(network, {"encoder.pos_embedding": torch.cat([token, grid], dim=1), "other": token})
     positions = found["encoder.pos_embedding"]
     assert positions.shape == network.encoder.pos_embedding.shape == (1, 26, 768)
     assert torch.equal(positions[:, :1], token)
@@ -121,7 +121,7 @@ def test_positions_of_another_size_are_interpolated_and_keep_their_order():
     torch.testing.assert_close(patches[0, 0], torch.zeros(2))
     torch.testing.assert_close(patches[4, 2], torch.tensor([1.0, 0.5]))
     odd = {"encoder.pos_embedding": torch.zeros(1, 8, 768)}
-    assert todays_keys(network, odd) == odd, "left for its shape to be told"
+    assert convert(network, odd) == odd, "left for its shape to be told"
 
 
 def _train_squeezenets_head(clip: float | None, seed: int) -> tuple[torch.Tensor, float, float]:
