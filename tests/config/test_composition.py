@@ -48,10 +48,10 @@ def test_the_default_is_vgg16_finetuned_on_ants_and_bees() -> None:
 
 
 def test_a_strategy_brings_its_freeze_policy_and_an_override_wins() -> None:
-    assert composed("strategy=feature_extract").freeze.policy == "backbone"
-    assert composed("strategy=feature_extract", "freeze=features").freeze.policy == "features"
-    assert composed("strategy=finetune").freeze.policy == "none"
-    assert composed("strategy=gradual").freeze.policy == "gradual"
+    assert composed("strategy=feature_extract").freeze._target_ == "graft.transfer.freeze.backbone"
+    assert composed("strategy=feature_extract", "freeze=features").freeze._target_ == "graft.transfer.freeze.features"
+    assert composed("strategy=finetune").freeze._target_ == "graft.transfer.freeze.none"
+    assert composed("strategy=gradual").freeze._target_ == "graft.transfer.freeze.gradual"
 
 
 def test_scratch_ignores_pretrained_weights() -> None:

@@ -18,8 +18,7 @@ RATES: Any = SimpleNamespace(lr_multipliers={}, layer_decay=None, decay_norm_and
 def planned(name: str, policy: str, **options: Any) -> TransferPlan:
     torch.manual_seed(0)
     network = build_network(Recipe(name), 3)
-    freeze: Any = SimpleNamespace(policy=policy, patterns=[], schedule=None, every=1, **options)
-    return plan_transfer(network, RATES, freeze, RATES)
+    return plan_transfer(network, RATES, {"_target_": f"graft.transfer.freeze.{policy}", **options}, RATES)
 
 
 def cut_in(plan: TransferPlan, epoch: int, images: Tensor, *, training: bool) -> Cut:

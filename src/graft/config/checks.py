@@ -11,7 +11,8 @@ from graft.config.config_hash import flat, matches
 from graft.config.fields import check_bounds
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
-from graft.config.training import TrainConfig
+from graft.config.targets import check_target, short_name
+from graft.config.training import FREEZE_NOTHING, TrainConfig
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
 from graft.system.files import why_no_file
@@ -35,7 +36,6 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
     one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw"))
     one_of("scheduler.name", config.scheduler.name, ("none", "step", "cosine", "onecycle", "plateau"))
     one_of("scheduler.anneal_strategy", config.scheduler.anneal_strategy, ("cos", "linear"))
-    one_of("freeze.policy", config.freeze.policy, ("none", "features", "backbone", "custom", "gradual"))
     one_of("callbacks.checkpoint", config.callbacks.checkpoint, ("best", "last"))
     one_of("callbacks.keep", config.callbacks.keep, ("all", "best", "none"))
     one_of("callbacks.progress", config.callbacks.progress, ("auto", "bar", "lines", "none"))
@@ -50,6 +50,7 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
         one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))
     if config.data.preprocess.fit is not None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
+    check_target("freeze", config.freeze, supplied=("epoch",), positional=2)
     check_views(config.views)
     _metric_exists(config)
     _ranges(config)
@@ -159,7 +160,7 @@ def _ranges(config: Any) -> None:
     epochs = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
     if schedule is not None and not all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs):
         raise ConfigError(
-            f"freeze.schedule={schedule}: wants the epoch from which on each group or stage trains, e.g. "
+            f"freeze.schedule={schedule}: must map groups or stages to the epoch from which they train, e.g. "
             "'freeze.schedule={classifier: 1, features: 3}'."
         )
 
@@ -232,10 +233,10 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
                 "random.\nUse strategy=finetune or strategy=feature_extract, or leave model.weights out."
             )
         config.model.weights = None
-        if config.freeze.policy != "none":
+        if config.freeze._target_ != FREEZE_NOTHING:
             raise ConfigError(
-                f"strategy={config.strategy.name} and freeze={config.freeze.policy} disagree: frozen layers would stay "
-                "random.\nUse freeze=none, or strategy=feature_extract."
+                f"strategy={config.strategy.name} and freeze={short_name(config.freeze._target_)} disagree: frozen layers "
+                "would stay random.\nUse freeze=none, or strategy=feature_extract."
             )
     elif weights is None:
         raise ConfigError(
@@ -304,7 +305,7 @@ def _network_and_input(config: Any) -> None:
 def _cache(config: Any) -> None:
     if config.cache.mode != "features":
         return
-    if config.freeze.policy == "none":
+    if config.freeze._target_ == FREEZE_NOTHING:
         raise ConfigError(
             "cache=features and freeze=none disagree: every layer trains, so there are no features to keep.\n"
             "Use strategy=feature_extract, or cache=auto."
@@ -349,9 +350,9 @@ def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
         picked: Hydra's choice of each group, e.g. {"augment": "basic"}.
     """
     named = {group: config[group]["name"] for group in ("model", "data", "strategy", "optimizer", "scheduler")}
-    named["freeze"] = config["freeze"]["policy"]
+    named["freeze"] = short_name(config["freeze"]["_target_"])
     named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
-    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith(".name")}
+    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith((".name", "._target_"))}
     return named | keys
 
 

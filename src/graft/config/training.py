@@ -73,13 +73,17 @@ class DataConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 
+FREEZE_NOTHING = "graft.transfer.freeze.none"
+"""The freeze policy of a run in which every layer trains."""
+
+
 @dataclass
 class StrategyConfig:
     name: str = MISSING
     pretrained: bool = True
     """Needs pretrained weights; false ignores model.weights and starts at random."""
-    freeze: str = "none"
-    """The freeze policy of this strategy, taken by freeze=auto."""
+    freeze: str = FREEZE_NOTHING
+    """Target of the freeze policy that freeze=auto takes."""
     lr_multipliers: dict[str, float] = bounded(default_factory=dict, least=0)
     layer_decay: float | None = bounded(None, above=0, most=1)
     decay_norm_and_bias: bool = True
@@ -87,11 +91,14 @@ class StrategyConfig:
 
 @dataclass
 class FreezeConfig:
-    policy: str = MISSING
-    patterns: list[str] = field(default_factory=list)
+    """A freeze policy and its arguments; null: the policy's own default."""
+
+    _target_: str = MISSING
+    """A pure function of (stages, parameter names, epoch, its arguments), see `graft.transfer.freeze`."""
+    patterns: list[str] | None = None
     schedule: Any = bounded(None, least=0)
     """Group or stage -> epoch; not typed as such, because Hydra could then not fill it from the command line."""
-    every: int = bounded(1, least=1)
+    every: int | None = bounded(None, least=1)
 
 
 @dataclass

@@ -66,7 +66,8 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
     recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
+    epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
+    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs)
     if config.trainer.compile:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
     lost = LostImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
