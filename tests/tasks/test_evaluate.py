@@ -21,8 +21,8 @@ from graft.errors import DataError, TrainingError
 from graft.learning.checkpoints import checkpoint_file, read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models.normalise import Normalise
-from graft.tasks import score
-from graft.tasks.evaluate import different_data, run_config, summary_beside
+from graft.tasks import evaluation
+from graft.tasks.recorded_data import different_data, run_config, summary_beside
 
 
 def composed(task: str, *overrides: str) -> Any:
@@ -35,7 +35,7 @@ def evaluated(run: Path, folder: Path, *overrides: str) -> tuple[dict[str, Any],
     """What `graft evaluate checkpoint=run OVERRIDES` writes: evaluation.json and the rows of predictions.csv."""
     config = composed("evaluate", f"checkpoint={run}", *overrides)
     said = frozenset(word.partition("=")[0] for word in overrides)
-    score.run(config, checkpoint_file(config.checkpoint), said, folder)
+    evaluation.run(config, checkpoint_file(config.checkpoint), said, folder)
     with (folder / "predictions.csv").open() as file:
         result = json.loads((folder / "evaluation.json").read_text())
         return result | {"folder": folder}, list(csv.DictReader(file))

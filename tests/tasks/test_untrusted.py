@@ -31,7 +31,7 @@ from graft.models.weights import load_weights
 from graft.models.weights.reading import read_file
 from graft.system import downloads
 from graft.system.files import safe_name
-from graft.tasks import score
+from graft.tasks import evaluation
 from graft.tasks.evaluate import summary_beside
 from graft.tasks.export import export
 from graft.tasks.predict import main as predict
@@ -89,7 +89,7 @@ def composed(task: str, *overrides: str) -> Any:
 
 def evaluate(file: Path, folder: Path, *words: str) -> None:
     said = frozenset(word.partition("=")[0] for word in words)
-    score.run(composed("evaluate", f"checkpoint={file}", *words), file, said, folder / "evaluated")
+    evaluation.run(composed("evaluate", f"checkpoint={file}", *words), file, said, folder / "evaluated")
 
 
 def exported(file: Path, folder: Path, *words: str) -> list[str]:

@@ -11,8 +11,8 @@ from graft.learning.inference import Inference
 from graft.learning.restore import from_checkpoint
 from graft.review.look import Look
 from graft.system.device import as_trained
-from graft.tasks.evaluate import open_splits, run_config
-from graft.tasks.score import data_module
+from graft.tasks.evaluation import data_module
+from graft.tasks.recorded_data import open_splits, run_config
 
 
 def look(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> Look:

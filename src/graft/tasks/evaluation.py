@@ -26,8 +26,8 @@ from graft.system.device import as_trained
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.tasks.build import loaders
-from graft.tasks.evaluate import different_data, open_splits, run_config, summary_beside
 from graft.tasks.fit import tell
+from graft.tasks.recorded_data import different_data, open_splits, run_config, summary_beside
 from graft.tasks.run import versions
 
 log = logging.getLogger("graft")
