@@ -32,9 +32,9 @@ from graft.models.weights.reading import read_file
 from graft.system import downloads
 from graft.system.files import safe_name
 from graft.tasks import evaluation
-from graft.tasks.evaluate import summary_beside
 from graft.tasks.export import export
 from graft.tasks.predict import main as predict
+from graft.tasks.recorded_data import summary_beside
 from graft.tasks.review import look
 from graft.tasks.run import read_summary
 
@@ -266,6 +266,43 @@ def test_what_is_beyond_its_limit_is_refused_before_anything_is_built(
     monkeypatch.setattr("graft.learning.restore.build_network", lambda *_: pytest.fail("built"))
     with pytest.raises(RecordError, match=rf"best\.ckpt: {key.replace('__', '.')}.*Expected: "):
         from_checkpoint(checkpoint(tmp_path, **{key: BEYOND[key]}))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        "graft.learning.views.hflip",
+        {"_target_": "os;system"},
+        {"_target_": "graft.learning.views.hflip", "size": {"_target_": "os.system", "command": "true"}},
+        {"_target_": "graft.learning.views.hflip", "size": [{"_target_": "os.system", "command": "true"}]},
+        {"_target_": "graft.learning.views.hflip", "_args_": ["x"]},
+        {"_target_": "graft.learning.views.hflip", "size": "${oc.env:HOME}"},
+    ],
+)
+def test_a_recorded_view_is_one_target_with_plain_arguments(view: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"best\.ckpt: config\.views.*Expected: "):
+        from_checkpoint(checkpoint(tmp_path, config__views={"mine": view}))
+
+
+@pytest.mark.parametrize("target", ["my_views.turned", "graft.learning.views.inspect.os.system"])
+def test_a_recorded_view_of_another_package_is_imported_only_if_trusted(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_views.py").write_text("def turned(images):\n    return [images.flip(2)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = checkpoint(tmp_path, config__tta=True, config__views={"mine": {"_target_": target}})
+    package = target.partition(".")[0]
+    with pytest.raises(ConfigError, match=rf"views\.mine\._target_(.|\n)*trust=\[{package}\]"):
+        evaluate(file, tmp_path)
+    assert "my_views" not in sys.modules
+    if package != "graft":
+        evaluate(file, tmp_path, "trust=[my_views]")
+        assert sys.modules.pop("my_views").__file__ == str(tmp_path / "my_views.py")
+
+
+def test_the_views_of_an_older_checkpoint_are_graft_s_own(tmp_path: Path) -> None:
+    evaluate(checkpoint(tmp_path, config__tta=True, config__views=["identity", "hflip"]), tmp_path)
+    assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["views"] == ["identity", "hflip"]
 
 
 def nested(times: int) -> Any:

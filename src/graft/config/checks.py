@@ -100,16 +100,17 @@ def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> t
     return tuple(float(named.get(name, 1.0)) for name in classes)
 
 
-VIEWS = ("identity", "hflip", "corners", "hflip_corners", "shifts", "hflip_shifts")
+def check_views(views: Mapping[str, Any]) -> None:
+    """Refuse views that cannot be built, and none at all.
 
-
-def check_views(views: Iterable[str]) -> None:
-    """Refuse views of an image that there are not, and none at all."""
-    views = list(views)
-    for view in views:
-        one_of("views", view, VIEWS)
-    if not views:
-        raise ConfigError(f"views=[]: name at least one of {', '.join(VIEWS)}.")
+    Args:
+        views: name -> `_target_` and its arguments, or null for none.
+    """
+    if not any(view is not None for view in views.values()):
+        raise ConfigError("views={}: must have at least one, e.g. views=[identity,hflip].")
+    for name, view in views.items():
+        if view is not None:
+            check_target(f"views.{name}", view, supplied=("size",), positional=1)
 
 
 def one_of(key: str, value: str, options: Iterable[str]) -> None:
@@ -235,8 +236,8 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
         config.model.weights = None
         if config.freeze._target_ != FREEZE_NOTHING:
             raise ConfigError(
-                f"strategy={config.strategy.name} and freeze={short_name(config.freeze._target_)} disagree: frozen layers "
-                "would stay random.\nUse freeze=none, or strategy=feature_extract."
+                f"strategy={config.strategy.name} and freeze={short_name(config.freeze._target_)} disagree: "
+                "frozen layers would stay random.\nUse freeze=none, or strategy=feature_extract."
             )
     elif weights is None:
         raise ConfigError(

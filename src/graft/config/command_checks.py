@@ -37,8 +37,8 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     if config.views is not None:
         check_views(config.views)
         if not config.tta:
-            said_views = ",".join(config.views)
-            raise ConfigError(f"views=[{said_views}]: only test-time augmentation looks at them; add tta=true.")
+            names = ",".join(config.views)
+            raise ConfigError(f"views=[{names}]: only test-time augmentation uses them; add tta=true.")
     hidden = sorted(key for key in said if key.startswith("data.preprocess"))
     if hidden:
         key = hidden[0].removeprefix("data.")

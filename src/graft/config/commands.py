@@ -56,7 +56,8 @@ class EvaluateConfig:
     checkpoint: str | None = literal(None)
     split: str = "test"
     tta: bool | None = None
-    views: list[str] | None = None
+    views: dict[str, Any] | None = None
+    """Name -> `_target_` of each view, see `graft.learning.views`; null: those of the run."""
     topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

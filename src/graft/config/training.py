@@ -321,4 +321,5 @@ class TrainConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     tta: bool = False
     """Test-time augmentation: the test's figures are those of the mean of the probabilities of `views`."""
-    views: list[str] = field(default_factory=lambda: ["identity", "hflip"])
+    views: dict[str, Any] = field(default_factory=dict)
+    """Name -> `_target_` of each view, see `graft.learning.views`."""

@@ -24,7 +24,7 @@ from graft.learning.loss_monitor import WAY_OUT, LossWatch
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, RunLength, apply_changes
 from graft.learning.schedulers import Length, build_schedule
-from graft.learning.views import ONE_LOOK, mean_of_views
+from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
 from graft.seeding import seed_device, seeded
 from graft.transfer.plan import TransferPlan
@@ -68,7 +68,7 @@ class Learner(pl.LightningModule):
         objective: the loss.
         optimizer, scheduler: their configurations.
         seed: with epoch and step the only source of chance, so that a resumed run draws what it would have drawn.
-        views: how the test looks at an image, keys of `graft.learning.views.VIEWS`.
+        views: of test-time augmentation, by name; used by the test.
         provenance: plain values that make a checkpoint whole (recipe, config, …), saved under "graft".
 
     Attributes:
@@ -91,7 +91,7 @@ class Learner(pl.LightningModule):
         seed: int,
         provenance: Mapping[str, Any],
         log_every: int = 10,
-        views: tuple[str, ...] = ONE_LOOK,
+        views: Mapping[str, View] = IDENTITY,
     ) -> None:
         super().__init__()
         self.network = network
@@ -103,7 +103,7 @@ class Learner(pl.LightningModule):
         self.seed = seed
         self.provenance = dict(provenance)
         self.log_every = log_every
-        self.views = views
+        self.views = dict(views)
         self.normalisation = Normalise(preprocessing)
         self.suffixes: dict[str, Callable[..., Any]] = {}
         weights = None if objective.class_weights is None else torch.tensor(objective.class_weights)
@@ -264,7 +264,7 @@ class Learner(pl.LightningModule):
     def _start_evaluation(self) -> None:
         self.tally = Tally(len(self.classes), self.device)
 
-    def _evaluate(self, batch: Batch | FeatureBatch, views: tuple[str, ...] = ONE_LOOK) -> Tensor:
+    def _evaluate(self, batch: Batch | FeatureBatch, views: Mapping[str, View] = IDENTITY) -> Tensor:
         if isinstance(batch, FeatureBatch):
             logits = _logits(self._go_on(batch)).float()
         else:

@@ -17,7 +17,7 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
 from graft.data.unreadable import LostImages
 from graft.learning.module import Learner, Objective
-from graft.learning.views import wanted_views
+from graft.learning.views import build_views
 from graft.models import build_network, built_for
 from graft.models.normalise import Normalise
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
@@ -91,7 +91,7 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
             "weights": {"source": weights.source, "sha256": weights.sha256},
         },
         log_every=config.trainer.log_every_n_steps,
-        views=wanted_views(config.tta, config.views),
+        views=build_views(config.tta, config.views),
     )
     notes = (*splits.notes, *weights.notes, *said_of_random_layers(plan, weights))
     return Experiment(learner, data, weights, notes)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from graft.config.locations import check_written
+from graft.config.recorded import demand_trust, is_graft_view
 from graft.data.datamodule import ImageDataModule
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
@@ -19,7 +20,7 @@ from graft.errors import ConfigError
 from graft.learning.inference import Inference, most_probable
 from graft.learning.metrics import Scored, Scores
 from graft.learning.restore import Restored, from_checkpoint
-from graft.learning.views import wanted_views, with_margin
+from graft.learning.views import View, build_views, with_margin
 from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv, overall_table
 from graft.review.predictions import rank, writing
 from graft.system.device import as_trained
@@ -53,7 +54,7 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
         )
     asked = run_config(config, restored.config, said, restored.source)
     check_written(asked.data.root, config.paths.outputs, {"hydra.run.dir": folder})
-    views = views_of(config, asked)
+    views = views_of(config, asked, restored.source)
     seen = with_margin(restored.preprocessing, views)
     device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
     splits = open_splits(asked)
@@ -88,10 +89,20 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
     return scored.overall["acc"]
 
 
-def views_of(config: Any, run: Any) -> tuple[str, ...]:
-    """How each image is looked at: as in the run, unless `config` (an EvaluateConfig) says otherwise."""
+def views_of(config: Any, run: Any, source: str) -> Mapping[str, View]:
+    """The views of `config` (an EvaluateConfig) or, where it has none, of the run.
+
+    Raises:
+        ConfigError: the checkpoint `source` names a view of a package that is not trusted.
+    """
     tta = run.tta if config.tta is None else config.tta
-    return wanted_views(tta, run.views if config.views is None else config.views)
+    if tta and config.views is None:
+        if not run.views:
+            raise ConfigError(f"{source}: records no views for tta=true.\nGive some: views=[identity,hflip].")
+        for name, node in run.views.items():
+            if not is_graft_view(node):
+                demand_trust(f"views.{name}._target_", node["_target_"], source, config.trust)
+    return build_views(tta, run.views if config.views is None else config.views)
 
 
 def fewer_then(run: Any, split: str) -> list[str]:
@@ -114,7 +125,7 @@ def measure(
     """Predict every image of a split, write each prediction to `output`, and score them."""
     part = "val" if split == "val" else "test"
     images = data.splits.parts()[part]
-    scores = Scores(len(classes), inference.place)
+    scores = Scores(len(classes), inference.device)
     with (
         explaining_worker_failures(),
         progress_bar("images", len(images)) as bar,
@@ -126,7 +137,7 @@ def measure(
             batch = batch.real()
             if not len(batch.labels):
                 continue
-            logits, labels = inference(batch.images), batch.labels.to(inference.place)
+            logits, labels = inference(batch.images), batch.labels.to(inference.device)
             scores.update(logits, labels)
             probabilities, best = most_probable(logits, topk)
             names = [images.names[index] for index in batch.indices.tolist()]

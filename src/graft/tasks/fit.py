@@ -26,7 +26,7 @@ from graft.learning.csv_logger import TableLogger
 from graft.learning.distributed import environment_of, launch
 from graft.learning.module import Learner
 from graft.learning.pruning import PRUNED, Judge
-from graft.learning.views import ONE_LOOK, with_margin
+from graft.learning.views import IDENTITY, with_margin
 from graft.review.layers import layer_table
 from graft.review.training_review import Review, Told
 from graft.system.allocator import freed_memory_kept
@@ -124,7 +124,7 @@ def _from_weights_to_test(
     figures = load_best(learner, best)
     pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in trainer.callbacks)  # type: ignore[attr-defined]
     if config.trainer.test and not pruned:
-        if learner.views == ONE_LOOK:
+        if learner.views == IDENTITY:
             cache.provide_test()
         trainer.test(learner, datamodule=tested, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}

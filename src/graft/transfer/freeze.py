@@ -7,8 +7,8 @@ A policy is a pure function, named by `freeze._target_`:
 
 It gets the stages of the network from input to output (`graft.transfer.Stage`), the names of all its parameters, the
 epoch (counted from 0) and its own arguments, which are the other keys of `freeze`. It returns the names of the
-parameters that are frozen in that epoch. A policy that freezes the same parameters in every epoch leaves the argument `epoch` out.
-The result may depend on nothing else, so that a resumed run freezes what an uninterrupted one would.
+parameters that are frozen in that epoch. A policy that freezes the same parameters in every epoch leaves the argument
+`epoch` out. The result may depend on nothing else, so that a resumed run freezes what an uninterrupted one would.
 """
 
 import inspect
@@ -64,7 +64,8 @@ def gradual(
         stages, names, epoch: as for every policy.
         schedule: group or stage -> the epoch from which it trains, counted from 0; the entry of a stage takes
             precedence over that of its group. The head trains from epoch 0 unless the schedule names it; what is not
-            named never trains. None: the head trains from epoch 0, and every `every` epochs the next group, from output to input.
+            named never trains. None: the head trains from epoch 0, and every `every` epochs the next group, from
+            output to input.
         every: epochs between one group and the next; not used with a schedule.
 
     Raises:
