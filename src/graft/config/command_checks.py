@@ -1,7 +1,6 @@
 """What `graft evaluate` and `graft predict` must not be told, said before anything heavy is loaded."""
 
 from collections.abc import Collection, Iterable
-from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -10,11 +9,11 @@ from graft.config.checks import check_views, one_of
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from graft.config.fields import check_bounds
 from graft.config.recorded import MODULE
+from graft.config.targets import check_target
 from graft.errors import ConfigError
 from graft.system.files import safe_name
 
 SPLITS = ("test", "val", "train", "all")
-EXPORTS = ("onnx", "torch_export", "state_dict")
 
 
 def said_keys(overrides: Iterable[str]) -> frozenset[str]:
@@ -71,8 +70,8 @@ def check_predict(config: Any) -> None:
         one_of("num_workers", config.num_workers, ("auto",))
 
 
-def check_export(config: Any) -> list[str]:
-    """The formats that an ExportConfig asks for; refuses what it must not say.
+def check_export(config: Any) -> None:
+    """Refuse mistakes in an ExportConfig.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -86,16 +85,11 @@ def check_export(config: Any) -> list[str]:
             f"name={config.name!a}: must be a file's name without folder and ending, e.g. "
             f"name={safe_name(config.name)}.\nfolder=FOLDER says where it goes."
         )
-    wanted = [config.format] if isinstance(config.format, str) else list(config.format)
-    for name in wanted:
-        one_of("format", name, EXPORTS)
-    if config.preprocess and "state_dict" in wanted:
-        raise ConfigError("format=state_dict and preprocess=true disagree: a state dict holds weights, no computation.")
-    if "onnx" in wanted:
-        missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
-        if missing:
-            raise ConfigError(f"format=onnx needs {', '.join(missing)}.\nInstall with: pip install 'graft[export]'")
-    return wanted
+    formats = {name: node for name, node in config.format.items() if node is not None}
+    if not formats:
+        raise ConfigError("format={}: choose at least one, e.g. format=onnx.")
+    for name, node in formats.items():
+        check_target(f"format.{name}", node)
 
 
 def sources_of(config: Any) -> list[str]:

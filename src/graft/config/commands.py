@@ -112,9 +112,9 @@ class ExportConfig:
     """The whole configuration of `graft export`."""
 
     checkpoint: str | None = literal(None)
-    format: Any = "onnx"
+    format: dict[str, Any] = field(default_factory=dict)
+    """Name -> `_target_` of each format, a `graft.export.Format`, and its arguments."""
     preprocess: bool = False
-    opset: int | None = bounded(None, least=1, most=100)
     images: int = bounded(32, least=2)
     samples: str | None = literal(None)
     tolerance: float = bounded(1e-4, above=0)

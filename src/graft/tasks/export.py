@@ -1,4 +1,4 @@
-"""`graft export`: a network in the formats that other programs read, checked before it says done."""
+"""`graft export`: a network in formats that other programs read, each file verified before it is kept."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,8 @@ from graft.config.locations import check_written
 from graft.data.images import ImageSet
 from graft.data.sources import locate
 from graft.data.stream import find_images
-from graft.errors import DataError
+from graft.errors import ConfigError, DataError
+from graft.export.format import Format, build_formats
 from graft.learning.checkpoints import checkpoint_file
 from graft.system.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
 from graft.system.folder_lock import folder_of
@@ -28,13 +29,13 @@ from graft.tasks.train import data_root, open_data
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graft.export.formats import Checked, Handover
+    from graft.export.formats import ExportedNetwork, Verification
     from graft.learning.restore import Restored
 
 log = logging.getLogger("graft")
 
-FLOATS = "RGB, float32 in [0, 1], mean taken out, divided by std"
-BYTES = "RGB, uint8 from 0 to 255, nothing else done to it"
+FLOATS = "RGB, float32 in [0, 1], minus mean, divided by std"
+BYTES = "RGB, uint8 from 0 to 255, not normalised"
 
 
 def main(config: Any) -> None:
@@ -45,39 +46,46 @@ def main(config: Any) -> None:
 
 
 def export(config: Any, said: Collection[str] = ()) -> None:
-    """Write each format asked for; a file gets its place when it was read back and computes what the checkpoint does.
+    """Write each format; a file is kept once it was read back and found to compute what the checkpoint does.
 
     Raises:
         DataError: no images to compare on.
         ExportError: a file computes something else.
     """
-    wanted = check_export(config)
+    check_export(config)
+    formats = build_formats(config.format)
+    for name, form in formats.items():
+        if config.preprocess and form.weights_only:
+            raise ConfigError(
+                f"format.{name} and preprocess=true disagree: it holds weights, no computation.\n"
+                "Leave preprocess out, or use format=onnx or format=torch_export."
+            )
     require_writable(Path(config.folder), "folder")
     checkpoint = checkpoint_file(config.checkpoint)
-    with uncollected():  # torch only now that there is something to export
-        from graft.export.formats import Handover, check, formats
+    with uncollected():  # torch is imported only once there is something to export
+        from graft.export.formats import ExportedNetwork, verify
         from graft.learning.restore import from_checkpoint
 
     restored = from_checkpoint(checkpoint)
     images = real_images(config, restored, said)
-    handover = Handover(restored, config.preprocess)
-    if "state_dict" in wanted and handover.origin.library == "graft":
+    network = ExportedNetwork(restored, config.preprocess)
+    if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
-    place = folder_of(config)
-    for ending, form in itertools.chain.from_iterable(formats(name, config.opset).items() for name in wanted):
+    output = folder_of(config)
+    for form in formats.values():
         started = time.perf_counter()
-        with folder_in_place(place) as folder:
-            file = folder / f"{config.name or safe_name(restored.recipe.name)}{ending}"
-            form.write(handover, file)
-            checked = check(form.read(handover, file), handover, images, config.tolerance, file.name)
-            text = json.dumps(card(handover, file, checked, checkpoint), indent=2, ensure_ascii=False) + "\n"
-            write_atomically(file.with_name(f"{file.name}.json"), text.encode())
+        with folder_in_place(output) as folder:
+            file = folder / f"{config.name or safe_name(restored.recipe.name)}{form.suffix}"
+            form.write(network, file)
+            verification = verify(form.read(network, file), network, images, config.tolerance, file.name)
+            text = json.dumps(description(network, form, file, verification, checkpoint), indent=2, ensure_ascii=False)
+            write_atomically(file.with_name(f"{file.name}.json"), f"{text}\n".encode())
         log.info(
             "%s  %.1f MB  %d images: logits within %.1g, the same class for all  (%.1f s)",
-            place / file.name,
-            (place / file.name).stat().st_size / 1e6,
-            checked.images,
-            checked.largest_difference,
+            output / file.name,
+            (output / file.name).stat().st_size / 1e6,
+            verification.images,
+            verification.largest_difference,
             time.perf_counter() - started,
         )
 
@@ -113,27 +121,26 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
     return torch.stack([transform(images.load(index)) for index in range(len(images))])
 
 
-def card(handover: "Handover", file: Path, checked: "Checked", checkpoint: Path) -> dict[str, Any]:
-    """What someone who has the file alone must know."""
-    from graft.export.formats import how_to_load
-
-    restored = handover.restored
-    preprocessing = restored.preprocessing.to_dict()
+def description(
+    network: "ExportedNetwork", form: Format, file: Path, verification: "Verification", checkpoint: Path
+) -> dict[str, Any]:
+    """The content of the JSON next to a file: all that a person needs who has nothing else."""
+    restored = network.restored
     size = restored.preprocessing.input_size
     return {
         "file": file.name,
         "sha256": sha256(file),
         "network": restored.recipe.name,
-        "load": how_to_load(handover, file),
+        "load": form.how_to_load(network, file),
         "classes": list(restored.classes),
         "input": {
             "name": "images",
             "shape": ["batch", 3, size, size],
-            "values": BYTES if handover.preprocess else FLOATS,
+            "values": BYTES if network.preprocess else FLOATS,
         },
         "output": {"name": "logits", "shape": ["batch", len(restored.classes)]},
-        **preprocessing,
-        "checked": dataclasses.asdict(checked),
+        **restored.preprocessing.to_dict(),
+        "checked": dataclasses.asdict(verification),
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         "versions": versions(),
     }
