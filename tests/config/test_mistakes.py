@@ -31,7 +31,6 @@ MISTAKES = {
     "trainer.compile=reduce-overhed": ["trainer.compile=reduce-overhed", "Did you mean reduce-overhead"],
     "scheduler.anneal_strategy=linera": ["scheduler.anneal_strategy=linera", "Did you mean linear"],
     "optimizer.lr=-1": ["optimizer.lr=-1"],
-    "freeze._target_=graft.transfer.freeze.features2": ["Did you mean features"],
     "freeze=backbone freeze.every=2": ["freeze.every=2", "takes no arguments"],
     "strategy=gradual freeze.evry=2": ["freeze.evry", "every"],
     "strategy=scratch freeze=backbone": ["strategy=scratch", "freeze=backbone", "feature_extract"],

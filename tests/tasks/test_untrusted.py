@@ -35,7 +35,7 @@ from graft.tasks import evaluation
 from graft.tasks.export import export
 from graft.tasks.predict import main as predict
 from graft.tasks.recorded_data import summary_beside
-from graft.tasks.review import look
+from graft.tasks.review import review
 from graft.tasks.run import read_summary
 
 RECIPE = Recipe("vgg_custom", table=(4, "M"), classifier="pooled", input_size=32)
@@ -99,7 +99,7 @@ def exported(file: Path, folder: Path, *words: str) -> list[str]:
 
 
 def looked(file: Path, folder: Path) -> None:
-    look(file, "test")
+    review(file, "test")
 
 
 USES: dict[str, Callable[[Path, Path], Any]] = {"evaluate": evaluate, "export": exported, "look": looked}
@@ -162,7 +162,7 @@ def test_a_package_that_the_user_trusts_is_imported(tmp_path: Path, monkeypatch:
     evaluate(file, tmp_path, "trust=[own_sets]")
     assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["data"]["name"] == "own_sets.scans"
     assert exported(file, tmp_path, "trust=[other,own_sets.scans]")
-    assert look(file, "test", ["own_sets"]).per_class()
+    assert review(file, "test", ["own_sets"]).per_class()
 
 
 def test_a_name_on_the_command_line_needs_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +496,7 @@ def test_a_summary_names_no_checkpoint_elsewhere(tmp_path: Path) -> None:
     summary = {"status": "finished", "checkpoint": "../other.ckpt", "metrics": {}, "classes": []}
     (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(DataError, match="outside of this folder"):
-        graft.FinishedRun(tmp_path / "run").look()
+        graft.FinishedRun(tmp_path / "run").review()
 
 
 def test_a_resumed_run_removes_nothing_that_its_checkpoint_names(tmp_path: Path) -> None:

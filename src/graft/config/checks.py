@@ -52,6 +52,9 @@ def settle(config: Any, said: Collection[str] = ()) -> Any:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     check_target("freeze", config.freeze, supplied=("epoch",), positional=2)
     check_views(config.views)
+    for name, figure in (config.review.figures or {}).items():
+        if figure is not None:
+            check_target(f"review.figures.{name}", figure, supplied=("caption",), positional=2)
     _metric_exists(config)
     _ranges(config)
     _length(config)

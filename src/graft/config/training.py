@@ -228,8 +228,8 @@ class ReviewConfig:
     """Gradient norm of each parameter group, step time and images per second."""
     texts: bool = True
     """The configuration, the layer table and HPARAMS."""
-    figures: bool = True
-    """Confusion matrix, accuracy per class and calibration of the best epoch."""
+    figures: dict[str, Any] | None = field(default_factory=dict)
+    """Name -> `_target_` of each figure of the best epoch, see `graft.review.figures`; null: none of them."""
     images: int = bounded(16, least=0)
     """Images of the first training batch, of the validation and of the test set."""
     worst: int = bounded(16, least=0)

@@ -21,11 +21,12 @@ from graft.review.grids import encoded
 TRAIN_BATCH = "review/train_batch"
 PREDICTIONS = "review/val_predictions"
 WORST = "review/worst"
-CONFUSION = "review/confusion"
-PER_CLASS = "review/acc_per_class"
-CALIBRATION = "review/calibration"
 GRAD_CAM = "review/gradcam"
 TEST_PREDICTIONS = "review/test_predictions"
+GRIDS = (TRAIN_BATCH, PREDICTIONS, WORST, GRAD_CAM, TEST_PREDICTIONS)
+FIGURE = "review/{}"
+"""The tag of a figure in `review.figures`."""
+
 CURVES = "precision_recall/{}"
 EMBEDDING = "validation"
 CONFIG, LAYERS, NOTES = "config", "layers", "notes"

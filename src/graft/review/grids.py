@@ -9,9 +9,9 @@ from PIL import Image
 
 from graft.learning.predictions import Array, Predictions
 from graft.review.drawing import (
+    CORRECT,
     HEAD,
     INK,
-    RIGHT,
     WRONG,
     heading_width,
     new_figure,
@@ -45,9 +45,9 @@ class Tile:
 
 def verdict(image: Array, predicted: str, true: str, confidence: float) -> Tile:
     """`✓ predicted (true) 97 %` in green, or `✗ …` in red; on two lines where it is long."""
-    right = predicted == true
+    correct = predicted == true
     share = f"{100 * confidence:.0f} %"
-    whole = f"{'✓' if right else '✗'} {predicted} ({true}) {share}"
+    whole = f"{'✓' if correct else '✗'} {predicted} ({true}) {share}"
     if len(whole) <= LETTERS:
         lines: tuple[str, ...] = (whole,)
     else:
@@ -55,7 +55,7 @@ def verdict(image: Array, predicted: str, true: str, confidence: float) -> Tile:
             f"{whole[0]} {shortened(predicted, LETTERS - 2)}",
             f"({shortened(true, LETTERS - len(share) - 3)}) {share}",
         )
-    return Tile(image, lines, RIGHT if right else WRONG)
+    return Tile(image, lines, CORRECT if correct else WRONG)
 
 
 def verdicts(predictions: Predictions, positions: Array, images: Sequence[Array], classes: Sequence[str]) -> list[Tile]:

@@ -28,7 +28,7 @@ from graft.learning.module import Learner
 from graft.learning.pruning import PRUNED, Judge
 from graft.learning.views import IDENTITY, with_margin
 from graft.review.layers import layer_table
-from graft.review.training_review import Review, Told
+from graft.review.training_review import Review, RunChoices
 from graft.system.allocator import freed_memory_kept
 from graft.system.device import Device, benchmark, choose_device, telling_of_determinism
 from graft.system.gpu_memory import telling_what_fits
@@ -47,7 +47,8 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumpt
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
-    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]), fingerprint)
+    overrides = keys_of(record.summary["overrides"])
+    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint)
     if resumption is not None:
         for note in resumption.notes:
             log.warning("note  %s", note)
@@ -58,22 +59,24 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumpt
     elif record.writes:
         forget_earlier_attempt(record.folder)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
-        record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
+        record.summary |= launch(one_process, device.devices, plain, splits, device, choices, record.folder)
     else:
-        record.summary |= one_process(plain, splits, device, told, record.folder)
+        record.summary |= one_process(plain, splits, device, choices, record.folder)
     if resumption is not None:
         record.summary["notes"][:0] = resumption.notes
     (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
 
 
-def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
+def one_process(
+    plain: dict[str, Any], splits: Splits, device: Device, choices: RunChoices, folder: Path
+) -> dict[str, Any]:
     """The run of one process (of all, where there are several): from weights to the test's figures.
 
     Args:
         plain: the configuration as plain containers.
         splits: the data.
         device: where to compute.
-        told: the run's choices.
+        choices: the run's.
         folder: the run's folder.
 
     Returns:
@@ -82,18 +85,18 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
     quiet()
     keep = device.accelerator == "cpu" and plain["trainer"]["keep_memory"]
     with freed_memory_kept(keep), explaining_worker_failures():
-        return _from_weights_to_test(plain, splits, device, told, folder)
+        return _from_weights_to_test(plain, splits, device, choices, folder)
 
 
 def _from_weights_to_test(
-    plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path
+    plain: dict[str, Any], splits: Splits, device: Device, choices: RunChoices, folder: Path
 ) -> dict[str, Any]:
     resume = resume_point(plain["resume"], folder)
     plain, batch = settle_batch_size(plain, splits, device, folder, resume)
     config = OmegaConf.create(plain)
     experiment = assemble(plain, splits, folder)
     learner, data = experiment.learner, experiment.data
-    learner.provenance["fingerprint"] = told.fingerprint
+    learner.provenance["fingerprint"] = choices.fingerprint
     seen = with_margin(data.preprocessing, learner.views)
     tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.lost)
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
@@ -102,7 +105,7 @@ def _from_weights_to_test(
     notes = [*experiment.notes, *([batch] if batch else [])]
     for note in notes:
         log.info("note  %s", note)
-    review = Review(config, learner, data, folder, told)
+    review = Review(config, learner, data, folder, choices)
     batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
     trainer = build_trainer(config, device, folder, learner.plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
