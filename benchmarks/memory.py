@@ -79,7 +79,7 @@ def features(count: int) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         with growth():
             splits = Splits(("one", "other"), images, few, few)
-            fit.one_process(plain, splits, choose_device(config.trainer), fit.Told({}, ()), Path(folder))
+            fit.one_process(plain, splits, choose_device(config.trainer), fit.RunChoices({}, ()), Path(folder))
 
 
 def apart(*words: object) -> float:

@@ -28,7 +28,7 @@ from graft.config.recipes import recipe_of
 from graft.data.splits import Splits
 from graft.models import build_network
 from graft.models.weights import load_weights
-from graft.review.training_review import Told
+from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of, settle_preprocessing
 from graft.tasks.train import open_data
@@ -90,7 +90,7 @@ def by_graft(config: Any, splits: Splits) -> Timed:
         config.paths.cache = f"{folder}/cache"
         settled: Any = OmegaConf.to_container(config, resolve=True)
         started = time.perf_counter()
-        done = fit.one_process(settled, splits, fit.choose_device(config.trainer), Told({}, ()), Path(folder))
+        done = fit.one_process(settled, splits, fit.choose_device(config.trainer), RunChoices({}, ()), Path(folder))
         seconds = time.perf_counter() - started
     for entry in (done["cache"] or {"features": ()})["features"]:
         print(

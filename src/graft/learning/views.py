@@ -82,7 +82,7 @@ def build_views(tta: bool, views: Mapping[str, Mapping[str, Any] | None]) -> Map
 def _unwrapped(view: Any) -> View:
     """The function itself where no argument is bound, so that views compare equal."""
     plain = isinstance(view, partial) and not view.args and not view.keywords
-    return view.func if plain else view  # type: ignore[no-any-return]
+    return view.func if plain else view
 
 
 def takes_margin(view: View) -> bool:
