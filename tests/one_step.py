@@ -13,7 +13,7 @@ from torch import nn
 
 from graft.config import conf_dir
 from graft.config.checks import settle
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.models.recipe import Recipe
 from graft.models.weights import WeightsReport
 from graft.system.device import Device
@@ -76,4 +76,4 @@ def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     settle(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     splits = open_data(config)
-    return fit.one_process(plain, splits, Device("cpu", 1, "bf16-mixed"), fit.Told({}, ()), folder)
+    return fit.one_process(plain, splits, Device("cpu", 1, "bf16-mixed"), fit.RunChoices({}, ()), folder)

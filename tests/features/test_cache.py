@@ -18,7 +18,7 @@ from graft.config import conf_dir
 from graft.config.checks import choices, settle
 from graft.config.locations import FEATURES
 from graft.config.recipes import recipe_of
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
 from graft.errors import ConfigError
@@ -26,7 +26,7 @@ from graft.features.cache import FeatureCache
 from graft.learning.module import Learner
 from graft.models import Recipe, build_network
 from graft.models.weights import default_preprocessing
-from graft.review.training_review import Told
+from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of
 from graft.tasks.train import open_data
@@ -57,7 +57,7 @@ class Workplace:
         folder = self.folder / name
         folder.mkdir()
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        done = fit.one_process(plain, open_data(config), fit.choose_device(config.trainer), Told({}, ()), folder)
+        done = fit.one_process(plain, open_data(config), fit.choose_device(config.trainer), RunChoices({}, ()), folder)
         content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
         return SimpleNamespace(**done | {"weights": content["state_dict"], "folder": folder})
 

@@ -121,8 +121,10 @@ def test_a_view_of_ones_own_is_averaged_with_its_own_arguments(tmp_path: Path, m
         "def small(images):\n    return [images[..., :2, :2]]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    nodes = {"identity": {"_target_": "graft.learning.views.identity"}, "hflip": None,
-             "rotations": {"_target_": "my_views.rotations", "turns": [1, 3]}}  # fmt: skip
+    nodes = {
+        "identity": {"_target_": "graft.learning.views.identity"},
+        "rotations": {"_target_": "my_views.rotations", "turns": [1, 3]},
+    }
     mine = views.build_views(True, nodes)
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     mean = mean_of_views(lambda seen: seen.float()[:, 0, 0, :2], images, mine, 4).softmax(1)

@@ -37,7 +37,7 @@ def trained(folder: Path, photos: Path, *words: str) -> tuple[str, dict[str, tor
     )  # fmt: skip
     settle(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    fit.one_process(plain, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
+    fit.one_process(plain, open_data(config), Device("cpu", 1, "32-true"), fit.RunChoices({}, ()), folder)
     file = folder / "checkpoints" / "last.ckpt"
     return identity(config), torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
 

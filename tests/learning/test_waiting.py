@@ -144,7 +144,7 @@ def run_away(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tupl
         settle(config)
         plain: Any = OmegaConf.to_container(config, resolve=True)
         with waits:
-            fit.one_process(plain, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
+            fit.one_process(plain, open_data(config), Device("cpu", 1, "32-true"), fit.RunChoices({}, ()), folder)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(keeps_parameters)
     return waits, watch

@@ -17,7 +17,7 @@ from PIL import Image
 
 import graft.models
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data import load_splits
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, ExportError
@@ -228,9 +228,9 @@ def test_without_the_runs_data_other_photographs_serve(tmp_path: Path) -> None:
     {
         "format=state_dict preprocess=true": ["format.pth", "preprocess=true", "disagree"],
         "format.onnx.opset=0": ["format.onnx.opset=0", "at least 1"],
-        "+format.onnx.opst=0": ["format.onnx.opst", "Did you mean opset"],
+        "format.onnx.opst=0": ["format.onnx.opst", "Did you mean opset"],
         "format.onnx=null": ["format", "at least one"],
-        "+format.other._target_=collections.OrderedDict": ["format.other", "graft.export.Format"],
+        "format.other._target_=collections.OrderedDict": ["format.other", "graft.export.Format"],
         "format=onnx checkpoint=null": ["checkpoint is not set"],
     }.items(),
 )

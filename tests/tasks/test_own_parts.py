@@ -14,9 +14,9 @@ MODULE = '''
 from matplotlib.figure import Figure
 
 
-def alternating(stages, names, epoch):
-    """Freeze the first stage always, the second in odd epochs."""
-    frozen = stages[: 1 + epoch % 2]
+def alternating(stages, names, epoch, first):
+    """Freeze the first stages always, the next in odd epochs."""
+    frozen = stages[: first + epoch % 2]
     return {name for name in names if any(stage.holds(name) for stage in frozen)}
 
 
@@ -31,10 +31,10 @@ def confidence(predictions, classes, bins=10):
 '''
 WORDS = (
     "model=vgg_mini", "model.weights=bundled", "data=digits", "augment=basic", "strategy=finetune",
-    "freeze._target_=own_parts.alternating", "optimizer.lr=0.02", "trainer.max_epochs=3", "trainer.baseline=false",
-    "trainer.limit_train_batches=4", "trainer.limit_test_batches=2", "callbacks.progress=none",
-    "callbacks.checkpoint=last", "tta=true", "+views.rotated._target_=own_parts.rotated",
-    "review=none", "+review.figures.confidence._target_=own_parts.confidence", "+review.figures.confidence.bins=4",
+    "freeze._target_=own_parts.alternating", "freeze.first=1", "optimizer.lr=0.02", "trainer.max_epochs=3",
+    "trainer.limit_train_batches=4", "trainer.limit_test_batches=2", "trainer.baseline=false",
+    "callbacks.progress=none", "callbacks.checkpoint=last", "tta=true", "views.rotated._target_=own_parts.rotated",
+    "review=none", "review.figures.confidence._target_=own_parts.confidence", "review.figures.confidence.bins=4",
 )  # fmt: skip
 
 

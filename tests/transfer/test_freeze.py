@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from graft.config.schema import FreezeConfig
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.weights import WeightsReport
@@ -280,8 +281,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trans
     monkeypatch.delitem(sys.modules, "my_policies", raising=False)
 
     def planned(name: str, epochs: int | None = None, **arguments: object) -> TransferPlan:
-        node = {"_target_": f"my_policies.{name}", **arguments}
-        return plan_transfer(build_network(VGG, 2), RATES, node, RATES, epochs)
+        config = FreezeConfig(_target_=f"my_policies.{name}")
+        vars(config).update(arguments)  # as the keys of an open group are
+        return plan_transfer(build_network(VGG, 2), RATES, config, RATES, epochs)
 
     return planned
 

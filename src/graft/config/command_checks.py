@@ -5,9 +5,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from graft.config.checks import check_views, one_of
+from graft.config.checks import check_views
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
-from graft.config.fields import check_bounds
+from graft.config.fields import check_ranges, chosen_parts, one_of
 from graft.config.recorded import MODULE
 from graft.config.targets import check_target
 from graft.errors import ConfigError
@@ -27,14 +27,14 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, EvaluateConfig)
+    check_ranges(config, EvaluateConfig)
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
     _check_trust(config.trust)
     one_of("split", config.split, SPLITS)
     _check_preprocess(config.preprocess)
-    if config.views is not None:
-        check_views(config.views)
+    if config.views:
+        check_views(chosen_parts(config.views))
         if not config.tta:
             names = ",".join(config.views)
             raise ConfigError(f"views=[{names}]: only test-time augmentation uses them; add tta=true.")
@@ -52,7 +52,7 @@ def check_predict(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, PredictConfig)
+    check_ranges(config, PredictConfig)
     named = not OmegaConf.is_missing(config.model, "name")
     if (config.checkpoint is None) != named:
         said = f"checkpoint={config.checkpoint} and model={config.model.name} disagree" if named else "neither is set"
@@ -76,7 +76,7 @@ def check_export(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, ExportConfig)
+    check_ranges(config, ExportConfig)
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
     _check_trust(config.trust)
@@ -85,7 +85,7 @@ def check_export(config: Any) -> None:
             f"name={config.name!a}: must be a file's name without folder and ending, e.g. "
             f"name={safe_name(config.name)}.\nfolder=FOLDER says where it goes."
         )
-    formats = {name: node for name, node in config.format.items() if node is not None}
+    formats = chosen_parts(config.format)
     if not formats:
         raise ConfigError("format={}: choose at least one, e.g. format=onnx.")
     for name, node in formats.items():

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config.fields import bounded, bounded_as
-from graft.config.overrides import literal
-from graft.config.training import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
+from graft.config.fields import Parts, bounded, literal, same_range
+from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig, ViewsConfig
 
 
 @dataclass
@@ -34,16 +33,16 @@ class EvaluateDataConfig:
 
     name: str | None = None
     root: str | None = literal(None)
-    batch_size: int | None = bounded_as(DataConfig, "batch_size")
-    num_workers: int | str | None = bounded_as(DataConfig, "num_workers")
-    timeout: float | None = bounded_as(DataConfig, "timeout")
+    batch_size: int | None = same_range(DataConfig, "batch_size")
+    num_workers: int | str | None = same_range(DataConfig, "num_workers")
+    timeout: float | None = same_range(DataConfig, "timeout")
     download: bool | None = None
-    shots: int | None = bounded_as(DataConfig, "shots")
-    val_fraction: float | None = bounded_as(DataConfig, "val_fraction")
-    fold: int | None = bounded_as(DataConfig, "fold")
-    folds: int | None = bounded_as(DataConfig, "folds")
+    shots: int | None = same_range(DataConfig, "shots")
+    val_fraction: float | None = same_range(DataConfig, "val_fraction")
+    fold: int | None = same_range(DataConfig, "fold")
+    folds: int | None = same_range(DataConfig, "folds")
     on_error: str | None = None
-    resident_gb: float | None = bounded_as(DataConfig, "resident_gb")
+    resident_gb: float | None = same_range(DataConfig, "resident_gb")
     options: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     """What the files of the group say for training; not used here, see EvaluateConfig.preprocess."""
@@ -56,8 +55,8 @@ class EvaluateConfig:
     checkpoint: str | None = literal(None)
     split: str = "test"
     tta: bool | None = None
-    views: dict[str, Any] | None = None
-    """Name -> `_target_` of each view, see `graft.learning.views`; null: those of the run."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """None: those of the run."""
     topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -108,12 +107,16 @@ class InspectConfig:
 
 
 @dataclass
+class FormatConfig(Parts):
+    """Export formats by name, each a `graft.export.Format`; null leaves one out."""
+
+
+@dataclass
 class ExportConfig:
     """The whole configuration of `graft export`."""
 
     checkpoint: str | None = literal(None)
-    format: dict[str, Any] = field(default_factory=dict)
-    """Name -> `_target_` of each format, a `graft.export.Format`, and its arguments."""
+    format: FormatConfig = field(default_factory=FormatConfig)
     preprocess: bool = False
     images: int = bounded(32, least=2)
     samples: str | None = literal(None)

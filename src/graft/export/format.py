@@ -50,16 +50,16 @@ class Format(ABC):
         """Python statements that read `file`, for a person who has only the file and its JSON."""
 
 
-def build_formats(formats: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Format]:
+def build_formats(formats: Mapping[str, Mapping[str, Any]]) -> dict[str, Format]:
     """The formats of a configuration, by name.
 
     Args:
-        formats: name -> `_target_` and its arguments, or null for none.
+        formats: name -> `_target_` and its arguments.
 
     Raises:
         ConfigError: a target that cannot be built or is no `Format`, two formats with the same suffix.
     """
-    built = {name: build(f"format.{name}", node) for name, node in formats.items() if node is not None}
+    built = {name: build(f"format.{name}", node) for name, node in formats.items()}
     by_suffix: dict[str, str] = {}
     for name, each in built.items():
         if not isinstance(each, Format):

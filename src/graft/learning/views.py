@@ -64,19 +64,19 @@ IDENTITY: Mapping[str, View] = {"identity": identity}
 """The views of an evaluation without test-time augmentation."""
 
 
-def build_views(tta: bool, views: Mapping[str, Mapping[str, Any] | None]) -> Mapping[str, View]:
+def build_views(tta: bool, views: Mapping[str, Mapping[str, Any]]) -> Mapping[str, View]:
     """The views of an evaluation, by name.
 
     Args:
         tta: whether there is test-time augmentation; without it the images are evaluated as they are.
-        views: name -> `_target_` and its arguments, or null for none.
+        views: name -> `_target_` and its arguments.
 
     Raises:
         ConfigError: a target that cannot be imported.
     """
     if not tta:
         return IDENTITY
-    return {name: _unwrapped(bind(f"views.{name}", node)) for name, node in views.items() if node is not None}
+    return {name: _unwrapped(bind(f"views.{name}", node)) for name, node in views.items()}
 
 
 def _unwrapped(view: Any) -> View:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
+from graft.config.schema import FiguresConfig, TrainConfig
 from graft.config.targets import accepts, bind
 from graft.data.datamodule import ImageDataModule
 from graft.errors import ConfigError
@@ -62,7 +63,9 @@ class Review:
         choices: for HPARAMS.
     """
 
-    def __init__(self, config: Any, learner: Learner, data: ImageDataModule, folder: Path, choices: RunChoices) -> None:
+    def __init__(
+        self, config: TrainConfig, learner: Learner, data: ImageDataModule, folder: Path, choices: RunChoices
+    ) -> None:
         self.config, self.learner, self.data, self.folder, self.choices = config, learner, data, folder, choices
         self.own = config.review
         self.classes = learner.classes
@@ -72,19 +75,19 @@ class Review:
         self.keep = self._keeper()
 
     def _keeper(self) -> KeepPredictions | None:
-        own, loggers = self.own, self.config.logger
-        shown = loggers.tensorboard and any(
+        own, loggers = self.own, self.config.logger.parts()
+        shown = "tensorboard" in loggers and any(
             (self.figures, own.images, own.worst, own.gradcam, own.curves, own.embedding)
         )
-        if not (shown or (own.record and (loggers.tensorboard or loggers.csv))):
+        if not (shown or (own.record and loggers)):
             return None
         by_score = self.config.callbacks.checkpoint == "best"
         return KeepPredictions(
             monitor=self.config.optimized_metric if by_score else None,
             # a compiled network does not see hooks that come later
             head=None if self.config.trainer.compile else head_modules(self.learner.network)[0],
-            scores=min(own.curves, len(self.classes)) if loggers.tensorboard else 0,
-            features=own.embedding if loggers.tensorboard else 0,
+            scores=min(own.curves, len(self.classes)) if "tensorboard" in loggers else 0,
+            features=own.embedding if "tensorboard" in loggers else 0,
         )
 
     def callbacks(self) -> list[Callback]:
@@ -92,9 +95,9 @@ class Review:
         every = self.config.trainer.log_every_n_steps
         callbacks: list[Callback | None] = [
             GradientNorms(every) if self.own.measures else None,
-            StepTime(every) if self.own.measures and self.config.logger.tensorboard else None,
+            StepTime(every) if self.own.measures and "tensorboard" in self.config.logger.parts() else None,
             FirstBatch(self.own.images, self._show_batch)
-            if self.own.images and self.config.logger.tensorboard
+            if self.own.images and "tensorboard" in self.config.logger.parts()
             else None,
             self.keep,
         ]
@@ -231,7 +234,8 @@ class Review:
         board.put_picture(self.writer, tag, images, step, photograph=photograph)
 
     def _put_figure(self, name: str, best: Predictions) -> None:
-        supplied = {"caption": self._caption(best)} if accepts(self.own.figures[name]["_target_"], "caption") else {}
+        target = self.own.figures.parts()[name]["_target_"]
+        supplied = {"caption": self._caption(best)} if accepts(target, "caption") else {}
         figure = self.figures[name](best, self.classes, **supplied)
         if figure is not None:
             picture = figure if isinstance(figure, Image.Image) else rendered(figure)
@@ -295,17 +299,16 @@ def mixture(shares: Sequence[float], classes: Sequence[str]) -> tuple[str, ...]:
 Figure = Callable[..., Any]
 
 
-def build_figures(figures: Mapping[str, Mapping[str, Any] | None] | None) -> dict[str, Figure]:
+def build_figures(figures: FiguresConfig) -> dict[str, Figure]:
     """The figures of `review.figures`, by name.
 
     Raises:
         ConfigError: a target that cannot be imported, or the name of a picture that Graft makes itself.
     """
-    nodes = {name: node for name, node in (figures or {}).items() if node is not None}
-    for name in nodes:
+    for name in figures.parts():
         if board.FIGURE.format(name) in board.GRIDS:
             raise ConfigError(f"review.figures.{name}: Graft makes a picture of this name itself. Rename the figure.")
-    return {name: bind(f"review.figures.{name}", node) for name, node in nodes.items()}
+    return {name: bind(f"review.figures.{name}", node) for name, node in figures.parts().items()}
 
 
 @contextmanager

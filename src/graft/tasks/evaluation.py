@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from graft.config.fields import chosen_parts
 from graft.config.locations import check_written
 from graft.config.recorded import demand_trust, is_graft_view
 from graft.data.datamodule import ImageDataModule
@@ -96,13 +97,13 @@ def views_of(config: Any, run: Any, source: str) -> Mapping[str, View]:
         ConfigError: the checkpoint `source` names a view of a package that is not trusted.
     """
     tta = run.tta if config.tta is None else config.tta
-    if tta and config.views is None:
+    if tta and not config.views:
         if not run.views:
             raise ConfigError(f"{source}: records no views for tta=true.\nGive some: views=[identity,hflip].")
         for name, node in run.views.items():
             if not is_graft_view(node):
                 demand_trust(f"views.{name}._target_", node["_target_"], source, config.trust)
-    return build_views(tta, run.views if config.views is None else config.views)
+    return build_views(tta, chosen_parts(config.views or run.views))
 
 
 def fewer_then(run: Any, split: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graft.config.command_checks import check_export, said_keys
+from graft.config.fields import chosen_parts
 from graft.config.locations import check_written
 from graft.data.images import ImageSet
 from graft.data.sources import locate
@@ -53,7 +54,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
         ExportError: a file computes something else.
     """
     check_export(config)
-    formats = build_formats(config.format)
+    formats = build_formats(chosen_parts(config.format))
     for name, form in formats.items():
         if config.preprocess and form.weights_only:
             raise ConfigError(

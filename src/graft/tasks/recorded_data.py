@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from graft.config.recorded import demand_trust, recorded_run
-from graft.config.training import DataConfig, TrainConfig
+from graft.config.schema import DataConfig, TrainConfig
 from graft.data.sources import known_sources, locate
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError

@@ -1,11 +1,12 @@
 """Which parameters of a network train in which epoch, and at which learning rate."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from graft.config.schema import FreezeConfig, OptimizerConfig, StrategyConfig
 from graft.config.targets import bind
 from graft.errors import ConfigError
 from graft.transfer.freeze import Policy, none
@@ -33,21 +34,6 @@ class GroupRow:
     parameters: int
     trainable: int
     lr: float
-
-
-class Strategy(Protocol):
-    """The part of `conf/strategy` that sets learning rates."""
-
-    lr_multipliers: Mapping[str, float]
-    layer_decay: float | None
-    decay_norm_and_bias: bool
-
-
-class Rates(Protocol):
-    """The keys of `conf/optimizer` that differ by parameter group."""
-
-    lr: float
-    weight_decay: float
 
 
 MOST_COMPARED = 1000
@@ -180,7 +166,11 @@ def _is_frozen(name: str, module: nn.Module, frozen: Collection[str], frozen_sta
 
 
 def plan_transfer(
-    network: nn.Module, strategy: Strategy, freeze: Mapping[str, Any], optimizer: Rates, epochs: int | None = None
+    network: nn.Module,
+    strategy: StrategyConfig,
+    freeze: FreezeConfig,
+    optimizer: OptimizerConfig,
+    epochs: int | None = None,
 ) -> TransferPlan:
     """The transfer plan of a run: find the network's stages, group its parameters, bind its freeze policy.
 
@@ -207,10 +197,10 @@ def plan_transfer(
     return TransferPlan(network, stages, build_policy(freeze), groups, epochs)
 
 
-def build_policy(freeze: Mapping[str, Any]) -> Policy:
+def build_policy(freeze: FreezeConfig) -> Policy:
     """The policy that `freeze._target_` names, with its arguments bound.
 
     Raises:
         ConfigError: the target cannot be imported.
     """
-    return Policy.of(bind("freeze", freeze))
+    return Policy.of(bind("freeze", freeze.arguments()))
