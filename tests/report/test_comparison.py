@@ -191,7 +191,7 @@ def test_where_validation_is_the_test_set_the_table_says_so(tmp_path: Path, caps
     show(tmp_path)
     printed = capsys.readouterr().out
     assert "validated on" in printed
-    assert "their test figures are too good" in printed
+    assert "their test metrics are too optimistic" in printed
     for file in ("compare.md", "compare.html"):
         assert "the test images" in (tmp_path / file).read_text()
     assert "other images" not in (tmp_path / "compare.csv").read_text(), "nothing is known of the other run"

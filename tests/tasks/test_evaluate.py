@@ -22,7 +22,7 @@ from graft.learning.checkpoints import checkpoint_file, read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models.normalise import Normalise
 from graft.tasks import evaluation
-from graft.tasks.recorded_data import different_data, run_config, summary_beside
+from graft.tasks.recorded_data import different_data, run_config, summary_next_to
 
 
 def composed(task: str, *overrides: str) -> Any:
@@ -221,4 +221,4 @@ def test_a_run_folder_means_its_best_checkpoint(digits_run: Path, tmp_path: Path
 @pytest.mark.parametrize("content", ["[1]", "{", '{"data": []}', '{"data": {"fingerprint": 3}}', "[" * 10**5])
 def test_a_summary_that_no_run_wrote_is_none(content: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(content)
-    assert summary_beside(tmp_path / "checkpoints" / "best.ckpt") == {}
+    assert summary_next_to(tmp_path / "checkpoints" / "best.ckpt") == {}

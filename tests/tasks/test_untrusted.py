@@ -34,7 +34,7 @@ from graft.system.files import safe_name
 from graft.tasks import evaluation
 from graft.tasks.export import export
 from graft.tasks.predict import main as predict
-from graft.tasks.recorded_data import summary_beside
+from graft.tasks.recorded_data import summary_next_to
 from graft.tasks.review import review
 from graft.tasks.run import read_summary
 
@@ -546,7 +546,7 @@ def test_a_summary_that_waits_has_no_end_or_is_huge_is_not_read(tmp_path: Path) 
         file.write(b"{}")
         file.truncate(2**40)
     assert read_summary(tmp_path) == {}
-    assert summary_beside(Path("best.ckpt")) == {}
+    assert summary_next_to(Path("best.ckpt")) == {}
 
 
 @pytest.mark.parametrize(

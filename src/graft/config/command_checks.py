@@ -1,4 +1,4 @@
-"""What `graft evaluate` and `graft predict` must not be told, said before anything heavy is loaded."""
+"""Checks of the configuration of `graft evaluate`, `predict` and `export`, made before anything heavy is imported."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -16,13 +16,17 @@ from graft.system.files import safe_name
 SPLITS = ("test", "val", "train", "all")
 
 
-def said_keys(overrides: Iterable[str]) -> frozenset[str]:
-    """The keys and groups that the command line names: {"data.root", "tta"} of ["data.root=/x", "++tta=true"]."""
+def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:
+    """The keys and groups set on the command line: {"data.root", "tta"} of ["data.root=/x", "++tta=true"]."""
     return frozenset(word.lstrip("+~").partition("=")[0] for word in overrides)
 
 
-def check_evaluate(config: Any, said: Collection[str]) -> None:
-    """Refuse what an EvaluateConfig must not say; `said` as `said_keys` gives it.
+def check_evaluate(config: Any, overrides: Collection[str]) -> None:
+    """Refuse mistakes in an EvaluateConfig.
+
+    Args:
+        config: an EvaluateConfig.
+        overrides: see `overridden_keys`.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -38,16 +42,16 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
         if not config.tta:
             names = ",".join(config.views)
             raise ConfigError(f"views=[{names}]: only test-time augmentation uses them; add tta=true.")
-    hidden = sorted(key for key in said if key.startswith("data.preprocess"))
+    hidden = sorted(key for key in overrides if key.startswith("data.preprocess"))
     if hidden:
         key = hidden[0].removeprefix("data.")
         raise ConfigError(
-            f"{hidden[0]}: images are prepared as the checkpoint says, whatever the data set.\nTo change it: {key}=…"
+            f"{hidden[0]}: the checkpoint decides the preprocessing, for any data set.\nTo change it: {key}=…"
         )
 
 
 def check_predict(config: Any) -> None:
-    """Refuse what a PredictConfig must not say.
+    """Refuse mistakes in a PredictConfig.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -55,9 +59,11 @@ def check_predict(config: Any) -> None:
     check_ranges(config, PredictConfig)
     named = not OmegaConf.is_missing(config.model, "name")
     if (config.checkpoint is None) != named:
-        said = f"checkpoint={config.checkpoint} and model={config.model.name} disagree" if named else "neither is set"
+        problem = "neither is set"
+        if named:
+            problem = f"checkpoint={config.checkpoint} and model={config.model.name} disagree"
         raise ConfigError(
-            f"checkpoint or model: {said}.\nGive checkpoint=RUN_FOLDER for a network you trained, "
+            f"checkpoint or model: {problem}.\nGive checkpoint=RUN_FOLDER for a network you trained, "
             "or model=vgg16 for ImageNet's 1,000 classes."
         )
     if config.source is None or not sources_of(config):
@@ -100,7 +106,7 @@ def sources_of(config: Any) -> list[str]:
 def _check_trust(trust: Iterable[str]) -> None:
     for package in trust:
         if not MODULE.fullmatch(package):
-            raise ConfigError(f"trust: {package!a} is no name of a package. Give e.g. trust=[my_package].")
+            raise ConfigError(f"trust: {package!a} is not the name of a package. Give e.g. trust=[my_package].")
 
 
 def _check_preprocess(preprocess: Any) -> None:

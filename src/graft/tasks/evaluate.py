@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from graft.config.command_checks import check_evaluate, said_keys
+from graft.config.command_checks import check_evaluate, overridden_keys
 from graft.errors import ConfigError
 from graft.learning.checkpoints import checkpoint_file
 from graft.system import downloads
@@ -17,14 +17,14 @@ def main(config: Any) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    said = said_keys(hydra.overrides.task)
-    check_evaluate(config, said)
+    overrides = overridden_keys(hydra.overrides.task)
+    check_evaluate(config, overrides)
     downloads.configure(config.download)
     checkpoint = checkpoint_file(config.checkpoint)
     with uncollected():
         from graft.tasks import evaluation  # torch only now that there is something to evaluate
 
-    return evaluation.run(config, checkpoint, said, Path(hydra.runtime.output_dir))
+    return evaluation.run(config, checkpoint, overrides, Path(hydra.runtime.output_dir))
 
 
 def claim(config: Any, folder: Path, own_name: bool) -> Path:
@@ -33,7 +33,7 @@ def claim(config: Any, folder: Path, own_name: bool) -> Path:
     Raises:
         ConfigError, TrainingError: the configuration, the checkpoint, or a folder that holds something already.
     """
-    check_evaluate(config, said_keys(config.hydra.overrides.task))
+    check_evaluate(config, overridden_keys(config.hydra.overrides.task))
     checkpoint_file(config.checkpoint)
     if own_name:
         return new_folder(folder)

@@ -1,4 +1,4 @@
-"""The heavy part of `graft evaluate`: restore, predict, score, tell."""
+"""Evaluate a checkpoint on a split of a data set: the part of `graft evaluate` that imports torch."""
 
 import dataclasses
 import json
@@ -22,27 +22,33 @@ from graft.learning.inference import Inference, most_probable
 from graft.learning.metrics import Scored, Scores
 from graft.learning.restore import Restored, from_checkpoint
 from graft.learning.views import View, build_views, with_margin
-from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv, overall_table
+from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
 from graft.review.predictions import rank, writing
 from graft.system.device import as_trained
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.tasks.build import loaders
 from graft.tasks.fit import tell
-from graft.tasks.recorded_data import different_data, open_splits, run_config, summary_beside
+from graft.tasks.recorded_data import different_data, open_splits, run_config, summary_next_to
 from graft.tasks.run import versions
 
 log = logging.getLogger("graft")
 
 MOST_CLASSES = 25_000
-"""The confusion matrix counts every pair of classes: 5 GB for this number."""
+"""Largest number of classes: their confusion matrix takes 5 GB."""
 
 
-def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> float:
-    """Evaluate `checkpoint` as `config` (an EvaluateConfig) says; everything written goes to `folder`.
+def run(config: Any, checkpoint: Path, overrides: Collection[str], folder: Path) -> float:
+    """Evaluate a checkpoint and write the results to `folder`.
+
+    Args:
+        config: an EvaluateConfig.
+        checkpoint: the file.
+        overrides: keys set on the command line.
+        folder: of the output.
 
     Returns:
-        The accuracy.
+        The accuracy in [0, 1].
 
     Raises:
         ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
@@ -50,43 +56,43 @@ def run(config: Any, checkpoint: Path, said: Collection[str], folder: Path) -> f
     restored = from_checkpoint(checkpoint).prepared(config.preprocess)
     if len(restored.classes) > MOST_CLASSES:
         raise ConfigError(
-            f"{checkpoint}: has {len(restored.classes):,} classes; pairs of classes are counted of {MOST_CLASSES:,} at "
-            "most.\ngraft predict names them without counting."
+            f"{checkpoint}: has {len(restored.classes):,} classes; a confusion matrix has at most {MOST_CLASSES:,}.\n"
+            "graft predict has no such limit."
         )
-    asked = run_config(config, restored.config, said, restored.source)
-    check_written(asked.data.root, config.paths.outputs, {"hydra.run.dir": folder})
-    views = views_of(config, asked, restored.source)
-    seen = with_margin(restored.preprocessing, views)
+    evaluated = run_config(config, restored.config, overrides, restored.source)
+    check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
+    views = views_of(config, evaluated, restored.source)
+    preprocessing = with_margin(restored.preprocessing, views)
     device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
-    splits = open_splits(asked)
-    summary = summary_beside(checkpoint) if asked.data.name == restored.config.get("data", {}).get("name") else {}
-    notes = [*splits.notes, *different_data(splits, summary), *fewer_then(asked, config.split)]
+    splits = open_splits(evaluated)
+    summary = summary_next_to(checkpoint) if evaluated.data.name == restored.config.get("data", {}).get("name") else {}
+    notes = [*splits.notes, *different_data(splits, summary), *notes_on_limits(evaluated, config.split)]
     for note in notes:
         log.info("note  %s", note)
 
     inference = Inference(restored, device, channels_last=channels_last, views=views)
-    lost = LostImages(folder / "unreadable.jsonl") if asked.data.on_error == "skip" else None
-    data = data_module(asked, splits.relabelled(restored.classes), config.split, seen, lost)
+    lost = LostImages(folder / "unreadable.jsonl") if evaluated.data.on_error == "skip" else None
+    data = data_module(evaluated, splits.relabelled(restored.classes), config.split, preprocessing, lost)
     scored = measure(inference, data, config.split, restored.classes, folder / "predictions.csv", config.topk)
     notes += lost.notes() if lost else []
     result = {
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
-        "data": {"name": asked.data.name, "root": asked.data.root, "fingerprint": splits.fingerprint()},
+        "data": {"name": evaluated.data.name, "root": evaluated.data.root, "fingerprint": splits.fingerprint()},
         "split": config.split,
         "preprocessing": restored.preprocessing.to_dict(),
         "views": list(views),
-        "metrics": named(config.split, restored.classes, scored),
+        "metrics": metrics_by_name(config.split, restored.classes, scored),
         "classes": {
             name: dataclasses.asdict(score) for name, score in zip(restored.classes, scored.classes, strict=True)
         },
-        "run": figures_then(restored, summary, config.split, checkpoint),
+        "run": recorded_metrics(restored, summary, config.split, checkpoint),
         "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
         "notes": notes,
         "versions": versions(),
     }
     write_atomically(folder / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomically(folder / "confusion_matrix.csv", confusion_csv(restored.classes, scored.confusion).encode())
-    show(result, scored, restored.classes, folder)
+    log_result(result, scored, restored.classes, folder)
     return scored.overall["acc"]
 
 
@@ -106,18 +112,18 @@ def views_of(config: Any, run: Any, source: str) -> Mapping[str, View]:
     return build_views(tta, chosen_parts(config.views or run.views))
 
 
-def fewer_then(run: Any, split: str) -> list[str]:
-    """A note when the run looked at a part of the split only."""
+def notes_on_limits(run: Any, split: str) -> list[str]:
+    """A note if the run evaluated only a part of the split."""
     limit = run.trainer.get(f"limit_{split}_batches")
-    return [] if limit is None else [f"the run had trainer.limit_{split}_batches={limit}; here every image counts"]
+    return [] if limit is None else [f"the run had trainer.limit_{split}_batches={limit}; here all images are used"]
 
 
 def data_module(
     run: Any, splits: Splits, split: str, preprocessing: Preprocessing, lost: LostImages | None = None
 ) -> ImageDataModule:
-    """The run's loaders, with `split` where they have none without augmentation in place of the test images."""
-    shown = dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits
-    return loaders(run, shown, preprocessing, lost)
+    """The run's loaders; those of the test give the images of `split` "train" or "all", without augmentation."""
+    replaced = dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits
+    return loaders(run, replaced, preprocessing, lost)
 
 
 def measure(
@@ -147,16 +153,16 @@ def measure(
     return scores.compute()
 
 
-def named(split: str, classes: Sequence[str], scored: Scored) -> dict[str, float]:
-    """The figures under the names they have everywhere; test/acc/CLASS for classes that have images."""
+def metrics_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[str, float]:
+    """The metrics under their usual names; SPLIT/acc/CLASS for classes that have images."""
     each = {name: score.recall for name, score in zip(classes, scored.classes, strict=True) if score.images}
     return {f"{split}/{name}": value for name, value in scored.overall.items()} | {
         f"{split}/acc/{name}": value for name, value in each.items()
     }
 
 
-def figures_then(restored: Restored, summary: Mapping[str, Any], split: str, checkpoint: Path) -> dict[str, float]:
-    """Loss and accuracy that the run itself had on this split with this checkpoint; empty where it is not known."""
+def recorded_metrics(restored: Restored, summary: Mapping[str, Any], split: str, checkpoint: Path) -> dict[str, float]:
+    """Loss and accuracy that the run itself recorded for this split and checkpoint; empty if there are none."""
     if not summary:
         return {}
     tested = Path(summary.get("checkpoint") or "").name == checkpoint.name
@@ -164,8 +170,8 @@ def figures_then(restored: Restored, summary: Mapping[str, Any], split: str, che
     return {name: known[name] for name in (f"{split}/loss", f"{split}/acc") if name in known}
 
 
-def show(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:
-    """The figures on the terminal and in the log."""
+def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:
+    """Log the metrics as tables."""
     count, device = sum(score.images for score in scored.classes), result["device"]
     title = f"{count:,} {result['split']} images of {result['data']['name']}"
     if len(result["views"]) > 1:
@@ -173,11 +179,11 @@ def show(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], fold
     log.info("%s · %s · %s", title, device["accelerator"], device["precision"])
     tell(overall_table(scored.overall))
     tell(class_table(result["classes"]))
-    if mistakes := commonest_mistakes(classes, scored.confusion):
-        log.info("most often mistaken  %s", mistakes)
-    then = result["run"]
-    if then:
-        same = all(result["metrics"][name] == value for name, value in then.items())
-        said = "  ".join(f"{name} {value:.6f}" for name, value in then.items())
-        log.info("%s  %s", "equal to the run's figures" if same else "the run had", said)
+    if mistakes := most_confused(classes, scored.confusion):
+        log.info("most often confused  %s", mistakes)
+    recorded = result["run"]
+    if recorded:
+        same = all(result["metrics"][name] == value for name, value in recorded.items())
+        values = "  ".join(f"{name} {value:.6f}" for name, value in recorded.items())
+        log.info("%s  %s", "equal to the run's metrics" if same else "the run had", values)
     log.info("written to  %s", folder)

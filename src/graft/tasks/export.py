@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graft.config.command_checks import check_export, said_keys
+from graft.config.command_checks import check_export, overridden_keys
 from graft.config.fields import chosen_parts
 from graft.config.locations import check_written
 from graft.data.images import ImageSet
@@ -43,10 +43,10 @@ def main(config: Any) -> None:
     """Export as `config` (an ExportConfig, composed by Hydra) says."""
     from hydra.core.hydra_config import HydraConfig
 
-    export(config, said_keys(HydraConfig.get().overrides.task))
+    export(config, overridden_keys(HydraConfig.get().overrides.task))
 
 
-def export(config: Any, said: Collection[str] = ()) -> None:
+def export(config: Any, overrides: Collection[str] = ()) -> None:
     """Write each format; a file is kept once it was read back and found to compute what the checkpoint does.
 
     Raises:
@@ -68,7 +68,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
         from graft.learning.restore import from_checkpoint
 
     restored = from_checkpoint(checkpoint)
-    images = real_images(config, restored, said)
+    images = real_images(config, restored, overrides)
     network = ExportedNetwork(restored, config.preprocess)
     if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
@@ -91,7 +91,7 @@ def export(config: Any, said: Collection[str] = ()) -> None:
         )
 
 
-def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Tensor":
+def real_images(config: Any, restored: "Restored", overrides: Collection[str]) -> "Tensor":
     """Images to compare on, uint8 [N, 3, S, S]: of `samples`, else of the run's own test images (embedded or on disk).
 
     Raises:
@@ -108,7 +108,7 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
         if not len(images):
             raise DataError(f"samples={config.samples}: no picture found there.")
     else:
-        run = run_config(config, restored.config, said, restored.source)
+        run = run_config(config, restored.config, overrides, restored.source)
         check_written(run.data.root, config.paths.outputs, {"folder": config.folder})
         missing = locate(run.data.name, data_root(run), download=False)
         if missing is not None:

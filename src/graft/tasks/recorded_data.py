@@ -15,17 +15,17 @@ from graft.tasks.run import valid_summary
 from graft.tasks.train import data_root, open_data
 
 
-def run_config(config: Any, made: Mapping[str, Any], said: Collection[str], source: str = "checkpoint") -> Any:
-    """A TrainConfig of what decides the run's figures, with the data that `config` (an EvaluateConfig) asks for.
+def run_config(config: Any, made: Mapping[str, Any], overrides: Collection[str], source: str = "checkpoint") -> Any:
+    """A TrainConfig with the recorded keys of a run and the data that `config` (an EvaluateConfig) names.
 
-    The rest is as usual: how a network was trained does not matter here. Nothing is downloaded to a folder that only
-    the checkpoint names.
+    All other keys have their defaults: how a network was trained does not matter here. Nothing is downloaded to a
+    folder that only the checkpoint names.
 
     Args:
-        config: what is asked.
+        config: an EvaluateConfig.
         made: what `recorded_run` reads of the run's configuration.
-        said: keys of the command line. A key of `data` that is not among them is the run's, so that naming the run's
-            own set gives the run's own splits.
+        overrides: keys set on the command line. A key of `data` that is not among them is the run's, so that the run's
+            own data set has the run's own splits.
         source: the checkpoint's file, for messages.
 
     Raises:
@@ -41,13 +41,13 @@ def run_config(config: Any, made: Mapping[str, Any], said: Collection[str], sour
         given = {key: value for key, value in config.data.items() if value is not None}
         run.data = OmegaConf.merge(OmegaConf.structured(DataConfig), kept, given)
     else:
-        run.data.download = "paths.data" in said
-        if "paths.data" in said and run.data.root is not None:
+        run.data.download = "paths.data" in overrides
+        if "paths.data" in overrides and run.data.root is not None:
             run.data.root = moved(run.data.root, run.paths.data, config.paths.data)
-    for key in said:
+    for key in overrides:
         if key.startswith("data."):
             OmegaConf.update(run, key, OmegaConf.select(config, key))
-    if "data.root" in said and "data.download" not in said:
+    if "data.root" in overrides and "data.download" not in overrides:
         run.data.download = True
     return run
 
@@ -61,7 +61,7 @@ def demand_source(name: str | None, source: str, trust: Sequence[str]) -> None:
 
 
 def moved(root: str, old: str, new: str) -> str:
-    """`root` with the folder `old` that it lies in replaced by `new`; as it is when it lies elsewhere."""
+    """`root` with its parent folder `old` replaced by `new`; unchanged if it is not in `old`."""
     return str(Path(new) / Path(root).relative_to(old)) if Path(root).is_relative_to(old) else root
 
 
@@ -69,27 +69,29 @@ def open_splits(run: Any) -> Splits:
     """The data set that `run` (a TrainConfig) names.
 
     Raises:
-        DataError: it is neither here nor within reach; says where to put it.
+        DataError: it is not on this machine and cannot be downloaded; says where to put it.
     """
     missing = locate(run.data.name, data_root(run), download=run.data.download)
     if missing is not None:
         raise DataError(
-            f"{missing}\nIf it lies elsewhere, or is to be fetched: paths.data=FOLDER (of all sets) or "
-            "data.root=FOLDER (of this one)."
+            f"{missing}\nIf it is somewhere else, or to download it: paths.data=FOLDER (of all data sets) "
+            "or data.root=FOLDER (of this one)."
         )
     return open_data(run)
 
 
-def summary_beside(checkpoint: Path) -> dict[str, Any]:
-    """What the run said of itself, where the checkpoint still lies in the run's folder; else nothing."""
+def summary_next_to(checkpoint: Path) -> dict[str, Any]:
+    """The summary of the run, if the checkpoint is still in the run's folder; else an empty one."""
     return valid_summary(checkpoint.absolute().parents[1]) if len(checkpoint.absolute().parents) > 1 else {}
 
 
 def different_data(splits: Splits, summary: dict[str, Any]) -> list[str]:
-    """A note when the images are not those that the run divided."""
-    data, now = summary.get("data"), splits.fingerprint()
-    then = data.get("fingerprint") if isinstance(data, dict) else None
-    if then == now or not isinstance(then, str):
+    """A note if the images are not those of the run."""
+    data, current = summary.get("data"), splits.fingerprint()
+    recorded = data.get("fingerprint") if isinstance(data, dict) else None
+    if recorded == current or not isinstance(recorded, str):
         return []
-    shown = ascii(then[:8])[1:-1]
-    return [f"the data are not those of the run: images were added, removed or changed ({shown} then, {now[:8]} now)"]
+    before = ascii(recorded[:8])[1:-1]
+    return [
+        f"the data are not those of the run: images were added, removed or changed ({before} then, {current[:8]} now)"
+    ]
