@@ -15,7 +15,8 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 from graft.config import conf_dir
-from graft.config.registration import register
+from graft.config.commands import EvaluateConfig
+from graft.config.registration import register, typed
 from graft.data import load_splits
 from graft.errors import DataError, TrainingError
 from graft.learning.checkpoints import checkpoint_file, read_checkpoint
@@ -28,7 +29,8 @@ from graft.tasks.recorded_data import different_data, run_config, summary_next_t
 def composed(task: str, *overrides: str) -> Any:
     register()
     with initialize_config_dir(str(conf_dir())):
-        return compose(task, list(overrides))
+        config = compose(task, list(overrides))
+    return typed(config, EvaluateConfig) if task == "evaluate" else config
 
 
 def evaluated(run: Path, folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
@@ -183,7 +185,7 @@ def test_naming_the_runs_own_set_keeps_the_runs_splits() -> None:
     for overrides in ((), ("data=digits",)):
         config = composed("evaluate", "checkpoint=x", *overrides)
         run = run_config(config, made, {word.partition("=")[0] for word in overrides})
-        assert (run.data.shots, run.data.options.split_seed) == (60, 3)
+        assert (run.data.shots, run.data.options["split_seed"]) == (60, 3)
     asked = composed("evaluate", "checkpoint=x", "data=digits", "data.shots=5")
     assert run_config(asked, made, {"data", "data.shots"}).data.shots == 5
 

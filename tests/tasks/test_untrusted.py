@@ -21,7 +21,8 @@ from PIL import Image
 import graft
 from graft.cli import refuse_recorded_options
 from graft.config import conf_dir
-from graft.config.registration import register
+from graft.config.commands import EvaluateConfig
+from graft.config.registration import register, typed
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, GraftError, RecordError, TrainingError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
@@ -89,7 +90,8 @@ def composed(task: str, *overrides: str) -> Any:
 
 def evaluate(file: Path, folder: Path, *words: str) -> None:
     said = frozenset(word.partition("=")[0] for word in words)
-    evaluation.run(composed("evaluate", f"checkpoint={file}", *words), file, said, folder / "evaluated")
+    config = typed(composed("evaluate", f"checkpoint={file}", *words), EvaluateConfig)
+    evaluation.run(config, file, said, folder / "evaluated")
 
 
 def exported(file: Path, folder: Path, *words: str) -> list[str]:

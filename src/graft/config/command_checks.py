@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from graft.config.checks import check_views
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
-from graft.config.fields import check_ranges, chosen_parts, one_of
+from graft.config.fields import check_ranges, one_of
 from graft.config.recorded import MODULE
 from graft.config.targets import check_target
 from graft.errors import ConfigError
@@ -21,11 +21,11 @@ def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:
     return frozenset(word.lstrip("+~").partition("=")[0] for word in overrides)
 
 
-def check_evaluate(config: Any, overrides: Collection[str]) -> None:
+def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
     """Refuse mistakes in an EvaluateConfig.
 
     Args:
-        config: an EvaluateConfig.
+        config: of the command.
         overrides: see `overridden_keys`.
 
     Raises:
@@ -37,10 +37,10 @@ def check_evaluate(config: Any, overrides: Collection[str]) -> None:
     _check_trust(config.trust)
     one_of("split", config.split, SPLITS)
     _check_preprocess(config.preprocess)
-    if config.views:
-        check_views(chosen_parts(config.views))
+    if views := config.views.parts():
+        check_views(views)
         if not config.tta:
-            names = ",".join(config.views)
+            names = ",".join(views)
             raise ConfigError(f"views=[{names}]: only test-time augmentation uses them; add tta=true.")
     hidden = sorted(key for key in overrides if key.startswith("data.preprocess"))
     if hidden:
@@ -76,7 +76,7 @@ def check_predict(config: Any) -> None:
         one_of("num_workers", config.num_workers, ("auto",))
 
 
-def check_export(config: Any) -> None:
+def check_export(config: ExportConfig) -> None:
     """Refuse mistakes in an ExportConfig.
 
     Raises:
@@ -91,7 +91,7 @@ def check_export(config: Any) -> None:
             f"name={config.name!a}: must be a file's name without folder and ending, e.g. "
             f"name={safe_name(config.name)}.\nfolder=FOLDER says where it goes."
         )
-    formats = chosen_parts(config.format)
+    formats = config.format.parts()
     if not formats:
         raise ConfigError("format={}: choose at least one, e.g. format=onnx.")
     for name, node in formats.items():

@@ -118,12 +118,7 @@ class Parts(Open):
     """A group of named parts: each extra key is a node with a `_target_`; null and false leave a part out."""
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        return chosen_parts(self.extra())
-
-
-def chosen_parts(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Those of `parts` that are not left out by null or false."""
-    return {name: node for name, node in parts.items() if node not in (None, False)}
+        return {name: node for name, node in self.extra().items() if node not in (None, False)}
 
 
 def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Mapping[str, Any]]]:

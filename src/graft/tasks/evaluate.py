@@ -1,9 +1,12 @@
 """`graft evaluate`: the figures of a checkpoint again, on its own data set or another."""
 
 from pathlib import Path
-from typing import Any
+
+from omegaconf import DictConfig
 
 from graft.config.command_checks import check_evaluate, overridden_keys
+from graft.config.commands import EvaluateConfig
+from graft.config.registration import typed
 from graft.errors import ConfigError
 from graft.learning.checkpoints import checkpoint_file
 from graft.system import downloads
@@ -12,29 +15,35 @@ from graft.system.folder_lock import new_folder
 from graft.system.startup import uncollected
 
 
-def main(config: Any) -> float:
-    """Evaluate as `config` (an EvaluateConfig, composed by Hydra) says; returns the accuracy to a sweeper."""
+def main(config: DictConfig) -> float:
+    """Run `graft evaluate` and return the accuracy, for a sweeper.
+
+    Args:
+        config: an EvaluateConfig, composed by Hydra.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
     overrides = overridden_keys(hydra.overrides.task)
-    check_evaluate(config, overrides)
-    downloads.configure(config.download)
-    checkpoint = checkpoint_file(config.checkpoint)
+    cfg = typed(config, EvaluateConfig)
+    check_evaluate(cfg, overrides)
+    downloads.configure(cfg.download)
+    checkpoint = checkpoint_file(str(cfg.checkpoint))
     with uncollected():
-        from graft.tasks import evaluation  # torch only now that there is something to evaluate
+        from graft.tasks import evaluation  # torch is imported only once there is something to evaluate
 
-    return evaluation.run(config, checkpoint, overrides, Path(hydra.runtime.output_dir))
+    return evaluation.run(cfg, checkpoint, overrides, Path(hydra.runtime.output_dir))
 
 
-def claim(config: Any, folder: Path, own_name: bool) -> Path:
-    """Refuse what cannot be evaluated before Hydra writes to `folder`; returns the folder to use.
+def claim(config: DictConfig, folder: Path, own_name: bool) -> Path:
+    """Check the command and its folder before Hydra writes to `folder`; return the folder to use.
 
     Raises:
-        ConfigError, TrainingError: the configuration, the checkpoint, or a folder that holds something already.
+        ConfigError, TrainingError: the configuration, the checkpoint, or a folder that is already used.
     """
-    check_evaluate(config, overridden_keys(config.hydra.overrides.task))
-    checkpoint_file(config.checkpoint)
+    cfg = typed(config, EvaluateConfig)
+    check_evaluate(cfg, overridden_keys(config.hydra.overrides.task))
+    checkpoint_file(str(cfg.checkpoint))
     if own_name:
         return new_folder(folder)
     require_writable(folder, "hydra.run.dir")

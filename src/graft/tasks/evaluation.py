@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from graft.config.fields import chosen_parts
+from graft.config.commands import EvaluateConfig
 from graft.config.locations import check_written
 from graft.config.recorded import demand_trust, is_graft_view
+from graft.config.registration import plain
+from graft.config.schema import TrainConfig
 from graft.data.datamodule import ImageDataModule
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
@@ -38,11 +40,11 @@ MOST_CLASSES = 25_000
 """Largest number of classes: their confusion matrix takes 5 GB."""
 
 
-def run(config: Any, checkpoint: Path, overrides: Collection[str], folder: Path) -> float:
+def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], folder: Path) -> float:
     """Evaluate a checkpoint and write the results to `folder`.
 
     Args:
-        config: an EvaluateConfig.
+        config: of the command.
         checkpoint: the file.
         overrides: keys set on the command line.
         folder: of the output.
@@ -53,7 +55,7 @@ def run(config: Any, checkpoint: Path, overrides: Collection[str], folder: Path)
     Raises:
         ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
     """
-    restored = from_checkpoint(checkpoint).prepared(config.preprocess)
+    restored = from_checkpoint(checkpoint).prepared(plain(config.preprocess))
     if len(restored.classes) > MOST_CLASSES:
         raise ConfigError(
             f"{checkpoint}: has {len(restored.classes):,} classes; a confusion matrix has at most {MOST_CLASSES:,}.\n"
@@ -63,7 +65,7 @@ def run(config: Any, checkpoint: Path, overrides: Collection[str], folder: Path)
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
     views = views_of(config, evaluated, restored.source)
     preprocessing = with_margin(restored.preprocessing, views)
-    device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
+    device, channels_last = as_trained(restored.config.get("trainer", {}), plain(config.trainer))
     splits = open_splits(evaluated)
     summary = summary_next_to(checkpoint) if evaluated.data.name == restored.config.get("data", {}).get("name") else {}
     notes = [*splits.notes, *different_data(splits, summary), *notes_on_limits(evaluated, config.split)]
@@ -96,30 +98,31 @@ def run(config: Any, checkpoint: Path, overrides: Collection[str], folder: Path)
     return scored.overall["acc"]
 
 
-def views_of(config: Any, run: Any, source: str) -> Mapping[str, View]:
-    """The views of `config` (an EvaluateConfig) or, where it has none, of the run.
+def views_of(config: EvaluateConfig, run: TrainConfig, source: str) -> Mapping[str, View]:
+    """The views of `config` or, if it has none, of the run.
 
     Raises:
         ConfigError: the checkpoint `source` names a view of a package that is not trusted.
     """
     tta = run.tta if config.tta is None else config.tta
-    if tta and not config.views:
-        if not run.views:
+    chosen, recorded = config.views.parts(), run.views.parts()
+    if tta and not chosen:
+        if not recorded:
             raise ConfigError(f"{source}: records no views for tta=true.\nGive some: views=[identity,hflip].")
-        for name, node in run.views.items():
+        for name, node in recorded.items():
             if not is_graft_view(node):
                 demand_trust(f"views.{name}._target_", node["_target_"], source, config.trust)
-    return build_views(tta, chosen_parts(config.views or run.views))
+    return build_views(tta, chosen or recorded)
 
 
-def notes_on_limits(run: Any, split: str) -> list[str]:
+def notes_on_limits(run: TrainConfig, split: str) -> list[str]:
     """A note if the run evaluated only a part of the split."""
-    limit = run.trainer.get(f"limit_{split}_batches")
+    limit = getattr(run.trainer, f"limit_{split}_batches", None)
     return [] if limit is None else [f"the run had trainer.limit_{split}_batches={limit}; here all images are used"]
 
 
 def data_module(
-    run: Any, splits: Splits, split: str, preprocessing: Preprocessing, lost: LostImages | None = None
+    run: TrainConfig, splits: Splits, split: str, preprocessing: Preprocessing, lost: LostImages | None = None
 ) -> ImageDataModule:
     """The run's loaders; those of the test give the images of `split` "train" or "all", without augmentation."""
     replaced = dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from graft.config.command_checks import check_export, overridden_keys
-from graft.config.fields import chosen_parts
+from graft.config.commands import ExportConfig
 from graft.config.locations import check_written
+from graft.config.registration import typed
 from graft.data.images import ImageSet
 from graft.data.sources import locate
 from graft.data.stream import find_images
@@ -39,46 +41,51 @@ FLOATS = "RGB, float32 in [0, 1], minus mean, divided by std"
 BYTES = "RGB, uint8 from 0 to 255, not normalised"
 
 
-def main(config: Any) -> None:
-    """Export as `config` (an ExportConfig, composed by Hydra) says."""
+def main(config: DictConfig) -> None:
+    """Run `graft export`.
+
+    Args:
+        config: an ExportConfig, composed by Hydra.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     export(config, overridden_keys(HydraConfig.get().overrides.task))
 
 
-def export(config: Any, overrides: Collection[str] = ()) -> None:
+def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
     """Write each format; a file is kept once it was read back and found to compute what the checkpoint does.
 
     Raises:
         DataError: no images to compare on.
         ExportError: a file computes something else.
     """
-    check_export(config)
-    formats = build_formats(chosen_parts(config.format))
+    cfg = typed(config, ExportConfig)
+    check_export(cfg)
+    formats = build_formats(cfg.format.parts())
     for name, form in formats.items():
-        if config.preprocess and form.weights_only:
+        if cfg.preprocess and form.weights_only:
             raise ConfigError(
                 f"format.{name} and preprocess=true disagree: it holds weights, no computation.\n"
                 "Leave preprocess out, or use format=onnx or format=torch_export."
             )
-    require_writable(Path(config.folder), "folder")
-    checkpoint = checkpoint_file(config.checkpoint)
+    require_writable(Path(cfg.folder), "folder")
+    checkpoint = checkpoint_file(str(cfg.checkpoint))
     with uncollected():  # torch is imported only once there is something to export
         from graft.export.formats import ExportedNetwork, verify
         from graft.learning.restore import from_checkpoint
 
     restored = from_checkpoint(checkpoint)
-    images = real_images(config, restored, overrides)
-    network = ExportedNetwork(restored, config.preprocess)
+    images = real_images(cfg, restored, overrides)
+    network = ExportedNetwork(restored, cfg.preprocess)
     if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
     output = folder_of(config)
     for form in formats.values():
         started = time.perf_counter()
         with folder_in_place(output) as folder:
-            file = folder / f"{config.name or safe_name(restored.recipe.name)}{form.suffix}"
+            file = folder / f"{cfg.name or safe_name(restored.recipe.name)}{form.suffix}"
             form.write(network, file)
-            verification = verify(form.read(network, file), network, images, config.tolerance, file.name)
+            verification = verify(form.read(network, file), network, images, cfg.tolerance, file.name)
             text = json.dumps(description(network, form, file, verification, checkpoint), indent=2, ensure_ascii=False)
             write_atomically(file.with_name(f"{file.name}.json"), f"{text}\n".encode())
         log.info(
@@ -91,7 +98,7 @@ def export(config: Any, overrides: Collection[str] = ()) -> None:
         )
 
 
-def real_images(config: Any, restored: "Restored", overrides: Collection[str]) -> "Tensor":
+def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[str]) -> "Tensor":
     """Images to compare on, uint8 [N, 3, S, S]: of `samples`, else of the run's own test images (embedded or on disk).
 
     Raises:
@@ -101,15 +108,15 @@ def real_images(config: Any, restored: "Restored", overrides: Collection[str]) -
 
     from graft.data.transforms import eval_transform
 
-    if config.samples is not None:
-        found = list(itertools.islice(find_images([config.samples]), config.images))
+    if cfg.samples is not None:
+        found = list(itertools.islice(find_images([cfg.samples]), cfg.images))
         paths = [picture.path for picture in found]
         images = ImageSet([str(picture) for picture in found], np.zeros(len(found), dtype=np.int64), paths=paths)
         if not len(images):
-            raise DataError(f"samples={config.samples}: no picture found there.")
+            raise DataError(f"samples={cfg.samples}: no picture found there.")
     else:
-        run = run_config(config, restored.config, overrides, restored.source)
-        check_written(run.data.root, config.paths.outputs, {"folder": config.folder})
+        run = run_config(cfg, restored.config, overrides, restored.source)
+        check_written(run.data.root, cfg.paths.outputs, {"folder": cfg.folder})
         missing = locate(run.data.name, data_root(run), download=False)
         if missing is not None:
             raise DataError(
@@ -117,7 +124,7 @@ def real_images(config: Any, restored: "Restored", overrides: Collection[str]) -
                 "Give samples=FOLDER (any photographs), or say where the data lie: paths.data=FOLDER, data.root=FOLDER."
             )
         test = open_data(run).test
-        images = test.select(test.spread(config.images))
+        images = test.select(test.spread(cfg.images))
     transform = eval_transform(restored.preprocessing)
     return torch.stack([transform(images.load(index)) for index in range(len(images))])
 

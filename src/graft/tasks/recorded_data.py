@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING
 
+from graft.config.commands import EvaluateConfig, ExportConfig
 from graft.config.recorded import demand_trust, recorded_run
 from graft.config.schema import DataConfig, TrainConfig
 from graft.data.sources import known_sources, locate
@@ -15,14 +16,19 @@ from graft.tasks.run import valid_summary
 from graft.tasks.train import data_root, open_data
 
 
-def run_config(config: Any, made: Mapping[str, Any], overrides: Collection[str], source: str = "checkpoint") -> Any:
-    """A TrainConfig with the recorded keys of a run and the data that `config` (an EvaluateConfig) names.
+def run_config(
+    config: EvaluateConfig | ExportConfig,
+    made: Mapping[str, Any],
+    overrides: Collection[str],
+    source: str = "checkpoint",
+) -> TrainConfig:
+    """The configuration of a run as far as its checkpoint records it, with the data that `config` names.
 
     All other keys have their defaults: how a network was trained does not matter here. Nothing is downloaded to a
     folder that only the checkpoint names.
 
     Args:
-        config: an EvaluateConfig.
+        config: of the command.
         made: what `recorded_run` reads of the run's configuration.
         overrides: keys set on the command line. A key of `data` that is not among them is the run's, so that the run's
             own data set has the run's own splits.
@@ -32,24 +38,41 @@ def run_config(config: Any, made: Mapping[str, Any], overrides: Collection[str],
         ConfigError: the checkpoint names no data set, or one that would have to be imported from a package that is
             not in `config.trust`.
     """
-    run: Any = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(TrainConfig)), recorded_run(made, source))
-    own = None if OmegaConf.is_missing(run.data, "name") else run.data.name
+    run = TrainConfig()
+    for key, value in recorded_run(made, source).items():
+        if isinstance(value, Mapping):
+            vars(getattr(run, key)).update(value)
+        else:
+            setattr(run, key, value)
+    own = None if run.data.name == MISSING else run.data.name
     if config.data.name is None:
         demand_source(own, source, config.trust)
     if config.data.name not in (None, own):
-        kept = {key: run.data[key] for key in ("batch_size", "num_workers", "timeout")}
-        given = {key: value for key, value in config.data.items() if value is not None}
-        run.data = OmegaConf.merge(OmegaConf.structured(DataConfig), kept, given)
+        kept = {key: getattr(run.data, key) for key in ("batch_size", "num_workers", "timeout")}
+        named = {key: value for key, value in vars(config.data).items() if value is not None}
+        run.data = DataConfig(**(kept | named))
     else:
         run.data.download = "paths.data" in overrides
         if "paths.data" in overrides and run.data.root is not None:
             run.data.root = moved(run.data.root, run.paths.data, config.paths.data)
     for key in overrides:
         if key.startswith("data."):
-            OmegaConf.update(run, key, OmegaConf.select(config, key))
+            _copy(config, run, key)
     if "data.root" in overrides and "data.download" not in overrides:
         run.data.download = True
     return run
+
+
+def _copy(source: object, target: object, key: str) -> None:
+    """Give the dotted `key` of `target` its value in `source`; both are typed configurations."""
+    *parents, last = key.split(".")
+    for name in parents:
+        source, target = _fields(source)[name], _fields(target).setdefault(name, {})
+    _fields(target)[last] = _fields(source)[last]
+
+
+def _fields(node: Any) -> dict[str, Any]:
+    return node if isinstance(node, dict) else vars(node)
 
 
 def demand_source(name: str | None, source: str, trust: Sequence[str]) -> None:
@@ -65,8 +88,8 @@ def moved(root: str, old: str, new: str) -> str:
     return str(Path(new) / Path(root).relative_to(old)) if Path(root).is_relative_to(old) else root
 
 
-def open_splits(run: Any) -> Splits:
-    """The data set that `run` (a TrainConfig) names.
+def open_splits(run: TrainConfig) -> Splits:
+    """The data set of a run.
 
     Raises:
         DataError: it is not on this machine and cannot be downloaded; says where to put it.
