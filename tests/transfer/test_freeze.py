@@ -267,6 +267,9 @@ def text(stages, names, epoch):
 def all_of_it(stages, names):
     return set(names)
 
+def all_at_the_end(stages, names, epoch):
+    return set(names) if epoch == 2 else set()
+
 def broken(stages, names, epoch):
     return stages[99]
 '''
@@ -317,10 +320,11 @@ def test_a_policy_is_static_if_it_freezes_the_same_in_every_epoch_of_the_run(min
         "misspelt": r"my_policies\.misspelt: in epoch 0 .*wieght.* no parameter.* Did you mean features\.0\.weight",
         "text": r"my_policies\.text: .*not a set of parameter names",
         "all_of_it": r"my_policies\.all_of_it: .*nothing is left to train",
+        "all_at_the_end": r"my_policies\.all_at_the_end: .*in epoch 2; nothing is left to train",
         "broken": r"my_policies\.broken: in epoch 0 .*IndexError",
         "evry_other": r"my_policies\.evry_other: .*Did you mean every_other",
     }.items(),
 )
 def test_a_policy_that_does_not_keep_the_contract_is_refused_by_its_name(name, words, mine):
     with pytest.raises(ConfigError, match=rf"freeze\._target_={words}"):
-        mine(name)
+        mine(name, epochs=3)

@@ -36,8 +36,8 @@ class GroupRow:
     lr: float
 
 
-MOST_COMPARED = 1000
-"""Epochs that are compared with epoch 0 to see whether a policy is static; a longer run is treated as not static."""
+MOST_EVALUATED = 1000
+"""Largest number of epochs for which a policy is evaluated before training; a longer run is treated as not static."""
 
 
 class TransferPlan:
@@ -57,7 +57,7 @@ class TransferPlan:
         static: whether the same parameters are known to train in every epoch of the run.
 
     Raises:
-        ConfigError: the policy fails, its arguments do not fit the network, or it leaves nothing to train in epoch 0.
+        ConfigError: the policy fails, its arguments do not fit the network, or it leaves nothing to train in an epoch.
     """
 
     def __init__(
@@ -77,12 +77,9 @@ class TransferPlan:
         self._distinct: dict[frozenset[str], frozenset[str]] = {}
         self._frozen_modules: dict[int, tuple[str, ...]] = {}
         self.static = not self.policy.uses_epoch
-        if not self.trainable(0):
-            raise ConfigError(
-                f"freeze._target_={self.policy.target}: freezes every parameter in epoch 0; nothing is left to train."
-            )
-        if not self.static and epochs is not None and epochs <= MOST_COMPARED:
-            self.static = all(self.frozen(epoch) == self.frozen(0) for epoch in range(1, epochs))
+        evaluated = 1 if self.static or epochs is None else max(1, min(epochs, MOST_EVALUATED))
+        distinct = {self.frozen(epoch) for epoch in range(evaluated)}
+        self.static = self.static or (evaluated == epochs and len(distinct) == 1)
 
     def trainable(self, epoch: int) -> frozenset[str]:
         """Names of the parameters that train in `epoch` (counted from 0)."""
@@ -93,6 +90,11 @@ class TransferPlan:
         epoch = 0 if self.static else epoch
         if epoch not in self._frozen:
             frozen = self.policy(self.stages, self._names, epoch)
+            if frozen.issuperset(self._names):
+                raise ConfigError(
+                    f"freeze._target_={self.policy.target}: freezes every parameter in epoch {epoch}; nothing is left "
+                    "to train."
+                )
             self._frozen[epoch] = self._distinct.setdefault(frozen, frozen)  # one set, however many epochs share it
         return self._frozen[epoch]
 
