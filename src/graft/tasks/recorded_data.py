@@ -50,7 +50,8 @@ def run_config(
     if config.data.name not in (None, own):
         kept = {key: getattr(run.data, key) for key in ("batch_size", "num_workers", "timeout")}
         named = {key: value for key, value in vars(config.data).items() if value is not None}
-        run.data = DataConfig(**(kept | named))
+        run.data = DataConfig()
+        vars(run.data).update(kept | named)
     else:
         run.data.download = "paths.data" in overrides
         if "paths.data" in overrides and run.data.root is not None:
@@ -64,11 +65,11 @@ def run_config(
 
 
 def _copy(source: object, target: object, key: str) -> None:
-    """Give the dotted `key` of `target` its value in `source`; both are typed configurations."""
+    """Give the dotted `key` of `target` its value in `source`, None if it has none; both are typed configurations."""
     *parents, last = key.split(".")
     for name in parents:
-        source, target = _fields(source)[name], _fields(target).setdefault(name, {})
-    _fields(target)[last] = _fields(source)[last]
+        source, target = _fields(source).get(name, {}), _fields(target).setdefault(name, {})
+    _fields(target)[last] = _fields(source).get(last)
 
 
 def _fields(node: Any) -> dict[str, Any]:
