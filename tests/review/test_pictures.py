@@ -40,7 +40,7 @@ def test_a_class_without_images_gets_no_accuracy() -> None:
 
 def test_the_most_frequent_confusions_are_named() -> None:
     confusion = np.array([[9, 3, 0], [0, 9, 0], [5, 0, 9]])
-    assert figures.mixed_up(confusion, ["cat", "dog", "fox"]) == ["5 × fox called cat", "3 × cat called dog"]
+    assert figures.most_confused(confusion, ["cat", "dog", "fox"]) == ["5 × fox as cat", "3 × cat as dog"]
 
 
 def test_a_title_says_what_was_predicted_and_whether_it_is_right() -> None:
