@@ -581,5 +581,5 @@ def test_prediction_with_a_strangers_checkpoint_looks_at_nothing_else(tmp_path: 
     predict(composed("predict", f"checkpoint={file}", f"source={tmp_path}/a.png", f"output={tmp_path}/out.csv"))
     assert (tmp_path / "out.csv").exists()
     for trust in ("[../x]", "['a b']", "['']"):
-        with pytest.raises(GraftError, match="no name of a package"):
+        with pytest.raises(GraftError, match="not the name of a package"):
             predict(composed("predict", f"checkpoint={file}", f"source={tmp_path}/a.png", f"trust={trust}"))
