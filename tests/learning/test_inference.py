@@ -1,4 +1,4 @@
-"""The views of test-time augmentation, and what precision they are computed in."""
+"""The views of test-time augmentation, their precision, and the most probable classes."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
 from graft.learning import views
-from graft.learning.inference import Inference
+from graft.learning.inference import Inference, most_probable
 from graft.learning.restore import Restored
 from graft.learning.views import mean_of_views, with_margin
 from graft.models import Recipe
@@ -133,3 +133,16 @@ def test_a_view_of_ones_own_is_averaged_with_its_own_arguments(tmp_path: Path, m
     assert views.build_views(False, nodes) == views.IDENTITY
     with pytest.raises(ConfigError, match=r"views\.small: must return .*\[2, 3, 4, 4\]"):
         mean_of_views(lambda seen: seen, images, views.build_views(True, {"small": {"_target_": "my_views.small"}}), 4)
+
+
+def test_of_equal_logits_the_class_that_accuracy_counts_comes_first() -> None:
+    logits = torch.randint(0, 3, (500, 10), generator=torch.Generator().manual_seed(0)).float()
+    probabilities, labels = most_probable(logits, 4)
+    assert torch.equal(labels[:, 0], logits.argmax(1))
+    assert torch.equal(probabilities, logits.softmax(1).gather(1, labels))
+    assert (probabilities.diff(dim=1) <= 0).all()
+    assert all(len(set(row)) == 4 for row in labels.tolist())
+
+
+def test_no_more_classes_than_there_are() -> None:
+    assert most_probable(torch.zeros(1, 2), 5)[1].tolist() == [[0, 1]]
