@@ -75,7 +75,7 @@ def features(count: int) -> None:
         few = images.select(range(8))
         with growth():
             splits = Splits(("one", "other"), images, few, few)
-            fit.one_process(config, splits, choose_device(config.trainer), fit.Told({}, ()), Path(folder))
+            fit.one_process(config, splits, choose_device(config.trainer), fit.RunChoices({}, ()), Path(folder))
 
 
 def apart(*words: object) -> float:

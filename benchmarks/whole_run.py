@@ -27,7 +27,7 @@ from graft.config.recipes import recipe_of
 from graft.data.splits import Splits
 from graft.models import build_network
 from graft.models.weights import load_weights
-from graft.review.training_review import Told
+from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of, settle_preprocessing
 from graft.tasks.train import open_data
@@ -88,7 +88,7 @@ def by_graft(config: Any, splits: Splits) -> Timed:
     with tempfile.TemporaryDirectory() as folder:
         config.paths.cache = f"{folder}/cache"
         started = time.perf_counter()
-        done = fit.one_process(config, splits, fit.choose_device(config.trainer), Told({}, ()), Path(folder))
+        done = fit.one_process(config, splits, fit.choose_device(config.trainer), RunChoices({}, ()), Path(folder))
         seconds = time.perf_counter() - started
     for entry in (done["cache"] or {"features": ()})["features"]:
         print(

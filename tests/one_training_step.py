@@ -87,4 +87,4 @@ def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         config.model.weights = "bundled"
     config = settle(config)
     splits = open_data(config)
-    return fit.one_process(config, splits, Device("cpu", 1, "bf16-mixed"), fit.Told({}, ()), folder)
+    return fit.one_process(config, splits, Device("cpu", 1, "bf16-mixed"), fit.RunChoices({}, ()), folder)

@@ -61,7 +61,7 @@ def test_figures_by_step(run: graft.FinishedRun, digits_run: Path) -> None:
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_a_look_sees_every_image_of_its_part(run: graft.FinishedRun, part: str) -> None:
-    seen = run.look(part)
+    seen = run.review(part)
     assert {name: images for name, (_, images) in seen.per_class().items()} == run.summary["data"]["counts"][part]
     right = sum(right for right, _ in seen.per_class().values())
     assert seen.accuracy == right / len(seen.predictions)
@@ -70,13 +70,13 @@ def test_a_look_sees_every_image_of_its_part(run: graft.FinishedRun, part: str) 
 
 
 def test_what_a_look_draws(run: graft.FinishedRun) -> None:
-    seen = run.look()
+    seen = run.review()
     assert seen.grid(10).size == seen.grid(10).size
     assert seen.grid(10).height < seen.grid(11).height, "five in a row"
     for picture in (seen.worst(5), seen.confusion(), seen.accuracies(), seen.calibration()):
         assert isinstance(picture, Image.Image)
     with pytest.raises(ConfigError, match="test"):
-        run.look("tests")
+        run.review("tests")
 
 
 def test_pictures_of_an_experiment() -> None:
@@ -85,7 +85,7 @@ def test_pictures_of_an_experiment() -> None:
 
 
 def test_predicting_files(run: graft.FinishedRun, tmp_path: Path) -> None:
-    seen, splits = run.look(), graft.compose(*WORDS).splits()
+    seen, splits = run.review(), graft.compose(*WORDS).splits()
     for index in range(3):
         splits.test.load(index).save(tmp_path / f"{index} (é).png")
     said = graft.predict(tmp_path, f"checkpoint={run.folder}", "topk=3")

@@ -4,7 +4,7 @@
     experiment = graft.compose("experiment=quickstart", "seed=1")   # as in `graft train experiment=quickstart seed=1`
     experiment.pictures()                                           # some of the training images
     run = graft.train(experiment)
-    run.metrics["test/acc"], run.curve("val/acc"), run.look().worst()
+    run.metrics["test/acc"], run.curve("val/acc"), run.review().worst()
     graft.predict("photo.jpg", f"checkpoint={run.folder}")
 
 Nothing here imports torch until something is computed. Mistakes are GraftErrors, as on the command line.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from graft.data.splits import Splits
-    from graft.review.look import Look
+    from graft.review.evaluated_images import EvaluatedImages
     from graft.review.predictions import Prediction
 
 __all__ = ["Experiment", "FinishedRun", "compose", "predict", "train"]
@@ -71,7 +71,7 @@ class Experiment:
             columns: so many in a row.
         """
         from graft.config.recipes import preprocessing_of
-        from graft.review.look import labelled
+        from graft.review.evaluated_images import labelled
 
         splits = self.splits()
         return labelled(splits.parts()[part], splits.classes, preprocessing_of(self.config), part, count, columns)
@@ -246,8 +246,8 @@ class FinishedRun:
         found = [(int(row["step"]), row[metric]) for row in rows if metric in row]
         return [step for step, _ in found], [value for _, value in found]
 
-    def look(self, part: str = "test", *, trust: Sequence[str] = ()) -> "Look":
-        """What the checkpoint says of every image of "train", "val" or "test", without augmentation: figures, pictures.
+    def review(self, part: str = "test", *, trust: Sequence[str] = ()) -> "EvaluatedImages":
+        """The checkpoint's predictions for every image of "train", "val" or "test": accuracy, figures, grids of images.
 
         Args:
             part: which images.
@@ -257,9 +257,9 @@ class FinishedRun:
             ConfigError: the checkpoint names a data set of another package.
             DataError: the data set is no longer where it was.
         """
-        from graft.tasks.review import look
+        from graft.tasks.review import review
 
-        return look(self.checkpoint, part, trust)
+        return review(self.checkpoint, part, trust)
 
 
 def _words(given: Sequence[Experiment | str]) -> list[str]:

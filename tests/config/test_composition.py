@@ -14,8 +14,8 @@ GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir(
 OPTIONS = sorted(str(file.relative_to(conf_dir()).with_suffix("")) for file in conf_dir().glob("*/*.yaml"))
 
 
-TASKS = {"experiment/imagenet_predict": "predict"}
-"""The task an option is for, where that is not `train`."""
+TASKS = {"experiment/imagenet_predict": "predict", "format": "export"}
+"""The task of an option or of a group, if it is not `train`."""
 
 
 def composed(*overrides: str, task: str = "train"):
@@ -27,8 +27,9 @@ def composed(*overrides: str, task: str = "train"):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_the_schema(option: str) -> None:
     group, name = option.split("/")
-    config = composed(f"{group}={name}", task=TASKS.get(option, "train"))
-    OmegaConf.to_container(config, resolve=True, throw_on_missing=group not in ("data", "model"))
+    config = composed(f"{group}={name}", task=TASKS.get(option, TASKS.get(group, "train")))
+    incomplete = group in ("data", "model") or name == "target"
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=not incomplete)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -52,10 +53,10 @@ def test_the_default_is_vgg16_finetuned_on_ants_and_bees() -> None:
 
 
 def test_a_strategy_brings_its_freeze_policy_and_an_override_wins() -> None:
-    assert composed("strategy=feature_extract").freeze.policy == "backbone"
-    assert composed("strategy=feature_extract", "freeze=features").freeze.policy == "features"
-    assert composed("strategy=finetune").freeze.policy == "none"
-    assert composed("strategy=gradual").freeze.policy == "gradual"
+    assert composed("strategy=feature_extract").freeze._target_ == "graft.transfer.freeze.backbone"
+    assert composed("strategy=feature_extract", "freeze=features").freeze._target_ == "graft.transfer.freeze.features"
+    assert composed("strategy=finetune").freeze._target_ == "graft.transfer.freeze.none"
+    assert composed("strategy=gradual").freeze._target_ == "graft.transfer.freeze.gradual"
 
 
 def test_scratch_ignores_pretrained_weights() -> None:

@@ -160,7 +160,7 @@ def test_resident_augmentation_is_unchanged_by_a_loss(images: ImageSet, tmp_path
 
 
 def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet, tmp_path: Path) -> None:
-    from graft.tasks.score import measure
+    from graft.tasks.evaluation import measure
 
     class AlwaysFirst:
         place = torch.device("cpu")

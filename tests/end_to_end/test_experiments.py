@@ -46,7 +46,8 @@ def test_the_tutorial_s_settings(network: str) -> None:
     assert (config.optimizer.weight_decay, config.scheduler.name) == (0.0, "none")
     assert set(config.strategy.lr_multipliers.values()) == {1.0}
     assert config.data.preprocess.resize_size == (299 if network == "inception_v3" else 224)
-    assert composed(f"experiment=hymenoptera_{network}_feature_extract").freeze.policy == "backbone"
+    frozen = composed(f"experiment=hymenoptera_{network}_feature_extract").freeze
+    assert frozen._target_ == "graft.transfer.freeze.backbone"
 
 
 def test_a_learning_rate_per_layer_group() -> None:

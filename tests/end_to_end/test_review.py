@@ -25,8 +25,7 @@ from graft.review.record import FILE, read_record
 
 CLASSES = ("<img src=x>", "a|b *c*", "개미")
 PICTURES = {
-    board.TRAIN_BATCH, board.PREDICTIONS, board.WORST, board.CONFUSION, board.PER_CLASS, board.CALIBRATION,
-    board.GRAD_CAM, board.TEST_PREDICTIONS,
+    *board.GRIDS, "review/confusion", "review/acc_per_class", "review/calibration",
 }  # fmt: skip
 SCALARS = {
     "train/loss", "train/acc", "train/loss_step", "train/acc_step", "val/loss", "val/acc", "val/ece", "test/loss",

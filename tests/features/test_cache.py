@@ -25,7 +25,7 @@ from graft.features.cache import FeatureCache
 from graft.learning.module import Learner
 from graft.models import Recipe, build_network
 from graft.models.weights import default_preprocessing
-from graft.review.training_review import Told
+from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of
 from graft.tasks.train import open_data
@@ -55,7 +55,7 @@ class Workplace:
         config = self.config(*overrides)
         folder = self.folder / name
         folder.mkdir()
-        done = fit.one_process(config, open_data(config), fit.choose_device(config.trainer), Told({}, ()), folder)
+        done = fit.one_process(config, open_data(config), fit.choose_device(config.trainer), RunChoices({}, ()), folder)
         content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
         return SimpleNamespace(**done | {"weights": content["state_dict"], "folder": folder})
 

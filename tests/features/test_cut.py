@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from graft.config.schema import FreezeConfig
 from graft.features.cut import Cut, NoCut, find_cut
 from graft.models import Recipe, build_network
 from graft.transfer.plan import TransferPlan, plan_transfer
@@ -18,7 +19,7 @@ RATES: Any = SimpleNamespace(lr_multipliers={}, layer_decay=None, decay_norm_and
 def planned(name: str, policy: str, **options: Any) -> TransferPlan:
     torch.manual_seed(0)
     network = build_network(Recipe(name), 3)
-    freeze: Any = SimpleNamespace(policy=policy, patterns=[], schedule=None, every=1, **options)
+    freeze = FreezeConfig(_target_=f"graft.transfer.freeze.{policy}", **options)
     return plan_transfer(network, RATES, freeze, RATES)
 
 

@@ -1,16 +1,18 @@
 """The views of test-time augmentation, their precision, and the most probable classes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
-from graft.config import checks as validation
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
+from graft.learning import views
 from graft.learning.inference import Inference, most_probable
 from graft.learning.restore import Restored
-from graft.learning.views import VIEWS, mean_of_views, with_margin
+from graft.learning.views import mean_of_views, with_margin
 from graft.models import Recipe
 from graft.system.device import Device, as_trained
 
@@ -24,10 +26,26 @@ class Sums(nn.Module):
         return torch.cat([images[:, :1, 0, 0], images[:, :1, -1, -1]], 1) * 10
 
 
+def built(*names: str) -> dict[str, views.View]:
+    """The views of Graft with these names."""
+    return {name: getattr(views, name) for name in names}
+
+
+def variants(images: torch.Tensor, size: int, *names: str) -> list[torch.Tensor]:
+    """What the network sees of `images` in these views."""
+    seen: list[torch.Tensor] = []
+
+    def logits_of(variant: torch.Tensor) -> torch.Tensor:
+        seen.append(variant)
+        return torch.zeros(len(variant), 2)
+
+    mean_of_views(logits_of, images, built(*names), size)
+    return seen
+
+
 def test_all_views_are_torchvisions_ten_crops() -> None:
     images = torch.randint(0, 256, (2, 3, 6, 6), dtype=torch.uint8)
-    four = ("identity", "hflip", "corners", "hflip_corners")
-    ours = [view for name in four for view in VIEWS[name](images, 4)]
+    ours = variants(images, 4, "identity", "hflip", "corners", "hflip_corners")
     theirs = F.ten_crop(images, [4, 4])
     assert len(ours) == 10
     assert all(any(torch.equal(view, crop) for crop in theirs) for view in ours)
@@ -39,26 +57,26 @@ def test_shifts_are_crops_of_the_mirrored_border() -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     padded = F.pad(images, [1], padding_mode="reflect")
     theirs = [padded[:, :, :32, :32], padded[:, :, 2:, 2:]]
-    ours = VIEWS["shifts"](images, 32)
+    ours = variants(images, 32, "shifts")
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
-    mirrored = VIEWS["hflip_shifts"](images, 32)
+    mirrored = variants(images, 32, "hflip_shifts")
     assert all(torch.equal(one, other.flip(3)) for one, other in zip(mirrored, theirs, strict=True))
-    further = VIEWS["shifts"](torch.arange(224).expand(1, 3, 224, 224), 224)
+    further = variants(torch.arange(224).expand(1, 3, 224, 224), 224, "shifts")
     assert [view[0, 0, 0, 100].item() for view in further] == [93, 107]
 
 
 def test_corners_see_the_whole_resized_centre_and_need_a_margin() -> None:
-    assert with_margin(PREPROCESSING, ["identity", "hflip"]) == PREPROCESSING
-    wide = with_margin(PREPROCESSING, ["identity", "corners"])
+    assert with_margin(PREPROCESSING, built("identity", "hflip")) == PREPROCESSING
+    wide = with_margin(PREPROCESSING, built("identity", "corners"))
     assert (wide.input_size, wide.resize_size) == (6, 6)
     with pytest.raises(ConfigError, match="margin"):
-        with_margin(Preprocessing(input_size=32, resize_size=32), ["corners"])
+        with_margin(Preprocessing(input_size=32, resize_size=32), built("corners"))
 
 
 def test_the_softmax_of_several_views_is_the_mean_of_theirs() -> None:
     restored = Restored(Sums(), Recipe("vgg_mini"), ("a", "b"), PREPROCESSING, "")
     images = torch.randint(0, 256, (3, 3, 4, 4), dtype=torch.uint8)
-    infer = Inference(restored, Device("cpu", 1, "32-true"), channels_last=False, views=["identity", "hflip"])
+    infer = Inference(restored, Device("cpu", 1, "32-true"), channels_last=False, views=built("identity", "hflip"))
     single = Inference(restored, Device("cpu", 1, "32-true"), channels_last=False)
     mean = (single(images).softmax(1) + single(images.flip(3)).softmax(1)) / 2
     torch.testing.assert_close(infer(images).softmax(1), mean)
@@ -74,9 +92,9 @@ def test_a_network_may_overwrite_what_it_gave_before() -> None:
 
     images = torch.rand(2, 3, 4, 4)
     images[:, :, 0] *= 5  # what the shifts mirror differs from what they lose
-    views = ("identity", "shifts")
-    fresh = mean_of_views(lambda seen: seen.float().sum((2, 3)), images, views, 4)
-    assert torch.equal(mean_of_views(logits_of, images, views, 4), fresh)
+    two = built("identity", "shifts")
+    fresh = mean_of_views(lambda seen: seen.float().sum((2, 3)), images, two, 4)
+    assert torch.equal(mean_of_views(logits_of, images, two, 4), fresh)
 
 
 def test_what_training_had_is_kept_unless_asked_otherwise() -> None:
@@ -97,9 +115,24 @@ def test_a_precision_for_training_alone_is_refused() -> None:
         Inference(restored, Device("cpu", 1, "64-true"), channels_last=False)
 
 
-def test_every_view_can_be_asked_for() -> None:
-    """The configuration names them without importing torch."""
-    assert tuple(VIEWS) == validation.VIEWS
+def test_a_view_of_ones_own_is_averaged_with_its_own_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_views.py").write_text(
+        "def rotations(images, turns=(1,)):\n    return [images.rot90(turn, (2, 3)) for turn in turns]\n\n\n"
+        "def small(images):\n    return [images[..., :2, :2]]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    nodes = {
+        "identity": {"_target_": "graft.learning.views.identity"},
+        "rotations": {"_target_": "my_views.rotations", "turns": [1, 3]},
+    }
+    mine = views.build_views(True, nodes)
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    mean = mean_of_views(lambda seen: seen.float()[:, 0, 0, :2], images, mine, 4).softmax(1)
+    turned = [images, images.rot90(1, (2, 3)), images.rot90(3, (2, 3))]
+    torch.testing.assert_close(mean, sum(each.float()[:, 0, 0, :2].softmax(1) for each in turned) / 3)
+    assert views.build_views(False, nodes) == views.IDENTITY
+    with pytest.raises(ConfigError, match=r"views\.small: must return .*\[2, 3, 4, 4\]"):
+        mean_of_views(lambda seen: seen, images, views.build_views(True, {"small": {"_target_": "my_views.small"}}), 4)
 
 
 def test_of_equal_logits_the_class_that_accuracy_counts_comes_first() -> None:

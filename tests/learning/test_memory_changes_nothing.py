@@ -35,7 +35,7 @@ def trained(folder: Path, photos: Path, *words: str) -> tuple[str, dict[str, tor
         "logger.tensorboard=false", "callbacks.checkpoint=last", "optimizer.lr=0.1", *words,
     )  # fmt: skip
     config = settle(config)
-    fit.one_process(config, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
+    fit.one_process(config, open_data(config), Device("cpu", 1, "32-true"), fit.RunChoices({}, ()), folder)
     file = folder / "checkpoints" / "last.ckpt"
     return config_hash(config), torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
 

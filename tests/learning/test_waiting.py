@@ -142,7 +142,7 @@ def run_away(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tupl
         config = composed(*SHORT, f"paths.cache={folder / 'cache'}", *words)
         config = settle(config)
         with waits:
-            fit.one_process(config, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
+            fit.one_process(config, open_data(config), Device("cpu", 1, "32-true"), fit.RunChoices({}, ()), folder)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(keeps_parameters)
     return waits, watch

@@ -175,11 +175,11 @@ def test_ordering_by_a_test_figure_is_remarked_on(tmp_path: Path, capsys: pytest
     figures(tmp_path / "a", 0, "a", val_acc=0.6, test_acc=0.9)
     figures(tmp_path / "b", 0, "b", val_acc=0.9, test_acc=0.6)
     show(tmp_path, sort="test/acc")
-    assert "not to choose by" in capsys.readouterr().out
+    assert "not to choose a run by" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="Did you mean val/acc"):
         show(tmp_path, sort="val/ac")
     show(tmp_path)
-    assert "not to choose by" not in capsys.readouterr().out
+    assert "not to choose a run by" not in capsys.readouterr().out
 
 
 def test_where_validation_is_the_test_set_the_table_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +191,7 @@ def test_where_validation_is_the_test_set_the_table_says_so(tmp_path: Path, caps
     show(tmp_path)
     printed = capsys.readouterr().out
     assert "validated on" in printed
-    assert "their test figures are too good" in printed
+    assert "their test metrics are too optimistic" in printed
     for file in ("compare.md", "compare.html"):
         assert "the test images" in (tmp_path / file).read_text()
     assert "other images" not in (tmp_path / "compare.csv").read_text(), "nothing is known of the other run"

@@ -23,8 +23,8 @@ def test_figures_stay_readable_in_size_whatever_the_number_of_classes(count: int
     classes = (AWKWARD * 200)[:count]
     confusion = matrix(count)
     pictures = [
-        figures.confusion_picture(confusion, classes, "Confusion matrix\nepoch 1"),
-        figures.accuracy_picture(np.diag(confusion), confusion.sum(1), classes, "Accuracy per class\nepoch 1"),
+        figures.draw_confusion(confusion, classes, "Confusion matrix\nepoch 1"),
+        figures.draw_accuracy(np.diag(confusion), confusion.sum(1), classes, "Accuracy per class\nepoch 1"),
     ]
     for picture in pictures:
         assert 150 < picture.width < 1500
@@ -35,19 +35,19 @@ def test_figures_stay_readable_in_size_whatever_the_number_of_classes(count: int
 def test_a_class_without_images_gets_no_accuracy() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.accuracy_picture(np.array([1, 0]), np.array([2, 0]), ["a", "b"], "x")
+        figures.draw_accuracy(np.array([1, 0]), np.array([2, 0]), ["a", "b"], "x")
 
 
 def test_the_most_frequent_confusions_are_named() -> None:
     confusion = np.array([[9, 3, 0], [0, 9, 0], [5, 0, 9]])
-    assert figures.mixed_up(confusion, ["cat", "dog", "fox"]) == ["5 × fox called cat", "3 × cat called dog"]
+    assert figures.most_confused(confusion, ["cat", "dog", "fox"]) == ["5 × fox as cat", "3 × cat as dog"]
 
 
 def test_a_title_says_what_was_predicted_and_whether_it_is_right() -> None:
     image = np.zeros((224, 224, 3), np.uint8)
     right = grids.verdict(image, "ants", "ants", 0.974)
     wrong = grids.verdict(image, "ants", "bees", 0.6)
-    assert (right.lines, right.colour) == (("✓ ants (ants) 97 %",), drawing.RIGHT)
+    assert (right.lines, right.colour) == (("✓ ants (ants) 97 %",), drawing.CORRECT)
     assert (wrong.lines, wrong.colour) == (("✗ ants (bees) 60 %",), drawing.WRONG)
     long = grids.verdict(image, "sunflowers of May", "dandelion", 0.6)
     assert long.lines == ("✗ sunflowers of May", "(dandelion) 60 %")
@@ -109,4 +109,4 @@ def test_calibration_is_drawn_where_bins_are_empty() -> None:
         0, 0, np.arange(count), np.zeros(count, int), np.zeros(count, int), sure, sure, np.zeros((count, 0)),
         np.zeros((0, 1)), np.zeros(0, int),
     )  # fmt: skip
-    assert figures.calibration_picture(predictions.calibration(), "Calibration\nepoch 1").width < 900
+    assert figures.draw_calibration(predictions.calibration(), "Calibration\nepoch 1").width < 900

@@ -37,7 +37,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     matrix = np.zeros(9, int)
     matrix[found.cells.astype(int)] = found.counts
     assert np.array_equal(matrix.reshape(3, 3), predictions.confusion(3))
-    assert found.correct.sum() == predictions.right.sum()
+    assert found.correct.sum() == predictions.correct.sum()
     assert {found.thumbnails[digest(names[i])][0] for i in (4, 9)} == {names[4], names[9]}
     assert all(content.startswith(b"\xff\xd8") for _, content in found.thumbnails.values())
     said = {

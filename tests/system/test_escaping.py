@@ -16,7 +16,7 @@ from rich.text import Text
 from graft.cli import TASKS, main
 from graft.config import conf_dir
 from graft.config.registration import register
-from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv
+from graft.review.evaluation_tables import class_table, confusion_csv, most_confused
 from graft.review.predictions import Prediction, prediction_table, writing
 from graft.system.escaping import CsvWriter, PrintableFormatter, csv_cell, from_csv_cell, printable
 from graft.system.terminal import PlainConsole
@@ -86,7 +86,7 @@ def test_tables_show_names_as_they_are(tmp_path: Path) -> None:
         PlainConsole(file=said, width=400).print(table)
         assert not control_characters(said.getvalue())
         assert "[/red][bold]:dog:" in said.getvalue()
-    assert not control_characters(commonest_mistakes([HOSTILE, "b"], [[0, 1], [0, 0]]))
+    assert not control_characters(most_confused([HOSTILE, "b"], [[0, 1], [0, 0]]))
 
 
 def test_a_stack_trace_in_the_log_is_printable() -> None:

@@ -15,27 +15,29 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 from graft.config import conf_dir
-from graft.config.registration import register
+from graft.config.commands import EvaluateConfig
+from graft.config.registration import register, typed
 from graft.data import load_splits
 from graft.errors import DataError, TrainingError
 from graft.learning.checkpoints import checkpoint_file, read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models.normalise import Normalise
-from graft.tasks import score
-from graft.tasks.evaluate import different_data, run_config, summary_beside
+from graft.tasks import evaluation
+from graft.tasks.recorded_data import different_data, run_config, summary_next_to
 
 
 def composed(task: str, *overrides: str) -> Any:
     register()
     with initialize_config_dir(str(conf_dir())):
-        return compose(task, list(overrides))
+        config = compose(task, list(overrides))
+    return typed(config, EvaluateConfig) if task == "evaluate" else config
 
 
 def evaluated(run: Path, folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """What `graft evaluate checkpoint=run OVERRIDES` writes: evaluation.json and the rows of predictions.csv."""
     config = composed("evaluate", f"checkpoint={run}", *overrides)
     said = frozenset(word.partition("=")[0] for word in overrides)
-    score.run(config, checkpoint_file(config.checkpoint), said, folder)
+    evaluation.run(config, checkpoint_file(config.checkpoint), said, folder)
     with (folder / "predictions.csv").open() as file:
         result = json.loads((folder / "evaluation.json").read_text())
         return result | {"folder": folder}, list(csv.DictReader(file))
@@ -224,4 +226,4 @@ def test_a_run_folder_means_its_best_checkpoint(digits_run: Path, tmp_path: Path
 @pytest.mark.parametrize("content", ["[1]", "{", '{"data": []}', '{"data": {"fingerprint": 3}}', "[" * 10**5])
 def test_a_summary_that_no_run_wrote_is_none(content: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(content)
-    assert summary_beside(tmp_path / "checkpoints" / "best.ckpt") == {}
+    assert summary_next_to(tmp_path / "checkpoints" / "best.ckpt") == {}

@@ -16,13 +16,13 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import graft.models
-from graft.config import command_checks as inference
 from graft.config import conf_dir
 from graft.config.registration import register
 from graft.data import load_splits
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, ExportError
-from graft.export.formats import Handover, check
+from graft.export import onnx as onnx_format
+from graft.export.formats import ExportedNetwork, verify
 from graft.learning.restore import Restored, from_checkpoint, from_pretrained
 from graft.models import Recipe, build_network
 from graft.models.normalise import Normalise
@@ -119,7 +119,9 @@ def test_onnx_names_its_input_output_and_batch(handed: Path) -> None:
 
 
 def test_preprocessing_baked_in_takes_bytes(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = composed(f"checkpoint={digits_run}", "preprocess=true", f"folder={tmp_path}", "opset=21", "name=scans")
+    config = composed(
+        f"checkpoint={digits_run}", "preprocess=true", f"folder={tmp_path}", "format.onnx.opset=21", "name=scans"
+    )
     export(config)
     restored, images = from_checkpoint(digits_run / "checkpoints" / "best.ckpt"), digits(5)
     with torch.inference_mode():
@@ -179,16 +181,17 @@ def test_a_network_of_ones_own_keeps_its_names_and_that_is_said(
 def test_a_file_that_computes_something_else_is_an_error() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
     restored = Restored(network, Recipe("vgg_mini"), ("a", "b", "c"), Preprocessing(2, 2), "")
-    handover = Handover(restored, preprocess=False)
+    original = ExportedNetwork(restored, preprocess=False)
     images = torch.randint(0, 256, (9, 3, 2, 2), dtype=torch.uint8)
-    assert check(network, handover, images, 1e-4, "same").largest_difference == 0
+    assert verify(network, original, images, 1e-4, "same").largest_difference == 0
     for wrong in (
         lambda given: network(given) + 1e-3,
         lambda given: network(given).flip(1),
         lambda given: network(given) * float("nan"),
+        lambda given: network(given)[:, :2],
     ):
         with pytest.raises(ExportError, match=r"f\.onnx"):
-            check(wrong, handover, images, 1e-4, "f.onnx")
+            verify(wrong, original, images, 1e-4, "f.onnx")
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -223,9 +226,11 @@ def test_without_the_runs_data_other_photographs_serve(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     {
-        "format=onx": ["format=onx", "Did you mean onnx"],
-        "format=[onnx,pth]": ["format=pth", "state_dict"],
-        "format=state_dict preprocess=true": ["state_dict", "preprocess=true", "disagree"],
+        "format=state_dict preprocess=true": ["format.pth", "preprocess=true", "disagree"],
+        "format.onnx.opset=0": ["format.onnx.opset=0", "at least 1"],
+        "format.onnx.opst=0": ["format.onnx.opst", "Did you mean opset"],
+        "format.onnx=null": ["format", "at least one"],
+        "format.other._target_=collections.OrderedDict": ["format.other", "graft.export.Format"],
         "format=onnx checkpoint=null": ["checkpoint is not set"],
     }.items(),
 )
@@ -237,6 +242,49 @@ def test_a_mistake_names_the_way_out(overrides: str, words: list[str]) -> None:
 
 
 def test_onnx_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_format, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"onnxscript(.|\n)*pip install 'graft\[export\]'"):
         export(composed("checkpoint=x"))
+
+
+MINE = """
+import numpy, torch
+from graft.export import Format
+
+class Arrays(Format):
+    suffix = ".npz"
+    weights_only = True
+
+    def __init__(self, spoil=False):
+        self.spoil = spoil
+
+    def write(self, network, file):
+        arrays = {name: tensor.numpy() for name, tensor in network.weights().items()}
+        last = list(arrays)[-1]
+        arrays[last] = arrays[last] + float(self.spoil)
+        numpy.savez(file, **arrays)
+
+    def read(self, network, file):
+        return network.origin.filled({name: torch.as_tensor(each) for name, each in numpy.load(file).items()})
+
+    def how_to_load(self, network, file):
+        return f"arrays = numpy.load({file.name!r})"
+"""
+
+
+def test_a_format_of_ones_own_is_verified_and_described_like_ours(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_formats.py").write_text(MINE)
+    (tmp_path / "conf" / "format").mkdir(parents=True)
+    (tmp_path / "conf" / "format" / "arrays.yaml").write_text("arrays: {_target_: my_formats.Arrays, spoil: false}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = (f"checkpoint={digits_run}", "format=[arrays,torch_export]", "images=4", f"folder={tmp_path}/out",
+             f"hydra.searchpath=[file://{tmp_path}/conf]")  # fmt: skip
+    export(composed(*words))
+    assert (tmp_path / "out" / "vgg_mini.pt2.json").exists()
+    known = json.loads((tmp_path / "out" / "vgg_mini.npz.json").read_text())
+    assert (known["load"], known["checked"]["images"]) == ("arrays = numpy.load('vgg_mini.npz')", 4)
+    with pytest.raises(ExportError, match=r"spoilt\.npz: does not compute"):
+        export(composed(*words, "format.arrays.spoil=true", "name=spoilt", "format.torch_export=null"))
+    assert not list((tmp_path / "out").glob("spoilt*"))

@@ -257,6 +257,8 @@ def test_a_key_that_nobody_has_decided_about_is_refused() -> None:
         compare(fixed | {"future": {"key": 1}}, fixed | {"future": {"key": 2}}, ["future.key"], **how)
     with pytest.raises(ConfigError, match=r"future\.key: \(not set\) in the checkpoint, 2 now"):
         compare(fixed, fixed | {"future": {"key": 2}}, (), **how)
+    views = [{"views": {name: {"_target_": f"my_views.{name}"}}} for name in ("turned", "mirrored")]
+    assert len(compare(fixed | views[0], fixed | views[1], (), **how)[0]) == 2, "of the test alone"
     assert compare(fixed | {"paths": {"data": "a"}}, fixed | {"paths": {"data": "b"}}, (), **how)[0] == []
 
 

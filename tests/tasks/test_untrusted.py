@@ -21,7 +21,8 @@ from PIL import Image
 import graft
 from graft.cli import refuse_recorded_options
 from graft.config import conf_dir
-from graft.config.registration import register
+from graft.config.commands import EvaluateConfig
+from graft.config.registration import register, typed
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, GraftError, RecordError, TrainingError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
@@ -31,11 +32,11 @@ from graft.models.weights import load_weights
 from graft.models.weights.reading import read_file
 from graft.system import downloads
 from graft.system.files import safe_name
-from graft.tasks import score
-from graft.tasks.evaluate import summary_beside
+from graft.tasks import evaluation
 from graft.tasks.export import export
 from graft.tasks.predict import main as predict
-from graft.tasks.review import look
+from graft.tasks.recorded_data import summary_next_to
+from graft.tasks.review import review
 from graft.tasks.run import read_summary
 
 RECIPE = Recipe("vgg_custom", table=(4, "M"), classifier="pooled", input_size=32)
@@ -89,7 +90,8 @@ def composed(task: str, *overrides: str) -> Any:
 
 def evaluate(file: Path, folder: Path, *words: str) -> None:
     said = frozenset(word.partition("=")[0] for word in words)
-    score.run(composed("evaluate", f"checkpoint={file}", *words), file, said, folder / "evaluated")
+    config = typed(composed("evaluate", f"checkpoint={file}", *words), EvaluateConfig)
+    evaluation.run(config, file, said, folder / "evaluated")
 
 
 def exported(file: Path, folder: Path, *words: str) -> list[str]:
@@ -99,7 +101,7 @@ def exported(file: Path, folder: Path, *words: str) -> list[str]:
 
 
 def looked(file: Path, folder: Path) -> None:
-    look(file, "test")
+    review(file, "test")
 
 
 USES: dict[str, Callable[[Path, Path], Any]] = {"evaluate": evaluate, "export": exported, "look": looked}
@@ -162,7 +164,7 @@ def test_a_package_that_the_user_trusts_is_imported(tmp_path: Path, monkeypatch:
     evaluate(file, tmp_path, "trust=[own_sets]")
     assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["data"]["name"] == "scans"
     assert exported(file, tmp_path, "trust=[other,own_sets.scans]")
-    assert look(file, "test", ["own_sets"]).per_class()
+    assert review(file, "test", ["own_sets"]).per_class()
 
 
 def test_a_name_on_the_command_line_needs_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +268,43 @@ def test_what_is_beyond_its_limit_is_refused_before_anything_is_built(
     monkeypatch.setattr("graft.learning.restore.build_network", lambda *_: pytest.fail("built"))
     with pytest.raises(RecordError, match=rf"best\.ckpt: {key.replace('__', '.')}.*Expected: "):
         from_checkpoint(checkpoint(tmp_path, **{key: BEYOND[key]}))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        "graft.learning.views.hflip",
+        {"_target_": "os;system"},
+        {"_target_": "graft.learning.views.hflip", "size": {"_target_": "os.system", "command": "true"}},
+        {"_target_": "graft.learning.views.hflip", "size": [{"_target_": "os.system", "command": "true"}]},
+        {"_target_": "graft.learning.views.hflip", "_args_": ["x"]},
+        {"_target_": "graft.learning.views.hflip", "size": "${oc.env:HOME}"},
+    ],
+)
+def test_a_recorded_view_is_one_target_with_plain_arguments(view: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"best\.ckpt: config\.views.*Expected: "):
+        from_checkpoint(checkpoint(tmp_path, config__views={"mine": view}))
+
+
+@pytest.mark.parametrize("target", ["my_views.turned", "graft.learning.views.inspect.os.system"])
+def test_a_recorded_view_of_another_package_is_imported_only_if_trusted(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_views.py").write_text("def turned(images):\n    return [images.flip(2)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = checkpoint(tmp_path, config__tta=True, config__views={"mine": {"_target_": target}})
+    package = target.partition(".")[0]
+    with pytest.raises(ConfigError, match=rf"views\.mine\._target_(.|\n)*trust=\[{package}\]"):
+        evaluate(file, tmp_path)
+    assert "my_views" not in sys.modules
+    if package != "graft":
+        evaluate(file, tmp_path, "trust=[my_views]")
+        assert sys.modules.pop("my_views").__file__ == str(tmp_path / "my_views.py")
+
+
+def test_the_views_of_an_older_checkpoint_are_graft_s_own(tmp_path: Path) -> None:
+    evaluate(checkpoint(tmp_path, config__tta=True, config__views=["identity", "hflip"]), tmp_path)
+    assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["views"] == ["identity", "hflip"]
 
 
 def nested(times: int) -> Any:
@@ -459,7 +498,7 @@ def test_a_summary_names_no_checkpoint_elsewhere(tmp_path: Path) -> None:
     summary = {"status": "finished", "checkpoint": "../other.ckpt", "metrics": {}, "classes": []}
     (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(DataError, match="outside of this folder"):
-        graft.FinishedRun(tmp_path / "run").look()
+        graft.FinishedRun(tmp_path / "run").review()
 
 
 def test_a_resumed_run_removes_nothing_that_its_checkpoint_names(tmp_path: Path) -> None:
@@ -509,7 +548,7 @@ def test_a_summary_that_waits_has_no_end_or_is_huge_is_not_read(tmp_path: Path) 
         file.write(b"{}")
         file.truncate(2**40)
     assert read_summary(tmp_path) == {}
-    assert summary_beside(Path("best.ckpt")) == {}
+    assert summary_next_to(Path("best.ckpt")) == {}
 
 
 @pytest.mark.parametrize(
@@ -542,5 +581,5 @@ def test_prediction_with_a_strangers_checkpoint_looks_at_nothing_else(tmp_path: 
     predict(composed("predict", f"checkpoint={file}", f"source={tmp_path}/a.png", f"output={tmp_path}/out.csv"))
     assert (tmp_path / "out.csv").exists()
     for trust in ("[../x]", "['a b']", "['']"):
-        with pytest.raises(GraftError, match="no name of a package"):
+        with pytest.raises(GraftError, match="not the name of a package"):
             predict(composed("predict", f"checkpoint={file}", f"source={tmp_path}/a.png", f"trust={trust}"))

@@ -21,7 +21,7 @@ from graft.models import Recipe, build_network
 from graft.models.families.torchvision import classifiers as torchvision_classifiers
 from graft.models.heads import head_modules
 from graft.models.weights import default_preprocessing
-from graft.transfer import FreezeOptions, Stage, TransferPlan, stages_of
+from graft.transfer import Policy, Stage, TransferPlan, freeze, stages_of
 from graft.transfer.groups import parameter_groups
 
 FAMILIES = (
@@ -140,7 +140,7 @@ def test_the_trunk_is_cut_into_stages_of_which_none_is_all(network: nn.Module, s
 
 
 def plan(network: nn.Module, stages: tuple[Stage, ...], policy: str, **options: Any) -> TransferPlan:
-    return TransferPlan(network, stages, policy, FreezeOptions(**options))
+    return TransferPlan(network, stages, Policy.of(getattr(freeze, policy), **options))
 
 
 def test_the_policies_freeze_what_they_say_and_never_the_head(network: nn.Module, stages: tuple[Stage, ...]) -> None:

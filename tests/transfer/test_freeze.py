@@ -2,16 +2,20 @@
 
 import copy
 import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from graft.config.schema import FreezeConfig
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.weights import WeightsReport
-from graft.transfer import FreezeOptions, TransferPlan, stages_of
-from graft.transfer.freeze import POLICIES
+from graft.transfer import Policy, TransferPlan, freeze, plan_transfer, stages_of
 from graft.transfer.groups import parameter_groups
 
 VGG = Recipe("small", table=(8, "M", 16, "M", 16), batch_norm=True, average_pool=1, input_size=32)
@@ -20,7 +24,7 @@ VGG = Recipe("small", table=(8, "M", 16, "M", 16), batch_norm=True, average_pool
 def _plan(network, policy, **options) -> TransferPlan:
     stages = stages_of(network)
     groups = parameter_groups(network, stages, 0.1, weight_decay=0.1)
-    return TransferPlan(network, stages, policy, FreezeOptions(**options), groups)
+    return TransferPlan(network, stages, Policy.of(getattr(freeze, policy), **options), groups)
 
 
 def _train(plan: TransferPlan, epochs: int, optimizer=None) -> torch.optim.Optimizer:
@@ -137,11 +141,6 @@ def test_freezing_everything_is_refused():
         _plan(build_network(VGG, 2), "gradual", schedule={"head": 2})
 
 
-def test_an_unknown_policy_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"freeze\.policy=backbon.*backbone"):
-        _plan(build_network(VGG, 2), "backbon")
-
-
 def _groups_in_training(plan: TransferPlan, epoch: int) -> list[str]:
     learns = plan.trainable(epoch)
     return [stage.name for stage in plan.stages if any(stage.holds(name) for name in learns)]
@@ -248,6 +247,84 @@ def test_a_plan_survives_copy_and_pickle():
         assert other.trainable(1) == plan.trainable(1)
 
 
-def test_the_policies_are_those_of_the_contract():
-    assert set(POLICIES) == {"none", "features", "backbone", "custom", "gradual"}
-    assert [name for name, policy in POLICIES.items() if not policy.static] == ["gradual"]
+# A policy of one's own
+
+MINE = '''
+def every_other(stages, names, epoch, period=2):
+    """Freeze the trunk in every epoch that `period` divides."""
+    frozen = [stage for stage in stages if stage.name != "head"] if epoch % period == 0 else []
+    return {name for name in names if any(stage.holds(name) for stage in frozen)}
+
+def constant(stages, names, epoch):
+    return {names[0]}
+
+def misspelt(stages, names, epoch):
+    return {"features.0.wieght"}
+
+def text(stages, names, epoch):
+    return "features.0.weight"
+
+def all_of_it(stages, names):
+    return set(names)
+
+def all_at_the_end(stages, names, epoch):
+    return set(names) if epoch == 2 else set()
+
+def broken(stages, names, epoch):
+    return stages[99]
+'''
+RATES = SimpleNamespace(lr_multipliers={}, layer_decay=None, decay_norm_and_bias=True, lr=0.1, weight_decay=0.1)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TransferPlan]:
+    """Plans of policies in a module outside of Graft, as `freeze._target_` and its keys name them."""
+    (tmp_path / "my_policies.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_policies", raising=False)
+
+    def planned(name: str, epochs: int | None = None, **arguments: object) -> TransferPlan:
+        config = FreezeConfig(_target_=f"my_policies.{name}")
+        vars(config).update(arguments)  # as the keys of an open group are
+        return plan_transfer(build_network(VGG, 2), RATES, config, RATES, epochs)
+
+    return planned
+
+
+def test_a_policy_of_ones_own_freezes_what_it_returns_with_its_own_arguments(mine):
+    torch.manual_seed(0)
+    plan = mine("every_other", period=3)
+    before = copy.deepcopy(plan.network.state_dict())
+    optimizer = _train(plan, 1)
+    after = copy.deepcopy(plan.network.state_dict())
+    trunk = [name for name in before if not name.startswith("classifier.6")]
+    assert any(name.endswith("running_mean") for name in trunk)
+    assert all(torch.equal(before[name], after[name]) for name in trunk)
+    assert not torch.equal(before["classifier.6.weight"], after["classifier.6.weight"])
+    _train(plan, 2, optimizer=optimizer)
+    assert not any(torch.equal(tensor, after[name]) for name, tensor in plan.network.state_dict().items())
+
+
+def test_a_policy_is_static_if_it_freezes_the_same_in_every_epoch_of_the_run(mine):
+    assert mine("constant", epochs=5).static
+    assert not mine("constant").static, "any epoch may come"
+    assert mine("every_other", epochs=1).static
+    assert not mine("every_other", epochs=2).static
+    assert not mine("every_other", epochs=10**9).static, "known without counting to a billion"
+    assert mine("every_other", epochs=3, period=4).frozen(2) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    {
+        "misspelt": r"my_policies\.misspelt: in epoch 0 .*wieght.* no parameter.* Did you mean features\.0\.weight",
+        "text": r"my_policies\.text: .*not a set of parameter names",
+        "all_of_it": r"my_policies\.all_of_it: .*nothing is left to train",
+        "all_at_the_end": r"my_policies\.all_at_the_end: .*in epoch 2; nothing is left to train",
+        "broken": r"my_policies\.broken: in epoch 0 .*IndexError",
+        "evry_other": r"my_policies\.evry_other: .*Did you mean every_other",
+    }.items(),
+)
+def test_a_policy_that_does_not_keep_the_contract_is_refused_by_its_name(name, words, mine):
+    with pytest.raises(ConfigError, match=rf"freeze\._target_={words}"):
+        mine(name, epochs=3)

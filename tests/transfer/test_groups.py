@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from graft.config.schema import FreezeConfig
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.families import ours, torchvision
@@ -103,7 +104,7 @@ def test_a_wrong_rate_names_what_there_is(name, options, words):
 
 def test_a_plan_comes_from_the_configuration():
     strategy = SimpleNamespace(lr_multipliers=DEFAULT, layer_decay=None, decay_norm_and_bias=False)
-    freeze = SimpleNamespace(policy="features", patterns=[], schedule=None, every=1)
+    freeze = FreezeConfig(_target_="graft.transfer.freeze.features")
     network = build_network(Recipe("vgg_mini"), 2)
     plan = plan_transfer(network, strategy, freeze, SimpleNamespace(lr=0.1, weight_decay=0.01))
     assert {group["name"] for group in plan.groups} == {

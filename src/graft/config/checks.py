@@ -1,7 +1,7 @@
 """What a configuration must not say: combinations that cannot work, told before anything heavy is loaded."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from graft.config.fields import check_ranges, one_of
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
 from graft.config.registration import plain, typed
-from graft.config.schema import DataConfig, TrainConfig
+from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
 from graft.config.targets import TARGET, accepts, check_target, short_name
 from graft.data.augment import Augment
 from graft.data.sources import check_source, checked_name, source_arguments
@@ -40,7 +40,7 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     cfg = config if isinstance(config, TrainConfig) else typed(config, TrainConfig)
     check_ranges(cfg, TrainConfig)
     cfg.model.name = recipe_of(cfg).name  # of a custom network, the last part of its target
-    check_views(cfg.views)
+    check_views(cfg.views.parts())
     cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
     check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
     Augment.of(plain(cfg.augment))
@@ -80,6 +80,9 @@ def _parts(cfg: TrainConfig) -> None:
     for group, part in (("optimizer", cfg.optimizer), ("scheduler", cfg.scheduler), ("loss", cfg.loss)):
         if part._target_ is not None or group != "scheduler":
             check_target(group, part.arguments(), SUPPLIED[group])
+    check_target("freeze", cfg.freeze.arguments(), supplied=("epoch",), positional=2)
+    for name, node in cfg.review.figures.parts().items():
+        check_target(f"review.figures.{name}", node, supplied=("caption",), positional=2)
     groups = (("metrics", cfg.metrics), ("logger", cfg.logger), ("callbacks", cfg.callbacks))
     for group, parts in groups:
         for name, node in parts.parts().items():
@@ -154,16 +157,16 @@ def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> t
     return tuple(float(named.get(name, 1.0)) for name in classes)
 
 
-VIEWS = ("identity", "hflip", "corners", "hflip_corners", "shifts", "hflip_shifts")
+def check_views(views: Mapping[str, Any]) -> None:
+    """Refuse views that cannot be built, and none at all.
 
-
-def check_views(views: Iterable[str]) -> None:
-    """Refuse views of an image that there are not, and none at all."""
-    views = list(views)
-    for view in views:
-        one_of("views", view, VIEWS)
+    Args:
+        views: name -> `_target_` and its arguments.
+    """
     if not views:
-        raise ConfigError(f"views=[]: name at least one of {', '.join(VIEWS)}.")
+        raise ConfigError("views={}: must have at least one, e.g. views=[identity,hflip].")
+    for name, view in views.items():
+        check_target(f"views.{name}", view, supplied=("size",), positional=1)
 
 
 def _metric_exists(config: TrainConfig) -> None:
@@ -184,7 +187,7 @@ def _freeze_schedule(config: TrainConfig) -> None:
     epochs = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
     if schedule is not None and not all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs):
         raise ConfigError(
-            f"freeze.schedule={schedule}: wants the epoch from which on each group or stage trains, e.g. "
+            f"freeze.schedule={schedule}: must map groups or stages to the epoch from which they train, e.g. "
             "'freeze.schedule={classifier: 1, features: 3}'."
         )
 
@@ -253,10 +256,10 @@ def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> No
                 "random.\nUse strategy=finetune or strategy=feature_extract, or leave model.weights out."
             )
         config.model.weights = None
-        if config.freeze.policy != "none":
+        if config.freeze._target_ != FREEZE_NOTHING:
             raise ConfigError(
-                f"strategy={config.strategy.name} and freeze={config.freeze.policy} disagree: frozen layers would stay "
-                "random.\nUse freeze=none, or strategy=feature_extract."
+                f"strategy={config.strategy.name} and freeze={short_name(str(config.freeze._target_))} disagree: "
+                "frozen layers would stay random.\nUse freeze=none, or strategy=feature_extract."
             )
     elif weights is None:
         raise ConfigError(
@@ -325,7 +328,7 @@ def _network_and_input(config: TrainConfig) -> None:
 def _cache(config: TrainConfig) -> None:
     if config.cache.mode != "features":
         return
-    if config.freeze.policy == "none":
+    if config.freeze._target_ == FREEZE_NOTHING:
         raise ConfigError(
             "cache=features and freeze=none disagree: every layer trains, so there are no features to keep.\n"
             "Use strategy=feature_extract, or cache=auto."
@@ -373,7 +376,7 @@ def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
     named |= {
         group: _name_of(config[group].get(TARGET), picked.get(group)) for group in ("optimizer", "scheduler", "loss")
     }
-    named["freeze"] = config["freeze"]["policy"]
+    named["freeze"] = short_name(config["freeze"][TARGET])
     named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
     keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith((".name", TARGET))}
     return named | keys

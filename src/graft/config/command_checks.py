@@ -1,7 +1,6 @@
-"""What `graft evaluate` and `graft predict` must not be told, said before anything heavy is loaded."""
+"""Checks of the configuration of `graft evaluate`, `predict` and `export`, made before anything heavy is imported."""
 
 from collections.abc import Collection, Iterable
-from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -10,20 +9,24 @@ from graft.config.checks import check_views
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from graft.config.fields import check_ranges, one_of
 from graft.config.recorded import MODULE
+from graft.config.targets import check_target
 from graft.errors import ConfigError
 from graft.system.files import safe_name
 
 SPLITS = ("test", "val", "train", "all")
-EXPORTS = ("onnx", "torch_export", "state_dict")
 
 
-def said_keys(overrides: Iterable[str]) -> frozenset[str]:
-    """The keys and groups that the command line names: {"data.root", "tta"} of ["data.root=/x", "++tta=true"]."""
+def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:
+    """The keys and groups set on the command line: {"data.root", "tta"} of ["data.root=/x", "++tta=true"]."""
     return frozenset(word.lstrip("+~").partition("=")[0] for word in overrides)
 
 
-def check_evaluate(config: Any, said: Collection[str]) -> None:
-    """Refuse what an EvaluateConfig must not say; `said` as `said_keys` gives it.
+def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
+    """Refuse mistakes in an EvaluateConfig.
+
+    Args:
+        config: of the command.
+        overrides: see `overridden_keys`.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -34,21 +37,21 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     _check_trust(config.trust)
     one_of("split", config.split, SPLITS)
     _check_preprocess(config.preprocess)
-    if config.views is not None:
-        check_views(config.views)
+    if views := config.views.parts():
+        check_views(views)
         if not config.tta:
-            said_views = ",".join(config.views)
-            raise ConfigError(f"views=[{said_views}]: only test-time augmentation looks at them; add tta=true.")
-    hidden = sorted(key for key in said if key.startswith("data.preprocess"))
+            names = ",".join(views)
+            raise ConfigError(f"views=[{names}]: only test-time augmentation uses them; add tta=true.")
+    hidden = sorted(key for key in overrides if key.startswith("data.preprocess"))
     if hidden:
         key = hidden[0].removeprefix("data.")
         raise ConfigError(
-            f"{hidden[0]}: images are prepared as the checkpoint says, whatever the data set.\nTo change it: {key}=…"
+            f"{hidden[0]}: the checkpoint decides the preprocessing, for any data set.\nTo change it: {key}=…"
         )
 
 
 def check_predict(config: Any) -> None:
-    """Refuse what a PredictConfig must not say.
+    """Refuse mistakes in a PredictConfig.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -56,9 +59,11 @@ def check_predict(config: Any) -> None:
     check_ranges(config, PredictConfig)
     named = not OmegaConf.is_missing(config.model, "name")
     if (config.checkpoint is None) != named:
-        said = f"checkpoint={config.checkpoint} and model={config.model.name} disagree" if named else "neither is set"
+        problem = "neither is set"
+        if named:
+            problem = f"checkpoint={config.checkpoint} and model={config.model.name} disagree"
         raise ConfigError(
-            f"checkpoint or model: {said}.\nGive checkpoint=RUN_FOLDER for a network you trained, "
+            f"checkpoint or model: {problem}.\nGive checkpoint=RUN_FOLDER for a network you trained, "
             "or model=vgg16 for ImageNet's 1,000 classes."
         )
     if config.source is None or not sources_of(config):
@@ -71,8 +76,8 @@ def check_predict(config: Any) -> None:
         one_of("num_workers", config.num_workers, ("auto",))
 
 
-def check_export(config: Any) -> list[str]:
-    """The formats that an ExportConfig asks for; refuses what it must not say.
+def check_export(config: ExportConfig) -> None:
+    """Refuse mistakes in an ExportConfig.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -86,16 +91,11 @@ def check_export(config: Any) -> list[str]:
             f"name={config.name!a}: must be a file's name without folder and ending, e.g. "
             f"name={safe_name(config.name)}.\nfolder=FOLDER says where it goes."
         )
-    wanted = [config.format] if isinstance(config.format, str) else list(config.format)
-    for name in wanted:
-        one_of("format", name, EXPORTS)
-    if config.preprocess and "state_dict" in wanted:
-        raise ConfigError("format=state_dict and preprocess=true disagree: a state dict holds weights, no computation.")
-    if "onnx" in wanted:
-        missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
-        if missing:
-            raise ConfigError(f"format=onnx needs {', '.join(missing)}.\nInstall with: pip install 'graft[export]'")
-    return wanted
+    formats = config.format.parts()
+    if not formats:
+        raise ConfigError("format={}: choose at least one, e.g. format=onnx.")
+    for name, node in formats.items():
+        check_target(f"format.{name}", node)
 
 
 def sources_of(config: Any) -> list[str]:
@@ -106,7 +106,7 @@ def sources_of(config: Any) -> list[str]:
 def _check_trust(trust: Iterable[str]) -> None:
     for package in trust:
         if not MODULE.fullmatch(package):
-            raise ConfigError(f"trust: {package!a} is no name of a package. Give e.g. trust=[my_package].")
+            raise ConfigError(f"trust: {package!a} is not the name of a package. Give e.g. trust=[my_package].")
 
 
 def _check_preprocess(preprocess: Any) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config.fields import Open, bounded, literal, same_range
-from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
+from graft.config.fields import Open, Parts, bounded, literal, same_range
+from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig, ViewsConfig
 
 
 @dataclass
@@ -55,7 +55,8 @@ class EvaluateConfig:
     checkpoint: str | None = literal(None)
     split: str = "test"
     tta: bool | None = None
-    views: list[str] | None = None
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """None: those of the run."""
     topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -106,13 +107,17 @@ class InspectConfig:
 
 
 @dataclass
+class FormatConfig(Parts):
+    """Export formats by name, each a `graft.export.Format`; null leaves one out."""
+
+
+@dataclass
 class ExportConfig:
     """The whole configuration of `graft export`."""
 
     checkpoint: str | None = literal(None)
-    format: Any = "onnx"
+    format: FormatConfig = field(default_factory=FormatConfig)
     preprocess: bool = False
-    opset: int | None = bounded(None, least=1, most=100)
     images: int = bounded(32, least=2)
     samples: str | None = literal(None)
     tolerance: float = bounded(1e-4, above=0)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args, get_type_hints
 
+from omegaconf import MissingMandatoryValue
+
 from graft.errors import ConfigError, nearest
 
 BOUNDS, WORDS, LITERAL = "bounds", "words", "literal"
@@ -160,7 +162,10 @@ def _value(config: object, key: str) -> Any:
     for name in key.split("."):
         if config is None:
             return None
-        config = getattr(config, name, None)
+        try:
+            config = getattr(config, name, None)
+        except MissingMandatoryValue:
+            return None
     return config
 
 

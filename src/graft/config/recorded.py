@@ -1,15 +1,15 @@
-"""What a checkpoint says of its run, as data: only the keys below are read, and no name is imported unasked."""
+"""What a checkpoint records of its run, read as data: only the keys below, and nothing it names is imported unasked."""
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.config.checks import VIEWS
 from graft.config.schema import DataConfig
 from graft.errors import ConfigError
 from graft.system.values import (
     Check,
+    Unexpected,
     among,
     either,
     flag,
@@ -20,6 +20,7 @@ from graft.system.values import (
     read_values,
     scalar,
     sequence,
+    text,
     tree,
 )
 
@@ -30,8 +31,47 @@ PRECISIONS = ("16", "bf16", "32", "64")
 LIMIT: Check = optional(either(integer(0, MOST), number(0, 1)))
 """trainer.limit_*_batches."""
 
+MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+GRAFT_VIEWS = "graft.learning.views"
+
+
+def _views(value: object) -> dict[str, dict[str, Any]]:
+    """Name -> target and plain arguments of at most 100 views; older checkpoints have a list of Graft's own."""
+    if isinstance(value, list | tuple):
+        names: tuple[str, ...] = sequence(_identifier, 100, least=1)(value)
+        return {name: {"_target_": f"{GRAFT_VIEWS}.{name}"} for name in names}
+    if not isinstance(value, Mapping) or not 1 <= len(value) <= 100:
+        raise Unexpected(value, "1 to 100 views")
+    return {text(200)(name): _part(node) for name, node in value.items() if node is not None}
+
+
+def _identifier(value: object) -> str:
+    checked: str = text(200)(value)
+    if not checked.isidentifier():
+        raise Unexpected(value, "a name")
+    return checked
+
+
+def _part(value: object) -> dict[str, Any]:
+    """A `_target_` with arguments that name no further targets."""
+    target = value.get("_target_") if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping) or not isinstance(target, str) or not MODULE.fullmatch(target):
+        raise Unexpected(value, "a mapping with a dotted _target_")
+    plain = either(scalar, sequence(scalar, 1000))
+    arguments = {_argument(name): plain(each) for name, each in value.items() if name != "_target_"}
+    return {"_target_": text(200)(target), **arguments}
+
+
+def _argument(value: object) -> str:
+    name = _identifier(value)
+    if name.startswith("_"):  # _args_, _partial_, ...: keys of Hydra
+        raise Unexpected(value, "the name of an argument")
+    return name
+
+
 RUN: dict[str, dict[str, Check]] = {
-    "": {"seed": integer(0, 2**32 - 1), "tta": flag, "views": sequence(among(*VIEWS), 100, least=1)},
+    "": {"seed": integer(0, 2**32 - 1), "tta": flag, "views": _views},
     "data": {
         "_target_": literal(200),
         "name": optional(literal(200)),
@@ -56,7 +96,11 @@ RUN: dict[str, dict[str, Check]] = {
 }
 """What decides a checkpoint's figures when it is evaluated; everything else is the command's own."""
 
-MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+def is_graft_view(node: Mapping[str, Any]) -> bool:
+    """Whether a recorded view is a name of `graft.learning.views`."""
+    module, _, name = node["_target_"].rpartition(".")
+    return module == GRAFT_VIEWS and not name.startswith("_")
 
 
 def recorded_run(config: Mapping[str, object], source: str) -> dict[str, Any]:

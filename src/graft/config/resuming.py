@@ -92,7 +92,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.baseline": Rule("a resumed run has no baseline of its own"),
     "trainer.test": Rule("the test is made, or left out, at the end"),
     "tta": Rule("the test's figures only"),
-    "views": Rule("the test's figures only"),
+    "views.": Rule("the test's figures only"),
     "callbacks.early_stopping": Rule("validations without improvement are counted on, against the new number"),
     "loss.on_nan": Rule("steps whose loss is not finite are treated so from here on"),
     "loss.nan_limit": Rule("counted from the beginning of the run"),
@@ -163,7 +163,7 @@ def compare(
         if matches(change.key, WITHOUT_EFFECT):
             free.append(f"resume: {change} (changes no figure)")
             continue
-        rule = RULES.get(change.key)
+        rule = next((rule for key, rule in RULES.items() if matches(change.key, (key,))), None)
         fault = _fault(change, rule, overrides, within_epoch)
         if fault is not None:
             refused.append(f"  {change}\n    {fault}")

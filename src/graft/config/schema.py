@@ -81,25 +81,30 @@ class DataConfig(Open):
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 
+FREEZE_NOTHING = "graft.transfer.freeze.none"
+"""The freeze policy of a run in which every layer trains."""
+
+
 @dataclass
 class StrategyConfig:
     name: str = MISSING
     pretrained: bool = True
     """Needs pretrained weights; false ignores model.weights and starts at random."""
-    freeze: str = "none"
-    """The freeze policy of this strategy, taken by freeze=auto."""
+    freeze: str = FREEZE_NOTHING
+    """Target of the freeze policy that freeze=auto takes."""
     lr_multipliers: dict[str, float] = bounded(default_factory=dict, least=0)
     layer_decay: float | None = bounded(None, above=0, most=1)
     decay_norm_and_bias: bool = True
 
 
 @dataclass
-class FreezeConfig:
-    policy: str = MISSING
-    patterns: list[str] = field(default_factory=list)
+class FreezeConfig(Part):
+    """`_target_`: a pure function of (stages, parameter names, epoch, its arguments), see `graft.transfer.freeze`."""
+
+    patterns: list[str] | None = None
     schedule: Any = bounded(None, least=0)
     """Group or stage -> epoch; not typed as such, because Hydra could then not fill it from the command line."""
-    every: int = bounded(1, least=1)
+    every: int | None = bounded(None, least=1)
 
 
 @dataclass
@@ -240,6 +245,16 @@ class CallbacksConfig(Parts):
 
 
 @dataclass
+class FiguresConfig(Parts):
+    """Figures of the best epoch by name, see `graft.review.figures`; null leaves one out."""
+
+
+@dataclass
+class ViewsConfig(Parts):
+    """Views of test-time augmentation by name, see `graft.learning.views`; null leaves one out."""
+
+
+@dataclass
 class ReviewConfig:
     """How much of a run is shown in TensorBoard and kept for `graft compare`; 0 or false: none of it."""
 
@@ -247,8 +262,7 @@ class ReviewConfig:
     """Gradient norm of each parameter group, step time and images per second."""
     texts: bool = True
     """The configuration, the layer table and HPARAMS."""
-    figures: bool = True
-    """Confusion matrix, accuracy per class and calibration of the best epoch."""
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
     images: int = bounded(16, least=0)
     """Images of the first training batch, of the validation and of the test set."""
     worst: int = bounded(16, least=0)
@@ -340,5 +354,5 @@ class TrainConfig:
     download: DownloadConfig = field(default_factory=DownloadConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     tta: bool = False
-    """Test-time augmentation: the test's figures are those of the mean of the probabilities of `views`."""
-    views: list[str] = field(default_factory=lambda: ["identity", "hflip"])
+    """Test-time augmentation: the test uses the mean of the probabilities of `views`."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)

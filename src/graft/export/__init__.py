@@ -1,1 +1,5 @@
-"""A trained network in the formats that other programs read."""
+"""Export: a network in formats that other programs read."""
+
+from graft.export.format import Format
+
+__all__ = ["Format"]

@@ -1,7 +1,7 @@
-"""A restored network at work: bytes in, logits out, in the precision and memory format of training."""
+"""Inference with a restored network: uint8 images in, logits out, in the precision and memory format of training."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from graft.errors import ConfigError
 from graft.learning.restore import Restored
-from graft.learning.views import mean_of_views
+from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
 from graft.system.allocator import freed_memory_kept
 from graft.system.device import Device
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
 FULL = ("32-true", "32")
-"""Lightning's names of the precisions that make sense here."""
+"""Lightning's names of the precisions that inference supports."""
 
 
 class Inference:
@@ -26,39 +26,38 @@ class Inference:
         restored: the network and its preprocessing.
         device: where to compute, and in which precision.
         channels_last: lay convolutions out channels-last.
-        views: how an image is looked at, keys of `VIEWS`; with more than one, images come as `with_margin` prepares
-            them.
+        views: by name; images must be prepared as `with_margin` says.
 
     Raises:
         ConfigError: an unknown precision.
     """
 
     def __init__(
-        self, restored: Restored, device: Device, *, channels_last: bool, views: Sequence[str] = ("identity",)
+        self, restored: Restored, device: Device, *, channels_last: bool, views: Mapping[str, View] = IDENTITY
     ) -> None:
         if device.precision not in (*AUTOCAST, *FULL):
             there = ", ".join((*FULL, *AUTOCAST))
-            raise ConfigError(f"trainer.precision={device.precision}: not without training. There are {there}.")
-        self.place = device.root
+            raise ConfigError(f"trainer.precision={device.precision}: for training only. Inference has {there}.")
+        self.device = device.root
         self.size = restored.preprocessing.input_size
-        self.views = tuple(views)
-        self.normalise = Normalise(restored.preprocessing).to(self.place)
+        self.views = dict(views)
+        self.normalise = Normalise(restored.preprocessing).to(self.device)
         layout = torch.channels_last if channels_last else torch.preserve_format
-        self.network = restored.network.to(self.place).to(memory_format=layout)
+        self.network = restored.network.to(self.device).to(memory_format=layout)
         self.channels_last = is_channels_last(self.network)
         self.autocast: Callable[[], Any] = contextlib.nullcontext
         if device.precision in AUTOCAST:
-            low = AUTOCAST[device.precision] if self.place.type != "cpu" else torch.bfloat16  # as Lightning
-            self.autocast = lambda: torch.autocast(self.place.type, low)
+            low = AUTOCAST[device.precision] if self.device.type != "cpu" else torch.bfloat16  # as Lightning
+            self.autocast = lambda: torch.autocast(self.device.type, low)
 
     def many(self) -> contextlib.AbstractContextManager[None]:
-        """For a loop of calls on the CPU: each reuses the memory of the one before."""
-        return freed_memory_kept(self.place.type == "cpu")
+        """A context for a loop of calls: on the CPU each call reuses the memory of the previous one."""
+        return freed_memory_kept(self.device.type == "cpu")
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 images [B, 3, S, S] to logits float32 [B, C], on the device; of several views as `mean_of_views`."""
-        return mean_of_views(self._logits, images.to(self.place, non_blocking=True), self.views, self.size)
+        return mean_of_views(self._logits, images.to(self.device, non_blocking=True), self.views, self.size)
 
     def _logits(self, images: Tensor) -> Tensor:
         with self.autocast():

@@ -1,4 +1,4 @@
-"""How good predictions are, in figures: accumulated batch by batch, on the device."""
+"""Metrics of an evaluation, accumulated batch by batch on the device."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,8 +26,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: how many images it has, how many of those predicted are right (precision), how many of its own are
-    found (recall, which is its accuracy), and their harmonic mean (f1); all in [0, 1]."""
+    """The number of images of a class, and its precision, recall (which is its accuracy) and F1, in [0, 1]."""
 
     images: int
     precision: float
@@ -37,13 +36,13 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scored:
-    """The figures of a split.
+    """The metrics of a split.
 
     Attributes:
         overall: "loss", "acc", "top5" (with more than five classes), "precision", "recall", "f1" (means over the
             classes that occur or are predicted), "ece".
-        classes: one score a class, in the order of the classes.
-        confusion: confusion[t][p] images of class t were taken for class p.
+        classes: one score per class, in the order of the classes.
+        confusion: confusion[t][p] images of class t were predicted as class p.
     """
 
     overall: dict[str, float]
@@ -52,14 +51,14 @@ class Scored:
 
 
 class Scores:
-    """Loss and accuracy as training's test computes them, to the bit, and what tells more than these.
+    """Loss and accuracy, equal to those of the test in training to the bit, and further metrics.
 
     ECE is the expected calibration error over 15 equal bins of confidence (Guo et al. 2017, "On Calibration of Modern
-    Neural Networks"): by how much the probability of the predicted class differs from how often it is right.
+    Neural Networks"): the mean difference between the probability of the predicted class and the accuracy.
 
     Args:
         count: number of classes.
-        device: where the logits are.
+        device: of the logits.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -71,7 +70,7 @@ class Scores:
         self.top = MulticlassAccuracy(count, average="micro", top_k=TOP).to(device) if count > TOP else None
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in a batch: logits [B, C] and labels [B] in [0, C)."""
+        """Add a batch: logits [B, C] and labels [B] in [0, C)."""
         predicted = logits.argmax(1)
         self.tally.count(logits, labels)
         for metric in (self.per_class, self.macro, self.confusion):

@@ -26,7 +26,7 @@ from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, RunLength, apply_changes
 from graft.learning.schedulers import Length, build_schedule
-from graft.learning.views import ONE_LOOK, mean_of_views
+from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
 from graft.seeding import seed_device, seeded
 from graft.transfer.plan import TransferPlan
@@ -72,7 +72,7 @@ class Learner(pl.LightningModule):
         objective: the loss.
         optimizer, scheduler: their configurations.
         seed: with epoch and step the only source of chance, so that a resumed run draws what it would have drawn.
-        views: how the test looks at an image, keys of `graft.learning.views.VIEWS`.
+        views: of test-time augmentation, by name; used by the test.
         metrics: of validation and test, in addition to loss and accuracy, by name.
         provenance: plain values that make a checkpoint whole (recipe, config, …), saved under "graft".
 
@@ -94,7 +94,7 @@ class Learner(pl.LightningModule):
         seed: int,
         provenance: Mapping[str, Any],
         log_every: int = 10,
-        views: tuple[str, ...] = ONE_LOOK,
+        views: Mapping[str, View] = IDENTITY,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Learner(pl.LightningModule):
         self.seed = seed
         self.provenance = dict(provenance)
         self.log_every = log_every
-        self.views = views
+        self.views = dict(views)
         self.normalisation = Normalise(preprocessing)
         self.suffixes: dict[str, Callable[..., Any]] = {}
         self.criterion = objective.loss or nn.CrossEntropyLoss()
@@ -267,7 +267,7 @@ class Learner(pl.LightningModule):
     def _metrics(self, split: str) -> dict[str, Metric]:
         return dict(self.metrics[split].items())  # type: ignore[operator]
 
-    def _evaluate(self, batch: Batch | FeatureBatch, split: str, views: tuple[str, ...] = ONE_LOOK) -> Tensor:
+    def _evaluate(self, batch: Batch | FeatureBatch, split: str, views: Mapping[str, View] = IDENTITY) -> Tensor:
         if isinstance(batch, FeatureBatch):
             logits = _logits(self._go_on(batch)).float()
         else:

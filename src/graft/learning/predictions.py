@@ -1,4 +1,4 @@
-"""What a network said of labelled images, as plain arrays, and the statistics made of them."""
+"""Predictions of a network for labelled images as plain arrays, and statistics of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,18 +29,18 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of N labelled images of one part of a data set.
+    """Predictions of a network for N labelled images of one part of a data set.
 
     Attributes:
-        step: optimizer steps taken by then.
-        epoch: the epoch it was in, counted from 0.
-        indices: which images, int [N], ascending.
+        step: number of optimizer steps taken before.
+        epoch: the current epoch, counted from 0.
+        indices: indices of the images, int [N], ascending.
         labels, predicted: class indices, int [N].
         confidence: probability of the predicted class, float [N] in [0, 1].
         truth: probability of the true class, float [N] in [0, 1].
         scores: probabilities of the first K classes, float [N, K].
-        features: what the head saw of some of these images, float [M, D]; M may be 0.
-        feature_indices: which images those are, int [M].
+        features: the head's input of some of these images, float [M, D]; M may be 0.
+        feature_indices: indices of those images, int [M].
     """
 
     step: int
@@ -58,46 +58,46 @@ class Predictions:
         return len(self.labels)
 
     @property
-    def right(self) -> Array:
-        """Which predictions are right, bool [N]."""
+    def correct(self) -> Array:
+        """Whether each prediction is correct, bool [N]."""
         return self.predicted == self.labels
 
     @property
     def accuracy(self) -> float:
-        """Share of right predictions; NaN where there are none at all."""
-        return float(self.right.mean()) if len(self) else float("nan")
+        """Share of correct predictions in [0, 1]; NaN if there are no predictions."""
+        return float(self.correct.mean()) if len(self) else float("nan")
 
     def per_class(self, classes: int) -> tuple[Array, Array]:
-        """(correct, totals): how many images of each class were called by its name, and how many there are, [C]."""
-        return np.bincount(self.labels[self.right], minlength=classes), np.bincount(self.labels, minlength=classes)
+        """(correct, totals): number of correctly predicted images of each class, and of all its images, int [C]."""
+        return np.bincount(self.labels[self.correct], minlength=classes), np.bincount(self.labels, minlength=classes)
 
     def confusion_cells(self, classes: int) -> tuple[Array, Array]:
-        """(cells, counts): the confusion matrix's cells (true * C + predicted) that are not empty, the fullest first,
-        and how many images are in each."""
+        """(cells, counts): the non-zero cells of the confusion matrix (true * C + predicted) and their values, largest
+        first."""
         cells, counts = np.unique(self.labels.astype(np.int64) * classes + self.predicted, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return cells[order], counts[order]
 
     def confusion(self, classes: int) -> Array:
-        """How often the true class (row) was called the predicted one (column), int64 [C, C]."""
+        """The confusion matrix: true classes in rows, predicted ones in columns, int64 [C, C]."""
         cells, counts = self.confusion_cells(classes)
         matrix = np.zeros(classes * classes, dtype=np.int64)
         matrix[cells] = counts
         return matrix.reshape(classes, classes)
 
     def calibration(self, bins: int = 15) -> Calibration:
-        """How far confidence is to be believed (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
+        """Confidence against accuracy (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
         which = np.clip(np.ceil(self.confidence * bins).astype(int) - 1, 0, bins - 1)
         counts = np.bincount(which, minlength=bins)
         with np.errstate(invalid="ignore"):
             confidence = np.bincount(which, self.confidence, bins) / counts
-            accuracy = np.bincount(which, self.right, bins) / counts
+            accuracy = np.bincount(which, self.correct, bins) / counts
         gaps = np.abs(np.nan_to_num(accuracy - confidence))
         return Calibration(confidence, accuracy, counts, float((gaps * counts).sum() / max(1, counts.sum())))
 
     def worst(self, count: int) -> Array:
-        """Positions of at most `count` wrong predictions, the least probable truth first."""
-        wrong = np.flatnonzero(~self.right)
+        """Positions of at most `count` wrong predictions, lowest probability of the true class first."""
+        wrong = np.flatnonzero(~self.correct)
         return wrong[np.argsort(self.truth[wrong], kind="stable")][:count]
 
     def sample(self, count: int, names: Sequence[str]) -> Array:
@@ -111,5 +111,5 @@ class Predictions:
 
 
 def digest(name: str) -> int:
-    """64 bits that stand for an image's name, on every machine and in every run."""
+    """A 64-bit hash of an image's name, the same on every machine and in every run."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

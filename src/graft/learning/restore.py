@@ -1,4 +1,4 @@
-"""A network with all that is needed to use it: from a checkpoint of ours, or from pretrained weights."""
+"""A network ready for inference, from a checkpoint of Graft or from pretrained weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from graft.models.weights import default_classes, load_weights, sized_by_weights
 from graft.system.values import Check, figure, mapping, read_values, sequence, text, tree
 
 PREFIX = "network."
-"""What the Learner's state dict puts before the network's own names."""
+"""Prefix of the network's parameter names in the Learner's state dict."""
 
 GRAFT: dict[str, Check] = {
     "recipe": mapping,
@@ -28,21 +28,21 @@ GRAFT: dict[str, Check] = {
     "config": mapping,
     "metrics": tree(figure, 3_000_000, depth=1),
 }
-"""What a checkpoint says of its network, under "graft"."""
+"""What a checkpoint records under "graft"."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A network in use.
+    """A network with everything that inference needs.
 
     Attributes:
         network: in evaluation mode, on the CPU, in float32: normalised images [B, 3, S, S] to logits [B, C].
-        recipe: what it is.
+        recipe: how it is built.
         classes: names of the C classes.
-        preprocessing: what happens to an image before.
-        source: what to call it: the checkpoint's file, or where the weights came from.
-        config: what `recorded_run` reads of the run's configuration; empty where there was none.
-        metrics: the figures of the moment the checkpoint was saved.
+        preprocessing: of an image, before the network.
+        source: for messages: the checkpoint's file, or the origin of the weights.
+        config: what `recorded_run` reads of the run's configuration; empty without a run.
+        metrics: those of the checkpoint.
     """
 
     network: nn.Module
@@ -53,13 +53,13 @@ class Restored:
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def prepared(self, wanted: Mapping[str, Any]) -> "Restored":
-        """The same network with its preprocessing changed as `preprocess.*` wants it.
+    def prepared(self, changes: Mapping[str, Any]) -> "Restored":
+        """The same network with its preprocessing changed by the keys of `preprocess`; null keys change nothing.
 
         Raises:
             ConfigError: the network does not take images of that size.
         """
-        changed = self.preprocessing.changed(wanted, "preprocess")
+        changed = self.preprocessing.changed(changes, "preprocess")
         if changed.input_size != self.preprocessing.input_size:
             self.recipe.demand_input(changed.input_size, "preprocess.input_size", fixed_input_size(self.recipe))
         return replace(self, preprocessing=changed)
@@ -74,15 +74,15 @@ def from_checkpoint(path: Path, trust: Sequence[str] = ()) -> Restored:
 
     Raises:
         ConfigError: a custom network of a package that is not trusted or cannot be imported.
-        TrainingError: no checkpoint of ours, or damaged.
-        RecordError: it says of itself what it cannot be; names the key, the value and the limit.
+        TrainingError: no checkpoint of Graft, or a damaged one.
+        RecordError: a recorded value is of another type or beyond its limit; names the key, the value and the limit.
         WeightsError: its weights do not fit its own recipe.
     """
     content, source = read_checkpoint(path), str(path)
     made = read_values(content["graft"], GRAFT, source)
     for key in GRAFT:
         if key not in made:
-            raise RecordError(f"{path}: does not say its {key}, as a checkpoint written by graft train does.")
+            raise RecordError(f"{path}: records no {key}, as a checkpoint of graft train does.")
     recipe, classes = Recipe.from_dict(made["recipe"], source), made["classes"]
     preprocessing = Preprocessing.from_dict(made["preprocessing"], source)
     config = recorded_run(made["config"], source)
@@ -112,13 +112,13 @@ def from_pretrained(recipe: Recipe, weights: str | None) -> Restored:
         weights: the source, as in `model.weights`.
 
     Raises:
-        WeightsError: none, or weights without a head whose classes have names.
-        NotAvailable: neither here nor within reach.
+        WeightsError: no weights, or weights without a head whose classes have names.
+        NotAvailable: the weights are not on this machine and cannot be downloaded.
     """
     classes = default_classes(recipe, weights)
     if classes is None:
         raise WeightsError(
-            f"model.weights={weights or 'null'}: these weights tell no classes with names apart.\n"
+            f"model.weights={weights or 'null'}: these weights have no head with named classes.\n"
             "Use model.weights=default for ImageNet's, or checkpoint=RUN_FOLDER for a network you trained."
         )
     recipe = sized_by_weights(recipe, weights)

@@ -1,92 +1,142 @@
-"""How test-time augmentation looks at an image."""
+"""Views: the variants of an image whose predictions test-time augmentation averages.
 
+A view is a function, named by `views.NAME._target_`:
+
+    def rotations(images: Tensor) -> list[Tensor]:
+        return [images.rot90(turns, (2, 3)) for turns in (1, 2, 3)]
+
+It gets uint8 images [B, 3, S, S] on the device and returns variants of the same shape. A view that crops for itself
+takes a second argument, `size`: it gets images [B, 3, R, R] with the margin that resizing leaves around the central
+crop (R >= S) and S, and returns variants [B, 3, S, S]. Its other arguments are the other keys of `views.NAME`.
+"""
+
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from graft.config.targets import bind
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
 
-View = Callable[[Tensor, int], list[Tensor]]
-
-ONE_LOOK = ("identity",)
-"""The image as it is."""
+View = Callable[..., Sequence[Tensor]]
 
 
-def wanted_views(tta: bool, views: Sequence[str]) -> tuple[str, ...]:
-    """How each image is looked at, by the keys `tta` and `views` of a configuration."""
-    return tuple(views) if tta else ONE_LOOK
+def identity(images: Tensor) -> list[Tensor]:
+    """The image itself."""
+    return [images]
 
 
-def mean_of_views(logits_of: Callable[[Tensor], Tensor], images: Tensor, views: Sequence[str], size: int) -> Tensor:
-    """Logits float32 [B, C] of images [B, 3, R, R], each looked at in all `views`, keys of `VIEWS`.
+def hflip(images: Tensor) -> list[Tensor]:
+    """The image mirrored left to right."""
+    return [images.flip(3)]
 
-    Of several views: the logarithm of the mean of their probabilities, whose softmax is that mean. Probabilities rather
-    than logits are averaged (as Krizhevsky et al. 2012 do): each view then weighs the same however large its logits
-    are, and the loss is at most the mean of the views' losses (Jensen).
+
+def corners(images: Tensor, size: int) -> list[Tensor]:
+    """The crops at the four corners; with `identity` and the mirror images, the ten crops of Krizhevsky et al. 2012."""
+    return [images[:, :, y, x] for y in (slice(size), slice(-size, None)) for x in (slice(size), slice(-size, None))]
+
+
+def hflip_corners(images: Tensor, size: int) -> list[Tensor]:
+    """The crops at the four corners, mirrored left to right."""
+    return [crop.flip(3) for crop in corners(images, size)]
+
+
+def shifts(images: Tensor) -> list[Tensor]:
+    """The image moved by a thirty-second of its side, up left and down right; borders are mirrored (Jordan 2024)."""
+    size = images.shape[3]
+    pixels = torch.arange(size, device=images.device)
+    step = max(1, round(size / 32))
+    sources = [(pixels - step).abs(), size - 1 - (size - 1 - pixels - step).abs()]
+    return [images[:, :, source][:, :, :, source] for source in sources]
+
+
+def hflip_shifts(images: Tensor) -> list[Tensor]:
+    """The two of `shifts`, mirrored left to right."""
+    return [shifted.flip(3) for shifted in shifts(images)]
+
+
+IDENTITY: Mapping[str, View] = {"identity": identity}
+"""The views of an evaluation without test-time augmentation."""
+
+
+def build_views(tta: bool, views: Mapping[str, Mapping[str, Any]]) -> Mapping[str, View]:
+    """The views of an evaluation, by name.
+
+    Args:
+        tta: whether there is test-time augmentation; without it the images are evaluated as they are.
+        views: name -> `_target_` and its arguments.
+
+    Raises:
+        ConfigError: a target that cannot be imported.
+    """
+    if not tta:
+        return IDENTITY
+    return {name: _unwrapped(bind(f"views.{name}", node)) for name, node in views.items()}
+
+
+def _unwrapped(view: Any) -> View:
+    """The function itself where no argument is bound, so that views compare equal."""
+    plain = isinstance(view, partial) and not view.args and not view.keywords
+    return view.func if plain else view
+
+
+def takes_margin(view: View) -> bool:
+    """Whether a view crops for itself: whether it takes the argument `size`."""
+    return "size" in inspect.signature(view).parameters
+
+
+def mean_of_views(
+    logits_of: Callable[[Tensor], Tensor], images: Tensor, views: Mapping[str, View], size: int
+) -> Tensor:
+    """Logits float32 [B, C] of images [B, 3, R, R], averaged over all variants that the views make of them.
+
+    Of several variants: the logarithm of the mean of their probabilities, whose softmax is that mean. Probabilities
+    rather than logits are averaged (as Krizhevsky et al. 2012 do): each variant then weighs the same however large its
+    logits are, and the loss is at most the mean of the variants' losses (Jensen).
 
     Args:
         logits_of: logits float32 [B, C] of images [B, 3, S, S].
         images: as `with_margin` prepares them.
-        views: names.
+        views: by name.
         size: S.
-    """
-    looks = [look for name in views for look in VIEWS[name](images, size)]
-    if len(looks) == 1:
-        return logits_of(looks[0])
-    # at once: a network that replays a CUDA graph overwrites what it has given before
-    logarithms = [logits_of(look).log_softmax(1) for look in looks]
-    return torch.stack(logarithms).logsumexp(0) - math.log(len(looks))
-
-
-def _centre(images: Tensor, size: int) -> list[Tensor]:
-    top, left = ((side - size) // 2 for side in images.shape[2:])
-    return [images[:, :, top : top + size, left : left + size]]
-
-
-def _corners(images: Tensor, size: int) -> list[Tensor]:
-    return [images[:, :, y, x] for y in (slice(size), slice(-size, None)) for x in (slice(size), slice(-size, None))]
-
-
-def _shifts(images: Tensor, size: int) -> list[Tensor]:
-    """Up and left, down and right by a thirty-second of the side, the border mirrored (Jordan 2024)."""
-    (centre,) = _centre(images, size)
-    straight = torch.arange(size, device=images.device)
-    step = max(1, round(size / 32))
-    seen = [(straight - step).abs(), size - 1 - (size - 1 - straight - step).abs()]
-    return [centre[:, :, where][:, :, :, where] for where in seen]
-
-
-def _mirrored(view: View) -> View:
-    return lambda images, size: [each.flip(3) for each in view(images, size)]
-
-
-VIEWS: dict[str, View] = {
-    "identity": _centre,
-    "hflip": _mirrored(_centre),
-    "corners": _corners,
-    "hflip_corners": _mirrored(_corners),
-    "shifts": _shifts,
-    "hflip_shifts": _mirrored(_shifts),
-}
-"""How test-time augmentation looks at a square image [B, 3, R, R], R >= S: name -> views, each [B, 3, S, S]."""
-
-
-def with_margin(preprocessing: Preprocessing, views: Sequence[str]) -> Preprocessing:
-    """The preprocessing that leaves the views enough to choose from: for corners, the resized image's whole centre.
 
     Raises:
-        ConfigError: corners are wanted of images that are resized to the input's very size.
+        ConfigError: a view returns something else than a list of images of that size.
     """
-    if not any(name.endswith("corners") for name in views):
+    top, left = ((side - size) // 2 for side in images.shape[2:])
+    centre = images[:, :, top : top + size, left : left + size]
+    variants: list[Tensor] = []
+    for name, view in views.items():
+        made = view(images, size=size) if takes_margin(view) else view(centre)
+        if not isinstance(made, list | tuple) or any(getattr(each, "shape", ()) != centre.shape for each in made):
+            raise ConfigError(f"views.{name}: must return a list of images of the shape {list(centre.shape)}.")
+        variants += made
+    if len(variants) == 1:
+        return logits_of(variants[0])
+    # log_softmax copies at once: a network that replays a CUDA graph overwrites its earlier output
+    logarithms = [logits_of(variant).log_softmax(1) for variant in variants]
+    return torch.stack(logarithms).logsumexp(0) - math.log(len(variants))
+
+
+def with_margin(preprocessing: Preprocessing, views: Mapping[str, View]) -> Preprocessing:
+    """The preprocessing that the views need: where one takes a margin, without the central crop after resizing.
+
+    Raises:
+        ConfigError: a view takes a margin, but images are resized to exactly the size of the input.
+    """
+    names = [name for name, view in views.items() if takes_margin(view)]
+    if not names:
         return preprocessing
     if preprocessing.fit != "crop" or preprocessing.resize_size == preprocessing.input_size:
         raise ConfigError(
-            f"views=[{','.join(views)}]: corners need a margin, but images are resized to the input's very size "
-            f"({preprocessing.input_size} pixels) here.\nLeave them out, or give fit=crop and a larger resize_size: "
-            "keys of preprocess, or of data.preprocess in graft train."
+            f"views=[{','.join(views)}]: {' and '.join(names)} need a margin, but images are resized to exactly the "
+            f"size of the input ({preprocessing.input_size} pixels) here.\nLeave them out, or set fit=crop and a "
+            "larger resize_size: keys of preprocess, or of data.preprocess in graft train."
         )
     return preprocessing.changed(
         {"input_size": preprocessing.resize_size, "resize_size": preprocessing.resize_size}, ""

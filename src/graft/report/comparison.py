@@ -1,4 +1,4 @@
-"""Runs side by side: those of one experiment that differ only in their seed are one row, mean ± standard deviation."""
+"""A table of runs: those that differ only in their seed are one row, with mean ± standard deviation."""
 
 import io
 import json
@@ -21,7 +21,7 @@ METRICS = ("val/acc", "test/acc", "test/loss")
 UNFINISHED = ("failed", "pruned", "interrupted")
 
 LONGEST = 160
-"""Characters of a cell; compare.csv has all of them."""
+"""Largest number of characters in a cell; compare.csv has whole values."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class Row:
 
     @cached_property
     def finished(self) -> list[Summary]:
-        """The runs that count in the figures."""
+        """The finished runs, which alone count in the metrics."""
         return [run for run in self.members if run.status == "finished"]
 
     @cached_property
     def choices(self) -> dict[str, Json]:
-        """What was configured, without the seed, and the data it was configured for."""
+        """The configuration without the seed, and the data."""
         known = next((run for run in self.members if run.classes), self.members[0])
         classes = f"{len(known.classes)}: {', '.join(known.classes)}" if known.classes else None
         return dict(known.config) | {"data.root": known.root, CLASSES: classes, CONTENT: known.content[:8] or None}
 
     @property
     def metric(self) -> str:
-        """What the experiment optimizes; never a figure of the test images, which are not to be chosen by."""
+        """The metric that the experiment optimizes; never one of the test images, by which no run may be chosen."""
         return str(self.choices.get("optimized_metric") or "val/acc").replace("test/", "val/", 1)
 
     @cached_property
     def values(self) -> dict[str, list[float]]:
-        """Metric name → the figures of the finished runs that have it."""
+        """Metric name → its values in the finished runs that have it."""
         found: dict[str, list[float]] = defaultdict(list)
         for run in self.finished:
             for name, value in run.metrics.items():
@@ -62,28 +62,28 @@ class Row:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the finished runs."""
+        """The seeds of the finished runs."""
         return [run.seed for run in self.finished]
 
     @property
     def statuses(self) -> list[str]:
-        """Of all runs."""
+        """The statuses of all runs."""
         return [run.status for run in self.members]
 
     @property
     def seconds(self) -> float:
-        """Mean duration."""
+        """Mean duration of all runs."""
         return mean([run.seconds for run in self.members])
 
     @property
     def epochs(self) -> str:
-        """How many the finished runs took: "5", or "3–5" where they differ."""
+        """Number of epochs of the finished runs: "5", or "3–5" if they differ."""
         counts = sorted({run.epochs for run in self.finished})
         return "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "–"
 
     @property
     def validates_on_test(self) -> bool:
-        """Whether the figures it was chosen by are figures of the test images."""
+        """Whether any run was validated on the test images."""
         return any(run.validates_on_test for run in self.members)
 
     @cached_property
@@ -93,38 +93,38 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """Of the best run."""
+        """The folder of the best run."""
         return str(self.best.folder)
 
     @property
     def checkpoint(self) -> str | None:
-        """Of the best run; None before there is one."""
+        """The checkpoint of the best run; None if there is none."""
         return str(self.best.folder / self.best.checkpoint) if self.best.checkpoint else None
 
     def runs(self) -> str:
-        """How many finished, and what became of the others: "2 (+1 failed)"."""
+        """Number of finished runs, and the status of the others: "2 (+1 failed)"."""
         others = Counter(status for status in self.statuses if status != "finished")
         counted = ", ".join(f"+{count} {status}" for status, count in sorted(others.items()))
         return f"{len(self.finished)}" + (f" ({counted})" if counted else "")
 
     def text(self, metric: str) -> str:
-        """ "0.912 ± 0.013", or the single figure, or "–"."""
+        """ "0.912 ± 0.013", or the single value, or "–"."""
         values = self.values.get(metric, [])
         if not values:
             return "–"
         return figure(mean(values)) + (f" ± {figure(deviation(values))}" if len(values) > 1 else "")
 
     def mean(self, metric: str) -> float:
-        """Mean of a metric over the finished runs; NaN where there is none."""
+        """Mean of a metric over the finished runs; NaN if none has it."""
         return mean(self.values.get(metric, []))
 
 
 CLASSES, CONTENT = DERIVED = ("classes", "data content")
-"""Columns that are only needed where rows would look alike without them."""
+"""Columns that are only needed to tell apart rows which are otherwise alike."""
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; NaN of nothing."""
+    """Arithmetic mean; NaN for an empty list."""
     try:
         return statistics.fmean(values)
     except OverflowError:
@@ -134,7 +134,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Sample standard deviation; NaN where a value is not finite."""
+    """Sample standard deviation; NaN if a value is not finite."""
     try:
         return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
     except OverflowError:
@@ -142,19 +142,19 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def figure(value: float) -> str:
-    """Three decimals, unless it is too large for them to matter."""
+    """`value` with three decimals, fewer if it is large."""
     return f"{value:.3f}" if abs(value) < 1e6 or not math.isfinite(value) else f"{value:.3g}"
 
 
 def goodness(value: float | None, metric: str) -> float:
-    """What is more, the better `value` is; minus infinity where it is missing or no number."""
+    """A number that is larger for a better `value`; minus infinity if it is missing or NaN."""
     if value is None or math.isnan(value):
         return -math.inf
     return value if direction(metric) == "max" else -value
 
 
 def rows(summaries: Iterable[Summary], sort: str | None = None) -> list[Row]:
-    """One row an experiment, the best mean of `sort` first.
+    """One row per experiment, the best mean of `sort` first.
 
     Args:
         summaries: of the runs.
@@ -193,7 +193,7 @@ def experiments(summaries: Iterable[Summary]) -> list[list[Summary]]:
 
 
 def significance(found: Sequence[Row], metric: str) -> str | None:
-    """How sure it is that the first row is better than the second: one sentence, or None without a second.
+    """A sentence on whether the first row is significantly better than the second; None without a second.
 
     The runs are paired by seed (and fold) and a two-sided paired t-test is made over the pairs' differences. Being
     first is chance too where many rows were tried: the p-value takes no account of that.
@@ -223,14 +223,14 @@ def significance(found: Sequence[Row], metric: str) -> str | None:
 
 
 def differing(found: Sequence[Row]) -> list[str]:
-    """Every choice in which the rows differ: those that commands set or searched first, then the options of groups,
-    then what follows from these; without any, the groups that say what was run."""
+    """Every choice in which the rows differ: overridden and searched ones first, then the options of groups, then what
+    these entail; if the rows do not differ, the groups that identify the run."""
     first, others = _differing(found)
     return [*first, *others]
 
 
 def _differing(found: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """(set, searched or the option of a group; all others)."""
+    """(overridden or searched keys and options of groups; all others)."""
     keys = [key for key in _keys(found) if len({json.dumps(row.choices.get(key)) for row in found}) > 1]
     words = dict.fromkeys(word for row in found for run in row.members for word in run.overrides)
     overridden = tuple(dict.fromkeys(word.lstrip("+~").partition("=")[0] for word in words))
@@ -272,7 +272,7 @@ class Column:
 
 
 def columns(found: Sequence[Row]) -> list[Column]:
-    """What differs, how many runs, their figures; then what differs because something else does."""
+    """Columns of the differences, the number of runs and the metrics; then of differences that others entail."""
     first, others = _differing(found)
     metrics = dict.fromkeys([ordering(found), *(row.metric for row in found), *METRICS])
     shown = [_choice(key) for key in first]
@@ -309,13 +309,13 @@ def _metric(name: str) -> Column:
 
 
 def short(value: Json) -> str:
-    """A value of the configuration for a cell: on one line, and cut where it is long."""
+    """A value of the configuration as the text of a cell: on one line, shortened if it is long."""
     text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
     return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def _with_checkpoint(found: Sequence[Row]) -> list[Column]:
-    """The columns, with the best checkpoint after the figures."""
+    """The columns, with the best checkpoint after the metrics."""
     root = os.path.commonpath([row.folder for row in found]) if len(found) > 1 else os.path.dirname(found[0].folder)
     path = partial(_checkpoint, root=root)
     shown = columns(found)
@@ -324,7 +324,7 @@ def _with_checkpoint(found: Sequence[Row]) -> list[Column]:
 
 
 def as_terminal(found: Sequence[Row], title: str, *, minor: bool = True) -> Table:
-    """A table for a console; without the `minor` columns where they do not fit."""
+    """A table for a console; `minor` says whether it has the minor columns."""
     table = Table(title=Text(printable(title)), title_justify="left")
     chosen = [column for column in _with_checkpoint(found) if minor or not column.minor]
     for column in chosen:
@@ -345,7 +345,7 @@ def as_markdown(found: Sequence[Row]) -> str:
 
 
 def as_csv(found: Sequence[Row]) -> str:
-    """One line an experiment: every choice, then mean, standard deviation and number of every metric.
+    """One line per experiment: every choice, then mean, standard deviation and count of every metric.
 
     No spreadsheet evaluates a text of it; `escaping.from_csv_cell` gives it back.
     """

@@ -1,4 +1,4 @@
-"""summary.json as a typed value: read once, checked once, whoever wrote it."""
+"""summary.json as a typed value, every field checked when it is read."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from graft.system.files import read_regular
 FILE = "summary.json"
 
 LARGEST = 2**24
-"""Bytes of a summary; one of ten thousand classes has a tenth of that."""
+"""Largest size of a summary in bytes; with ten thousand classes it has a tenth of that."""
 
 MOST_KEYS, MOST_FIGURES, DEEPEST = 2_000, 200_000, 8
-"""Keys of a configuration, metrics of a run, and levels that a value of the configuration may have."""
+"""Largest number of keys of a configuration, of metrics, and of nested levels in a value of the configuration."""
 
 UNFINISHED = ("failed", "interrupted")
 
@@ -28,23 +28,23 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run says of itself.
+    """The summary of a run.
 
     Attributes:
         folder: of the run.
         status: "finished", "failed", "interrupted" or "pruned".
-        metrics: name → figure; NaN and infinity occur.
-        config: what was configured, under dotted keys; without the seed.
-        epochs: how many were trained.
-        attempts: how often the run was started or resumed.
+        metrics: name → value; NaN and infinity occur.
+        config: the configuration under dotted keys, without the seed.
+        epochs: number of epochs trained.
+        attempts: number of times the run was started or resumed.
         identity: the hash of its configuration (`config.identity`).
-        overrides: the words of its command.
-        checkpoint: the best one, relative to `folder`; None where none is kept.
-        classes: names, by index; empty in a run that failed before its data were read.
-        content: the hash of its data set before it is divided; empty where it is not known.
-        fingerprint: the hash of its data set as it was divided.
+        overrides: the overrides of its command.
+        checkpoint: the best one, relative to `folder`; None if none is kept.
+        classes: names, by index; empty if the run failed before its data were read.
+        content: the hash of its data set before the split; empty if unknown.
+        fingerprint: the hash of its data set with the split.
         root: `data.root`.
-        validates_on_test: validation and test images are the same; None where it is not known.
+        validates_on_test: whether validation and test images are the same; None if unknown.
     """
 
     folder: Path
@@ -126,7 +126,7 @@ def read_summary(file: Path) -> Summary:
     """The summary in `file`.
 
     Raises:
-        DataError: it cannot be read, or is no summary; the reason alone, without the file's name.
+        DataError: it cannot be read, or is no summary; gives the reason without the file's name.
     """
     try:
         return Summary.of(json.loads(read_regular(file, LARGEST)), file.parent)
@@ -137,7 +137,7 @@ def read_summary(file: Path) -> Summary:
 
 
 def find_summaries(folder: Path) -> tuple[list[Summary], list[Unreadable]]:
-    """Every summary.json below `folder`, and what could not be read, folders among them."""
+    """Every summary.json in `folder` at any depth, and the files and folders that could not be read."""
     found: list[Summary] = []
     unreadable: list[Unreadable] = []
 

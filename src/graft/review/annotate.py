@@ -1,4 +1,4 @@
-"""A picture with what was predicted below it."""
+"""An image with its prediction below it."""
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,8 +14,8 @@ INK, PAPER, BAR = (20, 20, 20), (255, 255, 255), (167, 205, 242)
 
 
 def annotated(picture: Image.Image, prediction: Prediction) -> Image.Image:
-    """A copy of `picture`, between 320 and 640 pixels wide and high, above one line a class: a bar as long as its
-    probability, its name, the probability in percent."""
+    """A copy of `picture`, between 320 and 640 pixels wide and high, with one line per class below it: a
+    bar of the length of its probability, its name, the probability in percent."""
     shown = _resized(picture)
     width = max(shown.width, SHORTEST)
     sheet = Image.new("RGB", (width, shown.height + MARGIN + LINE * len(prediction.classes)), PAPER)
@@ -33,7 +33,7 @@ def annotated(picture: Image.Image, prediction: Prediction) -> Image.Image:
 
 
 def _resized(picture: Image.Image) -> Image.Image:
-    """Long side at most LONGEST; small pictures are magnified in whole steps so that their pixels stay sharp."""
+    """`picture` with a long side of at most LONGEST; small ones are enlarged by a whole factor to stay sharp."""
     longest = max(picture.size)
     if longest > LONGEST:
         return picture.resize([max(1, round(side * LONGEST / longest)) for side in picture.size])
@@ -42,7 +42,7 @@ def _resized(picture: Image.Image) -> Image.Image:
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
-    """`text` on one line, its end replaced by … where it is too long."""
+    """`text` on one line, with … in place of its end if it is too long."""
     text = " ".join(text.split())
     if draw.textlength(text, font) <= width:
         return text

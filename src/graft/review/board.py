@@ -1,7 +1,7 @@
-"""What TensorBoard is told: one place for every name, and the way each kind of thing is written.
+"""The tags that TensorBoard shows, and a function to write each kind of content.
 
-`writer` is a `torch.utils.tensorboard.SummaryWriter`, the one of the run itself, so that everything of a run is under
-one name.
+`writer` is a `torch.utils.tensorboard.SummaryWriter`, always the one of the run, so that all content of a run has one
+name.
 """
 
 import html
@@ -21,27 +21,28 @@ from graft.review.grids import encoded
 TRAIN_BATCH = "review/train_batch"
 PREDICTIONS = "review/val_predictions"
 WORST = "review/worst"
-CONFUSION = "review/confusion"
-PER_CLASS = "review/acc_per_class"
-CALIBRATION = "review/calibration"
 GRAD_CAM = "review/gradcam"
 TEST_PREDICTIONS = "review/test_predictions"
+GRIDS = (TRAIN_BATCH, PREDICTIONS, WORST, GRAD_CAM, TEST_PREDICTIONS)
+FIGURE = "review/{}"
+"""The tag of a figure in `review.figures`."""
+
 CURVES = "precision_recall/{}"
 EMBEDDING = "validation"
 CONFIG, LAYERS, NOTES = "config", "layers", "notes"
 FINAL = "final/{}"
 
 FINALS = ("test/acc", "val/acc", "test/loss", "val/loss")
-"""What HPARAMS compares, in this order; under names of their own, because val/acc goes on after the best epoch."""
+"""The metrics that HPARAMS compares; under tags of their own, because val/acc continues after the best epoch."""
 
 DIMENSIONS = 64
-"""Of the embedding: principal components, all that the projector's own PCA and t-SNE look at."""
+"""Number of principal components in the embedding: as many as the projector's own PCA and t-SNE use."""
 
 THUMBNAIL = 32
 
 
 def put_picture(writer: Any, tag: str, image: Image.Image, step: int, *, photograph: bool) -> None:
-    """A picture, as JPEG or PNG as it is (`add_image` would make a PNG of everything)."""
+    """Write an image, as JPEG or PNG (`add_image` would always write a PNG)."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     content = Summary.Image(
@@ -54,32 +55,32 @@ def put_picture(writer: Any, tag: str, image: Image.Image, step: int, *, photogr
 
 
 def put_text(writer: Any, tag: str, markdown: str) -> None:
-    """A text at step 0; see `table` and `verbatim`."""
+    """Write a text at step 0; see `table` and `verbatim`."""
     writer.add_text(tag, markdown, 0)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table whose cells are shown as they are, whatever characters they have."""
+    """A Markdown table whose cells are shown literally, with any characters."""
     lines = [header, ["---"] * len(header), *([literal(str(cell)) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def literal(text: str) -> str:
-    """`text` so that Markdown and HTML show it as it is, on one line."""
+    """`text` escaped so that Markdown and HTML show it literally, on one line."""
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", html.escape(" ".join(text.split())))
 
 
 def verbatim(text: str) -> str:
-    """`text` as an indented block of code, which nothing in it can end."""
+    """`text` as an indented code block, which no character in it can end."""
     return "\n".join("    " + line for line in text.splitlines())
 
 
 def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]) -> None:
-    """The run's row in HPARAMS.
+    """Write the run's row in HPARAMS.
 
     Args:
-        choices: every choice by its key; None is left blank.
-        first: keys that are shown without asking: those that were set for this run.
+        choices: value of each key; None is left blank.
+        first: keys that are shown by default: those that were set for this run.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -103,7 +104,7 @@ def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]
 
 
 def close_session(writer: Any, figures: Mapping[str, float], step: int, *, success: bool) -> None:
-    """The final figures of the run's row in HPARAMS, and how it ended."""
+    """Write the final metrics and the status of the run's row in HPARAMS."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     for name in FINALS:
@@ -119,19 +120,19 @@ def _put_session(writer: Any, tag: str, content: Mapping[str, Any]) -> None:
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
-    said = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
-    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=said.SerializeToString())
+    data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString())
     value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))
     writer._get_file_writer().add_summary(Summary(value=[value]), 0)
 
 
 def plain(value: Any) -> Any:
-    """A number, a truth value, a text or None."""
+    """`value` as a number, bool, text or None."""
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def put_curves(writer: Any, predictions: Predictions, classes: Sequence[str]) -> None:
-    """A precision-recall curve for each class whose probabilities were kept and that has images."""
+    """Write a precision-recall curve for each class with images whose probabilities were kept."""
     for number in range(predictions.scores.shape[1]):
         labels = predictions.labels == number
         if labels.any():
@@ -140,7 +141,7 @@ def put_curves(writer: Any, predictions: Predictions, classes: Sequence[str]) ->
 
 
 def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, classes: Sequence[str]) -> None:
-    """What the head sees of the validation images, with their thumbnails, for the projector.
+    """Write the head's input of the validation images, with their thumbnails, for the projector.
 
     At most 64 numbers of text and 3 KiB of picture for each image.
 
@@ -152,14 +153,14 @@ def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, clas
     rows = np.searchsorted(predictions.indices, predictions.feature_indices)
     labels, predicted = predictions.labels[rows], predictions.predicted[rows]
     metadata = [
-        [" ".join(classes[true].split()), " ".join(classes[said].split()), "right" if true == said else "wrong"]
-        for true, said in zip(labels, predicted, strict=True)
+        [" ".join(classes[true].split()), " ".join(classes[guess].split()), "correct" if true == guess else "wrong"]
+        for true, guess in zip(labels, predicted, strict=True)
     ]
     _forget_embedding(Path(writer.log_dir) / "00000" / EMBEDDING)
     writer.add_embedding(
         np.round(principal_components(predictions.features, DIMENSIONS), 4),
         metadata=metadata,
-        metadata_header=["true", "predicted", "right"],
+        metadata_header=["true", "predicted", "correct"],
         label_img=torch.from_numpy(thumbnails).permute(0, 3, 1, 2).float() / 255,
         global_step=0,
         tag=EMBEDDING,
@@ -167,7 +168,7 @@ def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, clas
 
 
 def _forget_embedding(folder: Path) -> None:
-    """Remove the files that `add_embedding` wrote in an earlier part of a resumed run, or it would warn of them."""
+    """Remove the files that `add_embedding` wrote before a run was resumed; it warns about existing ones."""
     with suppress(OSError):
         for name in ("metadata.tsv", "sprite.png", "tensors.tsv"):
             (folder / name).unlink(missing_ok=True)
@@ -175,7 +176,7 @@ def _forget_embedding(folder: Path) -> None:
 
 
 def principal_components(features: Array, count: int) -> Array:
-    """The first `count` principal components of [M, D] rows, [M, min(count, M, D)]: distances as far as they keep."""
+    """The first `count` principal components of [M, D] rows, [M, min(count, M, D)]."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     count = min(count, *features.shape)
     if features.shape[1] < features.shape[0]:

@@ -1,4 +1,4 @@
-"""The look of our pictures: colours, fonts for any script, and the way from a matplotlib figure to an image.
+"""The style of Graft's pictures: colours, fonts for any script, and the conversion of a matplotlib figure to an image.
 
 matplotlib is imported when the first picture is made, not before.
 """
@@ -15,11 +15,11 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RIGHT, WRONG, INK, FAINT = "#00734f", "#b8310b", "#1b1f24", "#8c959f"
-"""Bluish green and vermilion are told apart by the colour-blind too (Okabe & Ito 2008); a mark says it as well."""
+CORRECT, WRONG, INK, FAINT = "#00734f", "#b8310b", "#1b1f24", "#8c959f"
+"""Bluish green and vermilion, which the colour-blind can tell apart (Okabe & Ito 2008); a mark is shown as well."""
 
 HEAD = 50
-"""Pixels that a heading of two lines takes at the top of a picture."""
+"""Height in pixels of a heading of two lines at the top of a picture."""
 
 DPI = 100
 BASE = "DejaVu Sans"  # comes with matplotlib
@@ -46,7 +46,7 @@ def style(texts: Iterable[str]) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=64)
 def fonts_for(characters: frozenset[str]) -> tuple[str, ...]:
-    """Names of installed fonts that together have what `BASE` lacks; nothing is looked for where it lacks nothing."""
+    """Names of installed fonts that together have the characters which `BASE` lacks; empty if it lacks none."""
     from matplotlib import font_manager
 
     missing = {ord(character) for character in characters if character.isprintable()}
@@ -63,7 +63,7 @@ def fonts_for(characters: frozenset[str]) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=256)
 def characters_of(file: str) -> frozenset[int]:
-    """Code points a font file has glyphs for; none where it cannot be read."""
+    """Code points that a font file has glyphs for; none if it cannot be read."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -73,13 +73,10 @@ def characters_of(file: str) -> frozenset[int]:
 
 
 def new_figure(width: int, height: int) -> "Figure":
-    """An empty white figure of so many pixels, without any window system."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """An empty white figure of this size in pixels, independent of pyplot and of any window system."""
     from matplotlib.figure import Figure
 
-    figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
 
 def put_heading(figure: "Figure", heading: str) -> None:
@@ -92,19 +89,22 @@ def put_heading(figure: "Figure", heading: str) -> None:
 
 
 def heading_width(heading: str) -> int:
-    """Pixels that a heading needs, roughly."""
+    """Approximate width of a heading in pixels."""
     first, *rest = heading.split("\n")
     return 24 + max([10 * len(first), *(7 * len(line) for line in rest)])
 
 
 def rendered(figure: "Figure") -> Image.Image:
-    """The figure as an RGB picture."""
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
+    """The figure as an RGB image, whichever canvas it was made with."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def shortened(text: str, length: int) -> str:
-    """`text` in at most `length` characters, its middle left out where it is longer."""
+    """`text` on one line of at most `length` characters, with … in place of the middle if it is longer."""
     text = " ".join(text.split())
     if len(text) <= length:
         return text

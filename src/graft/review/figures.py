@@ -1,11 +1,23 @@
-"""Drawn figures: the confusion matrix, accuracy per class, calibration. Each is data in, picture out."""
+"""Figures of a run's best epoch: the confusion matrix, accuracy per class, calibration.
+
+A figure is a function, named by `review.figures.NAME._target_` and shown in TensorBoard as `review/NAME`:
+
+    def confidence(predictions: Predictions, classes: Sequence[str], bins: int = 20) -> Figure | None:
+        figure, axes = matplotlib.pyplot.subplots()
+        axes.hist(predictions.confidence, bins)
+        return figure
+
+It gets the predictions of all validation images (`graft.learning.predictions.Predictions`), the names of the classes
+and its own arguments, which are the other keys of `review.figures.NAME`; if it takes an argument `caption`, also a line
+that says which predictions these are. It returns a matplotlib figure, a PIL image, or None for no figure.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from graft.learning.predictions import Array, Calibration
+from graft.learning.predictions import Array, Calibration, Predictions
 from graft.review.drawing import (
     FAINT,
     HEAD,
@@ -20,22 +32,44 @@ from graft.review.drawing import (
 )
 
 NAMED, NUMBERED = 60, 30
-"""Up to so many classes a matrix names its rows and columns, and writes numbers into its cells."""
+"""Largest number of classes whose rows and columns are named, and whose cells have numbers."""
 
 BLUE = "#3b78b8"
 
 BARS, BAR = 40, 340
-"""Bars drawn at most (with more classes the least accurate), and the pixels of one that is full."""
+"""Largest number of bars (of more classes the least accurate), and the width of a full bar in pixels."""
 
-MIXED_UP = 12
-"""Pairs of classes listed beside a matrix without numbers."""
+MOST_CONFUSED = 12
+"""Pairs of classes listed next to a matrix without numbers."""
 
 
-def confusion_picture(confusion: Array, classes: Sequence[str], heading: str) -> Image.Image:
-    """True classes down, predicted ones across; the shade is the share of the true class.
+MOST_CLASSES = 2000
+"""A confusion matrix of more classes is not drawn: less than a pixel per class, and its square in memory."""
 
-    Up to 30 classes with the number of images in each cell, up to 60 with names, beyond that with the pairs that
-    are mixed up most. About 1,000 pixels wide at most, whatever the number of classes.
+
+def confusion(predictions: Predictions, classes: Sequence[str], caption: str = "") -> Image.Image | None:
+    """The confusion matrix, of at most 2,000 classes."""
+    if len(classes) > MOST_CLASSES:
+        return None
+    return draw_confusion(predictions.confusion(len(classes)), classes, f"Confusion matrix\n{caption}")
+
+
+def accuracy_per_class(predictions: Predictions, classes: Sequence[str], caption: str = "") -> Image.Image:
+    """One bar per class: accuracy and number of images."""
+    correct, totals = predictions.per_class(len(classes))
+    return draw_accuracy(correct, totals, classes, f"Accuracy per class\n{caption}")
+
+
+def calibration(predictions: Predictions, classes: Sequence[str], caption: str = "") -> Image.Image:
+    """Accuracy against confidence."""
+    return draw_calibration(predictions.calibration(), f"Calibration\n{caption}")
+
+
+def draw_confusion(confusion: Array, classes: Sequence[str], heading: str) -> Image.Image:
+    """A confusion matrix: true classes in rows, predicted ones in columns, shaded by the share of the true class.
+
+    Up to 30 classes have the number of images in each cell, up to 60 have names, more have a list of the pairs that are
+    confused most. At most about 1,000 pixels wide, regardless of the number of classes.
     """
     count = len(classes)
     totals = confusion.sum(axis=1, keepdims=True)
@@ -71,28 +105,28 @@ def confusion_picture(confusion: Array, classes: Sequence[str], heading: str) ->
         figure.colorbar(picture, cax=bar, format=lambda value, _: f"{100 * value:.0f} %")
         bar.set_title("of the true class", fontsize=7, loc="left")
         if listed:
-            lines = ["most often mixed up", "", *mixed_up(confusion, classes)]
+            lines = ["most often confused", "", *most_confused(confusion, classes)]
             figure.text((left + inner + 90) / width, (below + inner) / height, "\n".join(lines), va="top",
                         fontsize=8, linespacing=1.6)  # fmt: skip
         return rendered(figure)
 
 
-def mixed_up(confusion: Array, classes: Sequence[str], count: int = MIXED_UP) -> list[str]:
-    """`12 × wolf called husky`, the most frequent first."""
+def most_confused(confusion: Array, classes: Sequence[str], count: int = MOST_CONFUSED) -> list[str]:
+    """`12 × wolf as husky`: true and predicted class, the most frequent first."""
     off = confusion.copy()
     np.fill_diagonal(off, 0)
     order = np.argsort(-off, axis=None, kind="stable")[:count]
     pairs = [divmod(int(cell), len(classes)) for cell in order if off.flat[cell]]
-    return [f"{off[t, p]:,} × {shortened(classes[t], 18)} called {shortened(classes[p], 18)}" for t, p in pairs]
+    return [f"{off[t, p]:,} × {shortened(classes[t], 18)} as {shortened(classes[p], 18)}" for t, p in pairs]
 
 
-def accuracy_picture(correct: Array, totals: Array, classes: Sequence[str], heading: str) -> Image.Image:
-    """A bar a class with its accuracy and number of images, and a line at the accuracy of all.
+def draw_accuracy(correct: Array, totals: Array, classes: Sequence[str], heading: str) -> Image.Image:
+    """One bar per class with its accuracy and number of images, and a line at the overall accuracy.
 
     In the order of the classes; of more than 40 classes the 40 least accurate, lowest first.
 
     Args:
-        correct, totals: images of each class called by its name, and all of them, [C].
+        correct, totals: number of correctly predicted images of each class, and of all its images, [C].
         classes: their names.
         heading: see `put_heading`.
     """
@@ -113,9 +147,9 @@ def accuracy_picture(correct: Array, totals: Array, classes: Sequence[str], head
         axes.barh(range(len(shown)), np.nan_to_num(accuracy[shown]), color=BLUE, height=0.72)
         axes.axvline(mean, color=WRONG, linewidth=1, linestyle="--")
         axes.text(mean, -0.6, f"all: {mean:.3f}", color=WRONG, fontsize=8, ha="center", va="bottom")
-        for place, i in enumerate(shown):
-            said = f"{accuracy[i]:.3f}  of {totals[i]:,}" if totals[i] else "no images"
-            axes.text(1.01, place, said, va="center", fontsize=8)
+        for row, i in enumerate(shown):
+            label = f"{accuracy[i]:.3f}  of {totals[i]:,}" if totals[i] else "no images"
+            axes.text(1.01, row, label, va="center", fontsize=8)
         axes.set_yticks(range(len(shown)), names)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, 1)
@@ -124,12 +158,12 @@ def accuracy_picture(correct: Array, totals: Array, classes: Sequence[str], head
         return rendered(figure)
 
 
-def calibration_picture(calibration: Calibration, heading: str) -> Image.Image:
-    """Accuracy against confidence, bin by bin, with the gap to the diagonal, over the number of images in each."""
+def draw_calibration(calibration: Calibration, heading: str) -> Image.Image:
+    """Accuracy against confidence per bin, with the gap to the diagonal, above the number of images in each bin."""
     bins = len(calibration.counts)
     centres = (np.arange(bins) + 0.5) / bins
-    there = calibration.counts > 0
-    accuracy, confidence = calibration.accuracy[there], calibration.confidence[there]
+    filled = calibration.counts > 0
+    accuracy, confidence = calibration.accuracy[filled], calibration.confidence[filled]
     heading += f" · expected calibration error (ECE) {calibration.error:.3f}"
     width, height = max(540, heading_width(heading)), 580
     with style([heading]):
@@ -138,12 +172,12 @@ def calibration_picture(calibration: Calibration, heading: str) -> Image.Image:
         left, inner = 54 / width, 1 - 74 / width
         lower = figure.add_axes((left, 44 / height, inner, 90 / height))
         upper = figure.add_axes((left, 158 / height, inner, 1 - (HEAD + 170) / height), xlim=(0, 1))
-        upper.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="as confident as right")
-        upper.bar(centres[there], accuracy, 0.9 / bins, color=BLUE, label="accuracy")
-        upper.bar(centres[there], confidence - accuracy, 0.9 / bins, accuracy, color="none", edgecolor=WRONG,
+        upper.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="perfect calibration")
+        upper.bar(centres[filled], accuracy, 0.9 / bins, color=BLUE, label="accuracy")
+        upper.bar(centres[filled], confidence - accuracy, 0.9 / bins, accuracy, color="none", edgecolor=WRONG,
                   hatch="////", linewidth=0.8, label="gap to the mean confidence")  # fmt: skip
         upper.set_ylim(0, 1.02)
-        upper.set_ylabel("share right")
+        upper.set_ylabel("accuracy")
         upper.legend(loc="upper left", frameon=False, fontsize=8)
         lower.bar(centres, calibration.counts, 0.9 / bins, color=FAINT)
         lower.set_xlim(0, 1)

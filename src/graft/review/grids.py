@@ -9,9 +9,9 @@ from PIL import Image
 
 from graft.learning.predictions import Array, Predictions
 from graft.review.drawing import (
+    CORRECT,
     HEAD,
     INK,
-    RIGHT,
     WRONG,
     heading_width,
     new_figure,
@@ -22,18 +22,18 @@ from graft.review.drawing import (
 )
 
 SIDE, GAP, LINE = 128, 14, 16
-"""Pixels: of a tile, between tiles, of a line of title."""
+"""In pixels: height of a tile, distance between tiles, height of a line of the title."""
 
 LETTERS = 19
-"""Characters that fit above a tile."""
+"""Number of characters that fit above a tile."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image with what is said of it.
+    """An image with a title.
 
     Attributes:
-        image: uint8 [H, W, 3], as the network sees it.
+        image: uint8 [H, W, 3].
         lines: one or two lines of title.
         colour: of title and frame.
     """
@@ -45,9 +45,9 @@ class Tile:
 
 def verdict(image: Array, predicted: str, true: str, confidence: float) -> Tile:
     """`✓ predicted (true) 97 %` in green, or `✗ …` in red; on two lines where it is long."""
-    right = predicted == true
+    correct = predicted == true
     share = f"{100 * confidence:.0f} %"
-    whole = f"{'✓' if right else '✗'} {predicted} ({true}) {share}"
+    whole = f"{'✓' if correct else '✗'} {predicted} ({true}) {share}"
     if len(whole) <= LETTERS:
         lines: tuple[str, ...] = (whole,)
     else:
@@ -55,11 +55,11 @@ def verdict(image: Array, predicted: str, true: str, confidence: float) -> Tile:
             f"{whole[0]} {shortened(predicted, LETTERS - 2)}",
             f"({shortened(true, LETTERS - len(share) - 3)}) {share}",
         )
-    return Tile(image, lines, RIGHT if right else WRONG)
+    return Tile(image, lines, CORRECT if correct else WRONG)
 
 
 def verdicts(predictions: Predictions, positions: Array, images: Sequence[Array], classes: Sequence[str]) -> list[Tile]:
-    """A tile for each of `positions`; `images` are theirs."""
+    """A tile for each of `positions`, whose images are `images`."""
     return [
         verdict(
             image,
@@ -93,7 +93,7 @@ def grid(tiles: Sequence[Tile], heading: str, *, columns: int = 4) -> Image.Imag
 
 
 def fitted(image: Array) -> Array:
-    """Small images enlarged by a whole factor, dot by dot; large ones reduced to `SIDE` in height."""
+    """Small images enlarged by a whole factor, pixel by pixel; large ones reduced to a height of `SIDE`."""
     height, width = image.shape[:2]
     if enlarged(height):
         factor = round(SIDE / height)
@@ -103,12 +103,12 @@ def fitted(image: Array) -> Array:
 
 
 def enlarged(height: int) -> bool:
-    """Whether images of this height are shown dot by dot."""
+    """Whether images of this height are enlarged."""
     return height <= SIDE // 2
 
 
 def framed(image: Array, colour: str) -> Array:
-    """With a border of three pixels laid over its edge, where the colour says something."""
+    """`image` with a border of three pixels drawn over its edge, unless the colour is that of plain text."""
     if colour == INK:
         return image
     image = image.copy()
@@ -123,7 +123,7 @@ def thumbnail(image: Array, side: int) -> Array:
 
 
 def encoded(image: Image.Image, *, photograph: bool) -> bytes:
-    """JPEG for photographs (about a tenth of a PNG), PNG for drawings and enlarged dots."""
+    """The file of an image: JPEG for photographs (a tenth of a PNG), PNG for drawings and enlarged pixels."""
     buffer = io.BytesIO()
     if photograph:
         image.save(buffer, "JPEG", quality=90, subsampling=0)
@@ -133,11 +133,11 @@ def encoded(image: Image.Image, *, photograph: bool) -> bytes:
 
 
 def overlaid(image: Array, heat: Array) -> Array:
-    """The image beside itself under a heat map, uint8 [H, 2 W, 3].
+    """The image next to a copy under a heat map, uint8 [H, 2 W, 3].
 
     Args:
         image: uint8 [H, W, 3].
-        heat: [H, W] in [0, 1]; where it is 0 the image is dimmed, where it is 1 it is coloured.
+        heat: [H, W] in [0, 1]: 0 dims the image, 1 colours it.
     """
     from matplotlib import colormaps
 

@@ -1,4 +1,4 @@
-"""What is frozen and what is trained, as a table."""
+"""The table of parameter groups: what is frozen and what trains."""
 
 from rich.table import Table
 
@@ -9,7 +9,7 @@ HEADER = ("group", "tensors", "parameters", "in epoch 1", "learning rate")
 
 
 def layer_table(plan: TransferPlan, title: str) -> Table:
-    """One row a parameter group at the start of the run: tensors, parameters, trainable or frozen, learning rate."""
+    """One row per parameter group at the start of the run: tensors, parameters, trainable or frozen, learning rate."""
     shown = Table(title=title, title_justify="left")
     for name in HEADER:
         shown.add_column(name, justify="left" if name in ("group", "in epoch 1") else "right")
@@ -24,7 +24,7 @@ def layer_markdown(plan: TransferPlan) -> str:
 
 
 def layer_rows(plan: TransferPlan) -> list[tuple[str, ...]]:
-    """The cells, as text."""
+    """The cells of the table."""
     rows: list[tuple[str, ...]] = []
     for row in plan.table():
         state = {0: "frozen", row.parameters: "trainable"}.get(row.trainable, f"{row.trainable:,} trainable")

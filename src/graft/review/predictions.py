@@ -1,4 +1,4 @@
-"""What was predicted, image by image: as a table of the first ones, and as a file written line by line."""
+"""Predictions per image: a table of the first ones, and a file written line by line."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from graft.system.files import writing_atomically
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: its most probable classes, best first, with their probabilities; and what it truly is, if known."""
+    """The most probable classes of an image, best first, with their probabilities, and its true class if known."""
 
     image: str
     classes: tuple[str, ...]
@@ -31,12 +31,12 @@ Write = Callable[[Prediction], None]
 
 @contextmanager
 def writing(path: Path) -> Iterator[Write]:
-    """Inside, each prediction is written as it comes; the file is there when all are.
+    """A context that gives a function to write predictions with; the file exists once all are written.
 
-    `.csv` has a line an image, `.json` one array of objects, `.jsonl` an object a line.
+    `.csv` has a line per image, `.json` one array of objects, `.jsonl` an object per line.
 
     Raises:
-        ConfigError: another ending, or a place that cannot be written to.
+        ConfigError: another ending, or a path that cannot be written to.
     """
     form = format_of(path)
     with ExitStack() as stack:
@@ -50,7 +50,7 @@ def writing(path: Path) -> Iterator[Write]:
 
 
 def format_of(path: Path) -> Callable[[TextIO], AbstractContextManager[Write]]:
-    """How to write a file of this ending; raises ConfigError for one that is not known."""
+    """The writer of files with this ending; raises ConfigError for an unknown one."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"output={path}: unknown ending. There are {', '.join(FORMATS)}.")
     return FORMATS[path.suffix.lower()]
@@ -58,9 +58,9 @@ def format_of(path: Path) -> Callable[[TextIO], AbstractContextManager[Write]]:
 
 @contextmanager
 def _csv(file: TextIO) -> Iterator[Write]:
-    """A line an image: image, [true,] predicted, probability, [correct,] class_2, probability_2, …
+    """A line per image: image, [true,] predicted, probability, [correct,] class_2, probability_2, …
 
-    No spreadsheet evaluates a name; `escaping.from_csv_cell` gives it back.
+    Names are escaped so that no spreadsheet evaluates them; `escaping.from_csv_cell` undoes it.
     """
     writer = CsvWriter(file)
     begun = False
@@ -132,7 +132,7 @@ FORMATS: dict[str, Callable[[TextIO], AbstractContextManager[Write]]] = {
 
 
 def prediction_table(shown: Sequence[Prediction]) -> Table:
-    """One row an image, in it one line a class."""
+    """One row per image with one line per class."""
     table = Table(show_lines=any(len(each.classes) > 1 for each in shown))
     table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
@@ -156,7 +156,7 @@ def rank(
         images: N names.
         probabilities, labels: of the k most probable classes of each, best first, [N][k].
         classes: names of all classes.
-        true: labels of the images, where they are known.
+        true: labels of the images, if known.
     """
     for row, image in enumerate(images):
         names = tuple(classes[label] for label in labels[row])

@@ -1,4 +1,4 @@
-"""review.npz: what the comparison page shows of a run's predictions, in under 2 MB whatever the data set."""
+"""review.npz: what the comparison page shows of a run's predictions, in under 2 MB for any data set."""
 
 import io
 import itertools
@@ -19,13 +19,13 @@ from graft.system.files import read_regular, write_atomically
 
 FILE = "review.npz"
 ANSWERS, CELLS = 10_000, 50_000
-"""Images whose prediction is kept (those of the lowest digests, the same in every run), and cells of the confusion
-matrix (the largest)."""
+"""Largest number of kept predictions (of the lowest name digests: the same images in every run), and of kept cells of
+the confusion matrix (the largest ones)."""
 
 SIDE = 64
 
 LARGEST = 2**24
-"""Bytes of a record, packed and unpacked; those that Graft writes have an eighth of that."""
+"""Largest size of a record in bytes, packed and unpacked; Graft writes at most an eighth of that."""
 
 TYPES = {
     "told": np.uint8, "correct": np.uint32, "totals": np.uint32, "cells": np.uint64, "counts": np.uint32,
@@ -41,10 +41,10 @@ class Record:
     Attributes:
         part: "test", or "val" where nothing was tested.
         classes: names.
-        images: how many were predicted.
+        images: number of predicted images.
         correct, totals: per class, int [C].
-        cells, counts: the confusion matrix's non-zero cells (true * C + predicted) and what is in them.
-        digests, labels, predicted: of the images whose prediction is kept, [M]; ascending by digest.
+        cells, counts: the non-zero cells of the confusion matrix (true * C + predicted) and their values.
+        digests, labels, predicted: of the images whose predictions are kept, [M]; ascending by digest.
         confidence: of the predicted class, in [0, 1], [M].
         thumbnails: digest to (name, JPEG).
     """
@@ -76,7 +76,7 @@ def record_of(
     names: Sequence[str],
     pictures: Sequence[tuple[int, Array]],
 ) -> Record:
-    """Condense predictions.
+    """The record of a part's predictions.
 
     Args:
         names: of all images of the part, by index.
@@ -106,7 +106,7 @@ def record_of(
 
 
 def jpeg(image: Array) -> bytes:
-    """A thumbnail in about 2 kB."""
+    """`image` as a JPEG of about 2 kB."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
@@ -115,7 +115,7 @@ def jpeg(image: Array) -> bytes:
 def write_record(folder: Path, record: Record) -> None:
     """Write review.npz into a run's folder: plain arrays, no pickled objects."""
     pictures = list(record.thumbnails.values())
-    told = {
+    description = {
         "version": 1,
         "part": record.part,
         "classes": record.classes,
@@ -125,7 +125,7 @@ def write_record(folder: Path, record: Record) -> None:
     }
     buffer = io.BytesIO()
     arrays: dict[str, Array] = {
-        "told": np.frombuffer(json.dumps(told).encode(), dtype=np.uint8),
+        "told": np.frombuffer(json.dumps(description).encode(), dtype=np.uint8),
         "correct": record.correct,
         "totals": record.totals,
         "cells": record.cells,
@@ -142,14 +142,14 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path, largest: int = LARGEST) -> Record | None:
-    """The record of the run in `folder`; None where there is none. Runs no code from it.
+    """The record of the run in `folder`, or None. The file is read as data; no code in it is run.
 
     Args:
         folder: of the run.
-        largest: bytes that it may have, packed and unpacked.
+        largest: size in bytes, packed and unpacked.
 
     Raises:
-        DataError: it is damaged, larger than a record can be, or contradicts itself; the reason alone.
+        DataError: it is damaged, too large, or contradicts itself; gives only the reason.
     """
     try:
         content = read_regular(folder / FILE, largest)
@@ -168,7 +168,7 @@ def read_record(folder: Path, largest: int = LARGEST) -> Record | None:
 
 
 def _arrays(archive: zipfile.ZipFile, largest: int) -> dict[str, Array]:
-    """The arrays of a record, whose sizes are looked up before anything is unpacked."""
+    """The arrays of a record; their sizes are checked before anything is unpacked."""
     members = archive.infolist()
     if sorted(member.filename for member in members) != sorted(f"{name}.npy" for name in TYPES):
         raise DataError("not the arrays of a record")
@@ -186,7 +186,7 @@ def _arrays(archive: zipfile.ZipFile, largest: int) -> dict[str, Array]:
 
 
 def _array(content: bytes, name: str) -> Array:
-    """The array in the content of an .npy file: one dimension, of the type that a record has there."""
+    """The array in the content of an .npy file: one-dimensional, of the type in `TYPES`."""
     file = io.BytesIO(content)
     if np.lib.format.read_magic(file) != (1, 0):
         raise DataError(f"{name}: an unknown version of .npy")
@@ -198,13 +198,13 @@ def _array(content: bytes, name: str) -> Array:
 
 
 def _record(description: Any, arrays: dict[str, Array]) -> Record:
-    """The record that `arrays` are, in which every index is within its bounds."""
+    """The record of these arrays, with every index checked."""
     names, lengths, classes = description["names"], description["lengths"], description["classes"]
     part, images, count = description["part"], description["images"], len(classes)
     texts = [part, *names, *classes]
     numbers = [images, *lengths]
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise DataError("its description is of another kind")
+        raise DataError("its description has values of other types")
     pictures = arrays["pictures"].tobytes()
     ends = list(itertools.accumulate(lengths))
     sound = (

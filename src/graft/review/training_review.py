@@ -1,4 +1,4 @@
-"""From a run's predictions to what TensorBoard and the comparison page show of them."""
+"""What TensorBoard and `graft compare` show of a training run, written while it trains and at its end."""
 
 import copy
 import dataclasses
@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +19,58 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from graft.config.schema import TrainConfig
+from graft.config.schema import FiguresConfig, TrainConfig
+from graft.config.targets import accepts, bind
 from graft.data.training_data import TrainingData
+from graft.errors import ConfigError
 from graft.learning.callbacks.first_batch import FirstBatch
 from graft.learning.callbacks.keep_predictions import KeepPredictions
 from graft.learning.callbacks.step_statistics import GradientNorms, StepTime
 from graft.learning.module import Learner
 from graft.learning.predictions import Array, Predictions
 from graft.models.heads import head_modules
-from graft.review import board, figures, grids
+from graft.review import board, grids
+from graft.review.drawing import rendered
 from graft.review.gradcam import grad_cam
 from graft.review.layers import layer_markdown
 from graft.review.record import record_of, write_record
 
 log = logging.getLogger("graft")
 
-MATRIX = 2000
-"""Most classes for which a confusion matrix is drawn; one of more has no dot a class and takes its square in memory."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """What the command line and the configuration say of a run.
+class RunChoices:
+    """The choices that identify a run.
 
     Attributes:
-        choices: every choice by its key, and the seed.
-        said: the keys that were set for this run.
+        choices: option of each group and value of each key that tells runs apart, and the seed.
+        overrides: the keys that were set for this run.
         fingerprint: of its data, for checkpoints.
     """
 
     choices: Mapping[str, Any]
-    said: Collection[str]
+    overrides: Collection[str]
     fingerprint: str | None = None
 
 
 class Review:
-    """Shows a run: its callbacks while it trains, its pictures at the end. The first process alone writes.
+    """Writes the review of a training run; only the first process writes.
 
     Args:
         config: the whole TrainConfig.
         learner: the network and its plan.
         data: the images.
         folder: the run's.
-        told: for HPARAMS.
+        choices: for HPARAMS.
     """
 
-    def __init__(self, config: TrainConfig, learner: Learner, data: TrainingData, folder: Path, told: Told) -> None:
-        self.config, self.learner, self.data, self.folder, self.told = config, learner, data, folder, told
+    def __init__(
+        self, config: TrainConfig, learner: Learner, data: TrainingData, folder: Path, choices: RunChoices
+    ) -> None:
+        self.config, self.learner, self.data, self.folder, self.choices = config, learner, data, folder, choices
         self.own = config.review if data.pictures else without_pictures(config.review)
         self.classes = learner.classes
+        self.figures = build_figures(config.review.figures)
         self.fresh = not any((folder / "tensorboard").glob("events*"))
         self.trainer: pl.Trainer | None = None
         self.keep = self._keeper()
@@ -74,7 +78,7 @@ class Review:
     def _keeper(self) -> KeepPredictions | None:
         own, loggers = self.own, self.config.logger.parts()
         shown = "tensorboard" in loggers and any(
-            (own.figures, own.images, own.worst, own.gradcam, own.curves, own.embedding)
+            (self.figures, own.images, own.worst, own.gradcam, own.curves, own.embedding)
         )
         if not (shown or (own.record and loggers)):
             return None
@@ -88,9 +92,9 @@ class Review:
         )
 
     def callbacks(self) -> list[Callback]:
-        """What watches the training; empty with review=none."""
+        """The callbacks that collect what the review shows; none with review=none."""
         every = self.config.trainer.log_every_n_steps
-        wanted: list[Callback | None] = [
+        callbacks: list[Callback | None] = [
             GradientNorms(every) if self.own.measures else None,
             StepTime(every) if self.own.measures and "tensorboard" in self.config.logger.parts() else None,
             FirstBatch(self.own.images, self._show_batch)
@@ -98,11 +102,11 @@ class Review:
             else None,
             self.keep,
         ]
-        return [callback for callback in wanted if callback is not None]
+        return [callback for callback in callbacks if callback is not None]
 
     @property
     def writer(self) -> Any:
-        """TensorBoard's writer of this run; None without TensorBoard and in the other processes."""
+        """The run's TensorBoard writer; None without TensorBoard and in all processes but the first."""
         assert self.trainer is not None
         loggers = [logger for logger in self.trainer.loggers if isinstance(logger, TensorBoardLogger)]
         return loggers[0].experiment if loggers and self.trainer.is_global_zero else None
@@ -110,22 +114,22 @@ class Review:
     # -- at the start --------------------------------------------------------------------------------------
 
     def open(self, trainer: pl.Trainer, notes: Sequence[str]) -> None:
-        """The texts, the graph, and the run's row in HPARAMS; a resumed run has them."""
+        """Write the texts, the graph, and the run's row in HPARAMS; a resumed run already has them."""
         self.trainer = trainer
         if self.writer is None or not self.fresh:
             return
         if self.own.texts:
-            with saying_what_fails("texts"):
-                choices = self.told.choices
+            with logging_failure("texts"):
+                choices = self.choices.choices
                 files = {key for key, value in choices.items() if isinstance(value, str) and "/" in value}
-                board.open_session(self.writer, choices, first=set(self.told.said) - files)
+                board.open_session(self.writer, choices, first=set(self.choices.overrides) - files)
                 config = yaml.safe_dump(self.learner.provenance["config"], sort_keys=False, allow_unicode=True)
                 board.put_text(self.writer, board.CONFIG, board.verbatim(config))
                 board.put_text(self.writer, board.LAYERS, layer_markdown(self.learner.plan))
-                said = [board.literal(note) for note in notes] or ["nothing to note"]
-                board.put_text(self.writer, board.NOTES, "\n".join(f"- {note}" for note in said))
+                lines = [board.literal(note) for note in notes] or ["nothing to note"]
+                board.put_text(self.writer, board.NOTES, "\n".join(f"- {line}" for line in lines))
         if self.own.graph:
-            with saying_what_fails("graph"):
+            with logging_failure("graph"):
                 self._put_graph()
 
     def _put_graph(self) -> None:
@@ -133,7 +137,7 @@ class Review:
         modes = {name: module.training for name, module in learner.named_modules()}
         learner.eval()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of itself
+            warnings.simplefilter("ignore")  # of tracing
             blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
             self.writer.add_graph(learner.network, learner.normalise(blank))
         for name, module in learner.named_modules():
@@ -142,24 +146,24 @@ class Review:
     def _show_batch(self, images: Tensor, targets: Tensor, indices: Sequence[int]) -> None:
         if self.writer is None:
             return
-        with saying_what_fails("first training batch"):
+        with logging_failure("first training batch"):
             pictures = [*images.permute(0, 2, 3, 1).numpy()]
             shares = targets if targets.dim() == 2 else torch.eye(len(self.classes))[targets]
             tiles = [
                 grids.Tile(image, mixture(row.tolist(), self.classes))
                 for image, row in zip(pictures, shares, strict=True)
             ]
-            said = "augmented, as the network sees it before normalisation"
-            self._put(board.TRAIN_BATCH, grids.grid(tiles, f"First training batch\n{said}"), 0)
+            caption = "augmented, before normalisation"
+            self._put(board.TRAIN_BATCH, grids.grid(tiles, f"First training batch\n{caption}"), 0)
 
     # -- at the end ----------------------------------------------------------------------------------------
 
     def conclude(self, trainer: pl.Trainer, metrics: Mapping[str, float], checkpoint: Mapping[str, Any]) -> None:
-        """The pictures of the best epoch and of the test, the record for comparisons, the final figures.
+        """Write the pictures of the best epoch and of the test, the record for comparisons, and the final metrics.
 
         Args:
             trainer: after fit and test; the learner holds the best weights.
-            metrics: the run's final figures.
+            metrics: the run's final metrics.
             checkpoint: best.ckpt, whose weights those are.
         """
         self.trainer = trainer
@@ -168,26 +172,26 @@ class Review:
             step, epoch = checkpoint["global_step"], checkpoint["epoch"]
             if test is not None:
                 test = dataclasses.replace(test, step=step, epoch=epoch)
-            if best is not None and best.step != step:  # resumed from before review was on
+            if best is not None and best.step != step:  # the review was off when the best epoch was trained
                 best = None
                 log.info("note  the best epoch's predictions were not kept: no pictures of the validation")
             if self.writer is not None:
                 self._show(best, test)
             if self.own.record:
-                with saying_what_fails("review.npz"):
+                with logging_failure("review.npz"):
                     self._record(best, test)
         if self.writer is not None and self.own.texts:
             board.close_session(self.writer, metrics, trainer.global_step, success=True)
 
     def failed(self) -> None:
-        """Say in HPARAMS that the run failed."""
+        """Mark the run as failed in HPARAMS."""
         if self.trainer is not None and self.writer is not None and self.own.texts:
             board.close_session(self.writer, self.learner.results, self.trainer.global_step, success=False)
 
     def _show(self, best: Predictions | None, test: Predictions | None) -> None:
         for what, wanted, predictions, put in self._pictures(best, test):
             if wanted and predictions is not None and len(predictions):
-                with saying_what_fails(what):
+                with logging_failure(what):
                     put(predictions)
 
     def _pictures(
@@ -196,9 +200,9 @@ class Review:
         own = self.own
         yield "validation images", own.images, best, self._put_validation
         yield "worst images", own.worst, best, self._put_worst
-        yield "confusion matrix", own.figures and len(self.classes) <= MATRIX, best, self._put_confusion
-        yield "accuracy per class", own.figures, best, self._put_per_class
-        yield "calibration", own.figures, best, self._put_calibration
+        for name in self.figures:
+            yield f"figure {name}", True, best, partial(self._put_figure, name)
+        yield "calibration error", self.figures, best, self._put_calibration_error
         yield "precision-recall curves", own.curves, best, self._put_curves
         yield "Grad-CAM", own.gradcam, best, self._put_grad_cam
         yield "embedding", own.embedding, best, self._put_embedding
@@ -206,19 +210,19 @@ class Review:
 
     def _put_validation(self, best: Predictions) -> None:
         positions = best.sample(self.own.images, self.data.splits.val.names)
-        heading = f"Validation images\n{self._said_of(best)} · the same images in every run"
+        heading = f"Validation images\n{self._caption(best)} · the same images in every run"
         self._put_grid(board.PREDICTIONS, best, positions, "val", heading)
 
     def _put_worst(self, best: Predictions) -> None:
         positions = best.worst(self.own.worst)
-        first = "Most wrong: the true class was least probable" if len(positions) else "No mistakes"
-        self._put_grid(board.WORST, best, positions, "val", f"{first}\n{self._said_of(best)}")
+        first = "Most wrong: lowest probability of the true class" if len(positions) else "No mistakes"
+        self._put_grid(board.WORST, best, positions, "val", f"{first}\n{self._caption(best)}")
 
     def _put_test(self, test: Predictions) -> None:
         positions = test.sample(self.own.images, self.data.splits.test.names)
-        heading = f"Test images\n{self._said_of(test)} · the same images in every run"
+        heading = f"Test images\n{self._caption(test)} · the same images in every run"
         self._put_grid(board.TEST_PREDICTIONS, test, positions, "test", heading)
-        if self.own.figures:
+        if self.figures:
             self.writer.add_scalar("test/ece", test.calibration().error, test.step)
 
     def _put_grid(self, tag: str, predictions: Predictions, positions: Array, part: str, heading: str) -> None:
@@ -230,22 +234,16 @@ class Review:
         photograph = not grids.enlarged(self.data.preprocessing.input_size)
         board.put_picture(self.writer, tag, images, step, photograph=photograph)
 
-    def _put_confusion(self, best: Predictions) -> None:
-        confusion = best.confusion(len(self.classes))
-        picture = figures.confusion_picture(confusion, self.classes, f"Confusion matrix\n{self._said_of(best)}")
-        board.put_picture(self.writer, board.CONFUSION, picture, best.step, photograph=False)
+    def _put_figure(self, name: str, best: Predictions) -> None:
+        target = self.own.figures.parts()[name]["_target_"]
+        supplied = {"caption": self._caption(best)} if accepts(target, "caption") else {}
+        figure = self.figures[name](best, self.classes, **supplied)
+        if figure is not None:
+            picture = figure if isinstance(figure, Image.Image) else rendered(figure)
+            board.put_picture(self.writer, board.FIGURE.format(name), picture, best.step, photograph=False)
 
-    def _put_per_class(self, best: Predictions) -> None:
-        correct, totals = best.per_class(len(self.classes))
-        heading = f"Accuracy per class\n{self._said_of(best)}"
-        picture = figures.accuracy_picture(correct, totals, self.classes, heading)
-        board.put_picture(self.writer, board.PER_CLASS, picture, best.step, photograph=False)
-
-    def _put_calibration(self, best: Predictions) -> None:
-        calibration = best.calibration()
-        picture = figures.calibration_picture(calibration, f"Calibration\n{self._said_of(best)}")
-        board.put_picture(self.writer, board.CALIBRATION, picture, best.step, photograph=False)
-        self.writer.add_scalar("val/ece", calibration.error, best.step)
+    def _put_calibration_error(self, best: Predictions) -> None:
+        self.writer.add_scalar("val/ece", best.calibration().error, best.step)
 
     def _put_curves(self, best: Predictions) -> None:
         board.put_curves(self.writer, best, self.classes)
@@ -255,14 +253,14 @@ class Review:
         images = np.stack([self._image(best, position, "val") for position in positions])
         learner = self.learner
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(learner.device)
-        said = torch.from_numpy(best.predicted[positions]).to(learner.device)
-        heat = grad_cam(learner.network, pixels, said, learner.normalise)
+        predicted = torch.from_numpy(best.predicted[positions]).to(learner.device)
+        heat = grad_cam(learner.network, pixels, predicted, learner.normalise)
         if heat is None:
             log.info("note  no Grad-CAM: this network has no map of places before its head")
             return
-        beside = [grids.overlaid(image, where.numpy()) for image, where in zip(images, heat, strict=True)]
-        tiles = grids.verdicts(best, positions, beside, self.classes)
-        heading = f"Grad-CAM: what speaks for the predicted class\n{self._said_of(best)}"
+        overlaid = [grids.overlaid(image, weights.numpy()) for image, weights in zip(images, heat, strict=True)]
+        tiles = grids.verdicts(best, positions, overlaid, self.classes)
+        heading = f"Grad-CAM: evidence for the predicted class\n{self._caption(best)}"
         self._put(board.GRAD_CAM, grids.grid(tiles, heading, columns=2), best.step)
 
     def _put_embedding(self, best: Predictions) -> None:
@@ -285,7 +283,7 @@ class Review:
     def _image(self, predictions: Predictions, position: int, part: str) -> Array:
         return self.data.picture(part, int(predictions.indices[position]))
 
-    def _said_of(self, predictions: Predictions) -> str:
+    def _caption(self, predictions: Predictions) -> str:
         when = f"epoch {predictions.epoch + 1}, step {predictions.step}"
         return f"{when} · {len(predictions):,} images · accuracy {predictions.accuracy:.3f}"
 
@@ -299,7 +297,7 @@ def without_pictures(review: Any) -> Any:
 
 
 def mixture(shares: Sequence[float], classes: Sequence[str]) -> tuple[str, ...]:
-    """The class of a training image, or its two largest shares."""
+    """The class of a training image, or the two largest shares of a mixed one."""
     order = sorted(range(len(shares)), key=lambda i: -shares[i])[:2]
     parts = [i for i in order if shares[i] > 0.005]
     if len(parts) == 1:
@@ -307,9 +305,24 @@ def mixture(shares: Sequence[float], classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{100 * shares[i]:.0f} % {grids.shortened(classes[i], grids.LETTERS - 6)}" for i in parts)
 
 
+Figure = Callable[..., Any]
+
+
+def build_figures(figures: FiguresConfig) -> dict[str, Figure]:
+    """The figures of `review.figures`, by name.
+
+    Raises:
+        ConfigError: a target that cannot be imported, or the name of a picture that Graft makes itself.
+    """
+    for name in figures.parts():
+        if board.FIGURE.format(name) in board.GRIDS:
+            raise ConfigError(f"review.figures.{name}: Graft makes a picture of this name itself. Rename the figure.")
+    return {name: bind(f"review.figures.{name}", node) for name, node in figures.parts().items()}
+
+
 @contextmanager
-def saying_what_fails(what: str) -> Iterator[None]:
-    """A picture that cannot be made is said in the log; it does not take the run with it."""
+def logging_failure(what: str) -> Iterator[None]:
+    """A context that logs an exception instead of raising it: a failed picture must not fail the run."""
     try:
         yield
     except Exception as error:

@@ -20,7 +20,7 @@ from graft.data.unreadable import UnreadableImages
 from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics
 from graft.learning.module import Learner, Objective
-from graft.learning.views import wanted_views
+from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.normalise import Normalise
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
@@ -70,7 +70,8 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer)
+    epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
+    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs)
     if config.trainer.compile:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
     unreadable = UnreadableImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
@@ -94,7 +95,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
             "weights": {"source": weights.source, "sha256": weights.sha256},
         },
         log_every=config.trainer.log_every_n_steps,
-        views=wanted_views(config.tta, config.views),
+        views=build_views(config.tta, config.views.parts()),
         metrics=build_metrics(config.metrics, len(splits.classes)),
     )
     notes = (*splits.notes, *weights.notes, *said_of_random_layers(plan, weights))

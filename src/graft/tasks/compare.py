@@ -1,4 +1,4 @@
-"""`graft compare`: all finished runs below a folder, side by side."""
+"""`graft compare`: a table and a page of all finished runs in a folder."""
 
 import sys
 from collections.abc import Sequence
@@ -26,24 +26,24 @@ from graft.system.files import require_writable, write_atomically
 from graft.system.terminal import PlainConsole
 
 LISTED = 10
-"""Files that are named at most."""
+"""Largest number of files that are listed."""
 
 
 def main(config: Any) -> None:
-    """Print the table of the runs below `config.runs`; write compare.md, compare.csv and compare.html."""
+    """Print the table of the runs in `config.runs`; write compare.md, compare.csv and compare.html."""
     show(Path(config.runs), sort=config.sort, output=config.output and Path(config.output))
 
 
 def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -> None:
-    """The table, on the terminal and as files in `output` (default: `folder`).
+    """Print the table and write it to `output` (default: `folder`).
 
     Args:
-        folder: above the runs.
+        folder: with the runs, at any depth.
         sort: the metric that orders the rows; None: what the runs optimize.
-        output: where the files go.
+        output: folder of the files.
 
     Raises:
-        DataError: no run below `folder`.
+        DataError: no run in `folder`.
         ConfigError: no run has a metric `sort`; names the nearest.
     """
     require_writable(output or folder, "output")
@@ -73,7 +73,7 @@ def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -
 
 
 def show_table(console: PlainConsole, found: Sequence[Row], title: str) -> None:
-    """The table, and by name the columns that there is no room for."""
+    """Print the table, and the names of the columns that it is too narrow for."""
     table = as_terminal(found, title)
     minor = [column.name for column in columns(found) if column.minor]
     unbounded = console.options.update(max_width=sys.maxsize)
@@ -84,20 +84,20 @@ def show_table(console: PlainConsole, found: Sequence[Row], title: str) -> None:
 
 
 def notes_on(found: Sequence[Row], metric: str) -> list[str]:
-    """What a reader of the table ought to know."""
+    """Notes for the reader of the table."""
     notes = [test] if (test := significance(found, metric)) else []
     if metric.startswith("test/"):
-        notes.append(f"Ordered by {metric}, as asked: a figure to report, not to choose by.")
+        notes.append(f"Ordered by {metric} (sort): a metric to report, not to choose a run by.")
     others = {row.metric for row in found} - {metric}
     if others:
         notes.append(f"Some runs optimize {', '.join(sorted(others))}; the best checkpoint of a row is chosen by that.")
     if any(row.validates_on_test for row in found):
-        notes.append("Rows validated on the test images were chosen by them: their test figures are too good.")
+        notes.append("Rows validated on the test images were chosen by them: their test metrics are too optimistic.")
     return notes
 
 
 def name_unreadable(console: PlainConsole, unreadable: Sequence[Unreadable]) -> None:
-    """How many files could not be read, and which."""
+    """Print the files that could not be read."""
     if unreadable:
         console.print(f"{len(unreadable):,} files could not be read and are not in the table or page:", soft_wrap=True)
         for each in unreadable[:LISTED]:

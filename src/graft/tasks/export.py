@@ -1,4 +1,4 @@
-"""`graft export`: a network in the formats that other programs read, checked before it says done."""
+"""`graft export`: a network in formats that other programs read, each file verified before it is kept."""
 
 import dataclasses
 import itertools
@@ -10,79 +10,95 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import DictConfig
 
-from graft.config.command_checks import check_export, said_keys
+from graft.config.command_checks import check_export, overridden_keys
+from graft.config.commands import ExportConfig
 from graft.config.locations import check_written
+from graft.config.registration import typed
 from graft.data.images import ImageSet
 from graft.data.sources import locate
 from graft.data.stream import find_images
-from graft.errors import DataError
+from graft.errors import ConfigError, DataError
+from graft.export.format import Format, build_formats
 from graft.learning.checkpoints import checkpoint_file
 from graft.system.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
 from graft.system.folder_lock import folder_of
 from graft.system.startup import uncollected
-from graft.tasks.evaluate import run_config
+from graft.tasks.recorded_data import run_config
 from graft.tasks.run import versions
 from graft.tasks.train import data_root, open_data
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graft.export.formats import Checked, Handover
+    from graft.export.formats import ExportedNetwork, Verification
     from graft.learning.restore import Restored
 
 log = logging.getLogger("graft")
 
-FLOATS = "RGB, float32 in [0, 1], mean taken out, divided by std"
-BYTES = "RGB, uint8 from 0 to 255, nothing else done to it"
+FLOATS = "RGB, float32 in [0, 1], minus mean, divided by std"
+BYTES = "RGB, uint8 from 0 to 255, not normalised"
 
 
-def main(config: Any) -> None:
-    """Export as `config` (an ExportConfig, composed by Hydra) says."""
+def main(config: DictConfig) -> None:
+    """Run `graft export`.
+
+    Args:
+        config: an ExportConfig, composed by Hydra.
+    """
     from hydra.core.hydra_config import HydraConfig
 
-    export(config, said_keys(HydraConfig.get().overrides.task))
+    export(config, overridden_keys(HydraConfig.get().overrides.task))
 
 
-def export(config: Any, said: Collection[str] = ()) -> None:
-    """Write each format asked for; a file gets its place when it was read back and computes what the checkpoint does.
+def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
+    """Write each format; a file is kept once it was read back and found to compute what the checkpoint does.
 
     Raises:
         DataError: no images to compare on.
         ExportError: a file computes something else.
     """
-    wanted = check_export(config)
-    require_writable(Path(config.folder), "folder")
-    checkpoint = checkpoint_file(config.checkpoint)
-    with uncollected():  # torch only now that there is something to export
-        from graft.export.formats import Handover, check, formats
+    cfg = typed(config, ExportConfig)
+    check_export(cfg)
+    formats = build_formats(cfg.format.parts())
+    for name, form in formats.items():
+        if cfg.preprocess and form.weights_only:
+            raise ConfigError(
+                f"format.{name} and preprocess=true disagree: it holds weights, no computation.\n"
+                "Leave preprocess out, or use format=onnx or format=torch_export."
+            )
+    require_writable(Path(cfg.folder), "folder")
+    checkpoint = checkpoint_file(str(cfg.checkpoint))
+    with uncollected():  # torch is imported only once there is something to export
+        from graft.export.formats import ExportedNetwork, verify
         from graft.learning.restore import from_checkpoint
 
-    restored = from_checkpoint(checkpoint, config.trust)
-    images = real_images(config, restored, said)
-    handover = Handover(restored, config.preprocess)
-    if "state_dict" in wanted and handover.origin.library == "graft":
+    restored = from_checkpoint(checkpoint, cfg.trust)
+    images = real_images(cfg, restored, overrides)
+    network = ExportedNetwork(restored, cfg.preprocess)
+    if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
-    place = folder_of(config)
-    for ending, form in itertools.chain.from_iterable(formats(name, config.opset).items() for name in wanted):
+    output = folder_of(config)
+    for form in formats.values():
         started = time.perf_counter()
-        with folder_in_place(place) as folder:
-            file = folder / f"{config.name or safe_name(restored.recipe.name)}{ending}"
-            form.write(handover, file)
-            checked = check(form.read(handover, file), handover, images, config.tolerance, file.name)
-            text = json.dumps(card(handover, file, checked, checkpoint), indent=2, ensure_ascii=False) + "\n"
-            write_atomically(file.with_name(f"{file.name}.json"), text.encode())
+        with folder_in_place(output) as folder:
+            file = folder / f"{cfg.name or safe_name(restored.recipe.name)}{form.suffix}"
+            form.write(network, file)
+            verification = verify(form.read(network, file), network, images, cfg.tolerance, file.name)
+            text = json.dumps(description(network, form, file, verification, checkpoint), indent=2, ensure_ascii=False)
+            write_atomically(file.with_name(f"{file.name}.json"), f"{text}\n".encode())
         log.info(
             "%s  %.1f MB  %d images: logits within %.1g, the same class for all  (%.1f s)",
-            place / file.name,
-            (place / file.name).stat().st_size / 1e6,
-            checked.images,
-            checked.largest_difference,
+            output / file.name,
+            (output / file.name).stat().st_size / 1e6,
+            verification.images,
+            verification.largest_difference,
             time.perf_counter() - started,
         )
 
 
-def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Tensor":
+def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[str]) -> "Tensor":
     """Images to compare on, uint8 [N, 3, S, S]: of `samples`, else of the run's own test images (embedded or on disk).
 
     Raises:
@@ -92,15 +108,15 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
 
     from graft.data.transforms import eval_transform
 
-    if config.samples is not None:
-        found = list(itertools.islice(find_images([config.samples]), config.images))
+    if cfg.samples is not None:
+        found = list(itertools.islice(find_images([cfg.samples]), cfg.images))
         paths = [picture.path for picture in found]
         images = ImageSet([str(picture) for picture in found], np.zeros(len(found), dtype=np.int64), paths=paths)
         if not len(images):
-            raise DataError(f"samples={config.samples}: no picture found there.")
+            raise DataError(f"samples={cfg.samples}: no picture found there.")
     else:
-        run = run_config(config, restored.config, said, restored.source)
-        check_written(run.data.root, config.paths.outputs, {"folder": config.folder})
+        run = run_config(cfg, restored.config, overrides, restored.source)
+        check_written(run.data.root, cfg.paths.outputs, {"folder": cfg.folder})
         missing = locate(run.data._target_, data_root(run), download=False)
         if missing is not None:
             raise DataError(
@@ -108,32 +124,31 @@ def real_images(config: Any, restored: "Restored", said: Collection[str]) -> "Te
                 "Give samples=FOLDER (any photographs), or say where the data lie: paths.data=FOLDER, data.root=FOLDER."
             )
         test = open_data(run).test
-        images = test.select(test.spread(config.images))
+        images = test.select(test.spread(cfg.images))
     transform = eval_transform(restored.preprocessing)
     return torch.stack([transform(images.load(index)) for index in range(len(images))])
 
 
-def card(handover: "Handover", file: Path, checked: "Checked", checkpoint: Path) -> dict[str, Any]:
-    """What someone who has the file alone must know."""
-    from graft.export.formats import how_to_load
-
-    restored = handover.restored
-    preprocessing = restored.preprocessing.to_dict()
+def description(
+    network: "ExportedNetwork", form: Format, file: Path, verification: "Verification", checkpoint: Path
+) -> dict[str, Any]:
+    """The content of the JSON next to a file: all that a person needs who has nothing else."""
+    restored = network.restored
     size = restored.preprocessing.input_size
     return {
         "file": file.name,
         "sha256": sha256(file),
         "network": restored.recipe.name,
-        "load": how_to_load(handover, file),
+        "load": form.how_to_load(network, file),
         "classes": list(restored.classes),
         "input": {
             "name": "images",
             "shape": ["batch", 3, size, size],
-            "values": BYTES if handover.preprocess else FLOATS,
+            "values": BYTES if network.preprocess else FLOATS,
         },
         "output": {"name": "logits", "shape": ["batch", len(restored.classes)]},
-        **preprocessing,
-        "checked": dataclasses.asdict(checked),
+        **restored.preprocessing.to_dict(),
+        "checked": dataclasses.asdict(verification),
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         "versions": versions(),
     }

@@ -27,9 +27,9 @@ from graft.learning.distributed import environment_of, launch
 from graft.learning.loggers import build_loggers
 from graft.learning.module import Learner
 from graft.learning.pruning import PRUNED, Judge
-from graft.learning.views import ONE_LOOK, with_margin
+from graft.learning.views import IDENTITY, with_margin
 from graft.review.layers import layer_table
-from graft.review.training_review import Review, Told
+from graft.review.training_review import Review, RunChoices
 from graft.system.allocator import freed_memory_kept
 from graft.system.device import Device, benchmark, choose_device, telling_of_determinism
 from graft.system.gpu_memory import telling_what_fits
@@ -48,7 +48,8 @@ def run(config: TrainConfig, splits: Splits, record: Run, resumption: Resumption
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
-    told = Told({**record.summary["config"], "seed": config.seed}, keys_of(record.summary["overrides"]), fingerprint)
+    overrides = keys_of(record.summary["overrides"])
+    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint)
     if resumption is not None:
         for note in resumption.notes:
             log.warning("note  %s", note)
@@ -64,22 +65,24 @@ def run(config: TrainConfig, splits: Splits, record: Run, resumption: Resumption
             "would train on all batches of a LightningDataModule.\nGive trainer.devices=1."
         )
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
-        record.summary |= launch(one_process, device.devices, config, splits, device, told, record.folder)
+        record.summary |= launch(one_process, device.devices, config, splits, device, choices, record.folder)
     else:
-        record.summary |= one_process(config, splits, device, told, record.folder)
+        record.summary |= one_process(config, splits, device, choices, record.folder)
     if resumption is not None:
         record.summary["notes"][:0] = resumption.notes
     (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
 
 
-def one_process(config: TrainConfig, splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
+def one_process(
+    config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
+) -> dict[str, Any]:
     """The run of one process (of all, where there are several): from weights to the test's figures.
 
     Args:
         config: of the run, settled.
         splits: the data.
         device: where to compute.
-        told: the run's choices.
+        choices: the run's.
         folder: the run's folder.
 
     Returns:
@@ -88,17 +91,17 @@ def one_process(config: TrainConfig, splits: Splits, device: Device, told: Told,
     quiet()
     keep = device.accelerator == "cpu" and config.trainer.keep_memory
     with freed_memory_kept(keep), explaining_worker_failures():
-        return _from_weights_to_test(config, splits, device, told, folder)
+        return _from_weights_to_test(config, splits, device, choices, folder)
 
 
 def _from_weights_to_test(
-    config: TrainConfig, splits: Splits, device: Device, told: Told, folder: Path
+    config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
 ) -> dict[str, Any]:
     resume = resume_point(config.resume, folder)
     config, batch = settle_batch_size(config, splits, device, folder, resume)
     experiment = assemble(config, splits, folder)
     learner, data = experiment.learner, experiment.data
-    learner.provenance["fingerprint"] = told.fingerprint
+    learner.provenance["fingerprint"] = choices.fingerprint
     seen = with_margin(data.preprocessing, learner.views)
     tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.unreadable)
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
@@ -107,7 +110,7 @@ def _from_weights_to_test(
     notes = [*experiment.notes, *([batch] if batch else [])]
     for note in notes:
         log.info("note  %s", note)
-    review = Review(config, learner, data, folder, told)
+    review = Review(config, learner, data, folder, choices)
     batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
     trainer = build_trainer(config, device, folder, learner.plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
@@ -129,7 +132,7 @@ def _from_weights_to_test(
     figures = load_best(learner, best)
     pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in trainer.callbacks)  # type: ignore[attr-defined]
     if config.trainer.test and not pruned:
-        if learner.views == ONE_LOOK:
+        if learner.views == IDENTITY:
             cache.provide_test()
         trainer.test(learner, datamodule=tested, verbose=False)
         figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}

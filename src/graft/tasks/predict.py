@@ -1,4 +1,4 @@
-"""`graft predict`: names and probabilities for pictures, one or a million."""
+"""`graft predict`: classes and probabilities of any number of images."""
 
 import contextlib
 import itertools
@@ -33,10 +33,13 @@ Outcome = tuple[Found, Prediction | DataError]
 
 
 def main(config: Any) -> None:
-    """Predict as `config` (a PredictConfig, composed by Hydra) says.
+    """Run `graft predict`.
+
+    Args:
+        config: a PredictConfig, composed by Hydra.
 
     Raises:
-        DataError: there is no picture at all; or, when all the others are done, some could not be read.
+        DataError: there is no image at all; or, after all others were predicted, that some could not be read.
     """
     check_predict(config)
     sources = sources_of(config)
@@ -69,12 +72,12 @@ def main(config: Any) -> None:
                 write(outcome)
             if copies is not None:
                 annotate(picture, outcome, copies)
-    tell(shown)
-    said = [f"and {predicted - len(shown):,} more"] if predicted > len(shown) else []
-    said += [f"all {predicted:,} in {output}"] if output is not None else []
-    said += [f"annotated copies in {copies}"] if copies is not None else []
-    if said:
-        say(" · ".join(said))
+    print_table(shown)
+    summary = [f"and {predicted - len(shown):,} more"] if predicted > len(shown) else []
+    summary += [f"all {predicted:,} in {output}"] if output is not None else []
+    summary += [f"annotated copies in {copies}"] if copies is not None else []
+    if summary:
+        say(" · ".join(summary))
     if unreadable:
         raise DataError(
             f"{unreadable:,} of {predicted + unreadable:,} images could not be read and were skipped; "
@@ -83,7 +86,7 @@ def main(config: Any) -> None:
 
 
 def require_pictures(sources: Sequence[str]) -> None:
-    """Raise DataError unless there is a picture to begin with."""
+    """Raise DataError unless there is at least one image."""
     if next(find_images(sources), None) is None:
         raise DataError(
             f"source={', '.join(sources)}: no picture found (looked for {', '.join(EXTENSIONS)}, at any depth)."
@@ -91,15 +94,17 @@ def require_pictures(sources: Sequence[str]) -> None:
 
 
 def restore(config: Any) -> "Restored":
-    """The network that is to predict: a checkpoint's, or a pretrained one with the classes it was pretrained for.
+    """The network that predicts: a checkpoint's, or a pretrained one with the classes of its weights.
 
     Raises:
-        DataError: weights that are neither here nor within reach; says where to put them.
+        DataError: the weights are not on this machine and cannot be downloaded; says where to put them.
     """
     if config.checkpoint is not None:
         checkpoint = checkpoint_file(config.checkpoint)
         with uncollected():
-            from graft.learning.restore import from_checkpoint  # torch only now that there is something to restore
+            from graft.learning.restore import (
+                from_checkpoint,  # torch is imported only once there is something to restore
+            )
 
         return from_checkpoint(checkpoint, config.trust).prepared(config.preprocess)
     downloads.configure(config.download)
@@ -116,7 +121,7 @@ def restore(config: Any) -> "Restored":
 
 
 def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Generator[Outcome]:
-    """Each picture with its prediction, or the reason why it cannot be read; in the order they are found."""
+    """Each image with its prediction, or with the reason why it cannot be read, in the order they are found."""
     import torch
 
     from graft.data.transforms import eval_transform
@@ -142,7 +147,7 @@ def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Gener
 
 
 def count_meanwhile(sources: Sequence[str], bar: Bar) -> None:
-    """Let `bar` know how many there are as soon as a thread has counted them; nobody waits for it."""
+    """Count the images in a thread of its own and give `bar` the total once it is known."""
 
     def count() -> None:
         with contextlib.suppress(DataError):
@@ -153,19 +158,19 @@ def count_meanwhile(sources: Sequence[str], bar: Bar) -> None:
 
 
 def annotate(picture: Found, prediction: Prediction, folder: Path) -> None:
-    """A copy of the picture with its prediction below it, at the same place below `folder`; nothing is overwritten."""
+    """Save a copy of the image with its prediction below it under the same path in `folder`, overwriting nothing."""
     from graft.review.annotate import annotated
 
-    place = (folder / picture.below).with_suffix(".jpg")
+    file = (folder / picture.below).with_suffix(".jpg")
     for number in itertools.count(2):
-        if not place.exists():
+        if not file.exists():
             break
-        place = (folder / picture.below).with_suffix(f".{number}.jpg")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    annotated(read_image(picture.path), prediction).save(place, quality=90)
+        file = (folder / picture.below).with_suffix(f".{number}.jpg")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    annotated(read_image(picture.path), prediction).save(file, quality=90)
 
 
-def tell(shown: Sequence[Prediction]) -> None:
-    """The table of the first ones, on the terminal."""
+def print_table(shown: Sequence[Prediction]) -> None:
+    """Print the table of the first predictions."""
     if shown:
         PlainConsole().print(prediction_table(shown))

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from graft.config.command_checks import said_keys
+from graft.config.command_checks import overridden_keys
 from graft.config.resuming import compare
 from graft.config.schema import TrainConfig
 from graft.data.splits import Splits
@@ -110,7 +110,7 @@ def _compared(
     effects, free = compare(
         _complete(content["graft"]["config"]),
         plain,
-        said_keys(overrides),
+        overridden_keys(overrides),
         epochs=progress.epochs,
         within_epoch=progress.within_epoch,
         wanted=str(checkpoint),

@@ -1,4 +1,4 @@
-"""What a run's checkpoint says of its images, for a person at a notebook; nothing is written."""
+"""The predictions of a run's checkpoint for its own images, for a notebook; nothing is written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from graft.learning.callbacks.keep_predictions import columns_of, sorted_predict
 from graft.learning.checkpoints import read_checkpoint
 from graft.learning.inference import Inference
 from graft.learning.restore import from_checkpoint
-from graft.review.look import Look
+from graft.review.evaluated_images import EvaluatedImages
 from graft.system.device import as_trained
-from graft.tasks.evaluate import open_splits, run_config
-from graft.tasks.score import data_module
+from graft.tasks.evaluation import data_module
+from graft.tasks.recorded_data import open_splits, run_config
 
 
-def look(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> Look:
+def review(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> EvaluatedImages:
     """Predict every image of "train", "val" or "test" of the run's own data, in the run's precision.
 
     Args:
@@ -37,12 +37,12 @@ def look(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> Look:
     device, channels_last = as_trained(restored.config.get("trainer", {}), {})
     inference = Inference(restored, device, channels_last=channels_last)
     data = data_module(run, splits, part, restored.preprocessing)
-    place = "val" if part == "val" else "test"  # where `data_module` puts it
+    loader = "val" if part == "val" else "test"  # which `data_module` gives the images
     with inference.many():
-        rows = [columns_of(inference(batch.images), batch, 0) for batch in data.eval_loader(place)]
+        rows = [columns_of(inference(batch.images), batch, 0) for batch in data.eval_loader(loader)]
     columns = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
-    none = {"features": torch.zeros(0, 0), "feature_indices": torch.zeros(0)}
-    predictions = sorted_predictions(columns | none, step=content["global_step"], epoch=content["epoch"])
-    return Look(
-        predictions, part, restored.classes, splits.parts()[part].names, lambda index: data.picture(place, index)
+    no_features = {"features": torch.zeros(0, 0), "feature_indices": torch.zeros(0)}
+    predictions = sorted_predictions(columns | no_features, step=content["global_step"], epoch=content["epoch"])
+    return EvaluatedImages(
+        predictions, part, restored.classes, splits.parts()[part].names, lambda index: data.picture(loader, index)
     )

@@ -1,148 +1,82 @@
-"""Freeze policies: which parameters stand still in which epoch.
+"""Freeze policies: which parameters are frozen in which epoch.
 
-A policy is a pure function of (stages, parameter names, epoch, options), registered where it is written; a
-new one is such a function and one file in `conf/freeze/`."""
+A policy is a pure function, named by `freeze._target_`:
 
+    def every_other(stages: Sequence[Stage], names: Sequence[str], epoch: int, period: int = 2) -> frozenset[str]:
+        ...
+
+It gets the stages of the network from input to output (`graft.transfer.Stage`), the names of all its parameters, the
+epoch (counted from 0) and its own arguments, which are the other keys of `freeze`. It returns the names of the
+parameters that are frozen in that epoch. A policy that freezes the same parameters in every epoch leaves the argument
+`epoch` out. The result may depend on nothing else, so that a resumed run freezes what an uninterrupted one would.
+"""
+
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
 
-from graft.errors import ConfigError, nearest
+from graft.errors import ConfigError, GraftError, nearest
 from graft.transfer.stages import CLASSIFIER, HEAD, Stage
-
-
-@dataclass(frozen=True)
-class FreezeOptions:
-    """What a policy is told.
-
-    Attributes:
-        patterns: for "custom": globs on names of parameters, modules, stages or groups.
-        schedule: for "gradual": group or stage -> the epoch from which on it trains, counted from 0.
-        every: for "gradual" without a schedule: epochs between one group and the next.
-    """
-
-    patterns: tuple[str, ...] = ()
-    schedule: Mapping[str, int] | None = None
-    every: int = 1
-
 
 NEVER = float("inf")
 
-Rule = Callable[[Sequence[Stage], Sequence[str], int, FreezeOptions], frozenset[str]]
 
-
-@dataclass(frozen=True)
-class FreezePolicy:
-    """A registered rule.
-
-    Attributes:
-        name: as in `freeze.policy`.
-        static: whether the rule ignores the epoch.
-        rule: (stages, parameter names, epoch, options) -> names of the frozen parameters.
-    """
-
-    name: str
-    static: bool
-    rule: Rule
-
-
-POLICIES: dict[str, FreezePolicy] = {}
-
-
-def freeze_policy(name: str, *, static: bool = True) -> Callable[[Rule], Rule]:
-    """Register the decorated rule as `freeze.policy=name`."""
-
-    def register(rule: Rule) -> Rule:
-        POLICIES[name] = FreezePolicy(name, static, rule)
-        return rule
-
-    return register
-
-
-def find_policy(name: str) -> FreezePolicy:
-    """The policy called `name`.
-
-    Raises:
-        ConfigError: there is none; names the nearest.
-    """
-    if name not in POLICIES:
-        raise ConfigError(
-            f"freeze.policy={name}: no such policy.{nearest(name, POLICIES)} There are {', '.join(POLICIES)}."
-        )
-    return POLICIES[name]
-
-
-@freeze_policy("none")
-def freeze_nothing(stages: Sequence[Stage], names: Sequence[str], epoch: int, options: FreezeOptions) -> frozenset[str]:
-    """Everything trains."""
+def none(stages: Sequence[Stage], names: Sequence[str]) -> frozenset[str]:
+    """Freeze nothing."""
     return frozenset()
 
 
-@freeze_policy("features")
-def freeze_features(
-    stages: Sequence[Stage], names: Sequence[str], epoch: int, options: FreezeOptions
-) -> frozenset[str]:
-    """All convolutions stand still: every stage below the classifier and the head."""
-    return _in_stages(names, [stage for stage in stages if stage.group not in (CLASSIFIER, HEAD)])
+def features(stages: Sequence[Stage], names: Sequence[str]) -> frozenset[str]:
+    """Freeze every stage before the classifier and the head: all convolutions."""
+    return in_stages(names, [stage for stage in stages if stage.group not in (CLASSIFIER, HEAD)])
 
 
-@freeze_policy("backbone")
-def freeze_backbone(
-    stages: Sequence[Stage], names: Sequence[str], epoch: int, options: FreezeOptions
-) -> frozenset[str]:
-    """All but the head stands still."""
-    return _in_stages(names, [stage for stage in stages if stage.group != HEAD])
+def backbone(stages: Sequence[Stage], names: Sequence[str]) -> frozenset[str]:
+    """Freeze everything except the head."""
+    return in_stages(names, [stage for stage in stages if stage.group != HEAD])
 
 
-@freeze_policy("custom")
-def freeze_patterns(
-    stages: Sequence[Stage], names: Sequence[str], epoch: int, options: FreezeOptions
-) -> frozenset[str]:
-    """What the patterns name stands still.
-
-    A pattern is a glob (`*`, `?`, `[...]`; `*` also spans dots) on the name of a parameter (`*bias`), a
-    module (`features.0`, with all inside), a stage (`block[12]`) or a group (`classifier`).
+def custom(stages: Sequence[Stage], names: Sequence[str], patterns: Sequence[str] = ()) -> frozenset[str]:
+    """Freeze the parameters that the patterns match, see `matching`.
 
     Raises:
         ConfigError: no pattern at all, or one that matches nothing; names the nearest names.
     """
-    if not options.patterns:
-        raise ConfigError("freeze=custom: says nothing to freeze. Set freeze.patterns=[...], e.g. [block1,'*.bias'].")
-    called = {name: _names_of(name, stages) for name in names}
-    for pattern in options.patterns:
-        if not any(fnmatchcase(alias, pattern) for aliases in called.values() for alias in aliases):
-            everything = dict.fromkeys(alias for aliases in called.values() for alias in aliases)
-            groups = ", ".join(dict.fromkeys(stage.name for stage in stages))
-            raise ConfigError(
-                f'freeze.patterns: "{pattern}" matches no parameter, module, stage or group.'
-                f"{nearest(pattern, everything)} The stages are {groups}."
-            )
-    return frozenset(
-        name
-        for name, aliases in called.items()
-        if any(fnmatchcase(alias, pattern) for alias in aliases for pattern in options.patterns)
-    )
+    if not patterns:
+        raise ConfigError("freeze=custom: no patterns to freeze by. Set freeze.patterns=[...], e.g. [block1,'*.bias'].")
+    return matching(names, patterns, stages)
 
 
-@freeze_policy("gradual", static=False)
-def freeze_gradually(
-    stages: Sequence[Stage], names: Sequence[str], epoch: int, options: FreezeOptions
+def gradual(
+    stages: Sequence[Stage],
+    names: Sequence[str],
+    epoch: int,
+    schedule: Mapping[str, int] | None = None,
+    every: int = 1,
 ) -> frozenset[str]:
-    """What has not had its turn stands still (Howard & Ruder 2018, "gradual unfreezing").
+    """Freeze each stage until its start epoch (Howard & Ruder 2018, "gradual unfreezing").
 
-    With a schedule each group or stage trains from its epoch on, a stage's own entry going before its
-    group's; the head trains from epoch 0 unless the schedule says otherwise, and what it does not name never
-    trains. Without one the head trains at once and `every` epochs later the next group, from output to input.
+    Args:
+        stages, names, epoch: as for every policy.
+        schedule: group or stage -> the epoch from which it trains, counted from 0; the entry of a stage takes
+            precedence over that of its group. The head trains from epoch 0 unless the schedule names it; what is not
+            named never trains. None: the head trains from epoch 0, and every `every` epochs the next group, from
+            output to input.
+        every: epochs between one group and the next; not used with a schedule.
 
     Raises:
         ConfigError: a name that is no group or stage of this network, a negative epoch, or `every` below 1.
     """
-    begins = _scheduled(stages, options.schedule) if options.schedule else _one_by_one(stages, options.every)
-    return _in_stages(names, [stage for stage in stages if epoch < begins[stage.name]])
+    starts = _scheduled_starts(stages, schedule) if schedule else _regular_starts(stages, every)
+    return in_stages(names, [stage for stage in stages if epoch < starts[stage.name]])
 
 
-def _scheduled(stages: Sequence[Stage], schedule: Mapping[str, int]) -> dict[str, float]:
-    known = dict.fromkeys(word for stage in stages for word in (stage.group, stage.name))
+def _scheduled_starts(stages: Sequence[Stage], schedule: Mapping[str, int]) -> dict[str, float]:
+    known = dict.fromkeys(name for stage in stages for name in (stage.group, stage.name))
     for name, epoch in schedule.items():
         if name not in known:
             raise ConfigError(
@@ -150,24 +84,110 @@ def _scheduled(stages: Sequence[Stage], schedule: Mapping[str, int]) -> dict[str
                 f"There are {', '.join(known)}."
             )
         if epoch < 0:
-            raise ConfigError(f"freeze.schedule.{name}={epoch}: an epoch is counted from 0.")
-    whole = {HEAD: 0, **schedule}
-    return {stage.name: whole.get(stage.name, whole.get(stage.group, NEVER)) for stage in stages}
+            raise ConfigError(f"freeze.schedule.{name}={epoch}: must be an epoch, counted from 0.")
+    starts = {HEAD: 0, **schedule}
+    return {stage.name: starts.get(stage.name, starts.get(stage.group, NEVER)) for stage in stages}
 
 
-def _one_by_one(stages: Sequence[Stage], every: int) -> dict[str, float]:
+def _regular_starts(stages: Sequence[Stage], every: int) -> dict[str, float]:
     if every < 1:
-        raise ConfigError(f"freeze.every={every}: at least 1 epoch is wanted between one group and the next.")
+        raise ConfigError(f"freeze.every={every}: must be at least 1 epoch between one group and the next.")
     groups = list(dict.fromkeys(stage.group for stage in reversed(stages)))
     return {stage.name: groups.index(stage.group) * every for stage in stages}
 
 
-def _in_stages(names: Sequence[str], stages: Sequence[Stage]) -> frozenset[str]:
+# For policies of one's own
+
+
+def in_stages(names: Sequence[str], stages: Sequence[Stage]) -> frozenset[str]:
+    """Those of the parameters `names` that belong to one of `stages`."""
     return frozenset(name for name in names if any(stage.holds(name) for stage in stages))
 
 
-def _names_of(parameter: str, stages: Sequence[Stage]) -> tuple[str, ...]:
-    """What a pattern may call a parameter: itself, the modules around it, its stage and group."""
+def matching(names: Sequence[str], patterns: Sequence[str], stages: Sequence[Stage]) -> frozenset[str]:
+    """Those of the parameters `names` that at least one pattern matches.
+
+    Args:
+        names: parameter names.
+        patterns: globs (`*`, `?`, `[...]`; `*` also spans dots) on the name of a parameter (`*bias`), of a module with
+            all inside it (`features.0`), of a stage (`block[12]`) or of a group (`classifier`).
+        stages: of the network.
+
+    Raises:
+        ConfigError: a pattern that matches nothing; names the nearest names.
+    """
+    aliases = {name: _aliases(name, stages) for name in names}
+    for pattern in patterns:
+        if not any(fnmatchcase(alias, pattern) for each in aliases.values() for alias in each):
+            known = dict.fromkeys(alias for each in aliases.values() for alias in each)
+            raise ConfigError(
+                f'freeze.patterns: "{pattern}" matches no parameter, module, stage or group.'
+                f"{nearest(pattern, known)} The stages are {', '.join(dict.fromkeys(stage.name for stage in stages))}."
+            )
+    return frozenset(
+        name
+        for name, each in aliases.items()
+        if any(fnmatchcase(alias, pattern) for alias in each for pattern in patterns)
+    )
+
+
+def _aliases(parameter: str, stages: Sequence[Stage]) -> tuple[str, ...]:
+    """The names that a pattern may match for a parameter: its own, its modules', its stage's and its group's."""
     parts = parameter.split(".")
-    around = [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
-    return *around, *(word for stage in stages if stage.holds(parameter) for word in (stage.name, stage.group))
+    modules = [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
+    return *modules, *(name for stage in stages if stage.holds(parameter) for name in (stage.name, stage.group))
+
+
+# Calling a policy
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy with its own arguments bound; calling it checks the result.
+
+    Attributes:
+        target: its dotted name, for messages.
+        function: (stages, names) or (stages, names, epoch=...) -> names of the frozen parameters.
+        uses_epoch: whether the function takes the epoch.
+    """
+
+    target: str
+    function: Callable[..., AbstractSet[str]]
+    uses_epoch: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., AbstractSet[str]], **arguments: Any) -> "Policy":
+        """The policy `function`, which may be a `functools.partial`, with `arguments` bound."""
+        named = function
+        while isinstance(named, partial):
+            named = named.func
+        target = f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+        parameters = inspect.signature(function).parameters.values()
+        uses_epoch = any(each.name == "epoch" or each.kind is each.VAR_KEYWORD for each in parameters)
+        return cls(target, partial(function, **arguments), uses_epoch)
+
+    def __call__(self, stages: Sequence[Stage], names: Sequence[str], epoch: int) -> frozenset[str]:
+        """Names of the parameters that are frozen in `epoch`.
+
+        Raises:
+            ConfigError: the function fails, or returns something else than a set of parameter names.
+        """
+        where = f"freeze._target_={self.target}: in epoch {epoch} the policy"
+        try:
+            frozen = self.function(stages, names, **({"epoch": epoch} if self.uses_epoch else {}))
+        except GraftError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{where} fails ({type(error).__name__}: {error}).") from error
+        if not isinstance(frozen, AbstractSet) or not all(isinstance(name, str) for name in frozen):
+            raise ConfigError(
+                f"{where} returns {type(frozen).__name__} {str(frozen)[:80]}, not a set of parameter names.\n"
+                "Return frozenset(...) of some of the names that it is given."
+            )
+        unknown = sorted(set(frozen).difference(names))
+        if unknown:
+            raise ConfigError(
+                f'{where} returns "{unknown[0]}", which is no parameter of this network.{nearest(unknown[0], names)}\n'
+                "Return some of the names that it is given."
+            )
+        return frozenset(frozen)

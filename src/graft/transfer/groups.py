@@ -92,6 +92,6 @@ def _check(stages: Sequence[Stage], multipliers: Mapping[str, float], layer_deca
                 f"Its groups are {', '.join(groups)}; its stages {', '.join(stage.name for stage in stages)}."
             )
         if factor < 0:
-            raise ConfigError(f"strategy.lr_multipliers.{name}={factor}: a factor of at least 0 is wanted.")
+            raise ConfigError(f"strategy.lr_multipliers.{name}={factor}: must be at least 0.")
     if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ConfigError(f"strategy.layer_decay={layer_decay}: a factor in (0, 1] is wanted.")
+        raise ConfigError(f"strategy.layer_decay={layer_decay}: must be more than 0 and at most 1.")

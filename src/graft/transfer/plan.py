@@ -1,4 +1,4 @@
-"""What of a network trains in which epoch, and how fast: decided once, the same after every resume."""
+"""Which parameters of a network train in which epoch, and at which learning rate."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from graft.config.schema import FreezeConfig, OptimizerConfig, StrategyConfig
+from graft.config.targets import bind
 from graft.errors import ConfigError
-from graft.transfer.freeze import FreezeOptions, find_policy
+from graft.transfer.freeze import Policy, none
 from graft.transfer.groups import parameter_groups
 from graft.transfer.stages import Stage, stages_of
 
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """A line of the table shown at the start.
+    """A row of the table of parameter groups.
 
     Attributes:
         name: of the parameter group.
-        tensors: how many it has.
-        parameters: how many numbers they hold.
-        trainable: how many of those numbers train in the epoch asked for.
+        tensors: number of parameter tensors.
+        parameters: number of scalars in them.
+        trainable: number of those scalars that train in the given epoch.
         lr: learning rate at the start.
     """
 
@@ -33,6 +34,10 @@ class GroupRow:
     parameters: int
     trainable: int
     lr: float
+
+
+MOST_EVALUATED = 1000
+"""Largest number of epochs for which a policy is evaluated before training; a longer run is treated as not static."""
 
 
 class TransferPlan:
@@ -44,68 +49,71 @@ class TransferPlan:
     Args:
         network: is changed by `apply` and `set_modes` only.
         stages: `stages_of(network)`.
-        policy: name of a freeze policy.
-        options: what the policy is told.
+        policy: the freeze policy.
         groups: `parameter_groups(network, ...)`.
+        epochs: of the run; None for an unlimited number.
 
     Attributes:
-        static: whether the same parameters train in every epoch.
+        static: whether the same parameters are known to train in every epoch of the run.
 
     Raises:
-        ConfigError: an unknown policy, options that do not fit the network, or nothing left to train in epoch
-            0.
+        ConfigError: the policy fails, its arguments do not fit the network, or it leaves nothing to train in an epoch.
     """
 
     def __init__(
         self,
         network: nn.Module,
         stages: Sequence[Stage],
-        policy: str = "none",
-        options: FreezeOptions | None = None,
+        policy: Policy | None = None,
         groups: Sequence[dict[str, Any]] = (),
+        epochs: int | None = None,
     ) -> None:
         self.network = network
         self.stages = tuple(stages)
-        self.policy = find_policy(policy)
-        self.options = options or FreezeOptions()
+        self.policy = policy or Policy.of(none)
         self.groups = list(groups)
         self._names = tuple(name for name, _ in network.named_parameters())
         self._frozen: dict[int, frozenset[str]] = {}
-        self._still: dict[int, tuple[str, ...]] = {}
-        if not self.trainable(0):
-            raise ConfigError(f"freeze={policy}: freezes every parameter in epoch 0; nothing is left to train.")
-
-    @property
-    def static(self) -> bool:
-        return self.policy.static
+        self._distinct: dict[frozenset[str], frozenset[str]] = {}
+        self._frozen_modules: dict[int, tuple[str, ...]] = {}
+        self.static = not self.policy.uses_epoch
+        evaluated = 1 if self.static or epochs is None else max(1, min(epochs, MOST_EVALUATED))
+        distinct = {self.frozen(epoch) for epoch in range(evaluated)}
+        self.static = self.static or (evaluated == epochs and len(distinct) == 1)
 
     def trainable(self, epoch: int) -> frozenset[str]:
         """Names of the parameters that train in `epoch` (counted from 0)."""
         return frozenset(self._names) - self.frozen(epoch)
 
     def frozen(self, epoch: int) -> frozenset[str]:
-        """Names of the parameters that stand still in `epoch`."""
+        """Names of the parameters that are frozen in `epoch`."""
         epoch = 0 if self.static else epoch
         if epoch not in self._frozen:
-            self._frozen[epoch] = self.policy.rule(self.stages, self._names, epoch, self.options)
+            frozen = self.policy(self.stages, self._names, epoch)
+            if frozen.issuperset(self._names):
+                raise ConfigError(
+                    f"freeze._target_={self.policy.target}: freezes every parameter in epoch {epoch}; nothing is left "
+                    "to train."
+                )
+            self._frozen[epoch] = self._distinct.setdefault(frozen, frozen)  # one set, however many epochs share it
         return self._frozen[epoch]
 
     def untouched(self, epoch: int) -> frozenset[str]:
-        """Names of the parameters that have not trained up to and with `epoch`: they are as they were loaded."""
+        """Names of the parameters that are frozen from epoch 0 to `epoch`, and so still have their initial values."""
         return frozenset.intersection(*map(self.frozen, range(1 if self.static else epoch + 1)))
 
     def frozen_modules(self, epoch: int) -> tuple[str, ...]:
-        """Names of the modules that are in evaluation mode in `epoch` whatever the rest of the network does.
+        """Names of the modules that stay in evaluation mode in `epoch` while the network is in training mode.
 
-        A module with parameters of its own stands still when all of those do, a container when all inside it
-        does, one without any parameters (Dropout, ReLU) when its whole stage does."""
+        A module with parameters of its own is frozen when all of those are, a container when all parameters inside it
+        are, a module without parameters (Dropout, ReLU) when its whole stage is."""
         epoch = 0 if self.static else epoch
-        if epoch not in self._still:
-            self._still[epoch] = self._still_in(epoch)
-        return self._still[epoch]
+        if epoch not in self._frozen_modules:
+            self._frozen_modules[epoch] = self._find_frozen_modules(self.frozen(epoch))
+        return self._frozen_modules[epoch]
 
     def apply(self, epoch: int) -> None:
-        """Let exactly the parameters of `trainable(epoch)` take a gradient; the others lose theirs."""
+        """Require gradients of exactly the parameters in `trainable(epoch)`, and drop the gradients of the others."""
         frozen = self.frozen(epoch)
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -113,66 +121,70 @@ class TransferPlan:
                 parameter.grad = None
 
     def set_modes(self, epoch: int) -> None:
-        """Put what is frozen in evaluation mode: BatchNorm keeps its statistics, Dropout does not fire.
+        """Put frozen modules in evaluation mode: BatchNorm keeps its statistics, Dropout is off.
 
-        To be called after every switch of the network to training mode, which turns all of it on.
+        Call it after every `network.train()`, which puts all modules in training mode.
         """
         for name in self.frozen_modules(epoch):
             self.network.get_submodule(name).training = False
 
     def frozen_but_random(self, report: "WeightsReport", epoch: int = 0) -> tuple[str, ...]:
-        """Names of the parameters left random that yet do not train in `epoch`: most likely a mistake."""
+        """Names of the parameters that no weights were loaded for and that are frozen in `epoch`: likely a mistake."""
         frozen = self.frozen(epoch)
         return tuple(name for name in report.random if name in frozen)
 
     def table(self, epoch: int = 0) -> tuple[GroupRow, ...]:
         """One row for each parameter group, from input to output."""
-        learns = self.trainable(epoch)
-        name_of = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        trainable = self.trainable(epoch)
+        training = {id(parameter) for name, parameter in self.network.named_parameters() if name in trainable}
         return tuple(
             GroupRow(
                 name=group["name"],
                 tensors=len(group["params"]),
                 parameters=sum(parameter.numel() for parameter in group["params"]),
-                trainable=sum(parameter.numel() for parameter in group["params"] if name_of[id(parameter)] in learns),
+                trainable=sum(parameter.numel() for parameter in group["params"] if id(parameter) in training),
                 lr=group["lr"],
             )
             for group in self.groups
         )
 
-    def _still_in(self, epoch: int) -> tuple[str, ...]:
-        frozen = self.frozen(epoch)
-        still_stages = [
+    def _find_frozen_modules(self, frozen: frozenset[str]) -> tuple[str, ...]:
+        frozen_stages = [
             stage for stage in self.stages if frozen.issuperset(name for name in self._names if stage.holds(name))
         ]
         return tuple(
             name
             for name, module in self.network.named_modules()
-            if name and _stands(name, module, frozen, still_stages)
+            if name and _is_frozen(name, module, frozen, frozen_stages)
         )
 
 
-def _stands(name: str, module: nn.Module, frozen: Collection[str], still_stages: Sequence[Stage]) -> bool:
+def _is_frozen(name: str, module: nn.Module, frozen: Collection[str], frozen_stages: Sequence[Stage]) -> bool:
     own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
     inside = own or [f"{name}.{key}" for key, _ in module.named_parameters()]
     if inside:
         return all(key in frozen for key in inside)
-    return any(stage.holds(name) for stage in still_stages)
+    return any(stage.holds(name) for stage in frozen_stages)
 
 
 def plan_transfer(
-    network: nn.Module, strategy: StrategyConfig, freeze: FreezeConfig, optimizer: OptimizerConfig
+    network: nn.Module,
+    strategy: StrategyConfig,
+    freeze: FreezeConfig,
+    optimizer: OptimizerConfig,
+    epochs: int | None = None,
 ) -> TransferPlan:
-    """The plan for `network`: its stages found, its parameters grouped, its policy in place.
+    """The transfer plan of a run: find the network's stages, group its parameters, bind its freeze policy.
 
     Args:
         network: any network of `build_network`.
         strategy: learning rates per group, see `parameter_groups`.
-        freeze: policy and what it is told, see `FreezeOptions`.
-        optimizer: learning rate of a multiplier 1, and weight decay.
+        freeze: `_target_`, a freeze policy, and its arguments.
+        optimizer: learning rate for a multiplier of 1, and weight decay.
+        epochs: of the run; None for an unlimited number.
 
     Raises:
-        ConfigError: as `parameter_groups` and `TransferPlan`.
+        ConfigError: as `parameter_groups`, `TransferPlan` and `graft.config.targets.build`.
     """
     stages = stages_of(network)
     groups = parameter_groups(
@@ -184,5 +196,13 @@ def plan_transfer(
         strategy.layer_decay,
         strategy.decay_norm_and_bias,
     )
-    options = FreezeOptions(tuple(freeze.patterns), dict(freeze.schedule or {}) or None, freeze.every)
-    return TransferPlan(network, stages, freeze.policy, options, groups)
+    return TransferPlan(network, stages, build_policy(freeze), groups, epochs)
+
+
+def build_policy(freeze: FreezeConfig) -> Policy:
+    """The policy that `freeze._target_` names, with its arguments bound.
+
+    Raises:
+        ConfigError: the target cannot be imported.
+    """
+    return Policy.of(bind("freeze", freeze.arguments()))

@@ -1,4 +1,4 @@
-"""The first training batch, caught as the network sees it."""
+"""The first training batch, as the network gets it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,12 @@ Show = Callable[[Tensor, Tensor, list[int]], None]
 
 
 class FirstBatch(Callback):
-    """Hands the first images of a run's first batch to `show(images, targets, indices)`, in the first process.
+    """Passes the first images of a run's first batch to `show(images, targets, indices)`, in the first process.
 
     The images are augmented and mixed as they are trained on (or, where the batch holds features, as those were made
     of), but not normalised: uint8 [B, 3, S, S] on the CPU. Targets are class indices [B] or shares of the classes
     [B, C]. A
-    resumed run has shown them already.
+    resumed run has passed them on already.
 
     Args:
         count: how many images.

@@ -1,4 +1,4 @@
-"""Keeps what the network said of the validation and test images, without a pass of its own."""
+"""Keeps the predictions of the validation and the test, without a pass of its own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from graft.learning.predictions import Predictions
 Columns = dict[str, list[Tensor]]
 
 LARGEST = 2**22
-"""Numbers of the head's input kept at most, two bytes each: fewer images where it is wide."""
+"""Largest number of values of the head's input that are kept, two bytes each: fewer images if it is wide."""
 
-# field: how many bytes a number of it may take
+# field: the type in which its values are kept
 TYPES = {
     "indices": torch.int32, "labels": torch.int32, "predicted": torch.int32, "confidence": torch.float32,
     "truth": torch.float32, "scores": torch.float16, "features": torch.float16, "feature_indices": torch.int32,
@@ -29,15 +29,15 @@ TYPES = {
 class KeepPredictions(Callback):
     """Keeps the predictions of the validation that `best.ckpt` was saved at, and those of the test.
 
-    Taken from the passes that are made anyway, on the device, and read once at the end of a pass. Memory: N x (20
-    + 2 `scores`) bytes for N images, and at most 8 MiB of what the head saw. The best ones are part of last.ckpt,
-    so a resumed run has them.
+    Collected on the device during validation and test, and read once at the end of each. Memory: N x (20 + 2 `scores`)
+    bytes for N images, and at most 8 MiB of the head's input. The best ones are part of last.ckpt, so a resumed run has
+    them.
 
     Args:
-        monitor: the metric that chooses the best checkpoint; None where the last one is kept.
+        monitor: the metric that chooses the best checkpoint; None if the last one is kept.
         head: name of the module whose input is the embedding; None for none.
-        scores: probabilities of how many classes are kept.
-        features: of how many images the head's input is kept.
+        scores: number of classes whose probabilities are kept.
+        features: number of images whose head input is kept.
 
     Attributes:
         best: at the best validation so far; None before the first.
@@ -51,10 +51,10 @@ class KeepPredictions(Callback):
         self._score: float | None = None
         self._columns: Columns = {}
         self._batches = 1
-        self._seen: list[Tensor] = []
+        self._head_input: list[Tensor] = []
         self._hook: Any = None
 
-    # -- a pass --------------------------------------------------------------------------------------------
+    # -- collecting --------------------------------------------------------------------------------------------
 
     def _begin(self, learner: pl.LightningModule, *, with_features: bool) -> None:
         self._columns = {name: [] for name in TYPES}
@@ -63,14 +63,14 @@ class KeepPredictions(Callback):
             self._hook = network.get_submodule(self.head).register_forward_pre_hook(self._catch)
 
     def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen[:] = inputs[:1]
+        self._head_input[:] = inputs[:1]
 
     @torch.no_grad()
     def _take(self, logits: Tensor, batch: Batch) -> None:
-        """One batch; of its first few images the head's input too, so that nothing need be looked up."""
+        """Add a batch, and the head's input of its first few images."""
         row = columns_of(logits, batch, self.scores)
-        if self._seen and len(self._seen[0]) == len(batch.labels):
-            features = flattened(self._seen.pop())
+        if self._head_input and len(self._head_input[0]) == len(batch.labels):
+            features = flattened(self._head_input.pop())
             few = -(-min(self.features, LARGEST // features.shape[1]) // self._batches)
             row |= {"features": features[:few].clamp(-6e4, 6e4), "feature_indices": batch.indices[:few]}
         for name, values in row.items():
@@ -80,7 +80,7 @@ class KeepPredictions(Callback):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        self._seen.clear()
+        self._head_input.clear()
         columns = {name: gathered(parts, trainer) for name, parts in self._columns.items()}
         self._columns = {}
         return sorted_predictions(columns, step=trainer.global_step, epoch=trainer.current_epoch)
@@ -88,7 +88,7 @@ class KeepPredictions(Callback):
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if wanted(trainer):
+        if is_kept(trainer):
             self._batches = max(1, int(sum(trainer.num_val_batches)) * trainer.world_size)
             self._begin(pl_module, with_features=True)
 
@@ -101,18 +101,18 @@ class KeepPredictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if wanted(trainer):
+        if is_kept(trainer):
             self._take(outputs, batch)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not wanted(trainer):
+        if not is_kept(trainer):
             return
         taken = self._end(trainer)
         if trainer.state.fn == "validate" or self._is_best(trainer):
             self.best = taken
 
     def _is_best(self, trainer: pl.Trainer) -> bool:
-        """As ModelCheckpoint decides: the first, then whatever is strictly better; not a number is worst."""
+        """As ModelCheckpoint decides: the first validation, then each strictly better one; NaN is worst."""
         if self.monitor is None:
             return True
         sign = 1.0 if direction(self.monitor) == "max" else -1.0
@@ -156,9 +156,9 @@ class KeepPredictions(Callback):
 
 
 def columns_of(logits: Tensor, batch: Batch, scores: int) -> dict[str, Tensor]:
-    """What `Predictions` keeps of each image of a batch; of the first `scores` classes the probabilities."""
-    probabilities = logits.softmax(1).nan_to_num()  # of a network that has diverged
-    predicted = logits.nan_to_num().argmax(1)  # what accuracy counts, also where half precision makes ties
+    """The columns of `Predictions` for a batch, with the probabilities of the first `scores` classes."""
+    probabilities = logits.softmax(1).nan_to_num()  # the network may have diverged
+    predicted = logits.nan_to_num().argmax(1)  # as accuracy counts, also with the ties of half precision
     confidence = probabilities.gather(1, predicted[:, None])[:, 0]
     truth = probabilities.gather(1, batch.labels.to(logits.device).clamp(min=0)[:, None])[:, 0]
     return {
@@ -167,32 +167,32 @@ def columns_of(logits: Tensor, batch: Batch, scores: int) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def wanted(trainer: pl.Trainer) -> bool:
-    """Not the figure at step 0, whose weights are nobody's result."""
+def is_kept(trainer: pl.Trainer) -> bool:
+    """Whether a validation is kept: not the baseline at step 0."""
     return trainer.state.fn == "fit" or trainer.global_step > 0
 
 
 def flattened(features: Tensor) -> Tensor:
-    """[B, D] as it is; a map [B, D, H, W] averaged over its places; anything else in one row an image."""
+    """Features [B, D]: a map [B, D, H, W] is averaged over its positions, anything else is flattened."""
     return features.mean((2, 3)) if features.dim() == 4 else features.flatten(1)
 
 
 def gathered(parts: list[Tensor], trainer: pl.Trainer) -> Tensor:
-    """The rows of all batches and all processes, on the CPU."""
+    """The rows of all batches and of all processes, on the CPU."""
     if not parts:
         return torch.zeros(0)
-    mine = torch.cat(parts).contiguous()
-    everybodys = [mine]
-    if trainer.world_size > 1 and mine.numel():  # each has as many rows: shards are filled up with padding
-        everybodys = [torch.empty_like(mine) for _ in range(trainer.world_size)]
-        torch.distributed.all_gather(everybodys, mine)
+    own_rows = torch.cat(parts).contiguous()
+    all_rows = [own_rows]
+    if trainer.world_size > 1 and own_rows.numel():  # all have the same number of rows: shards are padded
+        all_rows = [torch.empty_like(own_rows) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(all_rows, own_rows)
     elif trainer.world_size > 1:
-        everybodys = [mine] * trainer.world_size
-    return torch.cat(everybodys).cpu()
+        all_rows = [own_rows] * trainer.world_size
+    return torch.cat(all_rows).cpu()
 
 
 def sorted_predictions(columns: Mapping[str, Tensor], *, step: int, epoch: int) -> Predictions:
-    """Without padding, in the order of the data set."""
+    """Predictions without padding, in the order of the data set."""
     arrays = {name: values.numpy() for name, values in columns.items()}
     for key, group in (("indices", ("labels", "predicted", "confidence", "truth", "scores")),
                        ("feature_indices", ("features",))):  # fmt: skip

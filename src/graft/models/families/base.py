@@ -31,6 +31,12 @@ class Constructor:
     line: str
     make: Callable[[], "nn.Module"]
 
+    def filled(self, weights: "Mapping[str, Tensor]") -> "nn.Module":
+        """The library's network with these weights, in evaluation mode."""
+        network = self.make()
+        network.load_state_dict(weights)
+        return network.eval()
+
 
 class ModelFamily(Protocol):
     """Networks that are described, built, cut into stages and loaded in the same way.

@@ -1,4 +1,4 @@
-"""A look at what a network says of labelled images: how much is right, what is mistaken for what, and the pictures."""
+"""A network's predictions for labelled images, with the images: accuracy, figures and grids for a notebook."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from graft.review import figures, grids
 
 
 @dataclass(frozen=True)
-class Look:
-    """Predictions with the images they are of. What it draws is a PIL image, which a notebook shows by itself.
+class EvaluatedImages:
+    """Predictions and their images. What it draws is a PIL image, which a notebook displays.
 
     Attributes:
         predictions: of every image of the part.
         part: "train", "val" or "test".
         classes: their names, by index.
         names: of all images of the part, by index.
-        picture: index of an image to uint8 [S, S, 3], as the network sees it before normalisation.
+        picture: index of an image -> uint8 [S, S, 3], preprocessed except for the normalisation.
     """
 
     predictions: Predictions
@@ -32,51 +32,49 @@ class Look:
 
     @property
     def accuracy(self) -> float:
-        """Share of right predictions, in [0, 1]."""
+        """Share of correct predictions, in [0, 1]."""
         return self.predictions.accuracy
 
     def per_class(self) -> dict[str, tuple[int, int]]:
-        """Class name to (right, images)."""
-        right, totals = (counts.tolist() for counts in self.predictions.per_class(len(self.classes)))
-        return dict(zip(self.classes, zip(right, totals, strict=True), strict=True))
+        """Class name -> (number of correct predictions, number of images)."""
+        correct, totals = (counts.tolist() for counts in self.predictions.per_class(len(self.classes)))
+        return dict(zip(self.classes, zip(correct, totals, strict=True), strict=True))
 
     def grid(self, count: int = 20, *, columns: int = 5) -> Image.Image:
-        """`predicted (true)` above some images, green if right and red if wrong; the same images for every network."""
+        """Some images, titled `predicted (true)` in green or red; the same images for every network."""
         positions = self.predictions.sample(count, self.names)
         return self._grid(positions, f"{len(positions)} of the {self.part} images", columns)
 
     def worst(self, count: int = 15, *, columns: int = 5) -> Image.Image:
-        """The images whose true class was least probable, of those that are wrong."""
+        """The wrongly predicted images whose true class was least probable."""
         positions = self.predictions.worst(count)
         return self._grid(positions, "Most wrong" if len(positions) else "No mistakes", columns)
 
-    def confusion(self) -> Image.Image:
-        """What is called what."""
-        matrix = self.predictions.confusion(len(self.classes))
-        return figures.confusion_picture(matrix, self.classes, f"Confusion matrix\n{self._said()}")
+    def confusion(self) -> Image.Image | None:
+        """The confusion matrix; None for more than 2,000 classes."""
+        return figures.confusion(self.predictions, self.classes, self._caption())
 
     def accuracies(self) -> Image.Image:
-        """A bar for each class."""
-        right, totals = self.predictions.per_class(len(self.classes))
-        return figures.accuracy_picture(right, totals, self.classes, f"Accuracy per class\n{self._said()}")
+        """The accuracy of each class."""
+        return figures.accuracy_per_class(self.predictions, self.classes, self._caption())
 
     def calibration(self) -> Image.Image:
-        """Whether it is as often right as it is sure."""
-        return figures.calibration_picture(self.predictions.calibration(), f"Calibration\n{self._said()}")
+        """Accuracy against confidence."""
+        return figures.calibration(self.predictions, self.classes, self._caption())
 
     def _grid(self, positions: Array, heading: str, columns: int) -> Image.Image:
         images = [self.picture(int(self.predictions.indices[position])) for position in positions]
         tiles = grids.verdicts(self.predictions, positions, images, self.classes)
-        return grids.grid(tiles, f"{heading}\n{self._said()}", columns=columns)
+        return grids.grid(tiles, f"{heading}\n{self._caption()}", columns=columns)
 
-    def _said(self) -> str:
+    def _caption(self) -> str:
         return f"{len(self.predictions):,} {self.part} images · accuracy {self.accuracy:.3f}"
 
 
 def labelled(
     images: ImageSet, classes: Sequence[str], preprocessing: Preprocessing, part: str, count: int, columns: int
 ) -> Image.Image:
-    """Some of `images` with their classes, chosen by their names' digests: the same ones each time."""
+    """Some of `images` titled by their classes, chosen by the digests of their names: always the same ones."""
     from graft.data.transforms import eval_transform
 
     transform = eval_transform(preprocessing)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, for a person: overall, class by class, and what is mistaken for what."""
+"""The metrics of an evaluation as tables: overall, per class, and the most confused pairs of classes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -53,8 +53,8 @@ def class_table(classes: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def commonest_mistakes(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """ "roses for tulips 14, …": what was most often taken for what, or nothing where all is right."""
+def most_confused(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    """ "roses as tulips 14×, …": the true and predicted classes that are confused most; empty without mistakes."""
     wrong = [
         (count, true, predicted)
         for true, row in enumerate(confusion)
@@ -62,7 +62,7 @@ def commonest_mistakes(classes: Sequence[str], confusion: Sequence[Sequence[int]
         if count and true != predicted
     ]
     most = sorted(wrong, key=lambda each: -each[0])[:MOST_MISTAKES]
-    return ", ".join(f"{printable(classes[t])} taken for {printable(classes[p])} {count}×" for count, t, p in most)
+    return ", ".join(f"{printable(classes[t])} as {printable(classes[p])} {count}×" for count, t, p in most)
 
 
 def confusion_csv(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:

@@ -1,0 +1,200 @@
+"""Evaluate a checkpoint on a split of a data set: the part of `graft evaluate` that imports torch."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graft.config.commands import EvaluateConfig
+from graft.config.locations import check_written
+from graft.config.recorded import demand_trust, is_graft_view
+from graft.config.registration import plain
+from graft.config.schema import TrainConfig
+from graft.data.preprocessing import Preprocessing
+from graft.data.splits import Splits
+from graft.data.training_data import TrainingData
+from graft.data.unreadable import UnreadableImages
+from graft.data.workers import explaining_worker_failures
+from graft.errors import ConfigError
+from graft.learning.inference import Inference, most_probable
+from graft.learning.metrics import Scored, Scores
+from graft.learning.restore import Restored, from_checkpoint
+from graft.learning.views import View, build_views, with_margin
+from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
+from graft.review.predictions import rank, writing
+from graft.system.device import as_trained
+from graft.system.files import sha256, write_atomically
+from graft.system.progress import progress_bar
+from graft.tasks.build import loaders
+from graft.tasks.fit import tell
+from graft.tasks.recorded_data import different_data, open_splits, run_config, summary_next_to
+from graft.tasks.run import versions
+
+log = logging.getLogger("graft")
+
+MOST_CLASSES = 25_000
+"""Largest number of classes: their confusion matrix takes 5 GB."""
+
+
+def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], folder: Path) -> float:
+    """Evaluate a checkpoint and write the results to `folder`.
+
+    Args:
+        config: of the command.
+        checkpoint: the file.
+        overrides: keys set on the command line.
+        folder: of the output.
+
+    Returns:
+        The accuracy in [0, 1].
+
+    Raises:
+        ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
+    """
+    restored = from_checkpoint(checkpoint, config.trust).prepared(plain(config.preprocess))
+    if len(restored.classes) > MOST_CLASSES:
+        raise ConfigError(
+            f"{checkpoint}: has {len(restored.classes):,} classes; a confusion matrix has at most {MOST_CLASSES:,}.\n"
+            "graft predict has no such limit."
+        )
+    evaluated = run_config(config, restored.config, overrides, restored.source)
+    check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
+    views = views_of(config, evaluated, restored.source)
+    preprocessing = with_margin(restored.preprocessing, views)
+    device, channels_last = as_trained(restored.config.get("trainer", {}), plain(config.trainer))
+    splits = open_splits(evaluated)
+    summary = (
+        summary_next_to(checkpoint)
+        if evaluated.data._target_ == restored.config.get("data", {}).get("_target_")
+        else {}
+    )
+    notes = [*splits.notes, *different_data(splits, summary), *notes_on_limits(evaluated, config.split)]
+    for note in notes:
+        log.info("note  %s", note)
+
+    inference = Inference(restored, device, channels_last=channels_last, views=views)
+    unreadable = UnreadableImages(folder / "unreadable.jsonl") if evaluated.data.on_error == "skip" else None
+    data = data_module(evaluated, splits.relabelled(restored.classes), config.split, preprocessing, unreadable)
+    scored = measure(inference, data, config.split, restored.classes, folder / "predictions.csv", config.topk)
+    notes += unreadable.notes() if unreadable else []
+    result = {
+        "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+        "data": {"name": evaluated.data.name, "root": evaluated.data.root, "fingerprint": splits.fingerprint()},
+        "split": config.split,
+        "preprocessing": restored.preprocessing.to_dict(),
+        "views": list(views),
+        "metrics": metrics_by_name(config.split, restored.classes, scored),
+        "classes": {
+            name: dataclasses.asdict(score) for name, score in zip(restored.classes, scored.classes, strict=True)
+        },
+        "run": recorded_metrics(restored, summary, config.split, checkpoint),
+        "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
+        "notes": notes,
+        "versions": versions(),
+    }
+    write_atomically(folder / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(folder / "confusion_matrix.csv", confusion_csv(restored.classes, scored.confusion).encode())
+    log_result(result, scored, restored.classes, folder)
+    return scored.overall["acc"]
+
+
+def views_of(config: EvaluateConfig, run: TrainConfig, source: str) -> Mapping[str, View]:
+    """The views of `config` or, if it has none, of the run.
+
+    Raises:
+        ConfigError: the checkpoint `source` names a view of a package that is not trusted.
+    """
+    tta = run.tta if config.tta is None else config.tta
+    chosen, recorded = config.views.parts(), run.views.parts()
+    if tta and not chosen:
+        if not recorded:
+            raise ConfigError(f"{source}: records no views for tta=true.\nGive some: views=[identity,hflip].")
+        for name, node in recorded.items():
+            if not is_graft_view(node):
+                demand_trust(f"views.{name}._target_", node["_target_"], source, config.trust)
+    return build_views(tta, chosen or recorded)
+
+
+def notes_on_limits(run: TrainConfig, split: str) -> list[str]:
+    """A note if the run evaluated only a part of the split."""
+    limit = getattr(run.trainer, f"limit_{split}_batches", None)
+    return [] if limit is None else [f"the run had trainer.limit_{split}_batches={limit}; here all images are used"]
+
+
+def data_module(
+    run: TrainConfig,
+    splits: Splits,
+    split: str,
+    preprocessing: Preprocessing,
+    unreadable: UnreadableImages | None = None,
+) -> TrainingData:
+    """The run's loaders; those of the test give the images of `split` "train" or "all", without augmentation."""
+    replaced = dataclasses.replace(splits, test=splits.part(split)) if split in ("train", "all") else splits
+    return loaders(run, replaced, preprocessing, unreadable)
+
+
+def measure(
+    inference: Inference, data: TrainingData, split: str, classes: Sequence[str], output: Path, topk: int
+) -> Scored:
+    """Predict every image of a split, write each prediction to `output`, and score them."""
+    part = "val" if split == "val" else "test"
+    images = data.splits.parts()[part]
+    scores = Scores(len(classes), inference.device)
+    with (
+        explaining_worker_failures(),
+        progress_bar("images", len(images)) as bar,
+        writing(output) as write,
+        inference.many(),
+    ):
+        for batch in data.eval_loader(part):
+            bar.advance(len(batch.labels))
+            batch = batch.real()
+            if not len(batch.labels):
+                continue
+            logits, labels = inference(batch.images), batch.labels.to(inference.device)
+            scores.update(logits, labels)
+            probabilities, best = most_probable(logits, topk)
+            names = [images.names[index] for index in batch.indices.tolist()]
+            for each in rank(names, probabilities.tolist(), best.tolist(), classes, batch.labels.tolist()):
+                write(each)
+    return scores.compute()
+
+
+def metrics_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[str, float]:
+    """The metrics under their usual names; SPLIT/acc/CLASS for classes that have images."""
+    each = {name: score.recall for name, score in zip(classes, scored.classes, strict=True) if score.images}
+    return {f"{split}/{name}": value for name, value in scored.overall.items()} | {
+        f"{split}/acc/{name}": value for name, value in each.items()
+    }
+
+
+def recorded_metrics(restored: Restored, summary: Mapping[str, Any], split: str, checkpoint: Path) -> dict[str, float]:
+    """Loss and accuracy that the run itself recorded for this split and checkpoint; empty if there are none."""
+    if not summary:
+        return {}
+    tested = Path(summary.get("checkpoint") or "").name == checkpoint.name
+    known = restored.metrics if split == "val" else summary["metrics"] if split == "test" and tested else {}
+    return {name: known[name] for name in (f"{split}/loss", f"{split}/acc") if name in known}
+
+
+def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:
+    """Log the metrics as tables."""
+    count, device = sum(score.images for score in scored.classes), result["device"]
+    title = f"{count:,} {result['split']} images of {result['data']['name']}"
+    if len(result["views"]) > 1:
+        title += f" · mean of {', '.join(result['views'])}"
+    log.info("%s · %s · %s", title, device["accelerator"], device["precision"])
+    tell(overall_table(scored.overall))
+    tell(class_table(result["classes"]))
+    if mistakes := most_confused(classes, scored.confusion):
+        log.info("most often confused  %s", mistakes)
+    recorded = result["run"]
+    if recorded:
+        same = all(result["metrics"][name] == value for name, value in recorded.items())
+        values = "  ".join(f"{name} {value:.6f}" for name, value in recorded.items())
+        log.info("%s  %s", "equal to the run's metrics" if same else "the run had", values)
+    log.info("written to  %s", folder)

@@ -1,0 +1,120 @@
+"""The configuration and the data that a checkpoint is evaluated with: its run's own, unless a command names others."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graft.config.commands import EvaluateConfig, ExportConfig
+from graft.config.recorded import demand_trust, recorded_run
+from graft.config.schema import DataConfig, TrainConfig
+from graft.data.sources import checked_name, known_sources, locate, source_target
+from graft.data.splits import Splits
+from graft.errors import ConfigError, DataError
+from graft.tasks.run import valid_summary
+from graft.tasks.train import data_root, open_data
+
+
+def run_config(
+    config: EvaluateConfig | ExportConfig,
+    made: Mapping[str, Any],
+    overrides: Collection[str],
+    source: str = "checkpoint",
+) -> TrainConfig:
+    """The configuration of a run as far as its checkpoint records it, with the data that `config` names.
+
+    All other keys have their defaults: how a network was trained does not matter here. Nothing is downloaded to a
+    folder that only the checkpoint names.
+
+    Args:
+        config: of the command.
+        made: what `recorded_run` reads of the run's configuration.
+        overrides: keys set on the command line. A key of `data` that is not among them is the run's, so that the run's
+            own data set has the run's own splits.
+        source: the checkpoint's file, for messages.
+
+    Raises:
+        ConfigError: the checkpoint names no data set, or one that would have to be imported from a package that is
+            not in `config.trust`.
+    """
+    run = TrainConfig()
+    for key, value in recorded_run(made, source).items():
+        if isinstance(value, Mapping):
+            vars(getattr(run, key)).update(value)
+        else:
+            setattr(run, key, value)
+    own = run.data._target_
+    if config.data._target_ is None:
+        demand_source(own, source, config.trust)
+    if config.data._target_ not in (None, own):
+        kept = {key: getattr(run.data, key) for key in ("batch_size", "num_workers", "timeout")}
+        named = {key: value for key, value in vars(config.data).items() if value is not None}
+        run.data = DataConfig()
+        vars(run.data).update(kept | named)
+    else:
+        run.data.download = "paths.data" in overrides
+        if "paths.data" in overrides and run.data.root is not None:
+            run.data.root = moved(run.data.root, run.paths.data, config.paths.data)
+    for key in overrides:
+        if key.startswith("data."):
+            _copy(config, run, key)
+    if "data.root" in overrides and "data.download" not in overrides:
+        run.data.download = True
+    return run
+
+
+def _copy(source: object, target: object, key: str) -> None:
+    """Give the dotted `key` of `target` its value in `source`, None if it has none; both are typed configurations."""
+    *parents, last = key.split(".")
+    for name in parents:
+        source, target = _fields(source).get(name, {}), _fields(target).setdefault(name, {})
+    _fields(target)[last] = _fields(source).get(last)
+
+
+def _fields(node: Any) -> dict[str, Any]:
+    return node if isinstance(node, dict) else vars(node)
+
+
+def demand_source(target: str | None, source: str, trust: Sequence[str]) -> None:
+    """Raise ConfigError unless the data set that a checkpoint names is Graft's own or of a trusted package."""
+    if target is None:
+        raise ConfigError(f"{source}: names no data set.\nGive one: data=… data.root=FOLDER.")
+    if target not in map(source_target, known_sources()):
+        demand_trust("data._target_", target, source, trust)
+
+
+def moved(root: str, old: str, new: str) -> str:
+    """`root` with its parent folder `old` replaced by `new`; unchanged if it is not in `old`."""
+    return str(Path(new) / Path(root).relative_to(old)) if Path(root).is_relative_to(old) else root
+
+
+def open_splits(run: TrainConfig) -> Splits:
+    """The data set of a run.
+
+    Raises:
+        DataError: it is not on this machine and cannot be downloaded; says where to put it.
+    """
+    run.data.name = checked_name(run.data.name, run.data._target_)
+    missing = locate(run.data._target_, data_root(run), download=run.data.download)
+    if missing is not None:
+        raise DataError(
+            f"{missing}\nIf it is somewhere else, or to download it: paths.data=FOLDER (of all data sets) "
+            "or data.root=FOLDER (of this one)."
+        )
+    return open_data(run)
+
+
+def summary_next_to(checkpoint: Path) -> dict[str, Any]:
+    """The summary of the run, if the checkpoint is still in the run's folder; else an empty one."""
+    return valid_summary(checkpoint.absolute().parents[1]) if len(checkpoint.absolute().parents) > 1 else {}
+
+
+def different_data(splits: Splits, summary: dict[str, Any]) -> list[str]:
+    """A note if the images are not those of the run."""
+    data, current = summary.get("data"), splits.fingerprint()
+    recorded = data.get("fingerprint") if isinstance(data, dict) else None
+    if recorded == current or not isinstance(recorded, str):
+        return []
+    before = ascii(recorded[:8])[1:-1]
+    return [
+        f"the data are not those of the run: images were added, removed or changed ({before} then, {current[:8]} now)"
+    ]
