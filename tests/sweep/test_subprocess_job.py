@@ -10,31 +10,29 @@ from pathlib import Path
 from commands import ROOT
 from errands import be_interrupted, be_killed, fail, leave_a_note
 
-from graft.sweep.subprocess_job import INTERRUPTED, run_apart
+from graft.sweep.subprocess_job import INTERRUPTED, run_in_subprocess
 
 PARENT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from graft.sweep.subprocess_job import run_apart
+from graft.sweep.subprocess_job import run_in_subprocess
 from errands import write_pid_and_wait
 if __name__ == "__main__":
-    run_apart(write_pid_and_wait, Path({folder!r}), {heeding})
+    run_in_subprocess(write_pid_and_wait, Path({folder!r}), {heeding})
 """
 
 
 def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
-    assert run_apart(leave_a_note, tmp_path) == 0
+    assert run_in_subprocess(leave_a_note, tmp_path) == 0
     assert (tmp_path / "note").read_text() != str(os.getpid())
-    assert run_apart(fail) == 1
-    assert run_apart(be_interrupted) == INTERRUPTED
-    assert run_apart(be_killed) == -signal.SIGKILL
+    assert run_in_subprocess(fail) == 1
+    assert run_in_subprocess(be_interrupted) == INTERRUPTED
+    assert run_in_subprocess(be_killed) == -signal.SIGKILL
 
 
-NOTICED = (
-    "import sys; sys.path.insert(0, {tests!r}); import errands; from graft.sweep.subprocess_job import run_apart; \
-sys.exit(run_apart(errands.be_noticed))"
-)
+NOTICED = "import sys; sys.path.insert(0, {tests!r}); import errands; \
+from graft.sweep.subprocess_job import run_in_subprocess; sys.exit(run_in_subprocess(errands.be_noticed))"
 
 
 def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:
