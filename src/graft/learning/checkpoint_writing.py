@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from graft.errors import TrainingError
 from graft.learning.checkpoints import LAST, PREVIOUS
+from graft.learning.compat import CheckpointCallback, end_restart, restore_loader_state, resumable_after_this_step
 from graft.system.files import remove_unfinished, writing_atomically
 from graft.system.signals import STOP
 
@@ -52,7 +53,7 @@ SAVED_AT = "saved_at"
 """In the state of a callback: the optimizer step at which it wrote its checkpoint."""
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(CheckpointCallback):
     """Lightning's ModelCheckpoint, whose state names files relative to `dirpath` and not by absolute paths.
 
     Lightning forgets the best score when the folder's path has changed, and then replaces the best checkpoint by the
@@ -79,18 +80,16 @@ class BestCheckpoint(ModelCheckpoint):
         """Lightning's, which earlier versions of Graft wrote."""
         return super().state_key.replace(BestCheckpoint.__qualname__, ModelCheckpoint.__qualname__)
 
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+    def write(self, trainer: pl.Trainer, path: str) -> None:
         self.saved_at = trainer.global_step
         self._kept = None
         if trainer.strategy.broadcast(self._may_write()):
             started = time.monotonic()
-            super()._save_checkpoint(trainer, filepath)
+            super().write(trainer, path)
             self._written = time.monotonic()
             self._took = self._written - started
         else:
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
-            self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
-            self._kept = filepath, _detached(checkpoint, trainer.lightning_module)
+            self._kept = path, _detached(self.postpone(trainer, path), trainer.lightning_module)
 
     def _may_write(self) -> bool:
         """Whether the last writing was long enough ago."""
@@ -176,8 +175,7 @@ class ResumePoint(LatestCheckpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        # the loader was made for counting its batches, before Lightning knew where in the epoch to go on
-        trainer.fit_loop._load_combined_loader_states()
+        restore_loader_state(trainer)
         if trainer.fit_loop.resumed_on_epoch_end or trainer.fit_loop.restarted_on_epoch_end:
             self._update_plateau(trainer, pl_module)
         STOP.take()
@@ -186,14 +184,14 @@ class ResumePoint(LatestCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        trainer.fit_loop._restarting = False  # or Lightning would leave out the plateau schedule at this epoch's end
-        if not self._can_go_on_from_here(trainer):
+        end_restart(trainer)
+        if not resumable_after_this_step(trainer):
             return
         if self._asked_to_stop(trainer):
-            self._write(trainer)
+            self.save_now(trainer)
             raise KeyboardInterrupt
-        if self.every and trainer.global_step // self.every > self._last_global_step_saved // self.every:
-            self._write(trainer)
+        if self.every and trainer.global_step // self.every > self.last_saved_step // self.every:
+            self.save_now(trainer)
         STOP.waiting = True
 
     def on_train_batch_start(
@@ -218,11 +216,11 @@ class ResumePoint(LatestCheckpoint):
         STOP.heeded = STOP.waiting = False
         super().on_exception(trainer, pl_module, exception)
 
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+    def write(self, trainer: pl.Trainer, path: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BestCheckpoint):
                 callback.write_kept(trainer)
-        super()._save_checkpoint(trainer, filepath)
+        super().write(trainer, path)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """As for any; and when this process is asked to stop (the first one's answer counts for all)."""
@@ -237,9 +235,6 @@ class ResumePoint(LatestCheckpoint):
             if schedule.reduce_on_plateau and schedule.monitor in figures:
                 plateau.step(torch.tensor(figures[schedule.monitor]))  # in float32, as it was monitored
 
-    def _write(self, trainer: pl.Trainer) -> None:
-        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-
     def _asked_to_stop(self, trainer: pl.Trainer, *, now: bool = False) -> bool:
         asked = STOP.asked is not None
         if trainer.world_size == 1:
@@ -248,9 +243,3 @@ class ResumePoint(LatestCheckpoint):
         if self._steps % self.ASK_OTHERS_EVERY and not now:
             return False
         return trainer.strategy.reduce_boolean_decision(asked, all=False)
-
-    def _can_go_on_from_here(self, trainer: pl.Trainer) -> bool:
-        """After an optimizer step in the middle of an epoch, with no validation to come before the next one."""
-        loop: Any = trainer.fit_loop.epoch_loop
-        ends = loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps
-        return not (ends or loop._should_accumulate() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher))

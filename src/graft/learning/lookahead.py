@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from graft.system.compat import copy_all_, lerp_all_
+
 KEPT = 0.95
 """Of the average, at the end and for each step between two returns; the rest is the weights' own (Jordan 2024)."""
 
@@ -49,5 +51,5 @@ class Lookahead:
                 self.averages[name] = tensor.detach().clone()
         averages, tensors = [self.averages[name] for name in moving], [*moving.values()]
         kept = KEPT**self.every * min(1.0, step / self.steps) ** 3
-        torch._foreach_lerp_(averages, tensors, 1 - kept)
-        torch._foreach_copy_(tensors, averages)
+        lerp_all_(averages, tensors, 1 - kept)
+        copy_all_(tensors, averages)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError
+from graft.system.compat import open_trial
 
 PRUNED = "pruned"
 """The attribute of a trial that was stopped early, and the status of its run."""
@@ -89,4 +90,4 @@ def _open_trial(search: Any) -> Any:
     # Nothing is sampled here, whatever the search's own sampler is.
     storage, sampler = open_storage(search.storage), optuna.samplers.RandomSampler()
     study = optuna.load_study(study_name=search.study, storage=storage, sampler=sampler)
-    return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[search.trial]._trial_id)
+    return open_trial(study, search.trial)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from graft.errors import ConfigError, TrainingError
+from graft.system.compat import cpu_has_bf16_units
 from graft.system.gpu import NO_GPU
 
 
@@ -24,11 +25,6 @@ class Device:
     def root(self) -> torch.device:
         """As torch names it."""
         return torch.device("cuda" if self.accelerator in ("gpu", "cuda") else self.accelerator)
-
-
-def cpu_has_bf16_units() -> bool:
-    """True where matrix products in bfloat16 are done in hardware (AVX512-BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def choose_device(config: Any) -> Device:
