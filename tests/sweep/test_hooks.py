@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 
 from graft.cli import TRUSTED
 from graft.config import conf_dir
-from graft.config.config_hash import identity
-from graft.config.schema import register
+from graft.config.config_hash import config_hash
+from graft.config.registration import register, typed
+from graft.config.schema import TrainConfig
 from graft.errors import ConfigError, DataError
 from graft.sweep import hooks as sweep_module
 from graft.sweep.grid import require_gpu_for_jobs
@@ -51,7 +52,7 @@ def a_job(config: Any, **changed: Any) -> None:
     """What a job leaves behind: a summary."""
     summary = {
         "status": "finished", "seed": config.seed, "seconds": 1.0, "metrics": {"val/acc": 0.5}, "attempts": 1,
-        "identity": identity(config), "config": {"model": "vgg_mini"}, "overrides": [f"seed={config.seed}"],
+        "identity": config_hash(typed(config, TrainConfig)), "config": {"model": "vgg_mini"}, "overrides": [f"seed={config.seed}"],
     }  # fmt: skip
     folder = Path(HydraConfig.get().runtime.output_dir)
     (folder / "summary.json").write_text(json.dumps(summary | changed))

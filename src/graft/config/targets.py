@@ -2,19 +2,19 @@
 
 import ast
 import builtins
+import functools
 import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError, GraftError, nearest
+from graft.errors import ConfigError, nearest
 
 TARGET = "_target_"
-HYDRA_KEYS = ("_partial_", "_convert_", "_recursive_", "_args_")
+PARTIAL = "_partial_"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = 
     Args:
         key: where the part stands in the configuration, e.g. "optimizer".
         node: `_target_` and its arguments; null arguments are not passed on.
-        supplied: names of the arguments that Graft adds.
+        supplied: names of the arguments that Graft adds where they are not given.
         positional: how many arguments Graft passes by position.
 
     Raises:
@@ -74,13 +74,13 @@ def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = 
             f"{key}.{TARGET}={target}: must be the dotted path of a class or function, e.g. my_package.my_module.Name."
         )
     arguments = arguments_of(target) or _imported_arguments(target, f"{key}.{TARGET}")
-    own = [name for name, value in node.items() if value is not None and name not in (TARGET, *HYDRA_KEYS)]
+    own = [name for name, value in node.items() if value is not None and name not in (TARGET, PARTIAL)]
     free = arguments.names[positional:]
     if not arguments.any:
         for name in own:
-            if name not in free or name in supplied:
+            if name not in free:
                 usable = [each for each in free if each not in supplied]
-                takes = f"It takes {', '.join(usable)}." if usable else "It takes no arguments."
+                takes = f"It takes {_listed(usable)}." if usable else "It takes no arguments."
                 raise ConfigError(
                     f"{key}.{name}={_shown(node[name])}: {target} has no such argument.{nearest(name, usable)} {takes}"
                 )
@@ -121,26 +121,28 @@ def build(key: str, node: Mapping[str, Any], *args: Any, **supplied: Any) -> Any
 
 
 def bind(key: str, node: Mapping[str, Any]) -> Callable[..., Any]:
-    """The target of `node` with its arguments bound, still to be called.
+    """The target of `node` with its arguments bound, still to be called; a nested node with `_partial_` is bound too.
+
+    The module is imported: a configuration that comes from a file of unknown origin is checked before
+    (`graft.config.recorded.demand_trust`).
 
     Raises:
         ConfigError: the target, or a nested one, cannot be imported or refuses its arguments.
     """
-    import hydra.utils
-    from hydra.errors import InstantiationException
+    target = _locate(node[TARGET], f"{key}.{TARGET}")
+    given = {name: value for name, value in node.items() if value is not None and name not in (TARGET, PARTIAL)}
+    return functools.partial(target, **{name: _built(f"{key}.{name}", value) for name, value in given.items()})
 
-    _locate(node[TARGET], f"{key}.{TARGET}")
-    kept = {name: value for name, value in node.items() if value is not None}
-    try:
-        bound: Callable[..., Any] = hydra.utils.instantiate(
-            {**kept, "_partial_": True, "_convert_": "all"}, _execution_whitelist_=sorted(set(_targets(kept)))
-        )
-    except (InstantiationException, TypeError, ValueError) as error:  # of a nested part
-        cause = error.__cause__ or error
-        if isinstance(cause, GraftError):
-            raise cause from None
-        raise ConfigError(f"{key}: an argument cannot be built ({str(cause).splitlines()[0]}).") from error
-    return bound
+
+def _built(key: str, value: Any) -> Any:
+    """`value` with the nodes in it built."""
+    if isinstance(value, Mapping):
+        if TARGET in value:
+            return bind(key, value) if value.get(PARTIAL) else build(key, value)
+        return {name: _built(f"{key}.{name}", each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_built(f"{key}[{index}]", each) for index, each in enumerate(value)]
+    return value
 
 
 def _called(
@@ -149,21 +151,7 @@ def _called(
     try:
         return bound(*args, **supplied)
     except (TypeError, ValueError) as error:
-        if isinstance(error, GraftError):
-            raise
         raise ConfigError(f"{key}.{TARGET}={node[TARGET]}: cannot be built from its arguments ({error}).") from error
-
-
-def _targets(value: object) -> Iterator[str]:
-    """Every `_target_` in `value`, at any depth."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get(TARGET), str):
-            yield value[TARGET]
-        for each in value.values():
-            yield from _targets(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _targets(each)
 
 
 def _locate(target: str, key: str) -> Any:
@@ -297,7 +285,7 @@ def _module(name: str) -> _Module | None:
     return None if file is None else _read(name, file)
 
 
-@cache
+@functools.cache
 def _read(name: str, file: Path) -> _Module | None:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -358,6 +346,10 @@ def _absolute(package: str, node: ast.ImportFrom) -> str:
     parts = package.split(".")
     base = parts[: len(parts) - (node.level - 1)]
     return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _shown(value: object) -> str:

@@ -13,8 +13,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from graft.config.config_hash import identity
+from graft.config.config_hash import config_hash
 from graft.config.locations import check_locations
+from graft.config.registration import typed
+from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
 from graft.sweep.job_folders import folder_of, restore_index
 from graft.system.gpu import require_gpu
@@ -87,7 +89,8 @@ class GridSweeper(Sweeper):
         from graft.tasks.run import earlier_run
 
         assert self.config is not None
-        configuration = identity(self.loader.load_sweep_config(self.config, job))
+        composed = self.loader.load_sweep_config(self.config, job)
+        configuration = config_hash(typed(composed, TrainConfig))
         earlier = folder_of(folder, configuration)
         return earlier is not None and earlier_run(earlier, configuration).get("status") in DONE
 

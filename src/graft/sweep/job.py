@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from graft.config.config_hash import identity
+from graft.config.config_hash import config_hash
+from graft.config.schema import TrainConfig
 from graft.errors import GraftError
 from graft.learning.pruning import PRUNED, mark_pruned
 from graft.sweep.gpu_slots import Slot, claimed_slot, concurrent_jobs
@@ -31,26 +32,26 @@ DONE = ("finished", PRUNED)
 """Statuses of jobs that are not run again."""
 
 
-def run_job(config: Any, hydra: Any) -> float | None:
+def run_job(cfg: TrainConfig, hydra: Any) -> float | None:
     """Run a job unless it is finished; an error is recorded in its summary and stops no other job.
 
     Args:
-        config: its TrainConfig.
+        cfg: its configuration.
         hydra: its HydraConfig.
 
     Returns:
         The optimized metric (of a pruned job: its best so far); None if the job failed.
     """
-    folder, sweep, configuration = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), identity(config)
+    folder, sweep, configuration = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), config_hash(cfg)
     command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
     with _exclusively(sweep / INDEX / f"{configuration}.lock") if first_task() else nullcontext():
         summary = earlier_run(folder, configuration)
         if summary.get("status") in DONE:
             log.info("already %s: %s", summary["status"], folder)
         else:
-            config = copy.deepcopy(config)
-            if (summary or not first_task()) and config.resume is None:
-                config.resume = "auto"
+            cfg = copy.deepcopy(cfg)
+            if (summary or not first_task()) and cfg.resume is None:
+                cfg.resume = "auto"
             with ExitStack() as stack:
                 try:
                     stack.enter_context(FolderLock(folder, KEY) if first_task() else nullcontext())
@@ -59,11 +60,11 @@ def run_job(config: Any, hydra: Any) -> float | None:
                     return None
                 slot = stack.enter_context(claimed_slot(concurrent_jobs(hydra.launcher), sweep))
                 summary = _run_in_subprocess(
-                    config, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True)
+                    cfg, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True)
                 )
-    if summary["status"] == PRUNED and config.search.trial is not None:
-        mark_pruned(config.search)
-    return summary["metrics"].get(config.optimized_metric) if summary["status"] in DONE else None
+    if summary["status"] == PRUNED and cfg.search.trial is not None:
+        mark_pruned(cfg.search)
+    return summary["metrics"].get(cfg.optimized_metric) if summary["status"] in DONE else None
 
 
 @contextmanager
@@ -73,11 +74,10 @@ def _exclusively(lock_file: Path) -> Iterator[None]:
         yield
 
 
-def _run_in_subprocess(config: Any, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
+def _run_in_subprocess(cfg: TrainConfig, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
     """Run the job, from its last checkpoint if there is one; returns its summary, with how it ended."""
-    OmegaConf.resolve(config)
-    run = open_run(config, command)
-    code = run_in_subprocess(_train, config, command, slot, job_logging, preload=("graft.tasks.fit",))
+    run = open_run(cfg, command)
+    code = run_in_subprocess(_train, cfg, command, slot, job_logging, preload=("graft.tasks.fit",))
     summary = earlier_run(command.folder, run.summary["identity"])
     if not run.writes:  # the first Slurm task writes the summary
         return summary or run.summary
@@ -97,12 +97,12 @@ def _cause_of_death(code: int) -> str:
     return f"the process was killed by {signal.Signals(-code).name}{likely}"
 
 
-def _train(config: Any, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
+def _train(cfg: TrainConfig, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
     if first_task():
         logging.config.dictConfig(job_logging)
     slot.bind()
     try:
-        train(config, command)
+        train(cfg, command)
     except GraftError:  # recorded in the summary; the parent logs it
         sys.exit(1)
     except Exception:
