@@ -52,7 +52,8 @@ def a_job(config: Any, **changed: Any) -> None:
     """What a job leaves behind: a summary."""
     summary = {
         "status": "finished", "seed": config.seed, "seconds": 1.0, "metrics": {"val/acc": 0.5}, "attempts": 1,
-        "identity": config_hash(typed(config, TrainConfig)), "config": {"model": "vgg_mini"}, "overrides": [f"seed={config.seed}"],
+        "identity": config_hash(typed(config, TrainConfig)), "config": {"model": "vgg_mini"},
+        "overrides": [f"seed={config.seed}"],
     }  # fmt: skip
     folder = Path(HydraConfig.get().runtime.output_dir)
     (folder / "summary.json").write_text(json.dumps(summary | changed))

@@ -1,4 +1,4 @@
-"""Writing checkpoints: whole or not at all, so that it costs little beside training, and before a run is stopped."""
+"""Writes checkpoints atomically, within a time budget, and before a run stops."""
 
 import time
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from graft.system.signals import STOP
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes beside the old checkpoint and renames, so that a kill at any moment leaves the old one or the new one.
+    """Writes a temporary file next to the old checkpoint and renames it: a kill leaves the old one or the new one.
 
-    The last.ckpt before this one stays as previous.ckpt, for the day that a disk spoils the last. Lightning's own
-    writer moves the file from the folder for temporary files, which is a copy where that is another file system.
+    The former last.ckpt is kept as previous.ckpt, in case the last is damaged on disk. Lightning's own writer moves the
+    file from the folder for temporary files, which is a copy if that is another file system.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises TrainingError where the disk is full or may not be written; what was there is left as it is."""
+        """Raises TrainingError if the disk is full or read-only; the old checkpoint remains."""
         path = Path(path)
         if path.parent.is_dir():
-            remove_unfinished(path)  # the run's folder is this process's alone
+            remove_unfinished(path)  # no other process writes to the run's folder
         former = path.with_name(PREVIOUS) if path.name == LAST else None
         try:
             with writing_atomically(path, former=former) as file:
@@ -39,33 +39,34 @@ class WholeCheckpoints(TorchCheckpointIO):
                 raise
             raise TrainingError(
                 f"{path}: the checkpoint cannot be written ({cause.strerror or cause}).\n"
-                "The one before it is as it was. Make room, and go on from it with resume=auto."
+                "The previous one is intact. Free some space, and resume from it with resume=auto."
             ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Nothing: each of our checkpoints takes the place of the one before it.
+        """Do nothing: each checkpoint replaces the one before it.
 
-        Lightning asks for it with paths that the checkpoint says from which a run resumes, and would remove any folder.
+        Lightning calls this with paths from the checkpoint that a run resumes from, and would remove any folder.
         """
 
 
 SAVED_AT = "saved_at"
-"""In the state of a callback: the optimizer step at which it wrote its checkpoint."""
+"""Key in the state of a callback: the optimizer step of its checkpoint."""
 
 
 class BestCheckpoint(CheckpointCallback):
     """Lightning's ModelCheckpoint, whose state names files relative to `dirpath` and not by absolute paths.
 
-    Lightning forgets the best score when the folder's path has changed, and then replaces the best checkpoint by the
-    next one, however bad. With relative names a run may be moved, copied, mounted elsewhere or resumed in a new folder.
+    Lightning drops the best score when the folder's path has changed, and then replaces the best checkpoint by the next
+    one, even if that is worse. With relative names a run can be moved, copied, mounted elsewhere or resumed in a new
+    folder.
 
-    Where writing would take more than SHARE of the time, as with cached features, whose epochs take less than writing
-    the frozen layers once more, the best weights are kept in memory. They are written before last.ckpt is, which refers
-    to them, and at the end of training, however it ends.
+    If writing would take more than SHARE of the time (as with cached features: epochs are shorter than writing the
+    frozen layers), the best weights are kept in memory. They are written before last.ckpt, which refers to them, and at
+    the end of training, also after an exception.
     """
 
     SHARE = 0.1
-    """Part of the time that writing may take."""
+    """Maximum share of the time for writing."""
 
     PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
@@ -92,7 +93,7 @@ class BestCheckpoint(CheckpointCallback):
             self._kept = path, _detached(self.postpone(trainer, path), trainer.lightning_module)
 
     def _may_write(self) -> bool:
-        """Whether the last writing was long enough ago."""
+        """Whether enough time has passed since the last checkpoint was written."""
         return self.SHARE * (time.monotonic() - self._written) >= self._took
 
     def write_kept(self, trainer: pl.Trainer) -> None:
