@@ -483,17 +483,14 @@ def _assembled(config: Any, splits: Any) -> tuple[Any, Any]:
     """(the experiment of a configuration, its device), without Lightning's chatter."""
     import logging
 
-    from omegaconf import OmegaConf
-
     from graft.system.device import choose_device
     from graft.tasks import fit
     from graft.tasks.build import assemble
 
     fit.quiet()
     logging.getLogger("lightning").setLevel(logging.ERROR)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with tempfile.TemporaryDirectory() as folder:
-        return assemble(plain, splits, Path(folder)), choose_device(config.trainer)
+        return assemble(config, splits, Path(folder)), choose_device(config.trainer)
 
 
 def _photographs(bench: Bench, folder: Path) -> list[Path]:

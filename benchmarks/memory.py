@@ -16,10 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from benchmarks.common import composed, noise, training
 from benchmarks.training_step import BEST, batches_of_noise, by_graft, by_loop
@@ -53,12 +51,11 @@ def peak(way: str, model: str, size: int, batch_size: int) -> None:
     fit.quiet()
     device = choose_device(config.trainer)
     splits = batches_of_noise(config, 2)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with growth(), tempfile.TemporaryDirectory() as folder:
         if way == "graft":
             by_graft(config, splits, device)
         else:
-            experiment = assemble(plain, splits, Path(folder))
+            experiment = assemble(config, splits, Path(folder))
             normalise = Normalise(experiment.learner.preprocessing)
             loader = experiment.data.train_dataloader()
             batches = ((normalise(batch.images), batch.labels) for batch in loader)
@@ -76,10 +73,9 @@ def features(count: int) -> None:
         config.paths.cache = f"{folder}/cache"
         images = noise(count, 64)
         few = images.select(range(8))
-        plain: Any = OmegaConf.to_container(config, resolve=True)
         with growth():
             splits = Splits(("one", "other"), images, few, few)
-            fit.one_process(plain, splits, choose_device(config.trainer), fit.Told({}, ()), Path(folder))
+            fit.one_process(config, splits, choose_device(config.trainer), fit.Told({}, ()), Path(folder))
 
 
 def apart(*words: object) -> float:

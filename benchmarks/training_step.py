@@ -34,7 +34,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -201,10 +200,9 @@ def by_lightning(network: nn.Module, batches: Batches, device: Device) -> float:
 
 def by_graft(config: Any, splits: Splits, device: Device) -> float:
     """Seconds a step of Graft; writing checkpoints, which happens between epochs, is left out."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     watch = Stopwatch(device.root)
     with tempfile.TemporaryDirectory() as folder:
-        experiment = assemble(plain, splits, Path(folder))
+        experiment = assemble(config, splits, Path(folder))
         learner, data = experiment.learner, experiment.data
         trainer = fit.build_trainer(config, device, Path(folder), learner.plan, None, data.steps_per_epoch, [watch])
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -265,9 +263,8 @@ def main() -> None:
     device = choose_device(config.trainer)
     root = device.root
     splits = batches_of_noise(config, arguments.steps + 1)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with tempfile.TemporaryDirectory() as folder:
-        experiment = assemble(plain, splits, Path(folder))
+        experiment = assemble(config, splits, Path(folder))
     network, normalise = experiment.learner.network, Normalise(experiment.learner.preprocessing)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

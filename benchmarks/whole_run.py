@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from benchmarks.common import composed
 from benchmarks.plain import CPU, Timed, train_plainly
@@ -88,9 +87,8 @@ def by_graft(config: Any, splits: Splits) -> Timed:
     """Graft's run, in a folder of its own with nothing cached."""
     with tempfile.TemporaryDirectory() as folder:
         config.paths.cache = f"{folder}/cache"
-        settled: Any = OmegaConf.to_container(config, resolve=True)
         started = time.perf_counter()
-        done = fit.one_process(settled, splits, fit.choose_device(config.trainer), Told({}, ()), Path(folder))
+        done = fit.one_process(config, splits, fit.choose_device(config.trainer), Told({}, ()), Path(folder))
         seconds = time.perf_counter() - started
     for entry in (done["cache"] or {"features": ()})["features"]:
         print(

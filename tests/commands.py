@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from errands import train_here
+from preloaded import WITH_TORCH, WITHOUT_TORCH, Program
+from subprocess_targets import train_here
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,28 +34,51 @@ class Finished:
         return json.loads((self.folder / "summary.json").read_text())
 
 
-def train(folder: Path, *overrides: str, timeout: float = 300, **environment: str) -> Finished:
+def train(folder: Path, *overrides: str, timeout: float = 300, fresh: bool = False, **environment: str) -> Finished:
     """`python train.py OVERRIDES` with its run folder at `folder`, in an empty working directory."""
-    return command(
-        folder, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides, timeout=timeout, **environment
-    )
+    words = (str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides)
+    return command(folder, *words, timeout=timeout, fresh=fresh, **environment)
 
 
 def command(
-    folder: Path, *words: str, timeout: float = 300, before: Sequence[str] = (), **environment: str
+    folder: Path,
+    *words: str,
+    timeout: float = 300,
+    before: Sequence[str] = (),
+    fresh: bool = False,
+    **environment: str,
 ) -> Finished:
-    """`BEFORE python WORDS` in `folder`'s parent."""
+    """`BEFORE python WORDS` in `folder`'s parent.
+
+    With `fresh`, and where the start of Python itself matters (`before`, an environment), in a new interpreter;
+    otherwise in a process forked from one that has imported torch, or only Hydra for `-c CODE`, which saves seconds.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    variables = {**os.environ, "HYDRA_FULL_ERROR": "0", **environment}
+    if not (fresh or before or environment):
+        return _forked(folder, words, variables, timeout)
     done = subprocess.run(
         [*before, sys.executable, *words],
         cwd=folder.parent,
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, "HYDRA_FULL_ERROR": "0", **environment},
+        env=variables,
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr, folder)
+
+
+def _forked(folder: Path, words: Sequence[str], variables: Mapping[str, str], timeout: float) -> Finished:
+    with tempfile.TemporaryDirectory() as outputs:
+        out, err = Path(outputs) / "out", Path(outputs) / "err"
+        modules = WITHOUT_TORCH if words[0] == "-c" else WITH_TORCH
+        program = Program(words, folder.parent, variables, out, err, modules)
+        try:
+            code = program.wait(timeout)
+        finally:
+            program.kill()
+        return Finished(code, out.read_text(), err.read_text(), folder)
 
 
 def succeeded(run: Finished) -> Finished:
@@ -67,27 +92,20 @@ def signal_after_first_checkpoint(
 ) -> tuple[int, str]:
     """Start `python train.py OVERRIDES` and send it a signal `delay` seconds after it has written last.ckpt; returns
     its exit code and what it printed."""
-    words = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides]
-    started = subprocess.Popen(
-        words,
-        cwd=folder.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a background shell ignores it for its children
-    )
-    last = folder / "checkpoints" / "last.ckpt"
-    while not last.is_file() and started.poll() is None:
-        time.sleep(0.002)
-    time.sleep(delay)
-    try:
-        started.send_signal(number)
-        out, _ = started.communicate(timeout=60)
-        return started.returncode, out
-    finally:
-        started.kill()
+    words = (str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides)
+    with tempfile.TemporaryDirectory() as outputs:
+        out = Path(outputs) / "out"
+        program = Program(words, folder.parent, os.environ, out, Path(os.devnull))
+        try:
+            last = folder / "checkpoints" / "last.ckpt"
+            while not last.is_file() and program.running():
+                time.sleep(0.002)
+            time.sleep(delay)
+            if program.running():
+                os.kill(program.pid, number)
+            return program.wait(60), out.read_text()
+        finally:
+            program.kill()
 
 
 def started(folder: Path, *words: str) -> BaseProcess:

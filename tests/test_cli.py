@@ -4,10 +4,10 @@ import errno
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import command
 
 from graft.cli import TASKS, explain
 from graft.config import conf_dir
@@ -50,12 +50,10 @@ finally:
     }.items(),
 )
 def test_help_and_mistakes_come_without_torch(words: str, answer: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip().endswith("False"), "torch was imported"
-    assert answer in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    done = command(tmp_path / "run", "-c", PROBE, *words.split())
+    assert done.out.strip().endswith("False"), "torch was imported"
+    assert answer in done.out + done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -87,13 +85,11 @@ def test_outputs_that_cannot_be_written_are_named_without_a_stack_trace_or_torch
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for place, reason in zip(("file/run", "x" * 300, f"{small_disk}/run"), REASONS, strict=True):
         words = OUTPUTS[task].replace("OUT", place).split()
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE, task, *words], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        assert done.stdout.strip().endswith("False"), "torch was imported"
-        assert re.search(rf"cannot be (opened or )?written \(({reason})", done.stderr), done.stderr
+        done = command(tmp_path / "run", "-c", PROBE, task, *words)
+        assert done.code == 1
+        assert "Traceback" not in done.err
+        assert done.out.strip().endswith("False"), "torch was imported"
+        assert re.search(rf"cannot be (opened or )?written \(({reason})", done.err), done.err
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])

@@ -121,9 +121,9 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     Raises:
         ConfigError, DataError, WeightsError, …: as the command would say it, before long work begins.
     """
-    import copy
-
     from graft.config.locations import check_locations
+    from graft.config.registration import typed
+    from graft.config.schema import TrainConfig
     from graft.tasks.prepare import prepare
     from graft.tasks.train import Command
     from graft.tasks.train import train as run_to_its_end
@@ -132,7 +132,7 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
         chosen = experiment[0]
     else:
         chosen = compose(*_words(experiment))
-    config = copy.deepcopy(chosen.config)  # training settles some keys
+    config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
     usual = Path(config.paths.outputs) / "train" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     place = usual if folder is None else Path(folder)

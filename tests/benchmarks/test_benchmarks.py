@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from one_step import make_small_sets
+from one_training_step import make_small_sets
 
 from benchmarks.gpu import MEASUREMENTS
 

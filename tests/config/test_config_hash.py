@@ -3,8 +3,9 @@
 from hydra import compose, initialize_config_dir
 
 from graft.config import conf_dir
-from graft.config.config_hash import identity
-from graft.config.registration import register
+from graft.config.config_hash import config_hash
+from graft.config.registration import register, typed
+from graft.config.schema import TrainConfig
 
 SMALL = ("model=vgg_mini", "data=digits", "strategy=scratch")
 
@@ -12,7 +13,7 @@ SMALL = ("model=vgg_mini", "data=digits", "strategy=scratch")
 def of(*overrides: str) -> str:
     register()
     with initialize_config_dir(str(conf_dir())):
-        return identity(compose("train", [*SMALL, *overrides]))
+        return config_hash(typed(compose("train", [*SMALL, *overrides]), TrainConfig))
 
 
 def test_where_it_writes_and_how_it_reads_make_no_other_run() -> None:

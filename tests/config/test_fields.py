@@ -1,5 +1,7 @@
 """Every number of the schema has bounds, and each command refuses what lies outside of them by name."""
 
+import copy
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
@@ -25,6 +27,15 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@functools.cache
+def composed_once() -> Any:
+    return graft.compose().config
+
+
+def defaults() -> Any:
+    return copy.deepcopy(composed_once())
+
+
 def kinds(hint: Any) -> set[type]:
     """int and float where a key may have them, itself or in a list or mapping."""
     return {kind for part in (hint, *get_args(hint)) for kind in (part, *get_args(part)) if kind in (int, float)}
@@ -42,7 +53,7 @@ def test_a_number_outside_of_its_bounds_is_refused_by_name(task: str, key: str) 
     bounds = metadata[BOUNDS]
     tried = 0
     for value in outside(bounds, kinds(hint)):
-        config = OmegaConf.structured(SCHEMAS[task])
+        config = defaults() if task == "train" else OmegaConf.structured(SCHEMAS[task])
         if key.startswith("augment.random_resized_crop"):
             config.augment.random_resized_crop = CropConfig()
         if "list" in str(hint):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from commands import command, train
-from folders import fill, state
+from image_folders import fill, state
 
 import graft
 from graft.config.locations import FEATURES, check_locations, check_written

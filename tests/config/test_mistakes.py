@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import command
 
 from graft.cli import explain
 from graft.config import conf_dir
@@ -69,34 +70,22 @@ def test_a_mistake_names_the_way_out_without_a_stack_trace_or_torch(overrides: s
     (tmp_path / "ONE" / "cat").mkdir(parents=True)
     picture = conf_dir().parent / "docs"  # any file that is no picture
     (tmp_path / "ONE" / "cat" / "notes.txt").write_text(str(picture))
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *overrides.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stdout.strip().endswith("False"), "torch was imported"
-    assert "Traceback" not in done.stderr
+    done = command(tmp_path / "run", "-c", PROBE, *overrides.split())
+    assert done.code == 1
+    assert done.out.strip().endswith("False"), "torch was imported"
+    assert "Traceback" not in done.err
     for word in MISTAKES[overrides]:
-        assert word in done.stderr, done.stderr
+        assert word in done.err, done.err
 
 
 def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    done = subprocess.run(
-        [sys.executable, "-m", "graft.cli", "train", "trainer=gpu"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "no GPU" in done.stderr
-    assert "trainer=cpu" in done.stderr
+    done = command(tmp_path / "run", "-m", "graft.cli", "train", "trainer=gpu")
+    assert done.code == 1
+    assert "no GPU" in done.err
+    assert "trainer=cpu" in done.err
 
 
 def test_the_stack_trace_comes_when_asked_for(tmp_path: Path) -> None:
@@ -155,12 +144,6 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_names_the_nearest(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "graft.cli", "trian"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "Did you mean train?" in done.stderr
+    done = command(tmp_path / "run", "-m", "graft.cli", "trian", fresh=True)
+    assert done.code == 2
+    assert "Did you mean train?" in done.err

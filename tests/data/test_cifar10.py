@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import fill, load, sizes
+from image_folders import fill, load, sizes
 
 from graft.data.sources import locate
 from graft.errors import DataError, NotAvailable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import load
+from image_folders import load
 from PIL import Image
 
 from graft.data.contents import BLOCK, BLOCKS, WHOLE, contents

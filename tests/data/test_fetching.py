@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import fill, load, sizes, state
+from image_folders import fill, load, sizes, state
 
 from graft.data import load_splits
 from graft.data.sources import ensure, hymenoptera, locate

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import BLACK, fill, load, sizes, state
+from image_folders import BLACK, fill, load, sizes, state
 
 from graft.data import load_splits
 from graft.data.layout import image_files

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from one_step import ONE_STEP, composed, make_small_sets, run_one_step
+from one_training_step import ONE_STEP, composed, composed_small, make_small_sets, run_one_step
 
 from graft.config import conf_dir
 
@@ -25,7 +25,7 @@ def test_each_preset_trains_validates_and_tests(
     experiment: str, small_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = (f"experiment={experiment}", f"paths.data={small_sets}", *ONE_STEP, "data.shots=null")
-    result = run_one_step(composed(*words), tmp_path, monkeypatch)
+    result = run_one_step(composed_small(*words), tmp_path, monkeypatch)
     assert {"train/loss", "val/acc", "test/acc", "test/loss"} <= result["metrics"].keys()
     assert all(np.isfinite(value) for name, value in result["metrics"].items() if name.endswith("loss"))
     saved = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)

@@ -25,6 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         "data.batch_size=64",
         "optimizer.lr=0.05",
         "trainer.precision=32-true",
+        fresh=True,
     )
     assert done.code == 0, done.err
     return done
@@ -193,7 +194,7 @@ def test_a_sweep_ends_in_a_table_and_the_tensorboard_line(tmp_path: Path) -> Non
     assert "optimizer.lr" in table
     assert "seed" not in table.splitlines()[0]
     assert "tensorboard --logdir" in done.out
-    again = command(tmp_path / "run", "-m", "graft.cli", "compare", "runs=sweep")
+    again = command(tmp_path / "run", "-m", "graft.cli", "compare", "runs=sweep", fresh=True)
     assert again.code == 0, again.err
     assert "optimizer.lr" in again.out
 

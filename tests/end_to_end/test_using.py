@@ -24,7 +24,7 @@ def test_a_folder_is_named_and_a_broken_picture_ends_in_exit_code_1(
     digits_run: Path, photos: Path, tmp_path: Path
 ) -> None:
     words = ("-m", "graft.cli", "predict", f"checkpoint={digits_run}", f"source={photos}", "output=out.csv")
-    done = succeeded(command(tmp_path / "work" / "x", *words))
+    done = succeeded(command(tmp_path / "work" / "x", *words, fresh=True))
     with (tmp_path / "work" / "out.csv").open() as file:
         assert [Path(row["image"]).name for row in csv.DictReader(file)] == ["a.png", "é.jpg"]
     assert "a.png" in done.out
@@ -55,7 +55,8 @@ def test_an_evaluation_has_a_folder_of_its_own_and_says_whether_the_figures_are_
     digits_run: Path, tmp_path: Path
 ) -> None:
     before = {file: file.stat().st_mtime_ns for file in digits_run.rglob("*")}
-    done = succeeded(command(tmp_path / "x", "-m", "graft.cli", "evaluate", f"checkpoint={digits_run}"))
+    words = ("-m", "graft.cli", "evaluate", f"checkpoint={digits_run}")
+    done = succeeded(command(tmp_path / "x", *words, fresh=True))
     (folder,) = (tmp_path / "outputs" / "evaluate").iterdir()
     left = {"evaluation.json", "predictions.csv", "confusion_matrix.csv", "evaluate.log", ".hydra"}
     assert {file.name for file in folder.iterdir()} == left
@@ -68,7 +69,7 @@ def test_an_evaluation_has_a_folder_of_its_own_and_says_whether_the_figures_are_
 
 def test_an_export_says_what_it_compared_and_leaves_only_that(digits_run: Path, tmp_path: Path) -> None:
     words = ("-m", "graft.cli", "export", f"checkpoint={digits_run}", "format=torch_export", "folder=out")
-    done = succeeded(command(tmp_path / "x", *words))
+    done = succeeded(command(tmp_path / "x", *words, fresh=True))
     assert "32 images" in done.out
     assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == [
         "out",

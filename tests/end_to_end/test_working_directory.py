@@ -33,7 +33,7 @@ def graft(photos: Path, task: str, *words: str) -> Finished:
     script = photos.parent / "bin" / "graft"
     script.parent.mkdir()
     script.write_text("from graft.cli import main\n\nif __name__ == '__main__':\n    main()\n")
-    return command(photos / "run", str(script), task, *words, timeout=500)
+    return command(photos / "run", str(script), task, *words, timeout=500, fresh=True)
 
 
 @pytest.mark.parametrize("start", STARTS)

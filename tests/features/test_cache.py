@@ -11,14 +11,13 @@ import pytest
 import torch
 from commands import succeeded, train
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from graft.config import conf_dir
 from graft.config.checks import choices, settle
 from graft.config.locations import FEATURES
 from graft.config.recipes import recipe_of
-from graft.config.registration import register
+from graft.config.registration import plain, register
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
 from graft.errors import ConfigError
@@ -56,8 +55,7 @@ class Workplace:
         config = self.config(*overrides)
         folder = self.folder / name
         folder.mkdir()
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        done = fit.one_process(plain, open_data(config), fit.choose_device(config.trainer), Told({}, ()), folder)
+        done = fit.one_process(config, open_data(config), fit.choose_device(config.trainer), Told({}, ()), folder)
         content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
         return SimpleNamespace(**done | {"weights": content["state_dict"], "folder": folder})
 
@@ -305,7 +303,7 @@ def test_labels_put_right_by_moving_the_files_train_on_the_features_of_what_is_t
 
 def test_only_views_tell_runs_apart(place: Workplace) -> None:
     configs = [place.config(*extra) for extra in ((), ("cache=none", "cache.max_gb=1"), ("cache.views=2",))]
-    told = [choices(OmegaConf.to_container(config, resolve=True), {}) for config in configs]  # type: ignore[arg-type]
+    told = [choices(plain(config), {}) for config in configs]  # type: ignore[arg-type]
     assert told[0] == told[1]
     assert {key for key in told[2] if told[2][key] != told[0][key]} == {"cache.views"}
 

@@ -1,4 +1,4 @@
-"""The views of test-time augmentation, and what precision they are computed in."""
+"""The views of test-time augmentation, their precision, and the most probable classes."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as F
 from graft.config import checks as validation
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
-from graft.learning.inference import Inference
+from graft.learning.inference import Inference, most_probable
 from graft.learning.restore import Restored
 from graft.learning.views import VIEWS, mean_of_views, with_margin
 from graft.models import Recipe
@@ -100,3 +100,16 @@ def test_a_precision_for_training_alone_is_refused() -> None:
 def test_every_view_can_be_asked_for() -> None:
     """The configuration names them without importing torch."""
     assert tuple(VIEWS) == validation.VIEWS
+
+
+def test_of_equal_logits_the_class_that_accuracy_counts_comes_first() -> None:
+    logits = torch.randint(0, 3, (500, 10), generator=torch.Generator().manual_seed(0)).float()
+    probabilities, labels = most_probable(logits, 4)
+    assert torch.equal(labels[:, 0], logits.argmax(1))
+    assert torch.equal(probabilities, logits.softmax(1).gather(1, labels))
+    assert (probabilities.diff(dim=1) <= 0).all()
+    assert all(len(set(row)) == 4 for row in labels.tolist())
+
+
+def test_no_more_classes_than_there_are() -> None:
+    assert most_probable(torch.zeros(1, 2), 5)[1].tolist() == [[0, 1]]

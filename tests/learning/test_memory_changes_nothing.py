@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
-from one_step import composed
+from one_training_step import composed
 from PIL import Image
 
 from graft.config.checks import settle
-from graft.config.config_hash import identity
+from graft.config.config_hash import config_hash
 from graft.system.device import Device
 from graft.tasks import fit
 from graft.tasks.train import open_data
@@ -35,11 +34,10 @@ def trained(folder: Path, photos: Path, *words: str) -> tuple[str, dict[str, tor
         "data.batch_size=8", "trainer.max_epochs=2", "trainer.baseline=false", "trainer.test=false", "review=none",
         "logger.tensorboard=false", "callbacks.checkpoint=last", "optimizer.lr=0.1", *words,
     )  # fmt: skip
-    settle(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    fit.one_process(plain, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
+    config = settle(config)
+    fit.one_process(config, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
     file = folder / "checkpoints" / "last.ckpt"
-    return identity(config), torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    return config_hash(config), torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
 
 
 @pytest.mark.parametrize(

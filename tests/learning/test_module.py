@@ -80,6 +80,7 @@ def test_frozen_tensors_and_batchnorm_buffers_are_bit_identical_after_training(
             "optimizer.weight_decay=0.1",
             "callbacks.ema=0.9",
             "trainer.val_check_interval=10",
+            "trainer.limit_train_batches=12",
         )
     )
     before = torch.load(pretrained, weights_only=True)["state_dict"]

@@ -10,8 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from omegaconf import OmegaConf
-from one_step import composed
+from one_training_step import composed
 from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -141,10 +140,9 @@ def run_away(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tupl
     torch.__future__.set_swap_module_params_on_conversion(True)  # as a move to a GPU does
     try:
         config = composed(*SHORT, f"paths.cache={folder / 'cache'}", *words)
-        settle(config)
-        plain: Any = OmegaConf.to_container(config, resolve=True)
+        config = settle(config)
         with waits:
-            fit.one_process(plain, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
+            fit.one_process(config, open_data(config), Device("cpu", 1, "32-true"), fit.Told({}, ()), folder)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(keeps_parameters)
     return waits, watch

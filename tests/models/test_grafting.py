@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 import graft
 from graft.config.checks import settle
+from graft.config.registration import plain
 from graft.data.images import read_image
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError
@@ -108,7 +108,7 @@ def test_classes_that_are_numbers(words: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_file(build_network(Recipe("alexnet"), 3).state_dict(), file, metadata={"classes": json.dumps(names)})
     overrides = ("model=alexnet", f"model.weights={file}", f"model.head_from={words}")
-    model = OmegaConf.to_container(settle(graft.compose(*overrides).config).model)
+    model = plain(settle(graft.compose(*overrides).config).model)
     network = build_network(Recipe("alexnet"), 2)
     report = load_weights(network, Recipe("alexnet"), str(file), classes=("1", "2"), head_from=model["head_from"])
     (head,) = head_modules(network)

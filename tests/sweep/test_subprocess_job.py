@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from commands import ROOT
-from errands import be_interrupted, be_killed, fail, leave_a_note
+from subprocess_targets import be_interrupted, be_killed, fail, leave_a_note
 
 from graft.sweep.subprocess_job import INTERRUPTED, run_in_subprocess
 
@@ -17,7 +17,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from graft.sweep.subprocess_job import run_in_subprocess
-from errands import write_pid_and_wait
+from subprocess_targets import write_pid_and_wait
 if __name__ == "__main__":
     run_in_subprocess(write_pid_and_wait, Path({folder!r}), {heeding})
 """
@@ -31,8 +31,13 @@ def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
     assert run_in_subprocess(be_killed) == -signal.SIGKILL
 
 
-NOTICED = "import sys; sys.path.insert(0, {tests!r}); import errands; \
-from graft.sweep.subprocess_job import run_in_subprocess; sys.exit(run_in_subprocess(errands.be_noticed))"
+NOTICED = """
+import sys
+sys.path.insert(0, {tests!r})
+from graft.sweep.subprocess_job import run_in_subprocess
+from subprocess_targets import be_noticed
+sys.exit(run_in_subprocess(be_noticed))
+"""
 
 
 def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:

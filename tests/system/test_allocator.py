@@ -5,7 +5,7 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +85,6 @@ def test_a_run_keeps_its_memory_on_the_cpu_unless_it_is_told_not_to(monkeypatch:
     monkeypatch.setattr(fit, "freed_memory_kept", noted)
     monkeypatch.setattr(fit, "_from_weights_to_test", lambda *_: {})
     for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):
-        plain: Any = {"trainer": {"keep_memory": wanted}}
-        fit.one_process(plain, None, Device(accelerator, 1, "32-true"), None, Path())  # type: ignore[arg-type]
+        config = SimpleNamespace(trainer=SimpleNamespace(keep_memory=wanted))
+        fit.one_process(config, None, Device(accelerator, 1, "32-true"), None, Path())  # type: ignore[arg-type]
     assert asked == [True, False, False]

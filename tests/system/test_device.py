@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from one_step import ONE_STEP, composed, run_one_step
+from one_training_step import ONE_STEP, composed, run_one_step
 
 from graft.errors import TrainingError
 from graft.system.device import telling_of_determinism

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import filelock
 import pytest
-from errands import hold_folder
+from subprocess_targets import hold_folder
 
 from graft.errors import ConfigError, DataError
 from graft.system.folder_lock import FolderLock, new_folder

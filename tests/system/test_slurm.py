@@ -66,5 +66,5 @@ def test_a_task_that_comes_late_leaves_what_the_first_has_written(
     events.write_text("the first task's")
     monkeypatch.setattr(fit, "one_process", lambda *_: {})
     record = Run(tmp_path, {"config": {}, "overrides": []})
-    fit.run(settle(composed("trainer=ddp_slurm", "trainer.accelerator=cpu", "resume=auto")), {}, None, record)
+    fit.run(settle(composed("trainer=ddp_slurm", "trainer.accelerator=cpu", "resume=auto")), None, record)
     assert events.is_file()

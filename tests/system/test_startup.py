@@ -50,5 +50,5 @@ def test_a_run_imports_without_looking_for_garbage_and_trains_with_it(tmp_path: 
 
 def test_a_run_ends_without_a_word_of_leaks(tmp_path: Path) -> None:
     """What is frozen when Python ends is not collected, and some libraries then complain of it."""
-    run = succeeded(train(tmp_path / "run", *QUICK, "trainer.limit_train_batches=1", "review=none"))
+    run = succeeded(train(tmp_path / "run", *QUICK, "trainer.limit_train_batches=1", "review=none", fresh=True))
     assert "leak" not in run.out + run.err

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 from commands import succeeded, train
-from omegaconf import OmegaConf
-from one_step import composed
+from one_training_step import composed
 
 from graft.config.checks import settle
 from graft.errors import ConfigError, TrainingError
@@ -34,14 +33,13 @@ def test_the_largest_is_tried_from_below_and_never_twice(most_that_fit: int, fou
 
 def opened(*words: str) -> tuple[dict[str, Any], Any]:
     config = settle(composed(*DIGITS, *words))
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return plain, open_data(config)
+    return config, open_data(config)
 
 
 def test_a_step_that_runs_out_of_memory_does_not_fit_and_leaves_the_network_as_it_was(tmp_path: Path) -> None:
-    plain, splits = opened()
-    plain["data"]["batch_size"] = 2
-    learner = assemble(plain, splits, tmp_path).learner
+    config, splits = opened()
+    config.data.batch_size = 2
+    learner = assemble(config, splits, tmp_path).learner
     before = {name: value.clone() for name, value in learner.state_dict().items()}
 
     def too_many(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -54,33 +52,33 @@ def test_a_step_that_runs_out_of_memory_does_not_fit_and_leaves_the_network_as_i
 
 
 def test_what_a_run_keeps_beside_its_steps_is_counted(tmp_path: Path) -> None:
-    plain, splits = opened("augment=none")
-    plain["data"]["batch_size"] = 2
-    bare = batch.kept_beside(plain, assemble(plain, splits, tmp_path))
+    config, splits = opened("augment=none")
+    config.data.batch_size = 2
+    bare = batch.kept_beside(config, assemble(config, splits, tmp_path))
     assert bare == 1797 * 3 * 32**2, "all digits, decoded"
-    plain["callbacks"]["ema"], plain["optimizer"]["lookahead"] = 0.99, 5
-    experiment = assemble(plain, splits, tmp_path)
+    config.callbacks.ema = 0.99
+    experiment = assemble(config, splits, tmp_path)
     weights = sum(tensor.nbytes for tensor in experiment.learner.network.state_dict().values())
-    assert batch.kept_beside(plain, experiment) == bare + 2 * weights
-    plain["data"]["resident_gb"] = 0
-    assert batch.kept_beside(plain, assemble(plain, splits, tmp_path)) == 2 * weights
+    assert batch.kept_beside(config, experiment) == bare + weights
+    config.data.resident_gb = 0
+    assert batch.kept_beside(config, assemble(config, splits, tmp_path)) == weights
 
 
 def test_it_is_found_on_a_gpu_and_refused_where_processes_would_have_to_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, splits = opened()
+    config, splits = opened()
     gpu = Device("gpu", 1, "bf16-mixed")
     monkeypatch.setattr(batch, "step_fits", lambda *_: lambda size: size <= 300)
-    settled, note = batch.settle_batch_size(plain, splits, gpu, tmp_path, None)
-    assert (settled["data"]["batch_size"], note) == (256, "data.batch_size=auto: 256 images fit")
-    assert plain["data"]["batch_size"] == "auto"
+    settled, note = batch.settle_batch_size(config, splits, gpu, tmp_path, None)
+    assert (settled.data.batch_size, note) == (256, "data.batch_size=auto: 256 images fit")
+    assert config.data.batch_size == "auto"
     monkeypatch.setattr(batch, "step_fits", lambda *_: lambda size: False)
     with pytest.raises(TrainingError, match="not even 2 images fit"):
-        batch.settle_batch_size(plain, splits, gpu, tmp_path, None)
-    plain["trainer"]["strategy"] = "ddp"
+        batch.settle_batch_size(config, splits, gpu, tmp_path, None)
+    config.trainer.strategy = "ddp"
     with pytest.raises(ConfigError, match="found for one process"):
-        batch.settle_batch_size(plain, splits, gpu, tmp_path, None)
+        batch.settle_batch_size(config, splits, gpu, tmp_path, None)
 
 
 def test_without_a_gpu_it_is_the_usual_one_which_is_said_and_kept_when_the_run_goes_on(tmp_path: Path) -> None:

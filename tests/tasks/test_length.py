@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from commands import TINY
-from one_step import composed
+from one_training_step import composed
 
 import graft
 from graft.config.checks import settle

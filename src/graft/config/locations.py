@@ -52,7 +52,8 @@ def check_locations(config: Any, written: Mapping[str, Any]) -> None:
     if config.data.root is None:
         return
     check_written(config.data.root, config.paths.outputs, written)
-    if "cache" not in config or config.cache.mode == "none":
+    cache_config = getattr(config, "cache", None)
+    if cache_config is None or cache_config.mode == "none":
         return
     root, cache = Path(config.data.root), Path(config.paths.cache)
     folders = list(_folders_of(root))

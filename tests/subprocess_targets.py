@@ -1,4 +1,4 @@
-"""What tests have done in a process of its own; functions that it can import by name."""
+"""Functions that tests run in a process of its own, where they are imported by name."""
 
 import multiprocessing
 import os

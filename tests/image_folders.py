@@ -1,4 +1,4 @@
-"""Folders of images for tests of data sets, and what loading them gives."""
+"""Folders of small images, loading them as a data set, and comparing folders before and after."""
 
 import io
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Image.new("RGB", (4, 4)).save(BLACK, "PNG")
 
 
 def fill(root: Path, counts: Mapping[str, int]) -> Path:
-    """A folder with so many images below each of its subfolders."""
+    """Create in `root` each subfolder of `counts` with that number of images; returns `root`."""
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True)
         for i in range(count):
@@ -24,14 +24,16 @@ def fill(root: Path, counts: Mapping[str, int]) -> Path:
 
 
 def load(name: str, root: Path | None, **options: Any) -> Splits:
+    """The splits of data set `name`, without a download; `seed` defaults to 0."""
     return load_splits(name, root=root, seed=options.pop("seed", 0), download=False, **options)
 
 
 def sizes(splits: Splits) -> tuple[int, int, int]:
+    """The number of training, validation and test images."""
     return len(splits.train), len(splits.val), len(splits.test)
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every path below `folder` with its size and time of change."""
+    """Size and modification time of every path in `folder`, for a comparison before and after."""
     paths = [folder, *folder.rglob("*")]
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}

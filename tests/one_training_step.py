@@ -1,4 +1,4 @@
-"""One step of training, of validation and of test, in this process, on a few noisy pictures of every data set."""
+"""One training, validation and test step in this process, on a few noise images of every data set."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
@@ -34,9 +33,13 @@ ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.li
             "trainer.log_every_n_steps=1", "data.batch_size=2", "data.num_workers=0", "logger.tensorboard=false",
             "review=none", "cache=none")  # fmt: skip
 
+SMALL_VGG = ("model.table=[4,M,4,M,4,M,4,M,4,M]", "model.classifier=vgg", "model.average_pool=1",
+             f"model.weights={__file__}")  # fmt: skip
+"""A VGG with the same stages and a thousandth of the work; `as_if_loaded` takes any file for its weights."""
+
 
 def make_small_sets(root: Path) -> Path:
-    """All data sets below `root` in their usual layout, a few noisy pictures each."""
+    """Every data set in `root` in its usual layout, with a few noise images each."""
     draw = np.random.default_rng(0)
 
     def picture(path: Path) -> None:
@@ -56,24 +59,32 @@ def make_small_sets(root: Path) -> Path:
 
 
 def composed(*overrides: str, task: str = "train") -> Any:
-    """The configuration that Hydra makes of a command's words."""
+    """The configuration that Hydra composes from overrides."""
     register()
     with initialize_config_dir(str(conf_dir())):
         return compose(task, list(overrides))
 
 
+def composed_small(*overrides: str) -> Any:
+    """The configuration of training that Hydra composes from overrides, a large VGG replaced by `SMALL_VGG`."""
+    config = composed(*overrides)
+    name = config.model.name
+    large = name.startswith("vgg") and name not in ("vgg_mini", "vgg_speed")
+    return composed(*overrides, *SMALL_VGG) if large and not config.data.preprocess.input_size else config
+
+
 def as_if_loaded(network: nn.Module, recipe: Recipe, weights: str | None, **_: Any) -> WeightsReport:
-    """ImageNet's weights are not here: the random ones pass for them."""
+    """A stand-in for `load_weights`: keeps the random weights, because the ImageNet weights are not available."""
     names = tuple(name for name, _ in network.named_parameters())
     return WeightsReport("random", None, names, (), recipe.usual_preprocessing(), None)
 
 
 def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `graft train` does with `config` (composed with ONE_STEP), its weights taken as loaded; for the summary."""
+    """Train as `graft train` does with `config` (composed with ONE_STEP) but without loading weights; returns what goes
+    into the summary."""
     monkeypatch.setattr(assembly, "load_weights", as_if_loaded)
     if config.strategy.pretrained and config.model.weights is None:
         config.model.weights = "bundled"
-    settle(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
+    config = settle(config)
     splits = open_data(config)
-    return fit.one_process(plain, splits, Device("cpu", 1, "bf16-mixed"), fit.Told({}, ()), folder)
+    return fit.one_process(config, splits, Device("cpu", 1, "bf16-mixed"), fit.Told({}, ()), folder)

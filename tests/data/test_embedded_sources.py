@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from folders import load, sizes
+from image_folders import load, sizes
 from skimage.data import lfw_subset
 from sklearn.datasets import load_digits
 

@@ -1,0 +1,181 @@
+"""Python programs that start without importing torch again: each forks from a server that has imported it.
+
+Importing torch, torchvision and Lightning takes several seconds, a short training run takes one. The programs are
+processes of their own all the same, with their own arguments, environment, working directory and output; modules of
+Graft are not imported before the fork.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+WITHOUT_TORCH = ("hydra", "omegaconf", "numpy", "yaml", "logging.config", "concurrent.futures", "multiprocessing")
+WITH_TORCH = (
+    "torch", "torch.utils.data", "torch.utils.tensorboard", "torchvision.models", "torchvision.transforms.v2",
+    "torchmetrics.classification", "lightning.pytorch", "lightning.pytorch.callbacks", "lightning.pytorch.loggers",
+    "hydra", "omegaconf", "matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.datasets",
+    "safetensors.torch", "rich.console", "filelock",
+)  # fmt: skip
+"""Modules that a server imports before it forks: most of those that Graft imports, but none of its own."""
+
+
+class Program:
+    """A program that runs; the part of `subprocess.Popen` that tests need."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        stdout: Path,
+        stderr: Path,
+        modules: Sequence[str] = WITH_TORCH,
+    ) -> None:
+        self.args = list(words)
+        self.returncode: int | None = None
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(_server(tuple(modules)))
+        self._lines = self._connection.makefile("r")
+        request = {
+            "words": self.args,
+            "cwd": str(cwd),
+            "env": dict(environment),
+            "out": str(stdout),
+            "err": str(stderr),
+        }
+        self._connection.sendall(json.dumps(request).encode() + b"\n")
+        self.pid = int(self._lines.readline())
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, negative for a signal as in `subprocess`.
+
+        Raises:
+            subprocess.TimeoutExpired: the program runs on; it is not killed.
+        """
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self.returncode = int(self._lines.readline())
+            self._lines.close()
+            self._connection.close()
+        return self.returncode
+
+    def running(self) -> bool:
+        """Whether the program has not ended yet."""
+        try:
+            self.wait(0.001)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End the program at once if it still runs."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+@cache
+def _server(modules: tuple[str, ...]) -> str:
+    """The address of a server that has imported `modules`; it is started at the first call."""
+    folder = tempfile.mkdtemp(prefix="preloaded-")
+    address = os.path.join(folder, "socket")
+    # It ends when the other end of its standard input is closed, which the end of this process does.
+    server = subprocess.Popen([sys.executable, __file__, address, *modules], stdin=subprocess.PIPE, cwd=folder)
+    while not os.path.exists(address):
+        assert server.poll() is None, "the server of preloaded programs did not start"
+        time.sleep(0.02)
+    atexit.register(_end, server, folder)
+    return address
+
+
+def _end(server: "subprocess.Popen[bytes]", folder: str) -> None:
+    assert server.stdin is not None
+    server.stdin.close()
+    server.terminate()  # a process that this one forked may have the other end of the pipe open
+    server.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(address: str, modules: Sequence[str]) -> None:
+    """Fork a supervisor for each connection, until standard input is closed."""
+    for name in modules:
+        importlib.import_module(name)
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are not waited for
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(f"{address}.new")
+    listening.listen()
+    os.rename(f"{address}.new", address)
+    while True:
+        ready, _, _ = select.select([listening, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        connection, _ = listening.accept()
+        if os.fork() == 0:
+            listening.close()
+            _supervise(connection)
+        connection.close()
+
+
+def _supervise(connection: socket.socket) -> NoReturn:
+    """Fork the program, tell its process id and, when it has ended, its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request = json.loads(connection.makefile("r").readline())
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _become(**request)
+    connection.sendall(b"%d\n" % pid)
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def _become(words: Sequence[str], cwd: str, env: Mapping[str, str], out: str, err: str) -> NoReturn:
+    """Run `python WORDS` in this process; `words` begin with a script, -m and a module, or -c and code."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for stream, path in ((0, os.devnull), (1, out), (2, err)):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(file, stream)
+        os.close(file)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored by its children
+    if words[0] == "-m":
+        sys.path.insert(0, cwd)
+        sys.argv = list(words[1:])
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path.insert(0, "")
+        sys.argv = ["-c", *words[2:]]
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(words[1], "<string>", "exec"), main.__dict__)
+    else:
+        sys.path.insert(0, os.path.dirname(words[0]))
+        sys.argv = list(words)
+        runpy.run_path(words[0], run_name="__main__")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file
+    _serve(sys.argv[1], sys.argv[2:])
