@@ -56,7 +56,7 @@ def test_a_second_signal_ends_a_command_whose_main_thread_hangs_in_c(number: sig
     finally:
         child.kill()
     assert child.returncode == 130
-    assert "ended at the second signal" in err
+    assert "stopped at the second signal" in err
 
 
 def workers_of(pid: int) -> list[int]:

@@ -85,7 +85,7 @@ def test_a_torn_last_line_is_dropped_and_said(torn: str, tmp_path: Path, caplog:
     path.write_text(WHOLE + torn)
     table = TableLogger(path)
     assert [row["step"] for row in table.rows] == [0, 10]
-    assert "last line was not written to its end" in caplog.text
+    assert "last line is incomplete" in caplog.text
     table.log_metrics({"train/loss": 0.125, "epoch": 0}, 20)
     table.finalize("success")
     assert path.read_text() == WHOLE + "20,0,0.125\n"

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 optuna = pytest.importorskip("optuna")
-pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
 import hydra  # noqa: E402
 
 from graft.cli import TRUSTED  # noqa: E402
 from graft.config import conf_dir  # noqa: E402
 from graft.config.registration import register  # noqa: E402
-from graft.errors import ConfigError  # noqa: E402
+from graft.errors import ConfigError, TrainingError  # noqa: E402
 from graft.learning.pruning import Judge, mark_pruned, open_storage  # noqa: E402
 from graft.sweep import hooks as sweep_module  # noqa: E402
 
@@ -30,7 +29,8 @@ def errors_come_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(folder: Path, monkeypatch: pytest.MonkeyPatch, task: Callable[[Any], float | None], *words: str) -> None:
     """`train.py -m sweep=optuna WORDS`, with `task` in the place of training."""
-    told = [*SPACE, f"paths.outputs={folder}", "sweep_name=it", "hydra.sweeper.sampler.n_startup_trials=1", *words]
+    startup = [] if any("sampler=" in word for word in words) else ["hydra.sweeper.sampler.n_startup_trials=1"]
+    told = [*SPACE, f"paths.outputs={folder}", "sweep_name=it", *startup, *words]
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "sweep=optuna", *told])
     register()
     sweep_module.register()
@@ -148,3 +148,60 @@ def test_two_processes_are_not_at_one_search(tmp_path: Path, monkeypatch: pytest
 def test_a_storage_that_cannot_be_opened_is_said() -> None:
     with pytest.raises(ConfigError, match=r"search\.storage=nonsense://x"):
         open_storage("nonsense://x")
+
+
+def test_a_grid_search_visits_each_combination_once_also_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ("hydra/sweeper/sampler=grid", "optimizer.lr=choice(0.1,0.01)", "optimizer.weight_decay=range(0.0,0.3,0.1)",
+            "augment=none", "hydra.sweeper.n_trials=20")  # fmt: skip
+    ran: list[tuple[float, float]] = []
+
+    def stopped(config: Any) -> float:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        return counted(config)
+
+    def counted(config: Any) -> float:
+        ran.append((config.optimizer.lr, config.optimizer.weight_decay))
+        return quality(config)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, monkeypatch, stopped, *grid)
+    for _ in range(2):
+        search(tmp_path, monkeypatch, counted, *grid)
+    assert sorted(ran) == [(rate, decay) for rate in (0.01, 0.1) for decay in (0.0, 0.1, 0.2)]
+
+
+def test_any_sampler_by_its_target_and_a_batch_of_trials_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = ("hydra/sweeper/sampler=target", "hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler",
+               "optimizer.lr=choice(1,2,3)", "optimizer.weight_decay=0")  # fmt: skip
+    running: list[int] = []
+
+    def counted(config: Any) -> float:
+        running.append(sum(trial.state.name == "RUNNING" for trial in trials(tmp_path)))
+        return float(config.optimizer.lr)
+
+    search(
+        tmp_path, monkeypatch, counted, *sampler, "augment=none", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"
+    )
+    assert {trial.params["optimizer.lr"] for trial in trials(tmp_path)} == {1, 2, 3}
+    assert running == [2, 2, 1]
+
+
+def test_an_argument_that_the_sampler_does_not_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="n_trees"):
+        search(tmp_path, monkeypatch, quality, "+hydra.sweeper.sampler.n_trees=3", "hydra.sweeper.n_trials=1")
+
+
+def test_more_failures_than_allowed_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingError, match=r"1 of 1 trials failed.*max_failure_rate=0\.5"):
+        search(tmp_path, monkeypatch, lambda config: None, "hydra.sweeper.max_failure_rate=0.5")
+    assert [trial.state.name for trial in trials(tmp_path)] == ["FAIL"]
+
+
+def test_a_search_without_a_storage_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="Choose sweep=optuna"):
+        search(tmp_path, monkeypatch, quality, "search.storage=null")

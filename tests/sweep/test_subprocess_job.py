@@ -10,33 +10,33 @@ from pathlib import Path
 from commands import ROOT
 from subprocess_targets import be_interrupted, be_killed, fail, leave_a_note
 
-from graft.sweep.subprocess_job import INTERRUPTED, run_apart
+from graft.sweep.subprocess_job import INTERRUPTED, run_in_subprocess
 
 PARENT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from graft.sweep.subprocess_job import run_apart
+from graft.sweep.subprocess_job import run_in_subprocess
 from subprocess_targets import write_pid_and_wait
 if __name__ == "__main__":
-    run_apart(write_pid_and_wait, Path({folder!r}), {heeding})
+    run_in_subprocess(write_pid_and_wait, Path({folder!r}), {heeding})
 """
 
 
 def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
-    assert run_apart(leave_a_note, tmp_path) == 0
+    assert run_in_subprocess(leave_a_note, tmp_path) == 0
     assert (tmp_path / "note").read_text() != str(os.getpid())
-    assert run_apart(fail) == 1
-    assert run_apart(be_interrupted) == INTERRUPTED
-    assert run_apart(be_killed) == -signal.SIGKILL
+    assert run_in_subprocess(fail) == 1
+    assert run_in_subprocess(be_interrupted) == INTERRUPTED
+    assert run_in_subprocess(be_killed) == -signal.SIGKILL
 
 
 NOTICED = """
 import sys
 sys.path.insert(0, {tests!r})
-from graft.sweep.subprocess_job import run_apart
+from graft.sweep.subprocess_job import run_in_subprocess
 from subprocess_targets import be_noticed
-sys.exit(run_apart(be_noticed))
+sys.exit(run_in_subprocess(be_noticed))
 """
 
 

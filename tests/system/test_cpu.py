@@ -1,15 +1,35 @@
-"""A container's CPU quota counts, not the machine's cores."""
+"""The affinity mask and the CPU quota of a container count, not the cores of the machine."""
 
-from pathlib import Path
+import builtins
+import io
+import os
+from typing import Any
 
 import pytest
 
-from graft.system import cpu as cores
+from graft.system.cpu import available_cores
 
 
-@pytest.fixture(autouse=True)
-def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+@pytest.fixture
+def cgroup(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The files in /sys/fs/cgroup, by name; eight cores by affinity on a machine of sixteen."""
+    files: dict[str, str] = {}
+    root = "/sys/fs/cgroup/"
+    opened, exists = builtins.open, os.path.exists
+
+    def fake_open(path: Any, *args: Any, **options: Any) -> Any:
+        name = str(path)
+        return io.StringIO(files[name.removeprefix(root)]) if name.startswith(root) else opened(path, *args, **options)
+
+    def fake_exists(path: Any) -> bool:
+        return str(path).removeprefix(root) in files if str(path).startswith(root) else exists(path)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(builtins, "open", fake_open)
+    monkeypatch.setattr(os.path, "exists", fake_exists)
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
+    return files
 
 
 @pytest.mark.parametrize(
@@ -22,11 +42,15 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"cpu.max": "9000000 100000\n"}, 8),
         ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({"cpu.max": "gibberish"}, 8),
+        ({"cpu.max": "some words"}, 8),
     ],
 )
-def test_the_quota_bounds_the_cores(tmp_path: Path, files: dict[str, str], expected: int) -> None:
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    assert cores.available_cores(tmp_path) == expected
+def test_the_quota_bounds_the_cores(cgroup: dict[str, str], files: dict[str, str], expected: int) -> None:
+    cgroup |= files
+    assert available_cores() == expected
+
+
+def test_a_narrower_affinity_mask_bounds_the_cores(cgroup: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cgroup["cpu.max"] = "400000 100000"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert available_cores() == 1

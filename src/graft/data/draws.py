@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from graft.data.augment import Augment
 from graft.seeding import seed_of
+from graft.system.compat import augmentation_space, auto_augment_pairs
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -155,15 +156,15 @@ class _Policy:
     def __init__(self, name: str, size: int) -> None:
         theirs = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}[name]()
         self.name = name
-        self.names = list(theirs._AUGMENTATION_SPACE)
+        self.names = list(augmentation_space(theirs))
         bins = BINS[name]
         self.magnitudes = np.zeros((len(self.names), bins))
         self.signed = np.zeros(len(self.names), dtype=bool)
-        for row, (magnitudes, signed) in enumerate(theirs._AUGMENTATION_SPACE.values()):
+        for row, (magnitudes, signed) in enumerate(augmentation_space(theirs).values()):
             values = magnitudes(bins, size, size)
             if values is not None:
                 self.magnitudes[row], self.signed[row] = values.numpy(), signed
-        self.pairs = theirs._policies if name == "auto" else []
+        self.pairs = auto_augment_pairs(theirs) if name == "auto" else []
 
     def draw(self, drawn: Floats) -> list[Operations]:
         """The operations that `drawn`, [B, UNIFORMS], stand for; the last two decide the signs."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+
+from graft.system.compat import tree_leaves
 
 GENERATORS: dict[str, Callable[[torch.device], Tensor]] = {
     "cuda": torch.cuda.get_rng_state,
@@ -187,7 +188,7 @@ def _follows(network: nn.Module, node: fx.Node, given: Collection[fx.Node]) -> b
 def _part(graph: fx.Graph, given: Sequence[fx.Node], result: Any) -> fx.Graph:
     """The steps of `graph` that lead from `given` to `result`, a structure of nodes."""
     wanted = set[fx.Node]()
-    pending = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, fx.Node)]
+    pending = [leaf for leaf in tree_leaves(result) if isinstance(leaf, fx.Node)]
     while pending:
         node = pending.pop()
         if node not in wanted:
@@ -236,7 +237,7 @@ def _check(network: nn.Module, cut: Cut, images: Tensor, features: tuple[Tensor,
 
 def _alike(one: Any, other: Any, tolerance: float) -> bool:
     """Whether all tensors agree, up to `tolerance` of the largest number."""
-    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
     return all(torch.dist(a.float(), b.float(), p=math.inf) <= tolerance * b.abs().max() for a, b in pairs)
 
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints: whole or not at all, so that it costs little beside training, and before a run is stopped."""
+"""Writes checkpoints atomically, within a time budget, and before a run stops."""
 
 import time
 from collections.abc import Callable
@@ -12,22 +12,23 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from graft.errors import TrainingError
 from graft.learning.checkpoints import LAST, PREVIOUS
+from graft.learning.compat import CheckpointCallback, end_restart, restore_loader_state, resumable_after_this_step
 from graft.system.files import remove_unfinished, writing_atomically
 from graft.system.signals import STOP
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes beside the old checkpoint and renames, so that a kill at any moment leaves the old one or the new one.
+    """Writes a temporary file next to the old checkpoint and renames it: a kill leaves the old one or the new one.
 
-    The last.ckpt before this one stays as previous.ckpt, for the day that a disk spoils the last. Lightning's own
-    writer moves the file from the folder for temporary files, which is a copy where that is another file system.
+    The former last.ckpt is kept as previous.ckpt, in case the last is damaged on disk. Lightning's own writer moves the
+    file from the folder for temporary files, which is a copy if that is another file system.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises TrainingError where the disk is full or may not be written; what was there is left as it is."""
+        """Raises TrainingError if the disk is full or read-only; the old checkpoint remains."""
         path = Path(path)
         if path.parent.is_dir():
-            remove_unfinished(path)  # the run's folder is this process's alone
+            remove_unfinished(path)  # no other process writes to the run's folder
         former = path.with_name(PREVIOUS) if path.name == LAST else None
         try:
             with writing_atomically(path, former=former) as file:
@@ -38,33 +39,34 @@ class WholeCheckpoints(TorchCheckpointIO):
                 raise
             raise TrainingError(
                 f"{path}: the checkpoint cannot be written ({cause.strerror or cause}).\n"
-                "The one before it is as it was. Make room, and go on from it with resume=auto."
+                "The previous one is intact. Free some space, and resume from it with resume=auto."
             ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Nothing: each of our checkpoints takes the place of the one before it.
+        """Do nothing: each checkpoint replaces the one before it.
 
-        Lightning asks for it with paths that the checkpoint says from which a run resumes, and would remove any folder.
+        Lightning calls this with paths from the checkpoint that a run resumes from, and would remove any folder.
         """
 
 
 SAVED_AT = "saved_at"
-"""In the state of a callback: the optimizer step at which it wrote its checkpoint."""
+"""Key in the state of a callback: the optimizer step of its checkpoint."""
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(CheckpointCallback):
     """Lightning's ModelCheckpoint, whose state names files relative to `dirpath` and not by absolute paths.
 
-    Lightning forgets the best score when the folder's path has changed, and then replaces the best checkpoint by the
-    next one, however bad. With relative names a run may be moved, copied, mounted elsewhere or resumed in a new folder.
+    Lightning drops the best score when the folder's path has changed, and then replaces the best checkpoint by the next
+    one, even if that is worse. With relative names a run can be moved, copied, mounted elsewhere or resumed in a new
+    folder.
 
-    Where writing would take more than SHARE of the time, as with cached features, whose epochs take less than writing
-    the frozen layers once more, the best weights are kept in memory. They are written before last.ckpt is, which refers
-    to them, and at the end of training, however it ends.
+    If writing would take more than SHARE of the time (as with cached features: epochs are shorter than writing the
+    frozen layers), the best weights are kept in memory. They are written before last.ckpt, which refers to them, and at
+    the end of training, also after an exception.
     """
 
     SHARE = 0.1
-    """Part of the time that writing may take."""
+    """Maximum share of the time for writing."""
 
     PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
@@ -79,21 +81,19 @@ class BestCheckpoint(ModelCheckpoint):
         """Lightning's, which earlier versions of Graft wrote."""
         return super().state_key.replace(BestCheckpoint.__qualname__, ModelCheckpoint.__qualname__)
 
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+    def write(self, trainer: pl.Trainer, path: str) -> None:
         self.saved_at = trainer.global_step
         self._kept = None
         if trainer.strategy.broadcast(self._may_write()):
             started = time.monotonic()
-            super()._save_checkpoint(trainer, filepath)
+            super().write(trainer, path)
             self._written = time.monotonic()
             self._took = self._written - started
         else:
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
-            self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
-            self._kept = filepath, _detached(checkpoint, trainer.lightning_module)
+            self._kept = path, _detached(self.postpone(trainer, path), trainer.lightning_module)
 
     def _may_write(self) -> bool:
-        """Whether the last writing was long enough ago."""
+        """Whether enough time has passed since the last checkpoint was written."""
         return self.SHARE * (time.monotonic() - self._written) >= self._took
 
     def write_kept(self, trainer: pl.Trainer) -> None:
@@ -176,8 +176,7 @@ class ResumePoint(LatestCheckpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        # the loader was made for counting its batches, before Lightning knew where in the epoch to go on
-        trainer.fit_loop._load_combined_loader_states()
+        restore_loader_state(trainer)
         if trainer.fit_loop.resumed_on_epoch_end or trainer.fit_loop.restarted_on_epoch_end:
             self._update_plateau(trainer, pl_module)
         STOP.take()
@@ -186,14 +185,14 @@ class ResumePoint(LatestCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        trainer.fit_loop._restarting = False  # or Lightning would leave out the plateau schedule at this epoch's end
-        if not self._can_go_on_from_here(trainer):
+        end_restart(trainer)
+        if not resumable_after_this_step(trainer):
             return
         if self._asked_to_stop(trainer):
-            self._write(trainer)
+            self.save_now(trainer)
             raise KeyboardInterrupt
-        if self.every and trainer.global_step // self.every > self._last_global_step_saved // self.every:
-            self._write(trainer)
+        if self.every and trainer.global_step // self.every > self.last_saved_step // self.every:
+            self.save_now(trainer)
         STOP.waiting = True
 
     def on_train_batch_start(
@@ -218,11 +217,11 @@ class ResumePoint(LatestCheckpoint):
         STOP.heeded = STOP.waiting = False
         super().on_exception(trainer, pl_module, exception)
 
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+    def write(self, trainer: pl.Trainer, path: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BestCheckpoint):
                 callback.write_kept(trainer)
-        super()._save_checkpoint(trainer, filepath)
+        super().write(trainer, path)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """As for any; and when this process is asked to stop (the first one's answer counts for all)."""
@@ -237,9 +236,6 @@ class ResumePoint(LatestCheckpoint):
             if schedule.reduce_on_plateau and schedule.monitor in figures:
                 plateau.step(torch.tensor(figures[schedule.monitor]))  # in float32, as it was monitored
 
-    def _write(self, trainer: pl.Trainer) -> None:
-        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-
     def _asked_to_stop(self, trainer: pl.Trainer, *, now: bool = False) -> bool:
         asked = STOP.asked is not None
         if trainer.world_size == 1:
@@ -248,9 +244,3 @@ class ResumePoint(LatestCheckpoint):
         if self._steps % self.ASK_OTHERS_EVERY and not now:
             return False
         return trainer.strategy.reduce_boolean_decision(asked, all=False)
-
-    def _can_go_on_from_here(self, trainer: pl.Trainer) -> bool:
-        """After an optimizer step in the middle of an epoch, with no validation to come before the next one."""
-        loop: Any = trainer.fit_loop.epoch_loop
-        ends = loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps
-        return not (ends or loop._should_accumulate() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher))

@@ -1,4 +1,4 @@
-"""metrics.csv: one row a step, one column a metric."""
+"""Logger that writes metrics.csv: one row per step, one column per metric."""
 
 import io
 import logging
@@ -21,11 +21,11 @@ log = logging.getLogger("graft")
 
 
 class TableLogger(Logger):
-    """Writes `path`: "step", "epoch" and the metrics as they first came, one row a step.
+    """Writes `path` with the columns "step", "epoch" and the metrics in order of first appearance, one row per step.
 
-    Everything logged for a step lands in one row, whatever the order. Rows are appended, each when the next step is
-    logged at the latest; the file is written anew (beside, then renamed) when a metric first appears or a finished step
-    gets more. Going on with an existing file drops the rows after the step that is taken up again.
+    All metrics of a step are in one row, regardless of their order. A row is appended when the next step is logged at
+    the latest; the whole file is rewritten atomically when a metric first appears or a finished step gets more
+    metrics. A resumed run drops the rows after the step that it resumes from.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class TableLogger(Logger):
         self._rows = {int(row["step"]): row for row in table.rows}
         self._written = len(self._rows)
         if table.torn:
-            log.warning("note  %s: its last line was not written to its end and is dropped", self.path)
+            log.warning("note  %s: its last line is incomplete and is dropped", self.path)
         if table.damaged:
             copy = self.path.with_suffix(".damaged.csv")
             shutil.copyfile(self.path, copy)
@@ -56,7 +56,7 @@ class TableLogger(Logger):
             self._written = -1
 
     def go_on_after(self, step: int) -> None:
-        """Forget what was logged after optimizer step `step`: a resumed run logs it again."""
+        """Drop the rows after optimizer step `step`, which a resumed run logs again."""
         self._rows = {key: row for key, row in self._rows.items() if key <= step}
         self._written = -1
 
@@ -70,7 +70,7 @@ class TableLogger(Logger):
 
     @property
     def rows(self) -> list[Row]:
-        """Everything logged, in the order of steps."""
+        """All rows, in order of their steps."""
         return [self._rows[step] for step in sorted(self._rows)]
 
     @rank_zero_only

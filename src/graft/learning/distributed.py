@@ -1,4 +1,4 @@
-"""One run in several processes of this machine, started by torch's own elastic launcher."""
+"""Starts a run in several processes on this machine with torch's elastic launcher."""
 
 import logging
 import os
@@ -23,10 +23,10 @@ Result = dict[str, Any]
 
 
 def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Result:
-    """Call `function(*arguments)` in `count` processes that form one group; returns the first one's result.
+    """Call `function(*arguments)` in `count` processes of one process group; returns the result of rank 0.
 
-    Each gets the environment that Lightning reads (rank, world size, address), so nothing is started twice and
-    Hydra is not involved: there is one run folder.
+    Each gets the environment variables that Lightning reads (rank, world size, address), so Lightning starts no
+    further processes, and Hydra runs once: there is one run folder.
 
     Args:
         function: importable by name; the same call in each process.
@@ -35,7 +35,7 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
 
     Raises:
         TrainingError: a process failed; carries its message.
-        KeyboardInterrupt: we were asked to stop, and the processes have done so.
+        KeyboardInterrupt: the processes stopped on request.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -64,8 +64,11 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
 
 
 def environment_of(strategy: str) -> ClusterEnvironment:
-    """How a process finds the others of its run. Said, because Lightning would look for Slurm's variables, which a job
-    of Slurm has even where it trains in one process."""
+    """The environment by which a process finds the others of its run.
+
+    Explicit, because Lightning would detect Slurm by its variables, which a Slurm job has even if it trains in one
+    process.
+    """
     if strategy == "ddp_slurm":
         return SLURMEnvironment(auto_requeue=False)
     return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()

@@ -1,4 +1,4 @@
-"""Reading metrics.csv, also one whose last line was cut short when its run was killed."""
+"""Reads metrics.csv, also if its last line is incomplete because the run was killed."""
 
 import csv
 import io
@@ -10,18 +10,18 @@ from graft.system.files import read_regular
 Row = dict[str, float]
 
 LARGEST = 2**28
-"""Bytes of a table; a million steps logged in ten columns have half of that."""
+"""Maximum bytes of a table; a million steps of ten columns need half of that."""
 
 
 @dataclass(frozen=True)
 class MetricsTable:
-    """What metrics.csv holds.
+    """Content of metrics.csv.
 
     Attributes:
         columns: names, in order; empty in a file without a whole first line.
-        rows: those that can be read, each with the metrics that it has.
-        torn: the last line was not written to its end, and was dropped.
-        damaged: other lines that were dropped.
+        rows: readable rows, each with its metrics.
+        torn: the last line was incomplete and is dropped.
+        damaged: number of other lines that are dropped.
     """
 
     columns: list[str]
@@ -35,7 +35,7 @@ def read_metrics(path: Path, largest: int = LARGEST) -> MetricsTable:
 
     Args:
         path: the file.
-        largest: bytes that it may have.
+        largest: maximum size in bytes.
 
     Raises:
         OSError: it cannot be read, is no regular file, or is larger.

@@ -1,4 +1,7 @@
-"""A job's side of a search: how it does is told to the study, and whether it is worth going on is asked there."""
+"""A trial's connection to its Optuna study: it reports its metric and asks whether to stop early.
+
+Imports no torch: the process that runs a sweep uses it too.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError
+from graft.system.compat import open_trial
 
 PRUNED = "pruned"
-"""The attribute of a trial that was stopped early, and the status of its run."""
+"""User attribute of a trial that was stopped early, and status of its run."""
 
 
 def open_storage(url: str) -> Any:
-    """Optuna's storage at `url`.
+    """Open the Optuna storage at `url`.
 
     Args:
         url: a journal file, "journal:///FILE" (for file systems shared by several machines), "redis://…", or a
             database as SQLAlchemy names it, "sqlite:///FILE", "postgresql://…".
 
     Raises:
-        ConfigError: Optuna is not installed, or nothing can be opened there.
+        ConfigError: Optuna is not installed, or the storage cannot be opened.
     """
     try:
         import optuna
@@ -27,18 +31,18 @@ def open_storage(url: str) -> Any:
     except ImportError as error:
         raise ConfigError(f"A search needs Optuna ({error}): pip install 'graft[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    scheme, _, place = url.partition("://")
-    if scheme in ("journal", "sqlite") and place.strip("/"):
-        Path(place[1:]).parent.mkdir(parents=True, exist_ok=True)
+    scheme, _, path = url.partition("://")
+    if scheme in ("journal", "sqlite") and path.strip("/"):
+        Path(path[1:]).parent.mkdir(parents=True, exist_ok=True)
     try:
         if scheme == "journal":
-            backend: Any = journal.JournalFileBackend(place[1:], journal.JournalFileOpenLock(place[1:]))
+            backend: Any = journal.JournalFileBackend(path[1:], journal.JournalFileOpenLock(path[1:]))
             return JournalStorage(backend)
         if scheme == "redis":
             return JournalStorage(journal.JournalRedisBackend(url))
-        # jobs that write at the same time wait for each other
+        # concurrent writers wait for each other
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 120}} if scheme == "sqlite" else None)
-    except Exception as error:  # whatever the database's driver raises
+    except Exception as error:  # any error of the database driver
         raise ConfigError(f"search.storage={url}: cannot be opened ({type(error).__name__}: {error}).") from error
 
 
@@ -46,12 +50,12 @@ def build_pruner(search: Any, epochs: int) -> Any:
     """The Optuna pruner that `search` (a SearchConfig) names, for runs of at most `epochs` epochs."""
     from optuna import pruners
 
-    begin = {"n_startup_trials": search.startup_trials, "n_warmup_steps": search.warmup_epochs}
+    start = {"n_startup_trials": search.startup_trials, "n_warmup_steps": search.warmup_epochs}
     rungs = {"min_resource": max(1, search.warmup_epochs), "reduction_factor": search.reduction_factor}
     known: dict[str, Callable[[], Any]] = {
         "none": pruners.NopPruner,
-        "median": partial(pruners.MedianPruner, **begin),
-        "percentile": partial(pruners.PercentilePruner, search.percentile, **begin),
+        "median": partial(pruners.MedianPruner, **start),
+        "percentile": partial(pruners.PercentilePruner, search.percentile, **start),
         "halving": partial(pruners.SuccessiveHalvingPruner, **rungs),
         "hyperband": partial(pruners.HyperbandPruner, max_resource=max(epochs, rungs["min_resource"]), **rungs),
     }
@@ -59,34 +63,34 @@ def build_pruner(search: Any, epochs: int) -> Any:
 
 
 class Judge:
-    """Tells a trial's figures to its study and asks the pruner about them.
+    """Reports the metric of a trial to its study and asks the pruner whether to stop.
 
     Args:
         search: a SearchConfig with storage, study and trial.
-        epochs: the most that a run of the search takes.
+        epochs: maximum epochs of a run of the search.
     """
 
     def __init__(self, search: Any, epochs: int) -> None:
         self._trial = _open_trial(search)
         self._trial.study.pruner = build_pruner(search, epochs)
-        self._told = set(self._trial.study.get_trials(deepcopy=False)[search.trial].intermediate_values)
+        self._reported = set(self._trial.study.get_trials(deepcopy=False)[search.trial].intermediate_values)
 
     def hopeless(self, value: float, epoch: int) -> bool:
-        """Should the run stop, now that its metric is `value` after epoch `epoch` (from 0)?"""
-        if epoch not in self._told:  # an interrupted trial inherits what it had told before
+        """Whether the run should stop, given its metric `value` after epoch `epoch` (from 0)."""
+        if epoch not in self._reported:  # a repeated trial has the values of the interrupted one
             self._trial.report(value, epoch)
         return bool(self._trial.should_prune())
 
 
 def mark_pruned(search: Any) -> None:
-    """Have the sweeper, which knows only complete and failed trials, tell its study that this one was pruned."""
+    """Mark the trial as pruned; the sweeper then records it as such."""
     _open_trial(search).set_user_attr(PRUNED, True)
 
 
 def _open_trial(search: Any) -> Any:
     import optuna
 
-    # Nothing is sampled here, whatever the search's own sampler is.
+    # Nothing is sampled here, so the sampler of the search is not needed.
     storage, sampler = open_storage(search.storage), optuna.samplers.RandomSampler()
     study = optuna.load_study(study_name=search.study, storage=storage, sampler=sampler)
-    return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[search.trial]._trial_id)
+    return open_trial(study, search.trial)

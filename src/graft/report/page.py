@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import json
 import math
 from collections import Counter
@@ -10,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from graft.config.metrics import direction
 from graft.errors import DataError
@@ -19,7 +21,7 @@ from graft.report.summary import Json, Unreadable
 from graft.review.record import FILE, LARGEST, Record, read_record
 from graft.system.escaping import printable
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 DETAILED = 50
 """Rows, the best ones, with curves, matrices and predictions on the page; the table has all."""
@@ -75,21 +77,29 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
         "disagreements": disagreements(records),
     }
     same, different = configurations(found)
-    template = TEMPLATE.read_text(encoding="utf-8")
-    parts = {
-        "TITLE": escaped(title),
-        "SUMMARY": escaped(summary_line(found)),
-        "IGNORED": "".join(f"<li>{escaped(str(each))}</li>" for each in ignored[:NAMED])
-        + (f"<li>and {len(ignored) - NAMED:,} more</li>" if len(ignored) > NAMED else ""),
-        "TABLE": table(found),
-        "DIFFERENT": different,
-        "SAME": same,
-        # no "</script>" or "<!--" can appear in it
-        "DATA": json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        "SCRIPT": _hash_of_script(template),
-    }
-    pieces = template.split("@@")  # text, name, text, name, …
-    text = "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+    headers, cells = table(found)
+    # no "</script>" or "<!--" can appear in it
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # control characters written out
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template(TEMPLATE.name).render(
+        title=title,
+        summary=summary_line(found),
+        unreadable=[str(each) for each in ignored],
+        named=NAMED,
+        columns=headers,
+        rows=cells,
+        detailed=DETAILED,
+        different=different,
+        same=same,
+        data=Markup(data),
+        script_hash=_hash_of_script(TEMPLATE.read_text(encoding="utf-8")),
+    )
     return Page(text, damaged)
 
 
@@ -97,11 +107,6 @@ def _hash_of_script(template: str) -> str:
     """The only script that the page's policy lets run, by its SHA-256."""
     script = template.rpartition("<script>")[2].partition("</script>")[0]
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def escaped(text: str) -> str:
-    """`text` as HTML shows it as it is, as content or as the value of an attribute; control characters written out."""
-    return html.escape(printable(text))
 
 
 @dataclass(frozen=True)
@@ -271,43 +276,42 @@ def summary_line(found: Sequence[Row]) -> str:
     return said
 
 
-def table(found: Sequence[Row]) -> str:
-    """The sortable table; a cell's data-value is what it sorts by."""
-    shown = [
-        Column("#", lambda row: "", lambda row: None, numeric=True),
-        *columns(found),
-        Column("folder", lambda row: row.folder, lambda row: row.folder),
+@dataclass(frozen=True)
+class Header:
+    """A column of the table; `best_is_most`: a first click on it sorts the largest value to the top."""
+
+    name: str
+    numeric: bool
+    best_is_most: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table and the value that it is sorted by."""
+
+    text: str
+    key: Json
+    numeric: bool
+
+
+def table(found: Sequence[Row]) -> tuple[list[Header], list[list[Cell]]]:
+    """The sortable table: its columns, and the cells of each row."""
+    shown = [*columns(found), Column("folder", lambda row: row.folder, lambda row: row.folder)]
+    headers = [Header("#", numeric=True, best_is_most=False)]
+    for column in shown:
+        best_is_most = column.numeric and "/" in column.name and direction(column.name) == "max"
+        headers.append(Header(column.name, column.numeric, best_is_most))
+    cells = [
+        [_cell(str(number), number, True), *(_cell(each.text(row), each.value(row), each.numeric) for each in shown)]
+        for number, row in enumerate(found, start=1)
     ]
-    header = "".join(
-        f'<th scope="col"{_class(column.numeric)}{_order(column)}><button>{escaped(column.name)}</button></th>'
-        for column in shown
-    )
-    lines = [f'<thead><tr><th scope="col"></th>{header}</tr></thead><tbody>']
-    for number, row in enumerate(found):
-        choose = f'<td><input type="checkbox" data-run="{number}" aria-label="show run {number + 1}"></td>'
-        cells = [
-            choose if number < DETAILED else "<td></td>",
-            _cell(str(number + 1), number + 1, numeric=True),
-            *(_cell(column.text(row), column.value(row), numeric=column.numeric) for column in shown[1:]),
-        ]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</tbody>"])
+    return headers, cells
 
 
-def _order(column: Column) -> str:
-    """What a first click on the header shows first."""
-    best_is_most = column.numeric and "/" in column.name and direction(column.name) == "max"
-    return ' data-first="most"' if best_is_most else ""
-
-
-def _cell(text: str, value: Json, *, numeric: bool = False) -> str:
+def _cell(text: str, value: Json, numeric: bool) -> Cell:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     key = value if number and math.isfinite(float(value)) else ("" if number or value is None else text)  # type: ignore[arg-type]
-    return f'<td{_class(numeric)} data-value="{escaped(str(key))}">{escaped(text)}</td>'
-
-
-def _class(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
+    return Cell(text, str(key), numeric)
 
 
 def _label(row: Row, keys: Sequence[str]) -> str:
@@ -316,28 +320,22 @@ def _label(row: Row, keys: Sequence[str]) -> str:
     return ", ".join(f"{printable(key)}={value}" if "." in key else value for key, value in values.items())
 
 
-def configurations(found: Sequence[Row]) -> tuple[str, str]:
-    """(same, different): every choice that is the same in all rows, and every one that is not, as table bodies."""
+Same = list[tuple[str, str]]
+Different = list[tuple[str, list[tuple[str, list[int]]]]]
+
+
+def configurations(found: Sequence[Row]) -> tuple[Same, Different]:
+    """(same, different): the value of each choice that is the same in all rows; the values of each other choice, with
+    the numbers of the rows that have them."""
     keys = list(dict.fromkeys(key for row in found for key in row.choices))
-    same, different = [], []
+    same: Same = []
+    different: Different = []
     for key in keys:
         numbers: dict[str, list[int]] = {}
         for number, row in enumerate(found, start=1):
             numbers.setdefault(short(row.choices.get(key)), []).append(number)
-        name = f'<th scope="row">{escaped(key)}</th>'
         if len(numbers) == 1:
-            same.append(f"<tr>{name}<td>{escaped(next(iter(numbers)))}</td></tr>")
+            same.append((key, next(iter(numbers))))
         else:
-            different.append(f"<tr>{name}<td>{_who_has(numbers)}</td></tr>")
-    return "\n".join(same), "\n".join(different)
-
-
-def _who_has(numbers: Mapping[str, Sequence[int]], most: int = 12) -> str:
-    """Each value with the rows that have it."""
-    shown = [
-        f"<span><code>{escaped(value)}</code> "
-        + (f"in {', '.join(map(str, rows))}" if len(rows) <= most else f"in {len(rows)} rows")
-        + "</span>"
-        for value, rows in list(numbers.items())[:most]
-    ]
-    return " ".join(shown) + (f" and {len(numbers) - most} more values" if len(numbers) > most else "")
+            different.append((key, list(numbers.items())))
+    return same, different

@@ -17,6 +17,7 @@ from PIL import Image
 
 from graft.learning.predictions import Array, Predictions
 from graft.review.grids import encoded
+from graft.system.compat import add_summary
 
 TRAIN_BATCH = "review/train_batch"
 PREDICTIONS = "review/val_predictions"
@@ -51,7 +52,7 @@ def put_picture(writer: Any, tag: str, image: Image.Image, step: int, *, photogr
         colorspace=3,
         encoded_image_string=encoded(image, photograph=photograph),
     )
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=content)]), step)
+    add_summary(writer, Summary(value=[Summary.Value(tag=tag, image=content)]), step)
 
 
 def put_text(writer: Any, tag: str, markdown: str) -> None:
@@ -123,7 +124,7 @@ def _put_session(writer: Any, tag: str, content: Mapping[str, Any]) -> None:
     data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
     plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString())
     value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))
-    writer._get_file_writer().add_summary(Summary(value=[value]), 0)
+    add_summary(writer, Summary(value=[value]), 0)
 
 
 def plain(value: Any) -> Any:

@@ -1,90 +1,133 @@
-"""Where a network looked (Selvaraju et al. 2017, "Grad-CAM")."""
+"""Grad-CAM (Selvaraju et al. 2017): which regions of an image raise the score of a class."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchcam.methods import GradCAM
 
 from graft.transfer.stages import AUXILIARY, CLASSIFIER, HEAD, stages_of
 
-AFTER_THE_MAP = (
+POOLING = (
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Dropout,
 )  # fmt: skip
+"""Layers after the last feature map that only summarise it."""
 
 
 def grad_cam(
     network: nn.Module, images: Tensor, classes: Tensor, normalise: Callable[[Tensor], Tensor]
 ) -> Tensor | None:
-    """How much each place of the last convolutional map speaks for a class.
+    """Grad-CAM of the last feature map, or of the last patch tokens of a vision transformer.
 
-    The map's channels are weighted by the mean gradient of the class's logit, added up, and what speaks against
-    the class is cut off. The network is left as it was: no gradient, no statistic, no mode changes.
+    The network is left as it was: no gradient, no statistic, no mode changes.
 
     Args:
         network: images [B, 3, S, S] (normalised) to logits [B, C].
         images: uint8 [B, 3, S, S].
         classes: the class of each image, int64 [B].
-        normalise: uint8 images to what the network takes.
+        normalise: converts uint8 images to the network's input.
 
     Returns:
-        [B, S, S] in [0, 1], each image's strongest place 1 (all 0 where nothing speaks for the class), on the
-        CPU; None for a network without a map of places, such as a vision transformer.
+        [B, S, S] in [0, 1] on the CPU, each image's maximum 1 (all 0 where no region raises the score); None for a
+        network without a feature map larger than 1 × 1.
     """
+    with _evaluation_mode(network), torch.inference_mode(False), torch.enable_grad():
+        inputs = normalise(images).clone().requires_grad_()  # gradients flow through frozen layers too
+        layer = last_map(network, inputs[:1], classes[:1])
+        if layer is None:
+            return None
+        with GradCAM(network, layer, reshape_transform=feature_map) as extract:
+            logits = _logits(network, inputs)
+            (heat,) = extract(classes.tolist(), logits, normalized=False)
+    heat = F.interpolate(heat[:, None].float(), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    return (heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).cpu()
+
+
+def last_map(network: nn.Module, inputs: Tensor, classes: Tensor) -> str | None:
+    """Name of the trunk's last module whose output is a feature map that the class's score depends on.
+
+    In a vision transformer whose head reads the class token only, that is the normalisation before the last attention,
+    after which no patch token has an effect.
+
+    Args:
+        network: in evaluation mode.
+        inputs: one image, [1, 3, S, S], that requires a gradient.
+        classes: its class, [1].
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                outputs.pop(name, None)
+                outputs[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in _trunk(network)]
+    try:
+        score = _logits(network, inputs).gather(1, classes[:, None]).sum()
+    finally:
+        for handle in handles:
+            handle.remove()
+    maps = {name: output for name, output in outputs.items() if feature_map(output).shape[2:].numel() > 1}
+    if not maps:
+        return None
+    final = list(maps.values())[-1]
+    alike = [name for name, output in maps.items() if output.dim() == final.dim() and _width(output) == _width(final)]
+    gradients = torch.autograd.grad(score, [maps[name] for name in alike], allow_unused=True)
+    used = [
+        name
+        for name, gradient in zip(alike, gradients, strict=True)
+        if gradient is not None and bool(feature_map(gradient).count_nonzero())
+    ]
+    return used[-1] if used else alike[-1]
+
+
+def feature_map(output: Tensor) -> Tensor:
+    """The output of a layer as a map [B, D, H, W]; [B, D, 1, 1] where it has no spatial positions.
+
+    Args:
+        output: [B, D, H, W]; [B, H, W, D] with H = W, as in a Swin transformer; or tokens [B, N, D] of a square grid,
+            after any number of class and register tokens below 9.
+    """
+    if output.dim() == 4:
+        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
+        return output.permute(0, 3, 1, 2) if channels_last else output
+    if output.dim() == 3:
+        side = int(output.shape[1] ** 0.5)
+        extra = output.shape[1] - side * side
+        if side > 1 and extra < 9:
+            return output[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+    return output.flatten(1)[:, :, None, None]
+
+
+def _width(output: Tensor) -> int:
+    """Features of each position."""
+    return feature_map(output).shape[1]
+
+
+def _trunk(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules before the classifier, without the layers that only summarise the last map."""
+    trunk = [stage for stage in stages_of(network) if stage.group not in (HEAD, CLASSIFIER, AUXILIARY)]
+    for name, module in network.named_modules():
+        if not isinstance(module, POOLING) and any(stage.holds(name) for stage in trunk):
+            yield name, module
+
+
+def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
+    output = network.forward(inputs)  # not a call, which a compiled network would answer without hooks
+    return output if isinstance(output, Tensor) else output[0]
+
+
+@contextmanager
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
     training = {name: module.training for name, module in network.named_modules()}
     network.eval()
     try:
-        for name in last_maps(network):
-            maps, gradient = map_and_gradient(network, network.get_submodule(name), normalise(images), classes)
-            if maps is not None and gradient is not None:
-                places = maps.dim() == 4 and maps.shape[-1] > 1
-                return heat(maps, gradient, size=images.shape[-1]) if places else None
+        yield
     finally:
         for name, module in network.named_modules():
             module.training = training[name]
-    return None
-
-
-def last_maps(network: nn.Module) -> Iterator[str]:
-    """The modules that put out the trunk's last map, the first that is called: what only sums it up is left out."""
-    trunk = [stage for stage in stages_of(network) if stage.group not in (HEAD, CLASSIFIER, AUXILIARY)]
-    names = dict(network.named_modules())
-    for name in [name for stage in reversed(trunk) for name in reversed(stage.modules)]:
-        if name in names and not isinstance(names[name], AFTER_THE_MAP):
-            yield name
-
-
-def map_and_gradient(
-    network: nn.Module, module: nn.Module, inputs: Tensor, classes: Tensor
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """What `module` puts out, and the gradient of the classes' logits by it; [B, D, H, W] where it is a map. None
-    where the module is not called."""
-    kept: list[Tensor] = []
-
-    def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        kept[:] = [output.detach().requires_grad_()]
-        return kept[0].clone()  # what follows may write into it
-
-    hook = module.register_forward_hook(keep)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            output = network.forward(inputs.clone())  # not a call, which a compiled network would answer without hooks
-            logits = output if isinstance(output, Tensor) else output[0]
-            chosen = logits.gather(1, classes[:, None]).sum()
-            if not kept:
-                return None, None
-            (gradient,) = torch.autograd.grad(chosen, kept[0])
-    finally:
-        hook.remove()
-    maps = kept[0].detach()
-    if maps.dim() == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]:  # channels last, as in a Swin transformer
-        maps, gradient = maps.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
-    return maps, gradient
-
-
-def heat(maps: Tensor, gradient: Tensor, *, size: int) -> Tensor:
-    """The weighted map, enlarged to the image."""
-    weights = gradient.float().mean((2, 3), keepdim=True)
-    heat = (weights * maps.float()).sum(1, keepdim=True).relu()
-    heat = F.interpolate(heat, (size, size), mode="bilinear", align_corners=False)[:, 0]
-    return (heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).cpu()

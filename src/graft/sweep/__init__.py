@@ -1,1 +1,1 @@
-"""Many runs: grids, searches, GPU slots and jobs in processes of their own."""
+"""Sweeps: the grid and Optuna sweepers, their jobs, GPU slots and subprocesses."""

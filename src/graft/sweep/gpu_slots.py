@@ -1,4 +1,4 @@
-"""Which GPUs and which cores each of several jobs at once gets of this machine."""
+"""GPUs and CPU cores of this machine, divided into slots for jobs that run in parallel."""
 
 import hashlib
 import logging
@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
+from omegaconf import DictConfig
 
 from graft.sweep.job_folders import INDEX
 from graft.system.cpu import available_cores
@@ -26,13 +27,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Slot:
-    """The GPUs and cores that a job may use; None for all there are."""
+    """GPUs and cores that a job may use; None: all of the machine."""
 
     gpus: tuple[str, ...] | None = None
     cores: tuple[int, ...] | None = None
 
     def bind(self) -> None:
-        """Bind this process, and all it will start, to the slot. Before the first use of a GPU."""
+        """Restrict this process and its future children to the slot; call it before the first use of a GPU."""
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         if self.cores:
@@ -44,16 +45,16 @@ class Slot:
 
 
 def jobs_at_once() -> int:
-    """As many as there are GPUs; without one, a job for every four cores, or for every core where there are few."""
+    """Default number of parallel jobs: one per GPU; without a GPU one per four cores, at least two where possible."""
     cores = available_cores()
     return len(visible_gpus()) or min(cores, max(2, cores // 4))
 
 
 @contextmanager
 def claimed_slot(count: int, sweep: Path) -> Iterator[Slot]:
-    """Hold one of the `count` slots that the jobs of `sweep` have on this machine; waits while all are taken.
+    """Hold one of the `count` slots of `sweep` on this machine; waits while all are in use.
 
-    The locks lie in the folder of the sweep: a folder for temporary files is everybody's to write to.
+    The lock files are in the sweep's folder, because any user may write to a folder for temporary files.
     """
     if count <= 1:
         yield Slot()
@@ -61,17 +62,17 @@ def claimed_slot(count: int, sweep: Path) -> Iterator[Slot]:
     machine = hashlib.sha256(platform.node().encode()).hexdigest()[:16]
     locks = sweep / INDEX / f"slots.{machine}"
     locks.mkdir(parents=True, exist_ok=True)
-    number, lock = _first_free(locks, count)
+    number, lock = _acquire_free(locks, count)
     try:
         gpus, cores = visible_gpus(), available_cores()
-        granted = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores))
-        yield Slot(tuple(share(gpus, number, count)) or None, tuple(share(granted[:cores], number, count)))
+        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores))
+        yield Slot(tuple(share(gpus, number, count)) or None, tuple(share(allowed[:cores], number, count)))
     finally:
         lock.release()
 
 
-def _first_free(locks: Path, count: int) -> tuple[int, FileLock]:
-    told = False
+def _acquire_free(locks: Path, count: int) -> tuple[int, FileLock]:
+    logged = False
     while True:
         for number in range(count):
             lock = FileLock(locks / str(number))
@@ -80,23 +81,27 @@ def _first_free(locks: Path, count: int) -> tuple[int, FileLock]:
             except Timeout:
                 continue
             return number, lock
-        if not told:
-            told = True
+        if not logged:
+            logged = True
             holders = ", ".join(sorted({holder_of(locks / str(number)) for number in range(count)}))
-            log.info("waiting: all %d places of this sweep on this machine are taken, by %s", count, holders)
+            log.info("waiting: all %d slots of this sweep on this machine are in use, by %s", count, holders)
         time.sleep(0.2)
 
 
 def share(items: Sequence[Item], number: int, count: int) -> Sequence[Item]:
-    """The part of `items` for slot `number` of `count`: disjoint parts of one size, or one item for several slots where
-    there are too few."""
+    """The items of slot `number` of `count`: disjoint parts of equal size, or one item, shared by several slots, where
+    there are fewer items than slots."""
     size = len(items) // count
     if size:
         return items[number * size : (number + 1) * size]
     return items[number % len(items) :][:1] if items else items
 
 
-def concurrent_jobs(launcher: Any) -> int:
-    """How many jobs a Hydra launcher runs at once on one machine: its n_jobs, if it has that."""
-    count = launcher.get("n_jobs") or 1
-    return count if count > 0 else max(1, available_cores() + 1 + count)
+def concurrent_jobs(launcher: DictConfig) -> int:
+    """Jobs that a Hydra launcher runs in parallel on one machine: its n_jobs, or 1 if it has none."""
+    return worker_count(launcher.get("n_jobs") or 1)
+
+
+def worker_count(n_jobs: int) -> int:
+    """Number of workers for `n_jobs` as joblib reads it: negative values count back from the cores (-1: all)."""
+    return n_jobs if n_jobs > 0 else max(1, available_cores() + 1 + n_jobs)

@@ -1,4 +1,4 @@
-"""One job of a sweep: in the folder of its configuration, in a process of its own, to its end once."""
+"""One job of a sweep: runs in the folder of its configuration, in a subprocess, unless it is finished."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ from graft.errors import GraftError
 from graft.learning.pruning import PRUNED, mark_pruned
 from graft.sweep.gpu_slots import Slot, claimed_slot, concurrent_jobs
 from graft.sweep.job_folders import INDEX
-from graft.sweep.subprocess_job import run_apart
+from graft.sweep.subprocess_job import run_in_subprocess
 from graft.system.folder_lock import FolderLock
 from graft.system.locks import locked
 from graft.system.slurm import first_task
@@ -29,25 +29,25 @@ from graft.tasks.train import Command, open_run, train
 log = logging.getLogger("graft")
 
 DONE = ("finished", PRUNED)
-"""What is not run again."""
+"""Statuses of jobs that are not run again."""
 
 
 def run_job(cfg: TrainConfig, hydra: Any) -> float | None:
-    """Run a job unless it is finished; what keeps it from finishing goes into its summary and stops no other job.
+    """Run a job unless it is finished; an error is recorded in its summary and stops no other job.
 
     Args:
         cfg: its configuration.
         hydra: its HydraConfig.
 
     Returns:
-        The optimized metric (of one that was pruned: its best so far); None of a job that failed.
+        The optimized metric (of a pruned job: its best so far); None if the job failed.
     """
-    folder, sweep, mine = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), config_hash(cfg)
+    folder, sweep, configuration = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), config_hash(cfg)
     command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
-    with _alone(sweep / INDEX / f"{mine}.lock") if first_task() else nullcontext():
-        summary = earlier_run(folder, mine)
+    with _exclusively(sweep / INDEX / f"{configuration}.lock") if first_task() else nullcontext():
+        summary = earlier_run(folder, configuration)
         if summary.get("status") in DONE:
-            log.info("%s before: %s", summary["status"], folder)
+            log.info("already %s: %s", summary["status"], folder)
         else:
             cfg = copy.deepcopy(cfg)
             if (summary or not first_task()) and cfg.resume is None:
@@ -55,33 +55,35 @@ def run_job(cfg: TrainConfig, hydra: Any) -> float | None:
             with ExitStack() as stack:
                 try:
                     stack.enter_context(FolderLock(folder, KEY) if first_task() else nullcontext())
-                except GraftError as error:  # somebody resumes this very job by hand
+                except GraftError as error:  # another command resumes this job
                     log.error("%s", error)
                     return None
                 slot = stack.enter_context(claimed_slot(concurrent_jobs(hydra.launcher), sweep))
-                summary = _to_its_end(cfg, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True))
+                summary = _run_in_subprocess(
+                    cfg, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True)
+                )
     if summary["status"] == PRUNED and cfg.search.trial is not None:
         mark_pruned(cfg.search)
     return summary["metrics"].get(cfg.optimized_metric) if summary["status"] in DONE else None
 
 
 @contextmanager
-def _alone(lock_file: Path) -> Iterator[None]:
-    """Two jobs of the same configuration, or of a sweep that was started twice, follow one another."""
+def _exclusively(lock_file: Path) -> Iterator[None]:
+    """Run two jobs of the same configuration, or of a sweep that was started twice, one after the other."""
     with locked(lock_file, lambda holder: log.info("waiting for %s, which runs the same configuration", holder)):
         yield
 
 
-def _to_its_end(cfg: TrainConfig, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
-    """Run the job, from its last checkpoint if it has one; returns its summary, which tells how it ended."""
+def _run_in_subprocess(cfg: TrainConfig, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
+    """Run the job, from its last checkpoint if there is one; returns its summary, with how it ended."""
     run = open_run(cfg, command)
-    code = run_apart(_train_here, cfg, command, slot, job_logging, preload=("graft.tasks.fit",))
+    code = run_in_subprocess(_train, cfg, command, slot, job_logging, preload=("graft.tasks.fit",))
     summary = earlier_run(command.folder, run.summary["identity"])
-    if not run.writes:  # the first task of Slurm tells
+    if not run.writes:  # the first Slurm task writes the summary
         return summary or run.summary
     if summary.get("attempts") == run.summary["attempts"]:
         run.summary = summary
-    if "ended" not in run.summary:  # it had no chance to say why
+    if "ended" not in run.summary:  # killed before it could record why
         run.fail(_cause_of_death(code))
     if run.summary["status"] not in DONE:
         log.error("%s: %s", run.summary["status"], run.summary.get("error", command.folder))
@@ -91,17 +93,17 @@ def _to_its_end(cfg: TrainConfig, command: Command, slot: Slot, job_logging: Any
 def _cause_of_death(code: int) -> str:
     if code >= 0:
         return f"the process ended with exit code {code} (see train.log)"
-    likely = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
-    return f"the process was ended by {signal.Signals(-code).name}{likely}"
+    likely = ", which is what the system sends when memory runs out" if -code == signal.SIGKILL else ""
+    return f"the process was killed by {signal.Signals(-code).name}{likely}"
 
 
-def _train_here(cfg: TrainConfig, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
+def _train(cfg: TrainConfig, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
     if first_task():
         logging.config.dictConfig(job_logging)
     slot.bind()
     try:
         train(cfg, command)
-    except GraftError:  # its words are in the summary, and are said once, by our parent
+    except GraftError:  # recorded in the summary; the parent logs it
         sys.exit(1)
     except Exception:
         log.exception("failed")

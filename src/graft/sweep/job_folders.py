@@ -1,4 +1,4 @@
-"""Which job folder of a sweep belongs to which configuration."""
+"""Index of a sweep: the job folder of each configuration."""
 
 import logging
 import re
@@ -14,18 +14,18 @@ from graft.system.locks import locked
 log = logging.getLogger("graft")
 
 INDEX = ".jobs"
-"""The folder of a sweep that says which configuration has which job folder. What it says can be read from the jobs'
-own summaries too, so nothing is lost with it (`restore_index`)."""
+"""Folder in a sweep that maps each configuration to its job folder. It can be rebuilt from the summaries of the jobs
+(`restore_index`)."""
 
 NUMBER, IDENTITY = re.compile("[0-9]{1,18}"), re.compile("[0-9a-f]{16}")
 
 
-def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
-    """The job folder below `sweep` that belongs to `configuration`, made if there is none yet.
+def job_folder(sweep: Path, number: int, configuration: str) -> str:
+    """Name of the folder in `sweep` that belongs to `configuration`; created if there is none yet.
 
     Args:
         sweep: the folder of the sweep.
-        wanted: the number of the job in this command; the folder's name, unless another configuration has that.
+        number: of the job in this command; names the folder, unless another configuration has a folder of that name.
         configuration: its `identity`.
     """
     if not (sweep / INDEX).is_dir():
@@ -33,7 +33,7 @@ def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
     with _index_locked(sweep):
         if folder := folder_of(sweep, configuration):
             return folder.name
-        name = str(wanted)
+        name = str(number)
         if (sweep / name).exists():
             name = str(1 + max(int(path.name) for path in _numbered(sweep)))
         (sweep / name).mkdir()
@@ -43,11 +43,11 @@ def job_folder(sweep: Path, wanted: int, configuration: str) -> str:
 
 def _index_locked(sweep: Path) -> AbstractContextManager[None]:
     lock = sweep / INDEX / "lock"
-    return locked(lock, lambda holder: log.info("waiting for %s, which holds %s", holder, lock))
+    return locked(lock, lambda holder: log.info("waiting for %s, which holds the lock %s", holder, lock))
 
 
 def folder_of(sweep: Path, configuration: str) -> Path | None:
-    """The job folder that `configuration` has below `sweep`, if it has one."""
+    """The job folder of `configuration` in `sweep`; None if there is none."""
     entry = sweep / INDEX / configuration
     try:
         name = read_regular(entry, 64).decode("ascii", "replace").strip()
@@ -63,23 +63,23 @@ def folder_of(sweep: Path, configuration: str) -> Path | None:
 
 
 def restore_index(sweep: Path) -> None:
-    """Make the index, and add to it the job folders that it lacks, by what their summaries say.
+    """Create the index, and add the job folders that are missing from it according to their summaries.
 
     Raises:
-        DataError: something else has its place.
+        DataError: its folder cannot be created.
     """
     try:
         (sweep / INDEX).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{sweep / INDEX}: cannot be made ({error.strerror}).\n"
-            "Remove what is there, or give a sweep_name of its own to this sweep."
+            f"{sweep / INDEX}: cannot be created ({error.strerror}).\n"
+            "Remove the file in its path, or set another sweep_name."
         ) from error
     with _index_locked(sweep):
         entries = [entry for entry in (sweep / INDEX).iterdir() if IDENTITY.fullmatch(entry.name)]
         indexed = {entry.name: folder for entry in entries if (folder := folder_of(sweep, entry.name))}
-        left = set(_numbered(sweep)) - set(indexed.values())
-        runs = [run for folder in left if (run := _summary(folder))]
+        missing = set(_numbered(sweep)) - set(indexed.values())
+        runs = [run for folder in missing if (run := _summary(folder))]
         restored = 0
         for run in sorted(runs, key=lambda run: (run.unfinished, int(run.folder.name))):
             if IDENTITY.fullmatch(run.identity) and run.identity not in indexed:
@@ -87,14 +87,14 @@ def restore_index(sweep: Path) -> None:
                 _write(sweep, run.identity, run.folder.name)
                 restored += 1
         if restored:
-            log.warning("note  %s: %d jobs were missing, found again by their summaries", sweep / INDEX, restored)
+            log.warning("note  %s: %d missing jobs were restored from their summaries", sweep / INDEX, restored)
 
 
 def _summary(folder: Path) -> Summary | None:
     try:
         return read_summary(folder / FILE)
     except DataError:
-        return None  # none yet, or one that the table at the end of the sweep names
+        return None  # none yet, or one that the table at the end of the sweep reports as unreadable
 
 
 def _write(sweep: Path, configuration: str, name: str) -> None:
@@ -102,5 +102,5 @@ def _write(sweep: Path, configuration: str, name: str) -> None:
 
 
 def _numbered(sweep: Path) -> Iterator[Path]:
-    """What may be a job folder, by its name."""
+    """Paths whose names are those of job folders."""
     return (path for path in sweep.iterdir() if NUMBER.fullmatch(path.name))

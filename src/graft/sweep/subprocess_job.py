@@ -1,4 +1,4 @@
-"""A function in a process of its own: what it leaves in memory or on a GPU goes with it, and so does what kills it."""
+"""Calls a function in a subprocess, so that its memory is released, on GPUs too, and a crash ends only that process."""
 
 import contextlib
 import multiprocessing
@@ -17,51 +17,51 @@ from graft.system.startup import safe_path
 UNIX = hasattr(os, "setpgid")
 
 NOTICES = [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2] if UNIX else []
-"""What a terminal, or Slurm, may send to all processes of a job: we answer it, for what we run too."""
+"""Signals that a terminal or Slurm sends to all processes of a job; the parent handles them for its child."""
 
-PATIENCE = 60.0
-"""Seconds that one who was asked to stop may take."""
+GRACE_PERIOD = 60.0
+"""Seconds between SIGTERM and SIGKILL for a child that must stop."""
 
 
-def run_apart(function: Callable[..., None], *arguments: Any, preload: Sequence[str] = ()) -> int:
-    """Call `function(*arguments)` in a new process and wait for its end.
+def run_in_subprocess(function: Callable[..., None], *arguments: Any, preload: Sequence[str] = ()) -> int:
+    """Call `function(*arguments)` in a new process and wait until it ends.
 
-    It ends when we do, even by kill -9. What interrupts us (Ctrl-C, SIGTERM, a scheduler's notice) reaches it as
-    SIGTERM, so that it can leave in order, and is raised again here.
+    The child ends with this process, even after kill -9. An interruption (Ctrl-C, SIGTERM, a notice of the scheduler)
+    is forwarded as SIGTERM, so that the child can save its state, and is raised again here.
 
     Args:
         function: importable by name.
         arguments: picklable.
-        preload: heavy modules, imported once for all calls.
+        preload: large modules, imported once for all calls.
 
     Returns:
-        0; 1 after an exception; INTERRUPTED after a KeyboardInterrupt; -N when signal N ended it.
+        0; 1 after an exception; INTERRUPTED after a KeyboardInterrupt; -N if signal N killed it.
     """
-    # On Linux new processes fork from one that holds the imports and has touched no GPU; elsewhere forks are unsafe.
+    # On Linux, children fork from a server process with the imports and no CUDA context; elsewhere forks are unsafe.
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(list(preload))
     child = None
     with _interrupted_by_sigterm():
         try:
-            with _without_notices(), safe_path(), _known_start_method() as start_method:
-                child = context.Process(target=_enter, args=(start_method, function, arguments))
+            with _without_notices(), safe_path(), _platform_start_method() as start_method:
+                child = context.Process(target=_run_child, args=(start_method, function, arguments))
                 child.start()
             child.join()
         except BaseException:
             if child is not None:
-                _end(child)
+                _stop(child)
             raise
     assert child.exitcode is not None
     if child.exitcode < 0:
-        _kill_group(child)  # its data loaders or its fellows in DDP
+        _kill_group(child)  # its data loaders and DDP processes
     return child.exitcode
 
 
-def _enter(start_method: str, function: Callable[..., None], arguments: Sequence[Any]) -> None:
-    multiprocessing.set_start_method(start_method, force=True)  # else data loaders would start as we were
+def _run_child(start_method: str, function: Callable[..., None], arguments: Sequence[Any]) -> None:
+    multiprocessing.set_start_method(start_method, force=True)  # else data loaders would use forkserver or spawn too
     if UNIX:
-        os.setpgid(0, 0)  # a terminal's Ctrl-C goes to our parent, who passes it on once
-        # said again: what we fork from may have been started by somebody else, with other signals blocked
+        os.setpgid(0, 0)  # a terminal's Ctrl-C reaches only the parent, which forwards it once
+        # again: the fork server may have been started with other signals blocked
         signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -82,8 +82,8 @@ def _follow_parent() -> None:
 
 
 @contextlib.contextmanager
-def _known_start_method() -> Iterator[str]:
-    """How this process starts others, or the platform's way where joblib has put its own in the place of it."""
+def _platform_start_method() -> Iterator[str]:
+    """Name of the start method of this process, or the platform's default while joblib's loky has replaced it."""
     current, known = multiprocessing.get_start_method(), multiprocessing.get_all_start_methods()
     method = current if current in known else known[0]
     multiprocessing.set_start_method(method, force=True)
@@ -95,7 +95,7 @@ def _known_start_method() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _without_notices() -> Iterator[None]:
-    """What is started inside is spared all NOTICES, a Ctrl-C while it imports among them."""
+    """Block NOTICES for processes that are started inside, including a Ctrl-C while they import."""
     if not UNIX:
         yield
         return
@@ -108,29 +108,29 @@ def _without_notices() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does, unless somebody (a launcher, nohup) already deals with them."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, unless they already have a handler (of a launcher, or nohup)."""
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    unhandled = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
 
     def interrupt(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    for number in ours:
+    for number in unhandled:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in ours:
+        for number in unhandled:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _end(child: BaseProcess) -> None:
+def _stop(child: BaseProcess) -> None:
     if child.pid is None or not child.is_alive():
         return
     try:
         child.terminate()
-        child.join(PATIENCE)
+        child.join(GRACE_PERIOD)
     finally:
         child.kill()
         child.join()

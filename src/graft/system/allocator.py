@@ -1,4 +1,4 @@
-"""Freed memory that is kept for the next step, instead of going back to the kernel."""
+"""Settings of glibc's allocator that reuse freed memory instead of returning it to the kernel."""
 
 import ctypes
 import os
@@ -8,30 +8,31 @@ from contextlib import contextmanager
 
 MIB = 2**20
 KEPT = 192 * MIB
-"""Blocks up to this size are kept: with larger ones the heap breaks up, and VGG16 needs a fifth more than by hand."""
-USUAL = 32 * MIB
-"""glibc keeps blocks up to this size once it has seen such, and returns what is free above twice as much."""
+"""Blocks up to this size are reused. Reusing larger ones fragments the heap: VGG16 then needs a fifth more memory."""
+DEFAULT = 32 * MIB
+"""glibc's own limit, once it has seen blocks of this size; it trims free memory above twice as much."""
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # malloc.h
 
 
 @contextmanager
-def freed_memory_kept(wanted: bool = True) -> Iterator[None]:
-    """Inside, tensors on the CPU reuse the memory of those freed before them.
+def freed_memory_kept(enabled: bool = True) -> Iterator[None]:
+    """Let tensors on the CPU reuse the memory of freed ones.
 
-    glibc maps every large block anew, and the kernel clears it page by page: half the time of a training step of VGG16
-    in fp32 (docs/performance.md). Nothing changes where the C library is another one, or its user has set its limits
-    (GLIBC_TUNABLES, MALLOC_…). At the end the limits are glibc's own again, and what is free goes back.
+    By default glibc maps a new region for every large block, and the kernel clears it page by page: half the time of a
+    training step of VGG16 in fp32 (docs/performance.md). Has no effect with another C library, or where the user has
+    set the allocator's limits (GLIBC_TUNABLES, MALLOC_…). On exit the default limits return, and free memory is
+    returned to the kernel.
     """
-    library = _glibc() if wanted else None
+    library = _glibc() if enabled else None
     if library is None:
         yield
         return
-    _limit(library, KEPT, -1)  # -1: the end of the heap never goes back
+    _limit(library, KEPT, -1)  # -1: never trim the end of the heap
     try:
         yield
     finally:
-        _limit(library, USUAL, 2 * USUAL)
+        _limit(library, DEFAULT, 2 * DEFAULT)
         library.malloc_trim(0)
 
 

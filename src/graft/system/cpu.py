@@ -1,26 +1,16 @@
-"""How many CPU cores this process may really use."""
-
-import math
-import os
-from pathlib import Path
-
-CGROUP = Path("/sys/fs/cgroup")
+"""Number of CPU cores that this process may use."""
 
 
-def available_cores(cgroup: Path = CGROUP) -> int:
-    """Cores granted to this process by its affinity mask (as Slurm sets it) and container; at least 1."""
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(granted, _cpu_quota(cgroup))))
+def available_cores() -> int:
+    """Cores that the affinity mask (set by Slurm, taskset, …) and the container's CPU quota grant; at least 1.
 
+    Also limited by LOKY_MAX_CPU_COUNT where that is set. A quota that cannot be read does not count.
+    """
+    import os
 
-def _cpu_quota(cgroup: Path) -> float:
-    """Cores' worth of CPU time the container may spend, from cgroup v2 or v1; infinite without a limit."""
-    version_1 = cgroup / "cpu"
+    from joblib import cpu_count
+
     try:
-        if (cgroup / "cpu.max").is_file():
-            quota, period = (cgroup / "cpu.max").read_text().split()[:2]
-        else:
-            quota, period = ((version_1 / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else math.inf
-    except (OSError, ValueError):
-        return math.inf
+        return int(cpu_count())
+    except (OSError, ValueError):  # joblib 1.5–1.6 does not catch a malformed cgroup file
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,20 +1,42 @@
-"""What this machine can do, and what of it a run uses."""
+"""Choice of device, precision and cuDNN settings for a run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from graft.config.schema import TrainerConfig
 from graft.errors import ConfigError, TrainingError
+from graft.system.compat import cpu_has_bf16_units
 from graft.system.gpu import NO_GPU
+
+
+class DeviceOptions(Protocol):
+    """Options of the configuration group `trainer` that choose the device."""
+
+    @property
+    def accelerator(self) -> str: ...
+    @property
+    def devices(self) -> Any: ...
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+
+
+class CudnnOptions(Protocol):
+    """Options of the configuration group `trainer` that choose the algorithms of cuDNN."""
+
+    @property
+    def deterministic(self) -> Any: ...
+    @property
+    def benchmark(self) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run computes: Lightning's `accelerator`, how many `devices`, and its `precision`."""
+    """Device of a run: Lightning's `accelerator`, the number of `devices`, and the `precision`."""
 
     accelerator: str
     devices: int
@@ -26,16 +48,11 @@ class Device:
         return torch.device("cuda" if self.accelerator in ("gpu", "cuda") else self.accelerator)
 
 
-def cpu_has_bf16_units() -> bool:
-    """True where matrix products in bfloat16 are done in hardware (AVX512-BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def choose_device(config: TrainerConfig) -> Device:
-    """Resolve every "auto" of `config` (a TrainerConfig).
+def choose_device(config: DeviceOptions) -> Device:
+    """Resolve every "auto" of the options.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none; more devices than there are.
+        ConfigError: a GPU is requested and there is none; or more devices than there are.
     """
     found = torch.cuda.device_count()
     accelerator = config.accelerator
@@ -55,12 +72,11 @@ def choose_device(config: TrainerConfig) -> Device:
 
 
 LONG_RUN = 2000
-"""Steps from which on the seconds that cuDNN takes to try its algorithms are regained."""
+"""Steps above which benchmarking cuDNN's algorithms saves more time than it takes."""
 
 
-def benchmark(trainer: TrainerConfig, steps: float) -> bool:
-    """Whether cuDNN tries its algorithms in a run of `steps` steps, by a TrainerConfig: which one is fastest may differ
-    from run to run."""
+def benchmark(trainer: CudnnOptions, steps: float) -> bool:
+    """Whether cuDNN benchmarks its algorithms in a run of `steps` steps; the fastest may differ from run to run."""
     if trainer.deterministic:
         return False
     return steps >= LONG_RUN if trainer.benchmark is None else bool(trainer.benchmark)
@@ -82,33 +98,41 @@ def telling_of_determinism() -> Iterator[None]:
             raise
         raise TrainingError(
             f"trainer.deterministic=true: PyTorch cannot compute {operation} the same way each time on this device.\n"
-            "trainer.deterministic=warn does what it can and says what it cannot; another network may do without."
+            "trainer.deterministic=warn warns instead; another network may not need it."
         ) from error
 
 
-def as_trained(trainer: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Device, bool]:
-    """One device for a network that is no longer trained, and whether its convolutions lie channels-last.
+def as_trained(trainer: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Device, bool]:
+    """One device for inference, and whether the network uses the channels-last memory format.
 
     Args:
-        trainer: as the network was trained (a TrainerConfig); empty where that is not known.
-        wanted: accelerator, precision and channels_last; None: as it was trained, or the best there is where it was
-            trained on a GPU and this machine has none.
+        trainer: options that the network was trained with; empty if unknown.
+        overrides: accelerator, precision and channels_last; None: as in training, or automatic if it was trained on a
+            GPU and this machine has none.
 
     Raises:
-        ConfigError: a GPU is wanted and there is none.
+        ConfigError: a GPU is requested and there is none.
     """
     usual = {"accelerator": "auto", "precision": "auto", "channels_last": True}
     then = {key: trainer.get(key, value) for key, value in usual.items()}
     if then["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
         then["accelerator"] = "auto"
-    chosen = then | {key: value for key, value in wanted.items() if value is not None}
-    device = choose_device(TrainerConfig(chosen["accelerator"], 1, precision=chosen["precision"]))
+    chosen = then | {key: value for key, value in overrides.items() if value is not None}
+    device = choose_device(_Options(chosen["accelerator"], chosen["precision"]))
     return device, chosen["channels_last"]
 
 
-def _precision(wanted: str, accelerator: str) -> str:
-    if wanted != "auto":
-        return wanted
+@dataclass(frozen=True)
+class _Options:
+    accelerator: str
+    precision: str
+    devices: int = 1
+    strategy: str = "auto"
+
+
+def _precision(precision: str, accelerator: str) -> str:
+    if precision != "auto":
+        return precision
     if accelerator in ("gpu", "cuda"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if accelerator == "cpu" and cpu_has_bf16_units() else "32-true"

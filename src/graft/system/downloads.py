@@ -23,10 +23,9 @@ from http.client import HTTPException, HTTPResponse
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 from urllib.parse import urlsplit
 
-from graft.config.schema import DownloadConfig
 from graft.errors import DataError, NotAvailable
 from graft.system import locks
 from graft.system.files import telling_write_errors, write_atomically
@@ -48,10 +47,23 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which another attempt may succeed."""
 
 
-_settings = DownloadConfig()
+class Settings(Protocol):
+    """The configuration group `download`."""
+
+    timeout: float
+    attempts: int
 
 
-def configure(settings: DownloadConfig) -> None:
+@dataclass
+class _Settings:
+    timeout: float = 10.0
+    attempts: int = 5
+
+
+_settings = _Settings()
+
+
+def configure(settings: Settings) -> None:
     """Set timeout and number of attempts of all later downloads of this process."""
     _settings.timeout, _settings.attempts = settings.timeout, settings.attempts
 

@@ -1,4 +1,4 @@
-"""A folder is created exclusively, and locked while a process writes to it."""
+"""Creates folders exclusively, and locks a folder while a process writes to it."""
 
 import contextlib
 import errno
@@ -17,10 +17,10 @@ from graft.system.files import telling_write_errors, write_atomically
 from graft.system.slurm import slurm_tasks
 
 LOCK, HOLDER, MARKER = ".lock", ".lock.json", ".lock.held"
-"""In the folder while it is in use: what is locked, who holds it, and what replaces the lock where there are none."""
+"""Files in a folder that is in use: the lock, its holder, and the marker on file systems without locks."""
 
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
-"""How file systems answer that they cannot lock files."""
+"""Error codes of file systems that cannot lock files."""
 
 
 def new_folder(wanted: Path) -> Path:
@@ -58,7 +58,7 @@ def folder_of(config: Any) -> Path:
 
 
 class FolderLock:
-    """The right to write to a folder, which one process at a time has.
+    """Exclusive right of a process to write to a folder.
 
     It ends with the process, however that ends. Where the file system has no locks, a marker file names its holder by
     host and process; one whose process is gone is ignored on the same host, and within the same step of Slurm.

@@ -1,9 +1,9 @@
 """Exclusive claims and shared leases as plain files, for folders that several processes, users and machines share.
 
-They need neither flock, nor fcntl locks, nor SQLite, none of which can be relied on over NFS; only that a file can be
-created exclusively and renamed. The price is that a claim is taken over from a holder that has been silent for too
-long, and the holder may still be there. What a claim protects must therefore stay correct with two holders, as a folder
-does that each of them writes under a name of its own and renames when it is complete.
+They need neither flock, nor fcntl locks, nor SQLite, none of which is reliable over NFS; only exclusive creation and
+renaming of files. In return, a claim is taken over from a holder that has not renewed it for too long, although that
+holder may still run. Whatever a claim protects must therefore stay correct with two holders; for example a folder that
+each of them writes under a temporary name of its own and renames when it is complete.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ START_TIME = 19
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds something.
+    """A process that holds a claim or a lease.
 
     Attributes:
         host: name of its machine, for people.
-        machine: where `pid` has a meaning: the boot of the machine, and the container.
+        machine: identifies the boot of the machine and the container in which `pid` is valid.
         pid: its number there.
         started: when it started, in the kernel's ticks, because numbers are used again; 0 where that is unknown.
         since: when it began to hold, for people.
@@ -80,7 +80,7 @@ class Holder:
 
     @property
     def is_local(self) -> bool:
-        """Whether it runs, or ran, where its number means something to this process."""
+        """Whether it runs, or ran, on this machine and in this container."""
         return self.machine == _machine()
 
     @property
@@ -140,7 +140,7 @@ class Lease:
 
 
 class Watch:
-    """Somebody else's claim, watched by the clock of this process, because clocks of machines differ.
+    """Monitor of another process's claim, by the clock of this process because clocks of machines differ.
 
     Args:
         path: the claim.
@@ -152,7 +152,7 @@ class Watch:
         self._since = time.monotonic()
 
     def look(self) -> Holder | None:
-        """Who holds the claim; None if nobody does, or it is unknown."""
+        """The holder of the claim; None if there is none or its file is incomplete."""
         try:
             seen = self.path.read_bytes(), self.path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -208,7 +208,7 @@ def is_live(path: Path, now: float) -> bool:
 
 @cache
 def _machine() -> str:
-    """What tells apart machines, boots of one machine, and containers of one boot."""
+    """Identifier of the machine, its boot, and the container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

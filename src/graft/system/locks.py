@@ -1,4 +1,4 @@
-"""Locks between processes: whoever has to wait says for whom."""
+"""Locks between processes that report the process they wait for."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(lock_file: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold `lock_file`; where another process has it, `say` gets its description: "process 123 (python train.py)"."""
+    """Hold `lock_file`; if another process holds it, pass its description to `say`: "process 123 (train.py)"."""
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
@@ -36,7 +36,7 @@ def holder_of(lock_file: Path) -> str:
 
 
 def described(pid: int) -> str:
-    """A process in words: its number, its command, and whether it is stopped."""
+    """Description of a process: its number, its command, and whether it is stopped."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:

@@ -1,5 +1,6 @@
-"""What asks a run to stop: Ctrl-C, SIGTERM, a closed terminal, and the notices that schedulers send before they kill.
-No heavy import."""
+"""Handling of requests to stop: Ctrl-C, SIGTERM, a closed terminal, and the warnings of schedulers before they kill.
+
+Imports nothing large."""
 
 import contextlib
 import os
@@ -13,30 +14,31 @@ from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 ASKING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-"""SIGHUP comes when a terminal or an SSH connection is closed (`nohup` ignores it); SIGUSR1 and SIGUSR2 are what Slurm
-is told to send ahead of a time limit or a preemption (`sbatch --signal`)."""
+"""Signals that request a stop. SIGHUP: a terminal or an SSH connection was closed (`nohup` ignores it). SIGUSR1 and
+SIGUSR2: Slurm sends them before a time limit or a preemption (`sbatch --signal`)."""
 
 PATIENCE = 20.0
-"""Seconds after which one who was asked to stop, and wanted to finish something first, is interrupted."""
+"""Seconds after a request before a run that finishes its epoch or validation first is interrupted."""
 
 TWICE = 1.0
-"""Schedulers and terminals may ask a process and its parent; asked again after so many seconds, it ends at once."""
+"""Seconds within which a repeated signal is the same request: schedulers and terminals may signal a process and its
+parent, which forwards it. A later one ends the process at once."""
 
 GRACE = 3.0
-"""Seconds that a process that was asked twice has to end in order."""
+"""Seconds from the second request until the process is ended."""
 
 INTERRUPTED = 130
-"""Exit code of what was asked to stop."""
+"""Exit code of a process that stopped on request."""
 
 
 class Request:
-    """Whether this process was asked to stop. Signals belong to the process, so there is one of these, `STOP`.
+    """Request to stop this process. Signals belong to the process, so there is one instance, `STOP`.
 
     Attributes:
-        asked: when, by the monotonic clock; None: not.
-        heeded: somebody looks at `asked` where it is good to stop; otherwise a KeyboardInterrupt is raised at once.
-        waiting: all is done up to the next training batch, which may never come.
-        own: number of signals that this process has sent itself and that `_watch` has still to see.
+        asked: time of the request on the monotonic clock; None: none.
+        heeded: a callback checks `asked` and stops when it suits; otherwise a signal raises KeyboardInterrupt.
+        waiting: the process waits for the next training batch, which may never come.
+        own: number of signals that this process sent to itself and `_watch` has not yet read.
     """
 
     def __init__(self) -> None:
@@ -47,7 +49,7 @@ class Request:
         self._taken: list[int] = []
 
     def __call__(self, *_: Any) -> None:
-        """The signals' handler."""
+        """Signal handler."""
         now = time.monotonic()
         if self.asked is None:
             self.asked = now
@@ -70,18 +72,18 @@ class Request:
 
     @property
     def overdue(self) -> bool:
-        """Whether it was asked to so long ago that it should wait for nothing more."""
+        """Whether the request is older than PATIENCE."""
         return self.asked is not None and time.monotonic() - self.asked > PATIENCE
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, ASKING ask this; but what somebody else (a launcher) deals with, or the shell ignores, is left."""
+        """Handle the signals of ASKING, except for those that a launcher handles or the shell ignores."""
         if threading.current_thread() is not threading.main_thread() or self._taken:
             yield
             return
-        usual = (signal.SIG_DFL, signal.default_int_handler)
+        default = (signal.SIG_DFL, signal.default_int_handler)
         before = {number: signal.getsignal(number) for number in ASKING}
-        self._taken = [number for number, handler in before.items() if handler in usual]
+        self._taken = [number for number, handler in before.items() if handler in default]
         self.asked = None
         try:
             self.take()
@@ -92,7 +94,7 @@ class Request:
             self._taken = []
 
     def take(self) -> None:
-        """Take again what `listening` took: Lightning puts its own in the place of it."""
+        """Install the handlers of `listening` again: Lightning replaces them with its own."""
         for number in self._taken:
             signal.signal(number, self)
 
@@ -104,11 +106,11 @@ _watched = False
 
 
 def end_when_asked_twice() -> None:
-    """From now on a second signal of ASKING ends this process within GRACE seconds, even if its main thread hangs.
+    """End this process within GRACE seconds of a second signal of ASKING, even if its main thread hangs.
 
-    Python's handlers run in the main thread, and not while that computes or waits in C code. So a thread reads what
-    the interpreter notes of each signal that has a handler, and ends the process itself. For commands, not for a
-    notebook, which would lose all it has in memory.
+    Python's handlers run in the main thread, and not while it computes or waits in C code. A second thread therefore
+    reads the signals from the interpreter's wakeup file descriptor. For commands, not for a notebook, which would
+    lose everything in its memory.
     """
     global _watched
     if _watched or threading.current_thread() is not threading.main_thread():
@@ -118,7 +120,7 @@ def end_when_asked_twice() -> None:
     sender.setblocking(False)
     signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forget_wakeup)  # else signals of worker processes would be told here
+        os.register_at_fork(after_in_child=_forget_wakeup)  # else signals of worker processes would arrive here
     threading.Thread(target=_watch, args=(receiver, sender), name="signals", daemon=True).start()
 
 
@@ -144,11 +146,11 @@ def _watch(receiver: socket.socket, sender: socket.socket) -> None:
             break
     time.sleep(GRACE)
     with contextlib.suppress(OSError):
-        os.write(2, b"ended at the second signal; what was saved before is as it was\n")
+        os.write(2, b"stopped at the second signal; earlier checkpoints are intact\n")
     with contextlib.suppress(Exception):
         import multiprocessing
 
         for child in multiprocessing.active_children():
             child.kill()
-    sender.fileno()  # open to the end: the interpreter writes to it
+    sender.fileno()  # kept open: the interpreter writes to it
     os._exit(INTERRUPTED)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from graft.config.checks import check_class_weights
 from graft.config.recipes import recipe_of
@@ -186,4 +187,5 @@ def said_of_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[st
 
 def has_batch_norm(network: torch.nn.Module) -> bool:
     """Does any layer average over the batch?"""
-    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return any(isinstance(module, kinds) for module in network.modules())

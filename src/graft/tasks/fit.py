@@ -23,6 +23,7 @@ from graft.features.cache import FeatureCache
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoint_writing import WholeCheckpoints
 from graft.learning.checkpoints import PREVIOUS, read_checkpoint, resume_point
+from graft.learning.compat import validate_at_the_end_too
 from graft.learning.distributed import environment_of, launch
 from graft.learning.loggers import build_loggers
 from graft.learning.module import Learner
@@ -242,22 +243,6 @@ def validation_interval(config: TrainerConfig, batches: int) -> int | float | No
         return every
     epoch = batches if limit is None else limit if isinstance(limit, int) else int(limit * batches)
     return max(1, min(every * config.accumulate_grad_batches, batches, epoch))
-
-
-def validate_at_the_end_too(trainer: pl.Trainer) -> None:
-    """Validate at the end of every epoch, and at the last step, so that there is a best checkpoint.
-
-    Lightning skips an epoch's end unless trainer.val_check_interval divides its length, and the step at which
-    trainer.max_steps ends the training unless an epoch ends there.
-    """
-    loop: Any = trainer.fit_loop.epoch_loop
-    by_interval = loop._should_check_val_fx
-
-    def is_due(fetcher: Any) -> bool:
-        ends = loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
-        return by_interval(fetcher) or (ends and trainer.enable_validation)
-
-    loop._should_check_val_fx = is_due
 
 
 def go_on_from(learner: Learner, resume: Path | None) -> int:

@@ -23,6 +23,8 @@ from graft.config.schema import CallbacksConfig, TrainConfig
 from graft.config.targets import TARGET, build
 from graft.errors import ConfigError
 from graft.learning.checkpoint_writing import BestCheckpoint, LatestCheckpoint, ResumePoint
+from graft.learning.compat import count_averages_on_cpu, has_average
+from graft.system.compat import copy_all_, lerp_all_
 
 
 class AveragedWeights(WeightAveraging):
@@ -39,13 +41,12 @@ class AveragedWeights(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":  # torch reads how often it has averaged in every step: a GPU would have to be waited for
-            average: Any = self._average_model
-            average.n_averaged = average.n_averaged.cpu()
+            count_averages_on_cpu(self)
 
     def put_into(self, checkpoint: dict[str, Any], learner: pl.LightningModule) -> None:
         """See to it that "state_dict" holds the averages. Lightning leaves callbacks out of checkpoints without an
         optimizer, and those would hold the weights of the last step instead."""
-        if "averaging_state" not in checkpoint and self._average_model is not None:
+        if "averaging_state" not in checkpoint and has_average(self):
             self.on_save_checkpoint(learner.trainer, learner, checkpoint)
             del checkpoint["averaging_state"], checkpoint["current_model_state"]
 
@@ -54,9 +55,9 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], _: Any) -> None:
         if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - decay)
+            lerp_all_(averaged, current, 1 - decay)
         else:
-            torch._foreach_copy_(averaged, current)
+            copy_all_(averaged, current)
 
     return update
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from graft.errors import TrainingError
+from graft.system.compat import copy_all_, lerp_all_
 
 KEPT = 0.95
 """Share of the average that is kept at the end, per step between two returns (Jordan 2024)."""
@@ -71,8 +72,8 @@ class Lookahead(Callback):
                 self.averages[name] = tensor.detach().clone()
         averages, tensors = [self.averages[name] for name in moving], [*moving.values()]
         kept = KEPT**self.every * min(1.0, step / self.steps) ** 3
-        torch._foreach_lerp_(averages, tensors, 1 - kept)
-        torch._foreach_copy_(tensors, averages)
+        lerp_all_(averages, tensors, 1 - kept)
+        copy_all_(tensors, averages)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "averages": {name: average.clone() for name, average in self.averages.items()}}
