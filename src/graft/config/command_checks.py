@@ -10,7 +10,7 @@ from graft.config.checks import check_views, one_of
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from graft.config.fields import check_bounds
 from graft.config.recorded import MODULE
-from graft.errors import ConfigError
+from graft.errors import ConfigError, pip_install
 from graft.system.files import safe_name
 
 SPLITS = ("test", "val", "train", "all")
@@ -94,7 +94,7 @@ def check_export(config: Any) -> list[str]:
     if "onnx" in wanted:
         missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
         if missing:
-            raise ConfigError(f"format=onnx needs {', '.join(missing)}.\nInstall with: pip install 'graft[export]'")
+            raise ConfigError(f"format=onnx needs {', '.join(missing)}.\nInstall with: {pip_install('export')}")
     return wanted
 
 

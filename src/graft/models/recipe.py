@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from graft.data.preprocessing import LARGEST_INPUT, Preprocessing
-from graft.errors import ConfigError, RecordError, nearest
+from graft.errors import ConfigError, RecordError, nearest, pip_install
 from graft.models.configurations import (
     CLASSIFIERS,
     NETWORKS,
@@ -22,7 +22,7 @@ from graft.models.configurations import (
 )
 from graft.system.values import Check, among, either, flag, integer, line, number, optional, read_values, sequence
 
-INSTALL_TIMM = "pip install 'graft[timm]'"
+INSTALL_TIMM = pip_install("timm")
 VGG_ONLY = ("table", "batch_norm", "classifier", "average_pool")
 
 RECORDED: dict[str, Check] = {
