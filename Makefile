@@ -51,7 +51,7 @@ lint: install
 
 # Fails on a broken link, a missing page or a reference without target.
 docs: install
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: install
 	$(BIN)/python -m benchmarks.start
