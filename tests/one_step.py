@@ -13,7 +13,7 @@ from torch import nn
 
 from graft.config import conf_dir
 from graft.config.checks import settle
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.models.recipe import Recipe
 from graft.models.weights import WeightsReport
 from graft.system.device import Device

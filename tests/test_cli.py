@@ -11,7 +11,7 @@ import pytest
 
 from graft.cli import TASKS, explain
 from graft.config import conf_dir
-from graft.config.schema import SCHEMAS
+from graft.config.registration import SCHEMAS
 
 
 def test_every_task_has_a_module_a_schema_and_a_configuration() -> None:

@@ -94,7 +94,7 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
     from graft.cli import explain
     from graft.config import conf_dir
     from graft.config.overrides import literal_words
-    from graft.config.schema import register
+    from graft.config.registration import register
 
     register()
     try:
@@ -239,7 +239,7 @@ class FinishedRun:
         Raises:
             ConfigError: nothing of this name was measured; names what was.
         """
-        from graft.config.checks import one_of
+        from graft.config.fields import one_of
 
         rows = self.table
         one_of("metric", metric, dict.fromkeys(name for row in rows for name in row))

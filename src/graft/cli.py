@@ -127,7 +127,7 @@ def _hydra_app(task: str) -> Callable[[], Any]:
     import hydra
 
     from graft.config import conf_dir
-    from graft.config.schema import register
+    from graft.config.registration import register
 
     register()
     if task == "train":
@@ -168,6 +168,11 @@ def explain(error: BaseException, task: str = "train") -> str | None:
             + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
             + "\n"
         )
+    if unknown := re.match("Could not override '([^']+)'", str(error)):
+        from graft.config.registration import SCHEMAS
+        from graft.config.unknown_keys import suggestion
+
+        return f"{unknown[1]}: there is no such key.{suggestion(unknown[1], SCHEMAS[task])}\n"
     if "Unknown plugin class" in str(error):
         extra = next((extra for word, extra in EXTRAS.items() if word in str(error)), "sweep")
         return f"{error}\nIt is not installed: {pip_install(extra)}\n"

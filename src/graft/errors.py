@@ -13,12 +13,21 @@ def pip_install(extra: str) -> str:
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
-def nearest(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str:
-    """` Did you mean vgg16 or vgg11?` for a message, or nothing where none is similar; swapped letters first."""
+def similar(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Those of `among` that are spelt most like `word`, those with the same letters in another order first."""
     options = list(among)
     close = difflib.get_close_matches(word, options, n=max(1, len(options)), cutoff=cutoff)
-    close.sort(key=lambda option: sorted(option) != sorted(word))
-    return f" Did you mean {' or '.join(close[:most])}?" if close else ""
+    return sorted(close, key=lambda option: sorted(option) != sorted(word))[:most]
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """Return " Did you mean vgg16 or vgg11?" for a message; an empty text without names."""
+    return f" Did you mean {' or '.join(names)}?" if names else ""
+
+
+def nearest(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str:
+    """Return " Did you mean vgg16 or vgg11?" for a message; an empty text where none of `among` is similar."""
+    return did_you_mean(similar(word, among, most=most, cutoff=cutoff))
 
 
 class GraftError(Exception):

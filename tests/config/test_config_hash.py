@@ -4,7 +4,7 @@ from hydra import compose, initialize_config_dir
 
 from graft.config import conf_dir
 from graft.config.config_hash import identity
-from graft.config.schema import register
+from graft.config.registration import register
 
 SMALL = ("model=vgg_mini", "data=digits", "strategy=scratch")
 

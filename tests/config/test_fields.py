@@ -11,8 +11,8 @@ import graft
 from graft.config.checks import check_class_weights, settle
 from graft.config.command_checks import check_evaluate, check_export, check_predict
 from graft.config.fields import BOUNDS, Bounds, keys_of
-from graft.config.schema import SCHEMAS
-from graft.config.training import CropConfig
+from graft.config.registration import SCHEMAS
+from graft.config.schema import CropConfig
 from graft.errors import ConfigError
 from graft.tasks import inspect
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 import graft
 from graft.config.fields import keys_of
 from graft.config.overrides import LITERAL, literal_words
-from graft.config.schema import SCHEMAS
+from graft.config.registration import SCHEMAS
 from graft.errors import ConfigError
 
 AWKWARD = ("bée (1).jpg", "it's.jpg", "a\\'b;.jpg", "x[1].jpg", "tr(\\", "a&b=c.jpg", "one,two.jpg", "~x", "[x]", "{x}")

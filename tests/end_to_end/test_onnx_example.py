@@ -17,7 +17,9 @@ from graft.data import load_splits
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     """The program, as a reader copies it."""
-    (text,) = re.findall(r"```python\n(# predict_onnx\.py.*?)```", (ROOT / "docs" / "hand-over.md").read_text(), re.DOTALL)
+    (text,) = re.findall(
+        r"```python\n(# predict_onnx\.py.*?)```", (ROOT / "docs" / "hand-over.md").read_text(), re.DOTALL
+    )
     file = tmp_path / "predict_onnx.py"
     file.write_text(text)
     return file

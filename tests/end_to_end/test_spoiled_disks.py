@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 import graft
 from graft.cli import explain
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.tasks.export import export
 from graft.tasks.predict import main as predict
 

@@ -18,7 +18,7 @@ from graft.config import conf_dir
 from graft.config.checks import choices, settle
 from graft.config.locations import FEATURES
 from graft.config.recipes import recipe_of
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
 from graft.errors import ConfigError

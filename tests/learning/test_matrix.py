@@ -12,7 +12,7 @@ from torch import nn
 
 from graft.config import conf_dir
 from graft.config.checks import settle
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data.datasets import Batch
 from graft.data.preprocessing import Preprocessing
 from graft.learning.module import Learner, Objective

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network, built_for
 from graft.models.heads import head_modules

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from graft.cli import TRUSTED
 from graft.config import conf_dir
 from graft.config.config_hash import identity
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.errors import ConfigError, DataError
 from graft.sweep import hooks as sweep_module
 from graft.sweep.grid import require_gpu_for_jobs

@@ -14,7 +14,7 @@ import hydra  # noqa: E402
 
 from graft.cli import TRUSTED  # noqa: E402
 from graft.config import conf_dir  # noqa: E402
-from graft.config.schema import register  # noqa: E402
+from graft.config.registration import register  # noqa: E402
 from graft.errors import ConfigError  # noqa: E402
 from graft.learning.pruning import Judge, mark_pruned, open_storage  # noqa: E402
 from graft.sweep import hooks as sweep_module  # noqa: E402

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from graft.cli import TASKS, main
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.review.evaluation import class_table, commonest_mistakes, confusion_csv
 from graft.review.predictions import Prediction, prediction_table, writing
 from graft.system.escaping import CsvWriter, PrintableFormatter, csv_cell, from_csv_cell, printable

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from graft.config import conf_dir
 from graft.config.checks import settle
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.errors import ConfigError
 from graft.system.slurm import Tasks, first_task, slurm_tasks
 from graft.tasks import fit

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data import load_splits
 from graft.errors import DataError, TrainingError
 from graft.learning.checkpoints import checkpoint_file, read_checkpoint

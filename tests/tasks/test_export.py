@@ -18,7 +18,7 @@ from PIL import Image
 import graft.models
 from graft.config import command_checks as inference
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data import load_splits
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, ExportError

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.errors import ConfigError, DataError
 from graft.tasks import inspect
 

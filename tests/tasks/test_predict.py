@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torchvision.models import SqueezeNet1_0_Weights, get_model
 
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data import load_splits
 from graft.errors import ConfigError, DataError, GraftError, WeightsError
 from graft.learning.restore import from_pretrained

@@ -21,7 +21,7 @@ from PIL import Image
 import graft
 from graft.cli import refuse_recorded_options
 from graft.config import conf_dir
-from graft.config.schema import register
+from graft.config.registration import register
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, DataError, GraftError, RecordError, TrainingError, WeightsError
 from graft.learning.checkpoints import read_checkpoint

@@ -5,13 +5,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from graft.config.config_hash import flat, matches
-from graft.config.fields import check_bounds
+from graft.config.fields import check_ranges, one_of
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
-from graft.config.training import TrainConfig
+from graft.config.registration import typed
+from graft.config.schema import TrainConfig
+from graft.config.targets import TARGET, accepts, check_target, short_name
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
 from graft.system.files import why_no_file
@@ -20,49 +22,95 @@ from graft.system.slurm import slurm_tasks
 QUICKSTART = "graft train experiment=quickstart"
 
 
-def settle(config: Any, said: Collection[str] = ()) -> Any:
-    """Fill in what one choice decides for another (in place) and refuse what cannot work.
+def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) -> TrainConfig:
+    """The typed configuration of a run: filled in where one choice decides another, refused where it cannot work.
 
     Args:
-        config: a TrainConfig.
-        said: the overrides of the command line, e.g. "strategy=scratch"; empty within a sweep, where a value may be
+        config: as Hydra composes it; or a typed configuration, which is changed in place.
+        overrides: those of the command line, e.g. "strategy=scratch"; empty within a sweep, where a value may be
             meant for some of the jobs only.
 
     Raises:
-        ConfigError: two keys that disagree, or a value out of its range; names them and the way out.
+        ConfigError: two keys that disagree, an argument that a part does not take, or a value out of its range; names
+            them and the way out.
     """
-    check_bounds(config, TrainConfig)
-    one_of("optimizer.name", config.optimizer.name, ("sgd", "adam", "adamw"))
-    one_of("scheduler.name", config.scheduler.name, ("none", "step", "cosine", "onecycle", "plateau"))
-    one_of("scheduler.anneal_strategy", config.scheduler.anneal_strategy, ("cos", "linear"))
-    one_of("freeze.policy", config.freeze.policy, ("none", "features", "backbone", "custom", "gradual"))
-    one_of("callbacks.checkpoint", config.callbacks.checkpoint, ("best", "last"))
-    one_of("callbacks.keep", config.callbacks.keep, ("all", "best", "none"))
-    one_of("callbacks.progress", config.callbacks.progress, ("auto", "bar", "lines", "none"))
-    one_of("cache.mode", config.cache.mode, ("auto", "features", "none"))
-    one_of("data.on_error", config.data.on_error, ("raise", "skip"))
-    one_of("loss.on_nan", config.loss.on_nan, ("raise", "skip"))
-    one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp", "ddp_slurm"))
-    one_of("scheduler.monitor", config.scheduler.monitor, ("val/loss", "val/acc"))
-    one_of("trainer.accelerator", config.trainer.accelerator, ACCELERATORS)
-    one_of("trainer.precision", config.trainer.precision, PRECISIONS)
-    if config.augment.policy is not None:
-        one_of("augment.policy", config.augment.policy, ("trivial", "rand", "auto"))
-    if config.data.preprocess.fit is not None:
-        one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
-    check_views(config.views)
-    _metric_exists(config)
-    _ranges(config)
-    _length(config)
-    _validation(config)
-    _search(config)
-    _processes(config)
-    _weights_and_strategy(config, said)
-    _head_from(config)
-    _network_and_input(config)
-    _cache(config)
-    check_locations(config, {})
-    return config
+    cfg = config if isinstance(config, TrainConfig) else typed(config, TrainConfig)
+    check_ranges(cfg, TrainConfig)
+    check_views(cfg.views)
+    _metric_exists(cfg)
+    _parts(cfg)
+    check_class_weights(cfg.loss.class_weights)
+    _freeze_schedule(cfg)
+    _length(cfg)
+    _validation(cfg)
+    _processes(cfg)
+    _weights_and_strategy(cfg, overrides)
+    _head_from(cfg)
+    _network_and_input(cfg)
+    _cache(cfg)
+    check_locations(cfg, {})
+    return cfg
+
+
+SUPPLIED = {
+    "optimizer": ("params", "fused"),
+    "scheduler": ("optimizer", "length", "mode"),
+    "loss": ("weight",),
+    "metrics": ("num_classes",),
+    "logger": ("folder", "save_dir", "resume_step"),
+}
+"""The arguments that Graft supplies to the parts of a group, where they take them."""
+
+
+def _parts(cfg: TrainConfig) -> None:
+    """Refuse an argument that its part does not take, and one that a part lacks."""
+    if cfg.scheduler._target_ is None:
+        for name in cfg.scheduler.arguments():
+            raise ConfigError(
+                f"scheduler.{name}={cfg.scheduler.arguments()[name]}: scheduler=none has no arguments.\n"
+                "Choose a schedule, e.g. scheduler=cosine."
+            )
+    for group, part in (("optimizer", cfg.optimizer), ("scheduler", cfg.scheduler), ("loss", cfg.loss)):
+        if part._target_ is not None or group != "scheduler":
+            check_target(group, part.arguments(), SUPPLIED[group])
+    groups = (("metrics", cfg.metrics), ("logger", cfg.logger), ("callbacks", cfg.callbacks))
+    for group, parts in groups:
+        for name, node in parts.parts().items():
+            check_target(f"{group}.{name}", node, SUPPLIED.get(group, ()))
+    optimizer = str(cfg.optimizer._target_)
+    if cfg.optimizer.weight_decay and not accepts(optimizer, "weight_decay"):
+        raise ConfigError(
+            f"optimizer.weight_decay={cfg.optimizer.weight_decay}: {optimizer} has no weight decay.\n"
+            "Set optimizer.weight_decay=0."
+        )
+    if cfg.loss.class_weights is not None and not accepts(str(cfg.loss._target_), "weight"):
+        raise ConfigError(
+            f"loss.class_weights={cfg.loss.class_weights}: {cfg.loss._target_} takes no argument `weight`.\n"
+            "Set loss.class_weights=null, or choose a loss with class weights, e.g. loss=cross_entropy."
+        )
+    if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
+        raise ConfigError(
+            f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum} disagree: Nesterov's step looks "
+            "ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
+        )
+    for name, value in cfg.trainer.extra().items():
+        if name in DECIDED_ELSEWHERE:
+            raise ConfigError(f"trainer.{name}={value}: decided by {DECIDED_ELSEWHERE[name]}.")
+        check_target("trainer", {TARGET: "lightning.pytorch.Trainer", name: value})
+
+
+DECIDED_ELSEWHERE = {
+    "logger": "the group logger, e.g. logger=[tensorboard,csv]",
+    "callbacks": "the group callbacks, e.g. callbacks.swa._target_=…",
+    "enable_checkpointing": "callbacks.checkpoint and callbacks.keep",
+    "enable_progress_bar": "callbacks.progress",
+    "enable_model_summary": "Graft, which logs a table of its own",
+    "num_sanity_val_steps": "trainer.baseline",
+    "default_root_dir": "hydra.run.dir",
+    "plugins": "Graft",
+    "use_distributed_sampler": "Graft, whose sampler is distributed",
+}
+"""Arguments of Lightning's Trainer that are not set in the group trainer -> by what they are decided."""
 
 
 def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> tuple[float, ...] | None:
@@ -111,20 +159,12 @@ def check_views(views: Iterable[str]) -> None:
         raise ConfigError(f"views=[]: name at least one of {', '.join(VIEWS)}.")
 
 
-def one_of(key: str, value: str, options: Iterable[str]) -> None:
-    """Refuse `value` unless it is one of `options`; names the nearest."""
-    options = list(options)
-    if value in options:
-        return
-    hint = nearest(str(value), options, most=1, cutoff=0.4)
-    raise ConfigError(f"{key}={value}: unknown.{hint} There are: {' '.join(options)}")
-
-
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
-def _metric_exists(config: Any) -> None:
-    one_of("optimized_metric", config.optimized_metric, ("val/acc", "val/loss", "test/acc", "test/loss"))
+def _metric_exists(config: TrainConfig) -> None:
+    names = ("acc", "loss", *config.metrics.parts())
+    metrics = [f"{split}/{name}" for split in ("val", "test") for name in names]
+    one_of("optimized_metric", config.optimized_metric, metrics)
+    if config.scheduler.monitor is not None:
+        one_of("scheduler.monitor", config.scheduler.monitor, [name for name in metrics if name.startswith("val/")])
     if config.optimized_metric.startswith("test/") and config.callbacks.checkpoint == "best":
         raise ConfigError(
             f"optimized_metric={config.optimized_metric} and callbacks.checkpoint=best disagree: choosing a checkpoint "
@@ -132,29 +172,7 @@ def _metric_exists(config: Any) -> None:
         )
 
 
-PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "16-true", "64", "64-true")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-
-
-def _ranges(config: Any) -> None:
-    words = {
-        "trainer.deterministic": ("warn",),
-        "trainer.compile": COMPILE_MODES,
-        "trainer.devices": ("auto",),
-        "data.batch_size": ("auto",),
-        "data.num_workers": ("auto",),
-        "loss.class_weights": ("balanced",),
-    }
-    for key, options in words.items():  # instead of a number or true
-        value = OmegaConf.select(config, key)
-        if isinstance(value, str) and not value.isdecimal():
-            one_of(key, value, options)
-    check_class_weights(config.loss.class_weights)
-    if config.optimizer.name == "sgd" and config.optimizer.nesterov and config.optimizer.momentum == 0:
-        raise ConfigError(
-            "optimizer.nesterov=true and optimizer.momentum=0 disagree: Nesterov's step looks ahead along the momentum."
-            "\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
-        )
+def _freeze_schedule(config: TrainConfig) -> None:
     schedule = config.freeze.schedule
     epochs = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
     if schedule is not None and not all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs):
@@ -164,24 +182,25 @@ def _ranges(config: Any) -> None:
         )
 
 
-def _length(config: Any) -> None:
+def _length(config: TrainConfig) -> None:
     """Refuse a training without a step or without an end: Lightning would skip it, or never leave it."""
     trainer = config.trainer
     for key in ("max_epochs", "max_steps"):
-        if trainer[key] == 0 or trainer[key] < -1:
-            raise ConfigError(f"trainer.{key}={trainer[key]}: nothing to train; give at least 1, or -1 for no limit.")
+        limit = getattr(trainer, key)
+        if limit == 0 or limit < -1:
+            raise ConfigError(f"trainer.{key}={limit}: nothing to train; give at least 1, or -1 for no limit.")
     if trainer.max_epochs == trainer.max_steps == -1:
         raise ConfigError("trainer.max_epochs=-1 and trainer.max_steps=-1: the training would never end; limit one.")
 
 
-def _validation(config: Any) -> None:
+def _validation(config: TrainConfig) -> None:
     """Refuse a training without validation when something depends on the figures of one."""
     if config.trainer.limit_val_batches != 0:
         return
     users = {
         "callbacks.checkpoint=best": config.callbacks.checkpoint == "best",
         f"callbacks.early_stopping={config.callbacks.early_stopping}": config.callbacks.early_stopping is not None,
-        "scheduler=plateau": config.scheduler.name == "plateau" and config.scheduler.monitor.startswith("val/"),
+        f"scheduler.monitor={config.scheduler.monitor}": config.scheduler.monitor is not None,
         f"search.pruner={config.search.pruner}": config.search.pruner != "none",
     }
     waiting = [user for user, waits in users.items() if waits]
@@ -193,7 +212,7 @@ def _validation(config: Any) -> None:
         )
 
 
-def _processes(config: Any) -> None:
+def _processes(config: TrainConfig) -> None:
     trainer, tasks = config.trainer, slurm_tasks()
     if trainer.strategy == "ddp_slurm":
         if tasks is None:
@@ -218,15 +237,10 @@ def _processes(config: Any) -> None:
         )
 
 
-def _search(config: Any) -> None:
-    search = config.search
-    one_of("search.pruner", search.pruner, ("none", "median", "percentile", "halving", "hyperband"))
-
-
-def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
+def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> None:
     weights = config.model.weights
     if not config.strategy.pretrained:
-        if weights is not None and any(word.lstrip("+").startswith("model.weights=") for word in said):
+        if weights is not None and any(word.lstrip("+").startswith("model.weights=") for word in overrides):
             raise ConfigError(
                 f"strategy={config.strategy.name} and model.weights={weights} disagree: this strategy starts at "
                 "random.\nUse strategy=finetune or strategy=feature_extract, or leave model.weights out."
@@ -261,7 +275,7 @@ def _weights_and_strategy(config: Any, said: Collection[str]) -> None:
         )
 
 
-def _head_from(config: Any) -> None:
+def _head_from(config: TrainConfig) -> None:
     origins = config.model.head_from
     if origins is None:
         return
@@ -289,7 +303,7 @@ def bundled_models() -> list[str]:
     return sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
 
 
-def _network_and_input(config: Any) -> None:
+def _network_and_input(config: TrainConfig) -> None:
     recipe = recipe_of(config)
     facts = recipe.facts()
     if config.data.preprocess.input_size is not None:
@@ -301,7 +315,7 @@ def _network_and_input(config: Any) -> None:
         )
 
 
-def _cache(config: Any) -> None:
+def _cache(config: TrainConfig) -> None:
     if config.cache.mode != "features":
         return
     if config.freeze.policy == "none":
@@ -310,9 +324,9 @@ def _cache(config: Any) -> None:
             "Use strategy=feature_extract, or cache=auto."
         )
     for key in ("mixup", "cutmix"):
-        if config.augment[key]:
+        if alpha := getattr(config.augment, key):
             raise ConfigError(
-                f"cache=features and augment.{key}={config.augment[key]:g} disagree: images are mixed anew for each "
+                f"cache=features and augment.{key}={alpha:g} disagree: images are mixed anew for each "
                 f"batch, before the frozen layers see them.\nUse augment.{key}=0, or cache=auto."
             )
 
@@ -348,11 +362,21 @@ def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
         config: the resolved configuration, as plain containers.
         picked: Hydra's choice of each group, e.g. {"augment": "basic"}.
     """
-    named = {group: config[group]["name"] for group in ("model", "data", "strategy", "optimizer", "scheduler")}
+    named = {group: config[group]["name"] for group in ("model", "data", "strategy")}
+    named |= {
+        group: _name_of(config[group].get(TARGET), picked.get(group)) for group in ("optimizer", "scheduler", "loss")
+    }
     named["freeze"] = config["freeze"]["policy"]
     named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
-    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith(".name")}
+    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith((".name", TARGET))}
     return named | keys
+
+
+def _name_of(target: str | None, option: str | None) -> str:
+    """How tables call a part: by its option, or by the last part of its target where it was chosen by that."""
+    if option not in (None, "target"):
+        return str(option)
+    return "none" if target is None else short_name(target)
 
 
 def _essential(key: str) -> bool:

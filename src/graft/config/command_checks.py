@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from graft.config.checks import check_views, one_of
+from graft.config.checks import check_views
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
-from graft.config.fields import check_bounds
+from graft.config.fields import check_ranges, one_of
 from graft.config.recorded import MODULE
 from graft.errors import ConfigError, pip_install
 from graft.system.files import safe_name
@@ -28,7 +28,7 @@ def check_evaluate(config: Any, said: Collection[str]) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, EvaluateConfig)
+    check_ranges(config, EvaluateConfig)
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
     _check_trust(config.trust)
@@ -53,7 +53,7 @@ def check_predict(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, PredictConfig)
+    check_ranges(config, PredictConfig)
     named = not OmegaConf.is_missing(config.model, "name")
     if (config.checkpoint is None) != named:
         said = f"checkpoint={config.checkpoint} and model={config.model.name} disagree" if named else "neither is set"
@@ -77,7 +77,7 @@ def check_export(config: Any) -> list[str]:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, ExportConfig)
+    check_ranges(config, ExportConfig)
     if config.checkpoint is None:
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
     _check_trust(config.trust)

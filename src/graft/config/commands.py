@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config.fields import bounded, bounded_as
-from graft.config.overrides import literal
-from graft.config.training import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
+from graft.config.fields import bounded, literal, same_range
+from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig
 
 
 @dataclass
@@ -34,16 +33,16 @@ class EvaluateDataConfig:
 
     name: str | None = None
     root: str | None = literal(None)
-    batch_size: int | None = bounded_as(DataConfig, "batch_size")
-    num_workers: int | str | None = bounded_as(DataConfig, "num_workers")
-    timeout: float | None = bounded_as(DataConfig, "timeout")
+    batch_size: int | None = same_range(DataConfig, "batch_size")
+    num_workers: int | str | None = same_range(DataConfig, "num_workers")
+    timeout: float | None = same_range(DataConfig, "timeout")
     download: bool | None = None
-    shots: int | None = bounded_as(DataConfig, "shots")
-    val_fraction: float | None = bounded_as(DataConfig, "val_fraction")
-    fold: int | None = bounded_as(DataConfig, "fold")
-    folds: int | None = bounded_as(DataConfig, "folds")
+    shots: int | None = same_range(DataConfig, "shots")
+    val_fraction: float | None = same_range(DataConfig, "val_fraction")
+    fold: int | None = same_range(DataConfig, "fold")
+    folds: int | None = same_range(DataConfig, "folds")
     on_error: str | None = None
-    resident_gb: float | None = bounded_as(DataConfig, "resident_gb")
+    resident_gb: float | None = same_range(DataConfig, "resident_gb")
     options: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     """What the files of the group say for training; not used here, see EvaluateConfig.preprocess."""

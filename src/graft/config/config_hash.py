@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from graft.config.registration import plain
+from graft.config.schema import TrainConfig
 
 WITHOUT_EFFECT = (
     "resume",
@@ -28,22 +29,10 @@ WITHOUT_EFFECT = (
 """Keys that change no figure of a run on a CPU; on a GPU, data.resident_gb decides where crops are rounded."""
 
 
-def identity(config: DictConfig) -> str:
-    """16 hexadecimal digits that two configurations share exactly when their runs must give the same figures.
-
-    Args:
-        config: a TrainConfig; a `hydra` node beside it is passed over.
-
-    Raises:
-        OmegaConfBaseException: an interpolation leads nowhere.
-    """
-    plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
-    told = {key: value for key, value in flat(plain) if not matches(key, WITHOUT_EFFECT)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def config_hash(cfg: TrainConfig) -> str:
+    """Hash of every key that can change a result, in 16 hexadecimal digits; equal hashes mean equal runs."""
+    keys = {key: value for key, value in flat(plain(cfg)) if not matches(key, WITHOUT_EFFECT)}
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def matches(key: str, parts: Iterable[str]) -> bool:

@@ -3,7 +3,6 @@
 Hydra's grammar makes numbers of `2024_10` and `1e5` and a bool of `true`, and cannot read `é`, `(` or `~`.
 """
 
-import dataclasses
 import glob
 import os
 import re
@@ -12,16 +11,10 @@ from functools import cache
 from typing import Any
 
 from graft.config import conf_dir
-from graft.config.fields import keys_of
+from graft.config.fields import LITERAL, keys_of
 from graft.errors import ConfigError
 
-LITERAL = "literal"
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
-
-
-def literal(default: Any) -> Any:
-    """A field of a schema that holds a path or a name: its value on the command line is text, not an expression."""
-    return dataclasses.field(default=default, metadata={LITERAL: True})
 
 
 def literal_words(words: Sequence[str], task: str) -> list[str]:
@@ -39,7 +32,18 @@ def literal_words(words: Sequence[str], task: str) -> list[str]:
     """
     sweep = any(word in ("-m", "--multirun", "hydra.mode=MULTIRUN") for word in words)
     literal = (_literal_word(word, task, sweep) for word in words)
-    return [word for word in literal if word is not None]
+    return [*_bare_options(words, task), *(word for word in literal if word is not None)]
+
+
+def _bare_options(words: Sequence[str], task: str) -> list[str]:
+    """GROUP=target for each GROUP._target_=… alone, so that no argument of the default option is left over."""
+    named = [word.lstrip("+").partition("=")[0] for word in words if "=" in word]
+    groups = dict.fromkeys(name.removesuffix("._target_") for name in named if name.endswith("._target_"))
+    return [
+        f"{group}=target"
+        for group in groups
+        if group not in named and group in _defaults(task) and (conf_dir() / group / "target.yaml").is_file()
+    ]
 
 
 def _literal_word(word: str, task: str, sweep: bool) -> str | None:
@@ -108,7 +112,7 @@ def _quoted(value: str) -> str:
 
 @cache
 def _literal_keys(task: str) -> frozenset[str]:
-    from graft.config.schema import SCHEMAS
+    from graft.config.registration import SCHEMAS
 
     return frozenset((*HYDRA_PATHS, *(key for key, _, metadata in keys_of(SCHEMAS[task]) if LITERAL in metadata)))
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from graft.config.registration import plain
 from graft.data.preprocessing import Preprocessing
 from graft.models.configurations import NETWORKS
 from graft.models.recipe import Recipe
@@ -32,4 +33,4 @@ def preprocessing_of(config: Any) -> Preprocessing:
         from graft.models.weights import default_preprocessing
 
         own = default_preprocessing(recipe, weights)
-    return own.changed(config.data.preprocess, "data.preprocess")
+    return own.changed(plain(config.data.preprocess), "data.preprocess")

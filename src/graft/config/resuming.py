@@ -11,6 +11,7 @@ Plain = Mapping[str, Any]
 Effect = Callable[["Change"], str]
 
 ABSENT = "(not set)"
+COSINE = "graft.learning.schedulers.cosine"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Rule:
 def _longer(change: Change) -> str:
     end = {"trainer.max_epochs": "epoch", "trainer.max_steps": "step"}[change.key]
     effect = "training has no such limit" if change.after == -1 else f"training ends after {end} {change.after}"
-    if change.config["scheduler"]["name"] == "cosine":
+    if change.config["scheduler"].get("_target_") == COSINE:
         effect += ", and the cosine schedule, which ends there, is that of the new length from the next step on"
     if change.key == "trainer.max_steps":
         effect += "; an epoch that the old limit cut is not completed"
@@ -192,11 +193,9 @@ def _fault(change: Change, rule: Rule | None, overrides: Collection[str], within
     """Why the change cannot be made; None where it can."""
     if rule is None or (rule.allowed is not None and not rule.allowed(change)):
         return next((reason for part, reason in REASONS.items() if matches(change.key, (part,))), OTHERWISE)
-    scheduler, lookahead = change.config["scheduler"]["name"], change.config["optimizer"]["lookahead"]
-    if rule.length and scheduler == "onecycle":
-        return "scheduler=onecycle plans its whole course from the length of the run"
-    if rule.length and lookahead is not None:
-        return f"optimizer.lookahead={lookahead} plans its whole course from the length of the run"
+    schedule = str(change.config["scheduler"].get("_target_"))
+    if rule.length and schedule.lower().endswith(("onecycle", "onecyclelr")):
+        return f"{schedule} plans its whole course from the length of the run"
     if rule.between_epochs and within_epoch:
         return f"it can change between epochs only, and the checkpoint is from within epoch {change.epochs + 1}"
     if rule.explicit and change.key not in overrides:

@@ -1,22 +1,338 @@
-"""The keys of every command, known to Hydra. No heavy import: `--help` reads this."""
+"""Every key of a training run, its type and its default."""
 
-from hydra.core.config_store import ConfigStore
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from graft.config.commands import CompareConfig, EvaluateConfig, ExportConfig, InspectConfig, PredictConfig
-from graft.config.training import TrainConfig
+from omegaconf import II, MISSING
 
-SCHEMAS = {
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-    "export": ExportConfig,
-    "compare": CompareConfig,
-    "inspect": InspectConfig,
-}
+from graft.config.fields import Bounds, Open, Part, Parts, bounded, choice, literal
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "16-true", "64", "64-true")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
-def register() -> None:
-    """Make the schemas known to Hydra under `schema/`."""
-    store = ConfigStore.instance()
-    for name, node in SCHEMAS.items():
-        store.store(group="schema", name=name, node=node, package="_global_", replace=True)
+@dataclass
+class ModelConfig(Part):
+    own: ClassVar[tuple[str, ...]] = ("weights", "head_from", "gradient_clip_val")
+    name: str = MISSING
+    family: str | None = None
+    """"timm": `name` is one of timm's networks; null: one of ours or of torchvision's."""
+    weights: str | None = literal("default")
+    """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
+    classifier: str | None = None
+    """VGG only: "vgg" (three linear layers), "linear" (one) or "pooled" (average pool, BatchNorm, one linear)."""
+    table: list[Any] | None = None
+    """VGG only: channels of each convolution, "M" for a 2x2 max-pool."""
+    batch_norm: bool | None = None
+    dropout: float | None = bounded(None, least=0, below=1)
+    input_size: int | None = bounded(None, least=1, most=16_384)
+    """Side of the input in pixels; null: the network's own."""
+    average_pool: int | None = bounded(None, least=0, most=1024)
+    """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+    head_from: Any = None
+    """Class → the class or classes of the weights that its row of the new head begins with: {ants: ant, bees: bee}."""
+    gradient_clip_val: float | None = bounded(None, above=0)
+    """What trainer.gradient_clip_val is for this network unless it is given."""
+
+
+@dataclass
+class PreprocessConfig:
+    """What evaluation does to an image; every null means: as the network's weights want it."""
+
+    input_size: int | None = bounded(None, least=1, most=16_384)
+    resize_size: int | None = bounded(None, least=1, most=32_768)
+    fit: str | None = choice(None, "crop", "squash")
+    mean: list[float] | None = bounded(None, least=0, most=1, length=3)
+    std: list[float] | None = bounded(None, above=0, length=3)
+    interpolation: str | None = None
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    root: str | None = literal(None)
+    batch_size: int | str = bounded(32, least=1, words=("auto",))
+    """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
+    num_workers: int | str = bounded("auto", least=0, words=("auto",))
+    timeout: float | None = bounded(600.0, above=0)
+    """Seconds that a batch of the worker processes may take before the run ends with the reason; null: no limit."""
+    download: bool = True
+    shots: int | None = bounded(None, least=1)
+    """Keep this many seeded training images of each class."""
+    val_fraction: float = bounded(0.1, least=0, below=1)
+    """Part of the training images to validate on, where the set has no validation split; 0: validate on test."""
+    fold: int | None = bounded(None, least=0)
+    """With folds=K: validate on this one (0 to K - 1) of K parts of the images that are not test images."""
+    folds: int | None = bounded(None, least=2)
+    """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own division."""
+    on_error: str = choice("raise", "raise", "skip")
+    """Images that cannot be read: "raise" stops before the first step with a list, "skip" leaves them out, said."""
+    resident_gb: float = bounded(2.0, least=0, infinite=True)
+    """Sets whose decoded images need no more memory than this are decoded once and held."""
+    draft: bool = True
+    """Large JPEGs are decoded at a half, quarter or eighth of their size where random crops keep their pixels."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What only this data set knows, e.g. the id ranges of `mask`."""
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+
+@dataclass
+class StrategyConfig:
+    name: str = MISSING
+    pretrained: bool = True
+    """Needs pretrained weights; false ignores model.weights and starts at random."""
+    freeze: str = "none"
+    """The freeze policy of this strategy, taken by freeze=auto."""
+    lr_multipliers: dict[str, float] = bounded(default_factory=dict, least=0)
+    layer_decay: float | None = bounded(None, above=0, most=1)
+    decay_norm_and_bias: bool = True
+
+
+@dataclass
+class FreezeConfig:
+    policy: str = MISSING
+    patterns: list[str] = field(default_factory=list)
+    schedule: Any = bounded(None, least=0)
+    """Group or stage -> epoch; not typed as such, because Hydra could then not fill it from the command line."""
+    every: int = bounded(1, least=1)
+
+
+@dataclass
+class OptimizerConfig(Part):
+    """`_target_`: an optimizer, called with the parameter groups; a null argument is left to its default."""
+
+    own: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    lr: float = bounded(MISSING, above=0)
+    """Learning rate of the groups whose multiplier is 1."""
+    weight_decay: float = bounded(0.0, least=0)
+    momentum: float | None = bounded(None, least=0, below=1)
+    nesterov: bool | None = None
+    betas: list[float] | None = bounded(None, least=0, below=1, length=2)
+    eps: float | None = bounded(None, above=0)
+
+
+@dataclass
+class SchedulerConfig(Part):
+    """`_target_`: a schedule, called with the optimizer; null: a constant learning rate."""
+
+    own: ClassVar[tuple[str, ...]] = ("interval", "monitor")
+    interval: str = choice("epoch", "step", "epoch")
+    """How often it steps: after each optimizer step or after each epoch."""
+    monitor: str | None = None
+    """The metric that a schedule such as ReduceLROnPlateau follows, e.g. val/loss."""
+    warmup_epochs: float | None = bounded(None, least=0)
+    min_lr_ratio: float | None = bounded(None, least=0, most=1)
+    step_size: int | None = bounded(None, least=1)
+    gamma: float | None = bounded(None, above=0)
+    pct_start: float | None = bounded(None, least=0, most=1)
+    div_factor: float | None = bounded(None, above=0)
+    final_div_factor: float | None = bounded(None, above=0)
+    anneal_strategy: str | None = choice(None, "cos", "linear")
+    cycle_momentum: bool | None = None
+    factor: float | None = bounded(None, above=0, below=1)
+    patience: int | None = bounded(None, least=0)
+
+
+@dataclass
+class CropConfig:
+    scale: list[float] = bounded(default_factory=lambda: [0.08, 1.0], above=0, most=1, length=2, ascending=True)
+    ratio: list[float] = bounded(default_factory=lambda: [0.75, 1.3333333333333333], above=0, length=2, ascending=True)
+
+
+@dataclass
+class AugmentConfig:
+    random_resized_crop: CropConfig | None = None
+    random_crop_padding: int | None = bounded(None, least=0, most=16_384)
+    horizontal_flip: float = bounded(0.0, least=0, most=1)
+    vertical_flip: float = bounded(0.0, least=0, most=1)
+    alternate_flips: bool = False
+    """Mirror what the epoch before did not, and the other way round; wants horizontal_flip=0.5."""
+    policy: str | None = choice(None, "trivial", "rand", "auto")
+    color_jitter: float = bounded(0.0, least=0)
+    random_erasing: float = bounded(0.0, least=0, most=1)
+    mixup: float = bounded(0.0, least=0)
+    cutmix: float = bounded(0.0, least=0)
+
+
+@dataclass
+class LossConfig(Part):
+    """`_target_`: a loss, called with logits [B, C] and class indices [B], or class probabilities [B, C] with MixUp."""
+
+    own: ClassVar[tuple[str, ...]] = ("class_weights", "on_nan", "nan_limit")
+    label_smoothing: float | None = bounded(None, least=0, below=1)
+    class_weights: Any = bounded(None, above=0)
+    """null, "balanced" (inverse class frequency), one weight per class, or some by name, the others weighing 1; the
+    loss gets them as `weight`."""
+    on_nan: str = choice("raise", "raise", "skip")
+    """A step whose loss is NaN or infinite: "raise" ends the run, "skip" ignores the step and records its images."""
+    nan_limit: int = bounded(10, least=0)
+    """With on_nan=skip, the number of such steps after which the run ends all the same."""
+
+
+@dataclass
+class MetricsConfig(Parts):
+    """Metrics of validation and test in addition to loss and accuracy, by name: NAME gives val/NAME and test/NAME."""
+
+
+@dataclass
+class TrainerConfig(Open):
+    """Keys that are not listed here are arguments of Lightning's Trainer, e.g. detect_anomaly."""
+
+    accelerator: str = choice("auto", *ACCELERATORS)
+    devices: int | str = bounded("auto", least=1, words=("auto",))
+    num_nodes: int = bounded(1, least=1)
+    strategy: str = choice("auto", "auto", "ddp", "ddp_slurm")
+    precision: str = choice("auto", *PRECISIONS)
+    max_epochs: int = bounded(10, least=-1)
+    max_steps: int = bounded(-1, least=-1)
+    val_check_interval: int | float | None = bounded(None, least=1, fraction=Bounds(above=0, most=1))
+    """Validate also every N optimizer steps (an int) or fraction of an epoch (a float); null: after each epoch."""
+    gradient_clip_val: float | None = bounded(II("model.gradient_clip_val"), above=0)
+    """Norm that gradients are clipped to; null for none; the network's own unless given."""
+    accumulate_grad_batches: int = bounded(1, least=1)
+    limit_train_batches: int | float | None = bounded(None, least=1, fraction=Bounds(above=0, most=1))
+    limit_val_batches: int | float | None = bounded(None, least=0, fraction=Bounds(least=0, most=1))
+    limit_test_batches: int | float | None = bounded(None, least=0, fraction=Bounds(least=0, most=1))
+    log_every_n_steps: int = bounded(10, least=1)
+    deterministic: bool | str = choice(False, "warn")
+    """The same figures to the bit on a GPU too; "warn": where PyTorch can, and else it says so."""
+    benchmark: bool | None = None
+    """On a GPU, try cuDNN's algorithms for each convolution once and keep the fastest; not if deterministic. That takes
+    seconds and gains about a percent: null tries them in runs of at least 2,000 steps."""
+    channels_last: bool = True
+    keep_memory: bool = True
+    """On a CPU, reuse freed memory instead of giving it back to the kernel after each step; Linux with glibc."""
+    compile: bool | str = choice(False, *COMPILE_MODES)
+    """torch.compile: true, or its mode: "reduce-overhead" (CUDA graphs, for networks of many small steps), …"""
+    baseline: bool = True
+    """Validate once before the first step: the figure at step 0."""
+    test: bool = True
+
+
+@dataclass
+class LoggerConfig(Parts):
+    """Loggers by name; `logger=[tensorboard,csv]` chooses them, `logger.csv=false` leaves one out."""
+
+
+@dataclass
+class CallbacksConfig(Parts):
+    """Keys that switch Graft's own callbacks; any other Lightning callback is added under a name of its own."""
+
+    checkpoint: str = choice("best", "best", "last")
+    """"best": keep and test the weights of the best `optimized_metric`; "last": those of the last epoch."""
+    checkpoint_every_n_steps: int | None = bounded(None, least=1)
+    """Write last.ckpt also after each so many optimizer steps, for epochs of hours; null: at the ends of epochs."""
+    keep: str = choice("all", "all", "best", "none")
+    """Checkpoints that a finished run keeps: "all", "best" (enough to use the network, not to train on) or "none"."""
+    early_stopping: int | None = bounded(None, least=1)
+    """Stop after this many validations without a better `optimized_metric`."""
+    ema: float | None = bounded(None, least=0, below=1)
+    """Decay of an exponential moving average of the weights, e.g. 0.999; validated and saved in their place."""
+    progress: str = choice("auto", "auto", "bar", "lines", "none")
+    """"auto" (a bar on a terminal, else a line an epoch), "bar", "lines" or "none"."""
+
+
+@dataclass
+class ReviewConfig:
+    """How much of a run is shown in TensorBoard and kept for `graft compare`; 0 or false: none of it."""
+
+    measures: bool = True
+    """Gradient norm of each parameter group, step time and images per second."""
+    texts: bool = True
+    """The configuration, the layer table and HPARAMS."""
+    figures: bool = True
+    """Confusion matrix, accuracy per class and calibration of the best epoch."""
+    images: int = bounded(16, least=0)
+    """Images of the first training batch, of the validation and of the test set."""
+    worst: int = bounded(16, least=0)
+    """Images that the best epoch got most wrong."""
+    gradcam: int = bounded(4, least=0)
+    """Validation images shown with the places that speak for their class."""
+    curves: int = bounded(16, least=0)
+    """Classes with a precision-recall curve."""
+    embedding: int = bounded(500, least=0)
+    """Validation images in the projector."""
+    record: int = bounded(48, least=0)
+    """Thumbnails in review.npz, which `graft compare` shows; 0: no such file."""
+    graph: bool = False
+    """The network's graph."""
+
+
+@dataclass
+class SearchConfig:
+    """What a job that is a trial of an Optuna search knows of it; set by sweep=…."""
+
+    storage: str | None = literal(None)
+    """A database (sqlite:///FILE, postgresql://…), or a journal (journal:///FILE, redis://…)."""
+    study: str | None = literal(None)
+    trial: int | None = bounded(None, least=0)
+    """The number of the trial, given by the sweeper."""
+    pruner: str = choice("none", "none", "median", "percentile", "halving", "hyperband")
+    """What stops hopeless trials early: "none", "median", "percentile", "halving" or "hyperband"."""
+    startup_trials: int = bounded(5, least=0)
+    """So many trials run to their end before any is pruned ("median", "percentile")."""
+    warmup_epochs: int = bounded(1, least=0)
+    """So many epochs of each trial are not judged; for "halving" and "hyperband" its least budget."""
+    percentile: float = bounded(50.0, least=0, most=100)
+    """"percentile" stops what is not among this best part, in percent, of the trials before it."""
+    reduction_factor: int = bounded(3, least=2)
+    """"halving" and "hyperband" let one of so many go on at each rung."""
+
+
+@dataclass
+class CacheConfig:
+    mode: str = choice("auto", "auto", "features", "none")
+    """"auto" (where it changes nothing but time), "features" (or say why not), "none"."""
+    max_gb: float = bounded(10.0, above=0, infinite=True)
+    """Most that features in paths.cache take, in 2**30 bytes; the longest unused make room for new ones."""
+    views: int | None = bounded(None, least=1)
+    """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
+
+
+@dataclass
+class DownloadConfig:
+    """How data and weights are fetched."""
+
+    timeout: float = bounded(10.0, above=0, most=3600)
+    """Seconds for name resolution, connection and response header together, and to wait for more bytes."""
+    attempts: int = bounded(5, least=1, most=1000)
+    """Consecutive attempts without progress after which a transfer is given up."""
+
+
+@dataclass
+class PathsConfig:
+    data: str = literal("data")
+    outputs: str = literal("outputs")
+    cache: str = literal("outputs/cache")
+
+
+@dataclass
+class TrainConfig:
+    """The whole configuration of `graft train`."""
+
+    seed: int = bounded(0, least=0, below=2**32)
+    resume: str | None = literal(None)
+    optimized_metric: str = "val/acc"
+    sweep_name: str = literal(MISSING)
+    """The folder of a sweep below outputs/sweep/; the same command with the same name takes the sweep up again."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    tta: bool = False
+    """Test-time augmentation: the test's figures are those of the mean of the probabilities of `views`."""
+    views: list[str] = field(default_factory=lambda: ["identity", "hflip"])

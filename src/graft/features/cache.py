@@ -15,6 +15,7 @@ import torchvision
 from rich.progress import Progress
 from torch import Tensor
 
+from graft.config.schema import TrainConfig
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import Features, FeatureTable, Layout
@@ -92,7 +93,7 @@ class FeatureCache:
     """
 
     def __init__(
-        self, config: Any, learner: Learner, data: ImageDataModule, trainer: pl.Trainer, *, begins: int = 0
+        self, config: TrainConfig, learner: Learner, data: ImageDataModule, trainer: pl.Trainer, *, begins: int = 0
     ) -> None:
         self.config, self.learner, self.data, self.trainer = config, learner, data, trainer
         self.asked = config.cache.mode == "features"
@@ -163,7 +164,7 @@ class FeatureCache:
     def _may(self, part: str) -> bool:
         """Whether the features of a part may be kept at all, as far as the configuration tells."""
         config = self.config
-        if config.trainer[f"limit_{part}_batches"] is not None and not self.asked:
+        if getattr(config.trainer, f"limit_{part}_batches") is not None and not self.asked:
             return False
         if part != "train":
             return True

@@ -16,7 +16,7 @@ class Counts:
     """What an evaluation has counted, over all processes.
 
     Attributes:
-        loss: sum of the cross-entropies.
+        loss: summed over the images.
         images, right, taken_for: for each of the C classes how many images it has, how many of them were recognised,
             and how many of any class were taken for it.
     """
@@ -58,9 +58,12 @@ class Tally:
         self._loss = torch.zeros(1, dtype=widest(device), device=device)
         self._counts = torch.zeros(3, classes, dtype=torch.int64, device=device)
 
-    def count(self, logits: Tensor, labels: Tensor) -> None:
-        """One batch: logits float32 [B, C], labels [B]; PADDING counts nowhere."""
-        self._loss += F.cross_entropy(logits, labels, reduction="sum", ignore_index=PADDING)
+    def count(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
+        """One batch: logits float32 [B, C], labels [B], which PADDING excludes, and the loss summed over its images; by
+        default the cross-entropy."""
+        if loss is None:
+            loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=PADDING)
+        self._loss += loss
         of_class = labels[:, None] == self._classes
         taken_for = (logits.argmax(1)[:, None] == self._classes) & (labels != PADDING)[:, None]
         self._counts += torch.stack([of_class, of_class & taken_for, taken_for]).sum(1)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -15,6 +15,9 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from graft.config.schema import MetricsConfig
+from graft.config.targets import TARGET, accepts, build
+from graft.errors import ConfigError
 from graft.learning.confusion_counts import Tally
 
 TOP = 5
@@ -102,3 +105,21 @@ def _counted(count: int, average: Literal["none", "macro"]) -> MetricCollection:
     """Precision, recall and F1 from one count of hits and misses."""
     kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
     return MetricCollection({name: kind(count, average=average) for name, kind in kinds.items()})
+
+
+def build_metrics(cfg: MetricsConfig, num_classes: int) -> dict[str, Metric]:
+    """The metrics of `cfg` by name, each updated with probabilities [B, C] and class indices [B].
+
+    A target gets `num_classes` where it takes that argument and the configuration does not give it.
+
+    Raises:
+        ConfigError: a target that is no torchmetrics Metric, or refuses its arguments.
+    """
+    metrics = {}
+    for name, node in cfg.parts().items():
+        asks = "num_classes" not in node and accepts(node[TARGET], "num_classes")
+        metric = build(f"metrics.{name}", node, **({"num_classes": num_classes} if asks else {}))
+        if not isinstance(metric, Metric):
+            raise ConfigError(f"metrics.{name}.{TARGET}={node[TARGET]}: gives a {type(metric).__name__}, not a Metric.")
+        metrics[name] = metric
+    return metrics

@@ -1,5 +1,6 @@
 """The LightningModule: one network, one transfer plan, one loss; the same for every strategy."""
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -8,19 +9,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torchmetrics import Metric
 from torchvision.transforms import v2
 
+from graft.config.schema import OptimizerConfig, SchedulerConfig
 from graft.data.datasets import Batch
 from graft.data.feature_batches import FeatureBatch
 from graft.data.preprocessing import Preprocessing
+from graft.data.sampler import PADDING
 from graft.errors import TrainingError
 from graft.learning.callbacks import AveragedWeights
 from graft.learning.confusion_counts import Counts, Tally, widest
-from graft.learning.lookahead import Lookahead
 from graft.learning.loss_monitor import WAY_OUT, LossWatch
+from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, RunLength, apply_changes
 from graft.learning.schedulers import Length, build_schedule
@@ -31,6 +33,8 @@ from graft.transfer.plan import TransferPlan
 
 log = logging.getLogger("graft")
 
+EVALUATED = ("val", "test")
+
 SUMS = ("epoch_sums", "window_sums")
 
 
@@ -39,16 +43,16 @@ class Objective:
     """What training minimises.
 
     Attributes:
-        label_smoothing: share of the target spread evenly over the classes, in [0, 1) (Szegedy et al. 2016).
-        class_weights: one factor a class, or None.
+        loss: of logits and targets; None is torch's cross-entropy.
+        target: dotted path of the loss, for messages.
         mixup, cutmix: alpha of the Beta distribution, 0 for off (Zhang et al. 2018; Yun et al. 2019).
         auxiliary: weight of an auxiliary head's loss where a network has one (Inception: 0.4).
         on_nan: what becomes of a step whose loss is NaN or infinite: "raise" ends the run, "skip" leaves it out.
         nan_limit: so many steps may be left out.
     """
 
-    label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | None = None
+    loss: Loss | None = None
+    target: str = CROSS_ENTROPY
     mixup: float = 0.0
     cutmix: float = 0.0
     auxiliary: float = 0.4
@@ -69,14 +73,13 @@ class Learner(pl.LightningModule):
         optimizer, scheduler: their configurations.
         seed: with epoch and step the only source of chance, so that a resumed run draws what it would have drawn.
         views: how the test looks at an image, keys of `graft.learning.views.VIEWS`.
+        metrics: of validation and test, in addition to loss and accuracy, by name.
         provenance: plain values that make a checkpoint whole (recipe, config, …), saved under "graft".
 
     Attributes:
         suffixes: for batches of features, by `FeatureBatch.cut`: (network, *features) -> what the network gives
             for the images.
     """
-
-    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -86,12 +89,13 @@ class Learner(pl.LightningModule):
         classes: tuple[str, ...],
         preprocessing: Preprocessing,
         objective: Objective,
-        optimizer: Any,
-        scheduler: Any,
+        optimizer: OptimizerConfig,
+        scheduler: SchedulerConfig,
         seed: int,
         provenance: Mapping[str, Any],
         log_every: int = 10,
         views: tuple[str, ...] = ONE_LOOK,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -106,16 +110,14 @@ class Learner(pl.LightningModule):
         self.views = views
         self.normalisation = Normalise(preprocessing)
         self.suffixes: dict[str, Callable[..., Any]] = {}
-        weights = None if objective.class_weights is None else torch.tensor(objective.class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.criterion = objective.loss or nn.CrossEntropyLoss()
+        self.metrics = nn.ModuleDict({split: nn.ModuleDict(copy.deepcopy(dict(metrics or {}))) for split in EVALUATED})
         # Sums of (loss · images, correct, images) on the device, read only when something is logged. No buffers:
         # averaged weights swap those during validation.
         self.epoch_sums = self.window_sums = torch.zeros(3)
         self.tally = Tally(len(classes), torch.device("cpu"))
         self.watch = LossWatch(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
-        self.lookahead: Lookahead | None = None
         self._origin: Origin | None = None
-        self._averages: dict[str, Tensor] = {}  # of a run that goes on, until there is a Lookahead to have them
         self.collapsed: str | None = None
         """What to say when the last validation saw one class only."""
         self.results: dict[str, float] = {}
@@ -159,7 +161,7 @@ class Learner(pl.LightningModule):
     def on_train_start(self) -> None:
         """Where a run goes on within an epoch, that epoch is not begun again, and what it has summed up is here."""
         if self._origin is not None:
-            apply_changes(self.trainer, self._origin, OmegaConf.create(self.provenance["config"]), self.plan.groups)
+            apply_changes(self.trainer, self._origin, self.provenance["config"], self.plan.groups)
         self.plan.apply(self.current_epoch)
         self.train()
         self.epoch_sums, self.window_sums = (sums.to(self._zeros()) for sums in (self.epoch_sums, self.window_sums))
@@ -198,8 +200,6 @@ class Learner(pl.LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Gradients go at once, and not, as in Lightning, after the next forward pass, which can use their room."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.lookahead is not None:
-            self.lookahead.after_step(self.global_step + 1)
         optimizer.zero_grad()
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
@@ -218,9 +218,7 @@ class Learner(pl.LightningModule):
         return (batch_idx + 1) % every == 0 or batch_idx + 1 == self.trainer.num_training_batches
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(
-            logits.float(), targets, weight=self.class_weights, label_smoothing=self.objective.label_smoothing
-        )
+        return as_scalar(self.criterion(logits.float(), targets), self.objective.target)
 
     def _mix(self, images: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
         count = len(self.classes)
@@ -261,30 +259,44 @@ class Learner(pl.LightningModule):
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
-    def _start_evaluation(self) -> None:
+    def _start_evaluation(self, split: str) -> None:
         self.tally = Tally(len(self.classes), self.device)
+        for metric in self._metrics(split).values():
+            metric.reset()
 
-    def _evaluate(self, batch: Batch | FeatureBatch, views: tuple[str, ...] = ONE_LOOK) -> Tensor:
+    def _metrics(self, split: str) -> dict[str, Metric]:
+        return dict(self.metrics[split].items())  # type: ignore[operator]
+
+    def _evaluate(self, batch: Batch | FeatureBatch, split: str, views: tuple[str, ...] = ONE_LOOK) -> Tensor:
         if isinstance(batch, FeatureBatch):
             logits = _logits(self._go_on(batch)).float()
         else:
             size = self.preprocessing.input_size
             logits = mean_of_views(lambda images: self(images).float(), batch.images, views, size)
-        self.tally.count(logits, batch.labels)
+        loss = None if self.objective.target == CROSS_ENTROPY else self._summed_loss(logits, batch.labels)
+        self.tally.count(logits, batch.labels, loss)
+        known = batch.labels != PADDING
+        for metric in self._metrics(split).values():
+            metric.update(logits[known].softmax(1), batch.labels[known])
         return logits
+
+    def _summed_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The run's own loss, summed over a batch's images; padding of the last batch is not counted."""
+        known = labels != PADDING
+        return self._loss(logits[known], labels[known]) * known.sum() if known.any() else logits.new_zeros(())
 
     def _counted(self) -> Counts:
         return self.tally.read(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
 
     def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
+        self._start_evaluation("val")
 
     def validation_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
-        return self._evaluate(batch)  # the logits, for callbacks
+        return self._evaluate(batch, "val")  # the logits, for callbacks
 
     def on_validation_epoch_end(self) -> None:
         counts = self._counted()
-        figures = counts.figures("val")
+        figures = counts.figures("val") | self._computed("val")
         if self.trainer.state.fn == "fit":
             figures |= self.training_figures()  # so that a validation within an epoch shows both sides
             self._watch_for_collapse(counts)
@@ -303,15 +315,26 @@ class Learner(pl.LightningModule):
             log.warning("%s", self.collapsed)
 
     def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
+        self._start_evaluation("test")
 
     def test_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor:
-        return self._evaluate(batch, self.views)
+        return self._evaluate(batch, "test", self.views)
 
     def on_test_epoch_end(self) -> None:
         counts = self._counted()
         each = {f"test/acc/{name}": acc for name, acc in zip(self.classes, counts.per_class(), strict=True)}
-        self._record(counts.figures("test") | each, self.global_step)
+        self._record(counts.figures("test") | each | self._computed("test"), self.global_step)
+
+    def _computed(self, split: str) -> dict[str, float]:
+        """The configured metrics of a split: "val/NAME", or "val/NAME/CLASS" where a metric has a value per class."""
+        figures: dict[str, float] = {}
+        for name, metric in self._metrics(split).items():
+            value = metric.compute()
+            if value.ndim:
+                figures |= {f"{split}/{name}/{c}": float(v) for c, v in zip(self.classes, value.flatten(), strict=True)}
+            else:
+                figures[f"{split}/{name}"] = float(value)
+        return figures
 
     # -- logging -------------------------------------------------------------------------------------------
 
@@ -349,8 +372,6 @@ class Learner(pl.LightningModule):
         scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
         steps = int(self.trainer.estimated_stepping_batches)
-        every = self.optimizer_config.lookahead
-        self.lookahead = None if every is None else Lookahead(self.network, every, steps, self._averages)
         epochs = max(1, self.trainer.max_epochs or 1)
         length = Length(steps, max(1, -(-steps // epochs)))
         schedule = build_schedule(optimizer, self.scheduler_config, length)
@@ -375,8 +396,6 @@ class Learner(pl.LightningModule):
                 callback.put_into(checkpoint, self)
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
         checkpoint["length"] = asdict(RunLength.of(self.trainer))
-        if self.lookahead is not None and "optimizer_states" in checkpoint:
-            checkpoint["lookahead"] = self.lookahead.averages
         checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.watch.skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -385,7 +404,6 @@ class Learner(pl.LightningModule):
         sums = checkpoint.get("sums", {})
         self.epoch_sums, self.window_sums = (sums.get(name, self._zeros()) for name in SUMS)
         self.watch.skipped = sums.get("skipped", 0)
-        self._averages = checkpoint.get("lookahead", {})
         self.results = dict(checkpoint["graft"]["metrics"])
 
 

@@ -1,5 +1,6 @@
 """What a resumed run takes from its new configuration, where Lightning would restore the checkpoint's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Origin:
         return cls(checkpoint["graft"]["config"], RunLength(**length) if length else None, progress_of(checkpoint))
 
 
-def apply_changes(trainer: pl.Trainer, origin: Origin, config: Any, groups: list[dict[str, Any]]) -> None:
+def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
     """Let the restored optimizer, schedules and early stopping of a run follow its configuration.
 
     Nothing is touched where nothing has changed, so that the run equals an uninterrupted one to the bit. What may
@@ -57,7 +58,7 @@ def apply_changes(trainer: pl.Trainer, origin: Origin, config: Any, groups: list
     Args:
         trainer: its state is that of the checkpoint.
         origin: of the checkpoint.
-        config: the TrainConfig now.
+        config: the configuration now, as plain containers.
         groups: the parameter groups as configured now, in the order of the optimizer's.
 
     Raises:
@@ -65,23 +66,23 @@ def apply_changes(trainer: pl.Trainer, origin: Origin, config: Any, groups: list
     """
     before = origin.config["optimizer"]
     optimizer, length = trainer.optimizers[0], RunLength.of(trainer)
-    _refuse_other_length(trainer, origin, length, config.optimizer.lookahead)
-    factor = config.optimizer.lr / before["lr"]
+    _refuse_other_length(trainer, origin, length)
+    factor = config["optimizer"]["lr"] / before["lr"]
     if factor != 1:
         _scale_rates(trainer, optimizer, factor)
-    if config.optimizer.weight_decay != before["weight_decay"]:
+    if config["optimizer"]["weight_decay"] != before["weight_decay"]:
         for group, configured in zip(optimizer.param_groups, groups, strict=True):
             group["weight_decay"] = configured["weight_decay"]
     if factor != 1 or length != origin.length:
         for schedule in trainer.lr_scheduler_configs:
             if isinstance(schedule.scheduler, LambdaLR):
-                _follow(schedule.scheduler, optimizer, origin, length, fixed=config.trainer.max_steps != -1)
+                _follow(schedule.scheduler, optimizer, origin, length, fixed=config["trainer"]["max_steps"] != -1)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping):
-            callback.patience = config.callbacks.early_stopping
+            callback.patience = config["callbacks"]["early_stopping"]
 
 
-def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength, lookahead: int | None) -> None:
+def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength) -> None:
     """The configuration has been compared; this is for what only the machine tells, such as trainer.devices=auto."""
     if origin.length is None or length == origin.length:
         return
@@ -91,11 +92,10 @@ def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength,
             f"resume: an epoch has {length.steps_per_epoch} steps now and had {before.steps_per_epoch}, and the "
             f"checkpoint is from within epoch {epoch}.\nResume it with as many processes and images as before."
         )
-    if lookahead is not None or any(isinstance(each.scheduler, OneCycleLR) for each in trainer.lr_scheduler_configs):
+    if any(isinstance(each.scheduler, OneCycleLR) for each in trainer.lr_scheduler_configs):
         raise TrainingError(
-            f"resume: the run has {length.steps} steps now and had {before.steps}, and scheduler=onecycle and "
-            "optimizer.lookahead plan their whole course from that.\nResume it with as many processes and images as "
-            "before."
+            f"resume: the run has {length.steps} steps now and had {before.steps}, and scheduler=onecycle plans its "
+            "whole course from that.\nResume it with as many processes and images as before."
         )
 
 

@@ -1,13 +1,16 @@
-"""Learning-rate schedules: each a function from the run's length to a torch scheduler, in one table."""
+"""Learning-rate schedules that follow the length of the run, and the way to any of torch's."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from graft.config.metrics import direction
+from graft.config.schema import SchedulerConfig
+from graft.config.targets import accepts, build
 from graft.errors import ConfigError
 
 
@@ -28,61 +31,63 @@ def cosine_with_warmup(step: int, *, warmup: int, total: int, floor: float) -> f
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _cosine(optimizer: Optimizer, config: Any, length: Length) -> LRScheduler:
-    warmup = min(round(config.warmup_epochs * length.steps_per_epoch), length.steps // 2)
+def cosine(optimizer: Optimizer, length: Length, warmup_epochs: float = 0.0, min_lr_ratio: float = 0.0) -> LambdaLR:
+    """Linear warm-up, then half a cosine to `min_lr_ratio` of each group's learning rate; stepped after each step.
+
+    Args:
+        optimizer: its groups' learning rates are the highest of the schedule.
+        length: of the run.
+        warmup_epochs: epochs of linear warm-up, at most half of the run.
+        min_lr_ratio: what is left of the learning rate at the end, in [0, 1].
+    """
+    warmup = min(round(warmup_epochs * length.steps_per_epoch), length.steps // 2)
     return LambdaLR(
-        optimizer,
-        lambda step: cosine_with_warmup(step, warmup=warmup, total=length.steps, floor=config.min_lr_ratio),
+        optimizer, lambda step: cosine_with_warmup(step, warmup=warmup, total=length.steps, floor=min_lr_ratio)
     )
 
 
-def _onecycle(optimizer: Optimizer, config: Any, length: Length) -> LRScheduler:
+def onecycle(
+    optimizer: Optimizer,
+    length: Length,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+    cycle_momentum: bool = True,
+) -> OneCycleLR:
+    """torch's OneCycleLR over the whole run, with each group's own highest learning rate; stepped after each step."""
     total = length.steps + 1  # Lightning steps once more than torch allows when an epoch is cut
-    no_warmup = float(config.pct_start * total) == 1  # torch would divide by the length of its first phase, 0
+    no_warmup = float(pct_start * total) == 1  # torch would divide by the length of its first phase, 0
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=total,
-        pct_start=(1 + 1e-9) / total if no_warmup else config.pct_start,
-        div_factor=config.div_factor,
-        final_div_factor=config.final_div_factor,
-        anneal_strategy=config.anneal_strategy,
-        cycle_momentum=config.cycle_momentum,
+        pct_start=(1 + 1e-9) / total if no_warmup else pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        anneal_strategy=anneal_strategy,
+        cycle_momentum=cycle_momentum,
     )
 
 
-def _step(optimizer: Optimizer, config: Any, length: Length) -> LRScheduler:
-    return StepLR(optimizer, step_size=config.step_size, gamma=config.gamma)
+def build_schedule(optimizer: Optimizer, cfg: SchedulerConfig, length: Length) -> dict[str, Any] | None:
+    """Lightning's description of the schedule of `cfg`; None for a constant learning rate.
 
-
-def _plateau(optimizer: Optimizer, config: Any, length: Length) -> ReduceLROnPlateau:
-    mode: Literal["min", "max"] = "max" if config.monitor.endswith("acc") else "min"
-    return ReduceLROnPlateau(optimizer, mode, factor=config.factor, patience=config.patience)
-
-
-Maker = Callable[[Optimizer, Any, Length], LRScheduler]
-
-# name: (maker, how often it steps)
-SCHEDULES: Mapping[str, tuple[Maker, str]] = {
-    "step": (_step, "epoch"),
-    "cosine": (_cosine, "step"),
-    "onecycle": (_onecycle, "step"),
-    "plateau": (_plateau, "epoch"),
-}
-
-
-def build_schedule(optimizer: Optimizer, config: Any, length: Length) -> dict[str, Any] | None:
-    """Lightning's description of the schedule `config.name`, or None for a constant learning rate.
+    The target is called with the optimizer, and with `length` and `mode` ("min" or "max", by `monitor`) where it takes
+    arguments of these names.
 
     Raises:
-        ConfigError: an unknown name; lists those there are.
+        ConfigError: the target is no schedule, or refuses its arguments.
     """
-    if config.name == "none":
+    if cfg._target_ is None:
         return None
-    if config.name not in SCHEDULES:
-        raise ConfigError(f"scheduler.name={config.name}: unknown. There are: none {' '.join(SCHEDULES)}")
-    make, interval = SCHEDULES[config.name]
-    schedule: dict[str, Any] = {"scheduler": make(optimizer, config, length), "interval": interval}
-    if config.name == "plateau":
-        schedule["monitor"] = config.monitor
-    return schedule
+    offered: Mapping[str, Any] = {"length": length}
+    if cfg.monitor is not None:
+        offered = {**offered, "mode": direction(cfg.monitor)}
+    arguments = cfg.arguments()
+    supplied = {name: value for name, value in offered.items() if name not in arguments and accepts(cfg._target_, name)}
+    schedule = build("scheduler", arguments, optimizer, **supplied)
+    if not isinstance(schedule, LRScheduler):
+        raise ConfigError(f"scheduler._target_={cfg._target_}: gives a {type(schedule).__name__}, not an LRScheduler.")
+    described: dict[str, Any] = {"scheduler": schedule, "interval": cfg.interval}
+    return described if cfg.monitor is None else described | {"monitor": cfg.monitor}

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
+from graft.config.schema import TrainConfig
 from graft.data.datamodule import ImageDataModule
 from graft.learning.callbacks.first_batch import FirstBatch
 from graft.learning.callbacks.keep_predictions import KeepPredictions
@@ -61,7 +62,7 @@ class Review:
         told: for HPARAMS.
     """
 
-    def __init__(self, config: Any, learner: Learner, data: ImageDataModule, folder: Path, told: Told) -> None:
+    def __init__(self, config: TrainConfig, learner: Learner, data: ImageDataModule, folder: Path, told: Told) -> None:
         self.config, self.learner, self.data, self.folder, self.told = config, learner, data, folder, told
         self.own = config.review
         self.classes = learner.classes
@@ -70,19 +71,19 @@ class Review:
         self.keep = self._keeper()
 
     def _keeper(self) -> KeepPredictions | None:
-        own, loggers = self.own, self.config.logger
-        shown = loggers.tensorboard and any(
+        own, loggers = self.own, self.config.logger.parts()
+        shown = "tensorboard" in loggers and any(
             (own.figures, own.images, own.worst, own.gradcam, own.curves, own.embedding)
         )
-        if not (shown or (own.record and (loggers.tensorboard or loggers.csv))):
+        if not (shown or (own.record and loggers)):
             return None
         by_score = self.config.callbacks.checkpoint == "best"
         return KeepPredictions(
             monitor=self.config.optimized_metric if by_score else None,
             # a compiled network does not see hooks that come later
             head=None if self.config.trainer.compile else head_modules(self.learner.network)[0],
-            scores=min(own.curves, len(self.classes)) if loggers.tensorboard else 0,
-            features=own.embedding if loggers.tensorboard else 0,
+            scores=min(own.curves, len(self.classes)) if "tensorboard" in loggers else 0,
+            features=own.embedding if "tensorboard" in loggers else 0,
         )
 
     def callbacks(self) -> list[Callback]:
@@ -90,9 +91,9 @@ class Review:
         every = self.config.trainer.log_every_n_steps
         wanted: list[Callback | None] = [
             GradientNorms(every) if self.own.measures else None,
-            StepTime(every) if self.own.measures and self.config.logger.tensorboard else None,
+            StepTime(every) if self.own.measures and "tensorboard" in self.config.logger.parts() else None,
             FirstBatch(self.own.images, self._show_batch)
-            if self.own.images and self.config.logger.tensorboard
+            if self.own.images and "tensorboard" in self.config.logger.parts()
             else None,
             self.keep,
         ]

@@ -8,8 +8,10 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from graft.config.config_hash import identity
+from graft.config.config_hash import config_hash
 from graft.config.locations import check_locations
+from graft.config.registration import typed
+from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
 from graft.sweep.job_folders import folder_of, restore_index
 from graft.system.gpu import require_gpu
@@ -61,7 +63,8 @@ class Grid(BasicSweeper):
 
         assert self.hydra_context is not None
         assert self.config is not None
-        configuration = identity(self.hydra_context.config_loader.load_sweep_config(self.config, job))
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, job)
+        configuration = config_hash(typed(composed, TrainConfig))
         folder = folder_of(sweep, configuration)
         return folder is not None and earlier_run(folder, configuration).get("status") in DONE
 

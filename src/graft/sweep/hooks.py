@@ -13,8 +13,10 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from graft.config.config_hash import identity
+from graft.config.config_hash import config_hash
 from graft.config.metrics import direction
+from graft.config.registration import typed
+from graft.config.schema import TrainConfig
 from graft.errors import GraftError
 from graft.report.summary import FILE, find_summaries
 from graft.sweep.grid import Grid
@@ -131,7 +133,7 @@ def command_to_go_on(config: Any) -> str:
 
 
 def _job_folder(wanted: int, *, _root_: DictConfig) -> str:
-    return job_folder(Path(_root_.hydra.sweep.dir), wanted, identity(_root_))
+    return job_folder(Path(_root_.hydra.sweep.dir), wanted, config_hash(typed(_root_, TrainConfig)))
 
 
 def _run_name(strategy: str, moment: str) -> str:

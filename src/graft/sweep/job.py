@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from graft.config.config_hash import identity
+from graft.config.config_hash import config_hash
+from graft.config.schema import TrainConfig
 from graft.errors import GraftError
 from graft.learning.pruning import PRUNED, mark_pruned
 from graft.sweep.gpu_slots import Slot, claimed_slot, concurrent_jobs
@@ -31,26 +32,26 @@ DONE = ("finished", PRUNED)
 """What is not run again."""
 
 
-def run_job(config: Any, hydra: Any) -> float | None:
+def run_job(cfg: TrainConfig, hydra: Any) -> float | None:
     """Run a job unless it is finished; what keeps it from finishing goes into its summary and stops no other job.
 
     Args:
-        config: its TrainConfig.
+        cfg: its configuration.
         hydra: its HydraConfig.
 
     Returns:
         The optimized metric (of one that was pruned: its best so far); None of a job that failed.
     """
-    folder, sweep, mine = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), identity(config)
+    folder, sweep, mine = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), config_hash(cfg)
     command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
     with _alone(sweep / INDEX / f"{mine}.lock") if first_task() else nullcontext():
         summary = earlier_run(folder, mine)
         if summary.get("status") in DONE:
             log.info("%s before: %s", summary["status"], folder)
         else:
-            config = copy.deepcopy(config)
-            if (summary or not first_task()) and config.resume is None:
-                config.resume = "auto"
+            cfg = copy.deepcopy(cfg)
+            if (summary or not first_task()) and cfg.resume is None:
+                cfg.resume = "auto"
             with ExitStack() as stack:
                 try:
                     stack.enter_context(FolderLock(folder, KEY) if first_task() else nullcontext())
@@ -58,10 +59,10 @@ def run_job(config: Any, hydra: Any) -> float | None:
                     log.error("%s", error)
                     return None
                 slot = stack.enter_context(claimed_slot(concurrent_jobs(hydra.launcher), sweep))
-                summary = _to_its_end(config, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True))
-    if summary["status"] == PRUNED and config.search.trial is not None:
-        mark_pruned(config.search)
-    return summary["metrics"].get(config.optimized_metric) if summary["status"] in DONE else None
+                summary = _to_its_end(cfg, command, slot, OmegaConf.to_container(hydra.job_logging, resolve=True))
+    if summary["status"] == PRUNED and cfg.search.trial is not None:
+        mark_pruned(cfg.search)
+    return summary["metrics"].get(cfg.optimized_metric) if summary["status"] in DONE else None
 
 
 @contextmanager
@@ -71,11 +72,10 @@ def _alone(lock_file: Path) -> Iterator[None]:
         yield
 
 
-def _to_its_end(config: Any, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
+def _to_its_end(cfg: TrainConfig, command: Command, slot: Slot, job_logging: Any) -> dict[str, Any]:
     """Run the job, from its last checkpoint if it has one; returns its summary, which tells how it ended."""
-    OmegaConf.resolve(config)
-    run = open_run(config, command)
-    code = run_apart(_train_here, config, command, slot, job_logging, preload=("graft.tasks.fit",))
+    run = open_run(cfg, command)
+    code = run_apart(_train_here, cfg, command, slot, job_logging, preload=("graft.tasks.fit",))
     summary = earlier_run(command.folder, run.summary["identity"])
     if not run.writes:  # the first task of Slurm tells
         return summary or run.summary
@@ -95,12 +95,12 @@ def _cause_of_death(code: int) -> str:
     return f"the process was ended by {signal.Signals(-code).name}{likely}"
 
 
-def _train_here(config: Any, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
+def _train_here(cfg: TrainConfig, command: Command, slot: Slot, job_logging: dict[str, Any]) -> None:
     if first_task():
         logging.config.dictConfig(job_logging)
     slot.bind()
     try:
-        train(config, command)
+        train(cfg, command)
     except GraftError:  # its words are in the summary, and are said once, by our parent
         sys.exit(1)
     except Exception:

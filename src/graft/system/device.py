@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from graft.config.schema import TrainerConfig
 from graft.errors import ConfigError, TrainingError
 from graft.system.gpu import NO_GPU
 
@@ -31,7 +31,7 @@ def cpu_has_bf16_units() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def choose_device(config: Any) -> Device:
+def choose_device(config: TrainerConfig) -> Device:
     """Resolve every "auto" of `config` (a TrainerConfig).
 
     Raises:
@@ -58,12 +58,12 @@ LONG_RUN = 2000
 """Steps from which on the seconds that cuDNN takes to try its algorithms are regained."""
 
 
-def benchmark(trainer: Mapping[str, Any], steps: float) -> bool:
+def benchmark(trainer: TrainerConfig, steps: float) -> bool:
     """Whether cuDNN tries its algorithms in a run of `steps` steps, by a TrainerConfig: which one is fastest may differ
     from run to run."""
-    if trainer["deterministic"]:
+    if trainer.deterministic:
         return False
-    return steps >= LONG_RUN if trainer["benchmark"] is None else bool(trainer["benchmark"])
+    return steps >= LONG_RUN if trainer.benchmark is None else bool(trainer.benchmark)
 
 
 def compile_mode(compile: bool | str) -> str | None:
@@ -102,7 +102,7 @@ def as_trained(trainer: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[D
     if then["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
         then["accelerator"] = "auto"
     chosen = then | {key: value for key, value in wanted.items() if value is not None}
-    device = choose_device(SimpleNamespace(**chosen, devices=1, strategy="auto"))
+    device = choose_device(TrainerConfig(chosen["accelerator"], 1, precision=chosen["precision"]))
     return device, chosen["channels_last"]
 
 

@@ -26,7 +26,7 @@ from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 from graft import __version__
-from graft.config.training import DownloadConfig
+from graft.config.schema import DownloadConfig
 from graft.errors import DataError, NotAvailable
 from graft.system import locks
 from graft.system.files import telling_write_errors, write_atomically

@@ -6,11 +6,11 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from graft.config.recorded import recorded_run
+from graft.config.schema import TrainConfig
 from graft.data.datasets import Batch
 from graft.data.splits import Splits
 from graft.errors import ConfigError, TrainingError
@@ -33,9 +33,9 @@ SHARE = 0.9
 
 
 def settle_batch_size(
-    plain: dict[str, Any], splits: Splits, device: Device, folder: Path, resume: Path | None
-) -> tuple[dict[str, Any], str | None]:
-    """(`plain` with a number for data.batch_size, what to tell of it); unchanged where it has one.
+    config: TrainConfig, splits: Splits, device: Device, folder: Path, resume: Path | None
+) -> tuple[TrainConfig, str | None]:
+    """(`config` with a number for data.batch_size, what to tell of it); unchanged where it has one.
 
     A run that goes on has the batch size that it began with.
 
@@ -43,39 +43,38 @@ def settle_batch_size(
         ConfigError: several processes, which would have to agree.
         TrainingError: not even the smallest batch fits.
     """
-    if plain["data"]["batch_size"] != AUTO:
-        return plain, None
-    if plain["trainer"]["strategy"] != "auto" or device.devices > 1:
+    if config.data.batch_size != AUTO:
+        return config, None
+    if config.trainer.strategy != "auto" or device.devices > 1:
         raise ConfigError(
-            f"data.batch_size=auto and trainer.strategy={plain['trainer']['strategy']} disagree: it is found for one "
+            f"data.batch_size=auto and trainer.strategy={config.trainer.strategy} disagree: it is found for one "
             "process.\nGive a number; python train.py trainer=gpu data.batch_size=auto finds one."
         )
     if resume is not None:
         made = read_values(read_checkpoint(resume)["graft"], {"config": mapping}, str(resume))
         size = recorded_run(made.get("config", {}), str(resume)).get("data", {}).get("batch_size", USUAL)
-        return _with(plain, size), f"data.batch_size=auto: {size}, as before"
+        return _with(config, size), f"data.batch_size=auto: {size}, as before"
     if device.root.type != "cuda":
-        return _with(plain, USUAL), f"data.batch_size=auto: {USUAL}; there is no GPU whose memory could decide"
-    experiment = assemble(_with(plain, 2), splits, folder)
+        return _with(config, USUAL), f"data.batch_size=auto: {USUAL}; there is no GPU whose memory could decide"
+    experiment = assemble(_with(config, 2), splits, folder)
     least = 2 if experiment.data.avoid_single else 1
     most = min(MOST, len(splits.train))
-    torch.backends.cudnn.benchmark = benchmark(plain["trainer"], math.inf)  # algorithms differ in memory, too
-    fits = step_fits(experiment.learner, torch.device("cuda"), device.precision, kept_beside(plain, experiment))
+    torch.backends.cudnn.benchmark = benchmark(config.trainer, math.inf)  # algorithms differ in memory, too
+    fits = step_fits(experiment.learner, torch.device("cuda"), device.precision, kept_beside(config, experiment))
     size = largest(fits, least, most)
     if size is None:
         raise TrainingError(
             f"data.batch_size=auto: not even {least} image{'s' if least > 1 else ''} fit into the GPU's memory.\n"
             "Take a smaller model, or data.preprocess.input_size."
         )
-    return _with(plain, size), f"data.batch_size=auto: {size} images fit"
+    return _with(config, size), f"data.batch_size=auto: {size} images fit"
 
 
-def kept_beside(plain: dict[str, Any], experiment: Experiment) -> int:
+def kept_beside(config: TrainConfig, experiment: Experiment) -> int:
     """Bytes that a run keeps on the GPU beside what its steps take: averages of the weights, and decoded images."""
     network = experiment.learner.network
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    averages = [plain["callbacks"]["ema"], plain["optimizer"]["lookahead"]]
-    return experiment.data.held_bytes + weights * sum(average is not None for average in averages)
+    return experiment.data.held_bytes + weights * (config.callbacks.ema is not None)
 
 
 def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
@@ -128,5 +127,7 @@ def _step(learner: Learner, batch: Batch, optimizer: torch.optim.Optimizer, prec
     optimizer.step()
 
 
-def _with(plain: dict[str, Any], size: int) -> dict[str, Any]:
-    return plain | {"data": plain["data"] | {"batch_size": size}}
+def _with(config: TrainConfig, size: int) -> TrainConfig:
+    config = copy.deepcopy(config)
+    config.data.batch_size = size
+    return config

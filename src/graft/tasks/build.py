@@ -3,19 +3,21 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from omegaconf import OmegaConf
 
 from graft.config.checks import check_class_weights
 from graft.config.recipes import recipe_of
+from graft.config.registration import plain
+from graft.config.schema import TrainConfig
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
 from graft.data.unreadable import LostImages
+from graft.learning.losses import build_loss
+from graft.learning.metrics import build_metrics
 from graft.learning.module import Learner, Objective
 from graft.learning.views import wanted_views
 from graft.models import build_network, built_for
@@ -45,22 +47,21 @@ class Experiment:
     notes: tuple[str, ...]
 
 
-def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
+def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     """Build an experiment; from its seed on, everything drawn is the same.
 
     Args:
-        plain: the configuration as plain containers.
+        config: of the run, settled.
         splits: the images.
         folder: the run's, for the names of images that cannot be read.
 
     Raises:
         ConfigError, WeightsError: what only the weights or the classes can tell to be wrong.
     """
-    config = OmegaConf.create(plain)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
-    head_from = plain["model"]["head_from"]
+    head_from = config.model.head_from
     weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
     preprocessing = settle_preprocessing(config, weights)
     recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", built_for(recipe))
@@ -86,18 +87,19 @@ def assemble(plain: dict[str, Any], splits: Splits, folder: Path) -> Experiment:
             "recipe": recipe.to_dict(),
             "classes": list(splits.classes),
             "preprocessing": preprocessing.to_dict(),
-            "config": plain,
+            "config": plain(config),
             "weights": {"source": weights.source, "sha256": weights.sha256},
         },
         log_every=config.trainer.log_every_n_steps,
         views=wanted_views(config.tta, config.views),
+        metrics=build_metrics(config.metrics, len(splits.classes)),
     )
     notes = (*splits.notes, *weights.notes, *said_of_random_layers(plan, weights))
     return Experiment(learner, data, weights, notes)
 
 
 def loaders(
-    config: Any,
+    config: TrainConfig,
     splits: Splits,
     preprocessing: Preprocessing,
     lost: LostImages | None,
@@ -109,7 +111,7 @@ def loaders(
         splits,
         preprocessing,
         augment_of(config),
-        batch_size=config.data.batch_size,
+        batch_size=int(config.data.batch_size),
         num_workers=config.data.num_workers,
         seed=config.seed,
         resident_gb=config.data.resident_gb,
@@ -127,19 +129,19 @@ def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
     return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in ever)}
 
 
-def settle_preprocessing(config: Any, weights: WeightsReport) -> Preprocessing:
+def settle_preprocessing(config: TrainConfig, weights: WeightsReport) -> Preprocessing:
     """The network's own preprocessing, with what data.preprocess says otherwise."""
     own = weights.preprocessing or default_preprocessing(recipe_of(config), config.model.weights)
-    return own.changed(config.data.preprocess, "data.preprocess")
+    return own.changed(plain(config.data.preprocess), "data.preprocess")
 
 
-def augment_of(config: Any) -> Augment:
+def augment_of(config: TrainConfig) -> Augment:
     """The augmentation done to images one by one; MixUp and CutMix are the learner's."""
     keys = {field.name for field in dataclasses.fields(Augment)}
-    return Augment(**{key: value for key, value in config.augment.items() if key in keys})
+    return Augment(**{key: value for key, value in plain(config.augment).items() if key in keys})
 
 
-def objective_of(config: Any, splits: Splits) -> Objective:
+def objective_of(config: TrainConfig, splits: Splits) -> Objective:
     """The loss, with class weights counted from the training images where `balanced` asks for it."""
     wanted = config.loss.class_weights
     weights: tuple[float, ...] | None = None
@@ -149,8 +151,8 @@ def objective_of(config: Any, splits: Splits) -> Objective:
     else:
         weights = check_class_weights(wanted, splits.classes)
     return Objective(
-        label_smoothing=config.loss.label_smoothing,
-        class_weights=weights,
+        loss=build_loss(config.loss, weights),
+        target=str(config.loss._target_),
         mixup=config.augment.mixup,
         cutmix=config.augment.cutmix,
         on_nan=config.loss.on_nan,

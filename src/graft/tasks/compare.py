@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.measure import Measurement
 
-from graft.config.checks import one_of
+from graft.config.fields import one_of
 from graft.errors import DataError
 from graft.report.comparison import (
     Row,

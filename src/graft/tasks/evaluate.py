@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from graft.config.command_checks import check_evaluate, said_keys
 from graft.config.recorded import demand_trust, recorded_run
-from graft.config.training import DataConfig, TrainConfig
+from graft.config.schema import DataConfig, TrainConfig
 from graft.data.sources import known_sources, locate
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError

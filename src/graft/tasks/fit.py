@@ -12,18 +12,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from omegaconf import OmegaConf
 
+from graft.config.schema import TrainConfig, TrainerConfig
 from graft.data.splits import Splits
 from graft.data.workers import explaining_worker_failures
 from graft.features.cache import FeatureCache
 from graft.learning.callbacks import Pace, Pruning, build_callbacks
 from graft.learning.checkpoint_writing import WholeCheckpoints
 from graft.learning.checkpoints import PREVIOUS, read_checkpoint, resume_point
-from graft.learning.csv_logger import TableLogger
 from graft.learning.distributed import environment_of, launch
+from graft.learning.loggers import build_loggers
 from graft.learning.module import Learner
 from graft.learning.pruning import PRUNED, Judge
 from graft.learning.views import ONE_LOOK, with_margin
@@ -43,7 +42,7 @@ from graft.transfer import TransferPlan
 log = logging.getLogger("graft")
 
 
-def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumption: Resumption | None = None) -> None:
+def run(config: TrainConfig, splits: Splits, record: Run, resumption: Resumption | None = None) -> None:
     """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
     device = choose_device(config.trainer)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
@@ -58,19 +57,19 @@ def run(config: Any, plain: dict[str, Any], splits: Splits, record: Run, resumpt
     elif record.writes:
         forget_earlier_attempt(record.folder)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
-        record.summary |= launch(one_process, device.devices, plain, splits, device, told, record.folder)
+        record.summary |= launch(one_process, device.devices, config, splits, device, told, record.folder)
     else:
-        record.summary |= one_process(plain, splits, device, told, record.folder)
+        record.summary |= one_process(config, splits, device, told, record.folder)
     if resumption is not None:
         record.summary["notes"][:0] = resumption.notes
     (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
 
 
-def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
+def one_process(config: TrainConfig, splits: Splits, device: Device, told: Told, folder: Path) -> dict[str, Any]:
     """The run of one process (of all, where there are several): from weights to the test's figures.
 
     Args:
-        plain: the configuration as plain containers.
+        config: of the run, settled.
         splits: the data.
         device: where to compute.
         told: the run's choices.
@@ -80,18 +79,17 @@ def one_process(plain: dict[str, Any], splits: Splits, device: Device, told: Tol
         What the summary says of it: metrics, epochs, parameters, weights, checkpoint, notes, ….
     """
     quiet()
-    keep = device.accelerator == "cpu" and plain["trainer"]["keep_memory"]
+    keep = device.accelerator == "cpu" and config.trainer.keep_memory
     with freed_memory_kept(keep), explaining_worker_failures():
-        return _from_weights_to_test(plain, splits, device, told, folder)
+        return _from_weights_to_test(config, splits, device, told, folder)
 
 
 def _from_weights_to_test(
-    plain: dict[str, Any], splits: Splits, device: Device, told: Told, folder: Path
+    config: TrainConfig, splits: Splits, device: Device, told: Told, folder: Path
 ) -> dict[str, Any]:
-    resume = resume_point(plain["resume"], folder)
-    plain, batch = settle_batch_size(plain, splits, device, folder, resume)
-    config = OmegaConf.create(plain)
-    experiment = assemble(plain, splits, folder)
+    resume = resume_point(config.resume, folder)
+    config, batch = settle_batch_size(config, splits, device, folder, resume)
+    experiment = assemble(config, splits, folder)
     learner, data = experiment.learner, experiment.data
     learner.provenance["fingerprint"] = told.fingerprint
     seen = with_margin(data.preprocessing, learner.views)
@@ -166,7 +164,7 @@ def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def build_trainer(
-    config: Any,
+    config: TrainConfig,
     device: Device,
     folder: Path,
     plan: TransferPlan,
@@ -177,20 +175,12 @@ def build_trainer(
     """Lightning's Trainer as the configuration and the device want it, for epochs of `batches` training batches;
     `watching` are callbacks beside the usual ones."""
     own = config.trainer
-    table, purge = TableLogger(folder / "metrics.csv"), None
-    if resume is not None:
-        step = read_checkpoint(resume)["global_step"]
-        table.go_on_after(step)
-        purge = step + 1
-    loggers: list[Logger] = [table] if config.logger.csv else []
-    if config.logger.tensorboard:
-        board = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
-        loggers.append(board)
+    resume_step = None if resume is None else read_checkpoint(resume)["global_step"]
+    loggers = build_loggers(config.logger, folder, resume_step)
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
         strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
     callbacks = [*build_callbacks(config, folder, log), *watching, *pruning(config)]
-    limits = {key: own[key] for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches")}
     trainer = pl.Trainer(
         accelerator=device.accelerator,
         devices=device.devices,
@@ -202,7 +192,7 @@ def build_trainer(
         val_check_interval=validation_interval(own, batches),
         gradient_clip_val=own.gradient_clip_val,
         accumulate_grad_batches=own.accumulate_grad_batches,
-        deterministic=own.deterministic,
+        deterministic=own.deterministic,  # type: ignore[arg-type]
         benchmark=benchmark(own, steps_of(own, batches)),
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
@@ -213,26 +203,29 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=folder,
-        **limits,
+        limit_train_batches=own.limit_train_batches,
+        limit_val_batches=own.limit_val_batches,
+        limit_test_batches=own.limit_test_batches,
+        **own.extra(),
     )
     validate_at_the_end_too(trainer)
     return trainer
 
 
-def steps_of(config: Any, batches: int) -> float:
+def steps_of(config: TrainerConfig, batches: int) -> float:
     """Batches that the whole run trains on, at most, by a TrainerConfig and the batches of an epoch."""
     steps = batches * config.max_epochs if config.max_epochs >= 0 else math.inf
     return min(steps, config.max_steps * config.accumulate_grad_batches) if config.max_steps >= 0 else steps
 
 
-def pruning(config: Any) -> list[Pruning]:
+def pruning(config: TrainConfig) -> list[Pruning]:
     """What stops a hopeless trial of a search early; nothing in a run that is no trial."""
     if config.search.trial is None:
         return []
     return [Pruning(config.optimized_metric, Judge(config.search, config.trainer.max_epochs).hopeless)]
 
 
-def validation_interval(config: Any, batches: int) -> int | float | None:
+def validation_interval(config: TrainerConfig, batches: int) -> int | float | None:
     """trainer.val_check_interval as Lightning has it: in batches, and no more than an epoch of `batches` has."""
     every, limit = config.val_check_interval, config.limit_train_batches
     if not isinstance(every, int):

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from graft.config.checks import one_of
 from graft.config.commands import InspectConfig
-from graft.config.fields import check_bounds
+from graft.config.fields import check_ranges, one_of
 from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
 from graft.data.sources import locate, undivided
@@ -60,7 +59,7 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: names the key and the way out.
     """
-    check_bounds(config, InspectConfig)
+    check_ranges(config, InspectConfig)
     if config.data.preprocess.fit is not None:
         one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     if config.output is not None and Path(config.output).suffix.lower() != ".json":

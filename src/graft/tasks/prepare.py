@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from graft.config.checks import settle
+from graft.config.registration import plain
+from graft.config.schema import TrainConfig
 from graft.data.splits import Splits
 from graft.errors import ConfigError
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, fall_back, resume_point
@@ -58,13 +58,13 @@ class Prepared:
             self.lock.release()
 
 
-def prepare(config: Any, overrides: Sequence[str], folder: Path, *, own_name: bool) -> Prepared:
+def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, own_name: bool) -> Prepared:
     """Check a run's configuration, claim its folder, and compare it with what it resumes from.
 
     Of several tasks of Slurm, which share a folder, the first claims it; all of them check.
 
     Args:
-        config: its TrainConfig; not changed.
+        config: of the run; not changed.
         overrides: of the command line.
         folder: the run's folder.
         own_name: Graft has named it, so that another name will do where it exists.
@@ -76,7 +76,7 @@ def prepare(config: Any, overrides: Sequence[str], folder: Path, *, own_name: bo
     """
     config = copy.deepcopy(config)
     resume_when_queued_again(config)
-    settle(config, said=overrides)
+    settle(config, overrides)
     require_gpu(config.trainer.accelerator)
     if config.resume not in (None, "auto"):
         resume_point(config.resume, folder)  # a path that does not exist is refused before a folder is made
@@ -106,13 +106,13 @@ def prepare(config: Any, overrides: Sequence[str], folder: Path, *, own_name: bo
         raise
 
 
-def resume_when_queued_again(config: Any) -> None:
+def resume_when_queued_again(config: TrainConfig) -> None:
     """The folder of several tasks of Slurm is that of the job, which may have been queued again."""
     if config.trainer.strategy == "ddp_slurm" and config.resume is None:
         config.resume = "auto"
 
 
-def find_resumption(config: Any, overrides: Sequence[str], folder: Path) -> Resumption | None:
+def find_resumption(config: TrainConfig, overrides: Sequence[str], folder: Path) -> Resumption | None:
     """What `resume` names, compared with `config`, a settled TrainConfig; None where the run begins at the start.
 
     Where last.ckpt of the run's own folder is damaged, the one before it takes its place, and a note says so.
@@ -124,13 +124,12 @@ def find_resumption(config: Any, overrides: Sequence[str], folder: Path) -> Resu
     checkpoint = resume_point(config.resume, folder)
     if checkpoint is None:
         return None
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with uncollected():  # the checkpoint needs torch
-        resumption = open_resumption(plain, checkpoint, overrides)
+        resumption = open_resumption(plain(config), checkpoint, overrides)
     return resumption.with_note(mended) if mended else resumption
 
 
-def _one_at_a_time(config: Any, folder: Path) -> contextlib.AbstractContextManager[Any]:
+def _one_at_a_time(config: TrainConfig, folder: Path) -> contextlib.AbstractContextManager[Any]:
     """Lets the tasks of srun, which share a folder, in one by one: the first mends what the others then find sound."""
     if config.trainer.strategy != "ddp_slurm":
         return contextlib.nullcontext()

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graft.config.command_checks import said_keys
 from graft.config.resuming import compare
-from graft.config.training import TrainConfig
+from graft.config.schema import TrainConfig
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, TrainingError
 from graft.learning.checkpoints import BEST, LAST, Progress, best_of, progress_of, read_checkpoint

@@ -27,8 +27,8 @@ def look(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> Look:
         ConfigError: no such part.
         DataError: the data set is not where the run found it.
     """
-    from graft.config.checks import one_of
     from graft.config.commands import EvaluateConfig
+    from graft.config.fields import one_of
 
     one_of("part", part, ("train", "val", "test"))
     content, restored = read_checkpoint(checkpoint), from_checkpoint(checkpoint)

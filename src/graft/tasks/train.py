@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from graft.config.checks import QUICKSTART, check_class_weights, choices, settle
-from graft.config.config_hash import identity
+from graft.config.config_hash import config_hash
 from graft.config.locations import check_locations
 from graft.config.recipes import recipe_of
+from graft.config.registration import plain, typed
+from graft.config.schema import TrainConfig
 from graft.data.scan import refuse_or_leave_out
 from graft.data.sources import load_splits, locate
 from graft.data.splits import Splits
@@ -30,37 +34,33 @@ from graft.tasks.run import Run
 log = logging.getLogger("graft")
 
 
-def main(config: Any) -> float | None:
+def main(config: DictConfig) -> float | None:
     """Train as `config` (a TrainConfig, composed by Hydra) says; returns `optimized_metric` to a sweeper."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    hydra = HydraConfig.get()
+    hydra, cfg = HydraConfig.get(), typed(config, TrainConfig)
     if hydra.mode == RunMode.MULTIRUN:
         from graft.sweep.job import run_job
 
-        return run_job(config, hydra)
+        return run_job(cfg, hydra)
     command = Command(Path(hydra.runtime.output_dir), list(hydra.overrides.task), dict(hydra.runtime.choices))
     if not first_task():
         logging.getLogger().handlers.clear()
-    prepared = _CLAIMED.pop() if _CLAIMED else prepare(config, command.overrides, command.folder, own_name=False)
+    prepared = _CLAIMED.pop() if _CLAIMED else prepare(cfg, command.overrides, command.folder, own_name=False)
     with _saying_how_to_go_on(command), prepared:
-        return train(config, command, prepared)["metrics"].get(config.optimized_metric)
+        return train(cfg, command, prepared)["metrics"].get(cfg.optimized_metric)
 
 
 _CLAIMED: list[Prepared] = []
 """The run of this process between Hydra's callback, which claims its folder, and `main`."""
 
 
-def claim(config: Any, folder: Path, own_name: bool) -> Path:
+def claim(config: DictConfig, folder: Path, own_name: bool) -> Path:
     """Prepare the run of `config`, which has a `hydra` node, before Hydra writes to its folder; returns the folder."""
-    from omegaconf import OmegaConf
-
-    keys = [key for key in config if key != "hydra"]
-    own_name = own_name and config.trainer.strategy != "ddp_slurm"  # several tasks share that name
-    prepared = prepare(
-        OmegaConf.masked_copy(config, keys), list(config.hydra.overrides.task), folder, own_name=own_name
-    )
+    cfg = typed(config, TrainConfig)
+    own_name = own_name and cfg.trainer.strategy != "ddp_slurm"  # several tasks share that name
+    prepared = prepare(cfg, list(config.hydra.overrides.task), folder, own_name=own_name)
     _CLAIMED[:] = [prepared]
     return prepared.folder
 
@@ -82,11 +82,11 @@ class Command:
     in_sweep: bool = False
 
 
-def train(config: Any, command: Command, prepared: Prepared | None = None) -> dict[str, Any]:
+def train(config: TrainConfig, command: Command, prepared: Prepared | None = None) -> dict[str, Any]:
     """One run from beginning to end; returns what its summary.json says.
 
     Args:
-        config: a TrainConfig.
+        config: of the run; it is settled in place.
         command: its command.
         prepared: as `prepare` gives it; None for a job, whose folder its sweep has claimed.
     """
@@ -94,9 +94,8 @@ def train(config: Any, command: Command, prepared: Prepared | None = None) -> di
     resume_when_queued_again(config)
     run = open_run(config, command)
     with STOP.listening(), run.recording():
-        settle(config, said=() if command.in_sweep else command.overrides)
-        plain = plainly(config)
-        run.summary["config"] = choices(plain, command.picked)
+        settle(config, () if command.in_sweep else command.overrides)
+        run.summary["config"] = choices(plain(config), command.picked)
         require_gpu(config.trainer.accelerator)
         resumption = prepared.resumption if prepared else find_resumption(config, command.overrides, command.folder)
         splits = prepared.splits if prepared else None
@@ -122,7 +121,7 @@ def train(config: Any, command: Command, prepared: Prepared | None = None) -> di
                 "left_out": dict(splits.left_out),
             },
         }
-        fit.run(config, plain, splits, run, resumption)
+        fit.run(config, splits, run, resumption)
         if config.callbacks.keep == "none":
             run.summary["checkpoint"] = None
     if run.writes:  # the summary says by now that nothing need go on from here
@@ -137,25 +136,18 @@ def thin_out(folder: Path, keep: str) -> None:
         (folder / "checkpoints" / name).unlink(missing_ok=True)
 
 
-def open_run(config: Any, command: Command) -> Run:
+def open_run(config: TrainConfig, command: Command) -> Run:
     """The record of the run that is about to begin."""
     run = Run.open(
         command.folder,
         seed=config.seed,
-        identity=identity(config),
+        identity=config_hash(config),
         overrides=command.overrides,
         going_on=config.resume is not None,
     )
-    run.summary |= {"fold": config.data.fold, "config": choices(plainly(config), command.picked)}
+    run.summary |= {"fold": config.data.fold, "config": choices(plain(config), command.picked)}
     run.summary["data"] = {"root": config.data.root}
     return run
-
-
-def plainly(config: Any) -> dict[str, Any]:
-    """`config` as plain containers, resolved."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 @contextmanager
@@ -170,7 +162,7 @@ def _saying_how_to_go_on(command: Command) -> Iterator[None]:
         raise
 
 
-def check_available(config: Any) -> None:
+def check_available(config: TrainConfig) -> None:
     """Stop before anything is downloaded or built when data or weights are neither here nor within reach.
 
     Raises:
@@ -208,7 +200,7 @@ def weights_out_of_reach(recipe: Recipe, weights: str | None, *, only_known: boo
     return None
 
 
-def open_data(config: Any) -> Splits:
+def open_data(config: TrainConfig) -> Splits:
     """The splits of the configured data set, downloaded where needed, without images that cannot be read.
 
     Raises:
@@ -220,7 +212,7 @@ def open_data(config: Any) -> Splits:
         return refuse_or_leave_out(splits, config.data.on_error, bar.advance)
 
 
-def divide_data(config: Any) -> Splits:
+def divide_data(config: TrainConfig) -> Splits:
     """The splits of the configured data set, downloaded where needed; its files are not looked at."""
     data = config.data
     return load_splits(
@@ -236,6 +228,6 @@ def divide_data(config: Any) -> Splits:
     )
 
 
-def data_root(config: Any) -> Path | None:
+def data_root(config: TrainConfig) -> Path | None:
     """The folder of the configured set; None for embedded ones."""
     return None if config.data.root is None else Path(config.data.root).expanduser()

@@ -1,11 +1,12 @@
 """What of a network trains in which epoch, and how fast: decided once, the same after every resume."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from graft.config.schema import FreezeConfig, OptimizerConfig, StrategyConfig
 from graft.errors import ConfigError
 from graft.transfer.freeze import FreezeOptions, find_policy
 from graft.transfer.groups import parameter_groups
@@ -32,30 +33,6 @@ class GroupRow:
     parameters: int
     trainable: int
     lr: float
-
-
-class Strategy(Protocol):
-    """The part of `conf/strategy` that sets learning rates."""
-
-    lr_multipliers: Mapping[str, float]
-    layer_decay: float | None
-    decay_norm_and_bias: bool
-
-
-class Freeze(Protocol):
-    """`conf/freeze`."""
-
-    policy: str
-    patterns: Sequence[str]
-    schedule: Mapping[str, int] | None
-    every: int
-
-
-class Rates(Protocol):
-    """The part of `conf/optimizer` that is for each group of its own."""
-
-    lr: float
-    weight_decay: float
 
 
 class TransferPlan:
@@ -183,7 +160,9 @@ def _stands(name: str, module: nn.Module, frozen: Collection[str], still_stages:
     return any(stage.holds(name) for stage in still_stages)
 
 
-def plan_transfer(network: nn.Module, strategy: Strategy, freeze: Freeze, optimizer: Rates) -> TransferPlan:
+def plan_transfer(
+    network: nn.Module, strategy: StrategyConfig, freeze: FreezeConfig, optimizer: OptimizerConfig
+) -> TransferPlan:
     """The plan for `network`: its stages found, its parameters grouped, its policy in place.
 
     Args:

@@ -19,6 +19,9 @@ from lightning.pytorch.callbacks import (
 from torch import Tensor
 
 from graft.config.metrics import direction
+from graft.config.schema import CallbacksConfig, TrainConfig
+from graft.config.targets import TARGET, build
+from graft.errors import ConfigError
 from graft.learning.checkpoint_writing import BestCheckpoint, LatestCheckpoint, ResumePoint
 
 
@@ -145,7 +148,7 @@ class Pruning(Callback):
         trainer.should_stop = trainer.should_stop or self.pruned
 
 
-def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Callback]:
+def build_callbacks(config: TrainConfig, folder: Path, log: logging.Logger) -> list[Callback]:
     """The callbacks the configuration asks for; checkpoints go to `folder`/checkpoints.
 
     `best.ckpt` holds the weights of the best `optimized_metric` (or of the last epoch, with
@@ -166,6 +169,7 @@ def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Call
         else LatestCheckpoint(**best),
         ResumePoint(every=config.callbacks.checkpoint_every_n_steps, **checkpoints),
     ]
+    callbacks[:0] = extra_callbacks(config.callbacks)
     if config.callbacks.ema is not None:
         callbacks.insert(0, AveragedWeights(config.callbacks.ema))
     if config.callbacks.early_stopping is not None:
@@ -179,6 +183,22 @@ def build_callbacks(config: Any, folder: Path, log: logging.Logger) -> list[Call
         callbacks += [Bar(leave=True), Lines(partial(into_files, log))]
     if progress == "lines":
         callbacks.append(Lines(log.info))
+    return callbacks
+
+
+def extra_callbacks(cfg: CallbacksConfig) -> list[Callback]:
+    """The callbacks that the configuration adds by name.
+
+    Raises:
+        ConfigError: a target that is no Callback, or refuses its arguments.
+    """
+    callbacks = []
+    for name, node in cfg.parts().items():
+        callback = build(f"callbacks.{name}", node)
+        if not isinstance(callback, Callback):
+            kind = type(callback).__name__
+            raise ConfigError(f"callbacks.{name}.{TARGET}={node[TARGET]}: gives a {kind}, not a Lightning Callback.")
+        callbacks.append(callback)
     return callbacks
 
 

@@ -1,0 +1,71 @@
+"""The keys of every command, known to Hydra. No heavy import: `--help` reads this."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from graft.config.commands import CompareConfig, EvaluateConfig, ExportConfig, InspectConfig, PredictConfig
+from graft.config.fields import Open
+from graft.config.schema import TrainConfig
+
+T = TypeVar("T")
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "export": ExportConfig,
+    "compare": CompareConfig,
+    "inspect": InspectConfig,
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under `schema/`."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(group="schema", name=name, node=composable(schema), package="_global_", replace=True)
+
+
+def composable(schema: type) -> DictConfig:
+    """A schema as Hydra composes it: only its open nodes and its dictionaries take keys that it does not list."""
+    config: DictConfig = OmegaConf.structured(schema)
+    _open(config)
+    return config
+
+
+def _open(node: DictConfig) -> None:
+    kind = OmegaConf.get_type(node)
+    if kind is dict or (isinstance(kind, type) and issubclass(kind, Open)):
+        OmegaConf.set_struct(node, False)
+    for name in map(str, node):
+        missing = OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name)
+        if not missing and isinstance(child := node[name], DictConfig):
+            _open(child)
+
+
+def typed(config: DictConfig, schema: type[T]) -> T:
+    """The composed configuration as an instance of its schema: attributes for keys, extra keys of open nodes too.
+
+    Raises:
+        ConfigError: a key that nothing reads; names the nearest.
+        OmegaConfBaseException: a missing value, or an interpolation that leads nowhere.
+    """
+    from graft.config.unknown_keys import refuse_unknown_keys
+
+    refuse_unknown_keys(config, schema)
+    values = {str(key): config[key] for key in config if key != "hydra"}
+    return schema(
+        **{key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in values.items()}
+    )
+
+
+def plain(config: object) -> Any:
+    """A typed configuration as plain containers, as checkpoints and summaries hold it."""
+    if dataclasses.is_dataclass(config):
+        return {name: plain(value) for name, value in vars(config).items()}
+    if isinstance(config, dict):
+        return {name: plain(value) for name, value in config.items()}
+    return [plain(value) for value in config] if isinstance(config, list | tuple) else config

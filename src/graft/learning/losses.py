@@ -1,0 +1,51 @@
+"""The loss of a run: torch's cross-entropy, or any other module or function of logits and targets."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graft.config.schema import LossConfig
+from graft.config.targets import accepts, bind, build
+from graft.errors import ConfigError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Float32 logits [B, C] and class indices [B] (or, with MixUp and CutMix, probabilities [B, C]) to one number."""
+
+CROSS_ENTROPY = "torch.nn.CrossEntropyLoss"
+
+
+def build_loss(cfg: LossConfig, class_weights: Sequence[float] | None = None) -> Loss:
+    """The loss of `cfg`: a module that is built, or a function with its other arguments bound.
+
+    Args:
+        cfg: the group `loss`.
+        class_weights: one factor per class, which the loss gets as `weight`.
+
+    Raises:
+        ConfigError: the target refuses its arguments, or has parameters, which no optimizer would train.
+    """
+    arguments = cfg.arguments()
+    supplied = {} if class_weights is None else {"weight": torch.tensor(class_weights)}
+    target = str(cfg._target_)
+    if accepts(target, "input") and accepts(target, "target"):  # as in torch.nn.functional
+        bound = bind("loss", arguments)
+        return lambda logits, targets: bound(logits, targets, **supplied)
+    loss: Loss = build("loss", arguments, **supplied)
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        raise ConfigError(f"loss._target_={target}: has parameters of its own, which the optimizer does not train.")
+    return loss
+
+
+def as_scalar(loss: Tensor, target: str) -> Tensor:
+    """`loss`, if it is one number.
+
+    Raises:
+        ConfigError: it is not, as with reduction=none.
+    """
+    if loss.ndim:
+        raise ConfigError(
+            f"loss._target_={target}: gives a tensor of shape {tuple(loss.shape)}, and one number is needed.\n"
+            "Where the loss has it, set loss.reduction=mean."
+        )
+    return loss
