@@ -1,6 +1,5 @@
 """The program in docs/hand-over.md that uses an ONNX file names the classes that `graft predict` does."""
 
-import csv
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 from commands import ROOT, command, succeeded
 from PIL import Image
 
+import graft
 from graft.data import load_splits
 
 
@@ -45,19 +45,17 @@ def test_the_program_names_the_classes_that_predict_does(
     pytest.importorskip("onnxruntime")
     words = (f"checkpoint={digits_run}", f"preprocess={preprocess}", "folder=exported", "name=model")
     succeeded(command(tmp_path / "run", "-m", "graft.cli", "export", *words))
-    words = (f"checkpoint={digits_run}", f"source={pictures}", "output=predictions.csv", "topk=1")
-    succeeded(command(tmp_path / "run", "-m", "graft.cli", "predict", *words))
+    predictions = graft.predict(pictures, f"checkpoint={digits_run}", "topk=1")
+    expected = {Path(each.image).name: each for each in predictions}
     alone = tmp_path / "alone"
     shutil.copytree(tmp_path / "exported", alone)
     files = sorted(pictures.iterdir())
     done = subprocess.run(
         [sys.executable, "-P", program, "model.onnx", *files], cwd=alone, capture_output=True, text=True, check=True
     )
-    with (tmp_path / "predictions.csv").open(newline="") as file:
-        expected = {Path(row["image"]).name: row for row in csv.DictReader(file)}
     for line in done.stdout.splitlines():
         path, label, probability = line.split("\t")
-        row = expected.pop(Path(path).name)
-        assert label == row["predicted"]
-        assert float(probability) == pytest.approx(float(row["probability"]), abs=2e-3)
+        prediction = expected.pop(Path(path).name)
+        assert label == prediction.classes[0]
+        assert float(probability) == pytest.approx(prediction.probabilities[0], abs=2e-3)
     assert not expected
