@@ -1,14 +1,21 @@
-# make quickstart   .venv, the package, and the main job on embedded data: three strategies, three seeds
+# make install      .venv with the package and everything that its tests need, in the pinned versions
+# make quickstart   the main job on embedded data: three strategies, three seeds
 # make test         the tests (the slow ones too: make test-all)
+# make lint         style and types
+# make docs         the documentation site, in build/site
 # make bench        Graft against plain loops, the quick comparisons (docs/performance.md has the others)
 PYTHON ?= python3
 BIN = .venv/bin
+PIP = python -m pip install --quiet --disable-pip-version-check
+# uv installs in a fraction of pip's time, and can resolve to the lowest versions
+UV = uv>=0.9,<1
 
-.PHONY: install quickstart test test-all test-oldest test-engines lint bench audit weights clean
+.PHONY: install quickstart test test-all test-oldest test-engines lint docs bench audit weights clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/$(PIP) '$(UV)'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
 install: .venv/installed
@@ -22,19 +29,19 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m ''
 
-# The tests with the lowest version of every direct dependency; TESTS= names some of them.
+# The tests with the lowest version of every direct dependency; TESTS= selects some of them.
 build/oldest/installed: pyproject.toml
 	$(PYTHON) -m venv build/oldest
-	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	build/oldest/bin/$(PIP) '$(UV)'
 	build/oldest/bin/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e '.[dev]'
 	@touch $@
 
 test-oldest: build/oldest/installed
 	build/oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(TESTS)
 
-# A real Slurm and a real Ray of this machine; what is not installed is skipped (apt-get install slurm-wlm munge).
+# A real Slurm and a real Ray on this machine; tests of what is not installed are skipped (apt-get install slurm-wlm munge).
 test-engines: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slurm,ray]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[slurm,ray]'
 	$(BIN)/python -m pytest -m 'slurm or ray' tests/engines
 
 lint: install
@@ -43,6 +50,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Fails on a broken link, a missing page or a reference without target.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 bench: install
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.images_in --quick
@@ -50,13 +61,13 @@ bench: install
 	$(BIN)/python -m benchmarks.whole_run --quick
 	$(BIN)/python -m benchmarks.memory --features 500
 
-# Known vulnerabilities of the pinned dependencies, as the Python Packaging Advisory Database has them.
+# Known vulnerabilities of the pinned dependencies, according to the Python Packaging Advisory Database.
 audit:
 	$(PYTHON) -m venv build/audit
-	build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	build/audit/bin/$(PIP) 'pip-audit>=2.9,<3'
 	build/audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
 
-# The bundled weights, made again: CIFAR-10 in data/ (downloaded where it is not), about 35 minutes on two cores.
+# Trains the bundled weights again on CIFAR-10 (in data/, downloaded if missing): about 35 minutes on two cores.
 weights: install
 	$(BIN)/graft train experiment=cifar10_vgg_mini hydra.run.dir=outputs/train/vgg_mini
 	$(BIN)/graft train experiment=cifar10_vgg_mini_polish hydra.run.dir=outputs/train/vgg_mini_polish \

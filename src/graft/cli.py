@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.config.overrides import literal_words
-from graft.errors import ConfigError, GraftError, Refused, nearest
+from graft.errors import ConfigError, GraftError, Refused, nearest, pip_install
 from graft.system.escaping import printable
 from graft.system.files import DISK_FULL
 from graft.system.signals import end_when_asked_twice
@@ -175,7 +175,7 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         return f"{unknown[1]}: there is no such key.{suggestion(unknown[1], SCHEMAS[task])}\n"
     if "Unknown plugin class" in str(error):
         extra = next((extra for word, extra in EXTRAS.items() if word in str(error)), "sweep")
-        return f"{error}\nIt is not installed: pip install 'graft[{extra}]'\n"
+        return f"{error}\nIt is not installed: {pip_install(extra)}\n"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         lines = [str(error)]
         if isinstance(error.__cause__, OmegaConfBaseException):

@@ -4,6 +4,14 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+DISTRIBUTION = "graft-vision"
+"""The name under which pip and importlib.metadata know Graft."""
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs one of Graft's optional dependencies, e.g. `pip install 'graft-vision[timm]'`."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
 
 def similar(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:
     """Those of `among` that are spelt most like `word`, those with the same letters in another order first."""

@@ -134,7 +134,7 @@ def test_help_and_config_come_without_torch(words: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("submitit", "slurm"), ("ray", "ray")])
 def test_a_missing_plugin_names_the_extra_that_brings_it(launcher: str, extra: str) -> None:
     error = RuntimeError(f"Unknown plugin class : 'hydra_plugins.hydra_{launcher}_launcher.launcher.Launcher'")
-    assert f"pip install 'graft[{extra}]'" in str(explain(error))
+    assert f"pip install 'graft-vision[{extra}]'" in str(explain(error))
 
 
 def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
     subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
-    (wheel,) = folder.glob("graft-*.whl")
+    (wheel,) = folder.glob("graft_vision-*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
 

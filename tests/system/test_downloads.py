@@ -3,7 +3,6 @@
 import contextlib
 import email.utils
 import hashlib
-import importlib.metadata
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 
+import graft
 from graft.errors import DataError, NotAvailable
 from graft.system import downloads
 from graft.system.downloads import download, locked, require_reachable, verify
@@ -568,7 +568,7 @@ def test_a_failed_head_does_not_count_where_get_works(head: bytes, scripted: Cal
     server = scripted(head, response(OLD))
     require_reachable(f"{server.url}/x", what="x", place="there")
     assert [request.split()[0] for request in server.requests] == ["HEAD", "GET"]
-    assert set(server.header("User-Agent")) == {f"graft/{importlib.metadata.version('graft')}"}
+    assert set(server.header("User-Agent")) == {f"graft/{graft.__version__}"}
 
 
 def test_a_process_that_dies_leaves_a_part_that_the_next_resumes(

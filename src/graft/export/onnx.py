@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, pip_install
 from graft.export.format import Format
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Onnx(Format):
     def __init__(self, opset: int | None = None) -> None:
         missing = [name for name in PACKAGES if find_spec(name) is None]
         if missing:
-            raise ConfigError(f"format=onnx needs {', '.join(missing)}.\nInstall with: pip install 'graft[export]'")
+            raise ConfigError(f"format=onnx needs {', '.join(missing)}.\nInstall with: {pip_install('export')}")
         if opset is not None and not 1 <= opset <= 100:
             raise ConfigError(f"format.onnx.opset={opset}: must be at least 1 and at most 100.")
         self.opset = opset

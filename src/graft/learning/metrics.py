@@ -42,7 +42,7 @@ class Scored:
         overall: "loss", "acc", "top5" (with more than five classes), "precision", "recall", "f1" (means over the
             classes that occur or are predicted), "ece".
         classes: one score per class, in the order of the classes.
-        confusion: confusion[t][p] images of class t were predicted as class p.
+        confusion: `confusion[t][p]` images of class t were predicted as class p.
     """
 
     overall: dict[str, float]

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, pip_install
 from graft.system.compat import open_trial
 
 PRUNED = "pruned"
@@ -29,7 +29,7 @@ def open_storage(url: str) -> Any:
         import optuna
         from optuna.storages import JournalStorage, RDBStorage, journal
     except ImportError as error:
-        raise ConfigError(f"A search needs Optuna ({error}): pip install 'graft[sweep]'") from error
+        raise ConfigError(f"A search needs Optuna ({error}): {pip_install('sweep')}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     scheme, _, path = url.partition("://")
     if scheme in ("journal", "sqlite") and path.strip("/"):

@@ -154,7 +154,7 @@ def rank(
 
     Args:
         images: N names.
-        probabilities, labels: of the k most probable classes of each, best first, [N][k].
+        probabilities, labels: of the k most probable classes of each, best first, `[N][k]`.
         classes: names of all classes.
         true: labels of the images, if known.
     """

@@ -20,12 +20,12 @@ from email.message import Message
 from functools import cache
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 from urllib.parse import urlsplit
 
+from graft import __version__
 from graft.errors import DataError, NotAvailable
 from graft.system import locks
 from graft.system.files import telling_write_errors, write_atomically
@@ -468,11 +468,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 @cache
 def user_agent() -> str:
-    """How requests name their sender."""
-    try:
-        return f"graft/{version('graft')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "graft"
+    """Name that requests give in their User-Agent header."""
+    return f"graft/{__version__}"
 
 
 @cache

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from graft.data.preprocessing import Preprocessing
-from graft.errors import ConfigError, WeightsError, nearest
+from graft.errors import ConfigError, WeightsError, nearest, pip_install
 from graft.models.configurations import Facts, check_dropout_and_size, registered_models
 from graft.models.families.base import Constructor, ModelFamily, at_input_size, refuse_vgg_options
 from graft.models.layouts import Stage, belongs, by_max_pool, cut_into_stages, generic, uniform_parts
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from graft.models.published import Address, Published
     from graft.models.recipe import Recipe
 
-INSTALL = "pip install 'graft[timm]'"
+INSTALL = pip_install("timm")
 IMAGENET_1K = "imagenet-1k"
 
 
