@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from image_folders import fill, load, sizes, state
 
-from graft.data import load_splits
-from graft.data.sources import ensure, hymenoptera, locate
+from graft.data.sources import ensure, hymenoptera, load_splits, locate
 from graft.data.sources.base import Download
 from graft.errors import DataError, NotAvailable
 from graft.system.archives import TEMPORARY

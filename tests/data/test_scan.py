@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.data import load_splits
 from graft.data.images import ImageSet
 from graft.data.scan import quick_check, refuse_or_leave_out, scan
+from graft.data.sources import load_splits
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
 

@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 from image_folders import BLACK, fill, load, sizes, state
 
-from graft.data import load_splits
 from graft.data.layout import image_files
-from graft.data.sources import checked_name, known_sources, locate, source_arguments, source_name, suggest_data
+from graft.data.sources import (
+    checked_name,
+    known_sources,
+    load_splits,
+    locate,
+    source_arguments,
+    source_name,
+    suggest_data,
+)
 from graft.errors import ConfigError, DataError
 
 # ---- the real sets
@@ -331,7 +338,7 @@ def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(t
 NO_TORCH = """
 import sys, json
 from pathlib import Path
-from graft.data import load_splits
+from graft.data.sources import load_splits
 from graft.data.sources import checked_name, known_sources, locate, source_arguments, source_name, suggest_data
 for name in known_sources():
     locate(name, Path("/nowhere"), download=False)

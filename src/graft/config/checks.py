@@ -15,7 +15,6 @@ from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
 from graft.config.targets import TARGET, accepts, check_target, short_name
 from graft.data.augment import Augment
-from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
 from graft.models.families import family_of
@@ -41,8 +40,6 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     check_ranges(cfg, TrainConfig)
     cfg.model.name = recipe_of(cfg).name  # of a custom network, the last part of its target
     check_views(cfg.views.parts())
-    cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
-    check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
     Augment.of(plain(cfg.augment))
     _metric_exists(cfg)
     _parts(cfg)
@@ -56,7 +53,16 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     _network_and_input(cfg)
     _cache(cfg)
     check_locations(cfg, {})
+    _data_source(cfg)
     return cfg
+
+
+def _data_source(cfg: TrainConfig) -> None:
+    """Refuse a data set that does not exist, and arguments that it does not take."""
+    from graft.data.sources import check_source, checked_name, source_arguments  # imports NumPy
+
+    cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
+    check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
 
 
 SUPPLIED = {

@@ -100,10 +100,12 @@ def _is_inside(path: Path, folders: list[Path]) -> bool:
 
 def _folders_of(root: Path) -> Iterator[Path]:
     """`root`, and the folders that are linked into it as splits or as classes."""
-    from graft.data.layout import SPLIT_NAMES  # NumPy only when there is a folder to look at
-
     root = root.expanduser()
     yield root
+    if not root.is_dir():
+        return
+    from graft.data.layout import SPLIT_NAMES  # imports NumPy
+
     splits = {name for names in SPLIT_NAMES.values() for name in names}
     parts = [root, *(root / name for name in _names(root) if name.lower() in splits)]
     for part in parts:
