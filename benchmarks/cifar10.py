@@ -15,7 +15,7 @@ from benchmarks.common import composed
 from benchmarks.whole_run import by_graft, plain
 from graft.data.images import ImageSet
 from graft.data.splits import Splits
-from graft.tasks.train import open_data
+from graft.tasks.data import open_data
 
 PRESETS = ("cifar10_vgg16", "cifar10_speed")
 

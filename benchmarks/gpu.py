@@ -460,7 +460,7 @@ def plain_loop(device: str, words: Sequence[str]) -> None:
 
     from benchmarks.common import composed
     from benchmarks.whole_run import plain
-    from graft.tasks.train import open_data
+    from graft.tasks.data import open_data
 
     config = composed(*words, *LAST_LAYER)
     splits = open_data(config)

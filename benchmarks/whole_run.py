@@ -30,7 +30,7 @@ from graft.models.weights import load_weights
 from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of, settle_preprocessing
-from graft.tasks.train import open_data
+from graft.tasks.data import open_data
 from graft.transfer import plan_transfer
 
 QUICK = {"model": "vgg_mini", "set": "faces", "weights": "bundled", "lr": 0.01, "batch_size": 16, "val_fraction": 0}

@@ -18,7 +18,7 @@ from graft.models.weights import WeightsReport, default_preprocessing
 from graft.system.device import Device
 from graft.tasks import build as assembly
 from graft.tasks import fit
-from graft.tasks.train import open_data
+from graft.tasks.data import open_data
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LAYOUTS = {

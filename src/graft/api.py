@@ -58,7 +58,7 @@ class Experiment:
 
     def splits(self) -> "Splits":
         """The images that train, validate and test, with their classes; downloaded where needed."""
-        from graft.tasks.train import open_data
+        from graft.tasks.data import open_data
 
         return open_data(self.config)
 
@@ -96,7 +96,7 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
     from graft.config.overrides import literal_words
     from graft.config.registration import register
 
-    register()
+    register(task)
     try:
         with initialize_config_dir(str(conf_dir())):
             config = hydra_compose(task, literal_words(overrides, task), return_hydra_config=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.config.overrides import literal_words
-from graft.errors import ConfigError, GraftError, Refused, nearest, pip_install
+from graft.errors import ConfigError, GraftError, Refused, did_you_mean, nearest, pip_install
 from graft.system.escaping import printable
 from graft.system.files import DISK_FULL
 from graft.system.signals import end_when_asked_twice
@@ -129,7 +129,7 @@ def _hydra_app(task: str) -> Callable[[], Any]:
     from graft.config import conf_dir
     from graft.config.registration import register
 
-    register()
+    register(task)
     if task == "train":
         import_module("graft.sweep.hooks").register()
     return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(_runner(task))
@@ -139,7 +139,11 @@ def _runner(task: str) -> Callable[[Any], Any]:
     """What Hydra calls; the task's module is imported only then."""
 
     def run(config: Any) -> Any:
-        return import_module(f"graft.tasks.{task}").main(config)
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        is_job = task == "train" and HydraConfig.get().mode == RunMode.MULTIRUN
+        return import_module("graft.sweep.job" if is_job else f"graft.tasks.{task}").main(config)
 
     return run
 
@@ -160,11 +164,11 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         reason = f"{refused.filename}: cannot be opened or written ({refused.strerror})"
         return f"{reason}.\nGive another folder: {OUTPUTS}.\n"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        group, option = _group_and_option(str(error.missing_cfg_file))
         options = list(error.options or _options(group))
         return (
             f"{group}={option}: there is no such {group or 'config'}."
-            + nearest(option, options, cutoff=0.5)
+            + (_instead(group, option, options) or nearest(option, options, cutoff=0.5))
             + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
             + "\n"
         )
@@ -184,6 +188,28 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         shown = [line for text in lines for line in text.splitlines() if not line.strip().startswith(hidden)]
         return "\n".join(dict.fromkeys(shown)) + "\n"
     return None
+
+
+def _group_and_option(file: str) -> tuple[str, str]:
+    """("data", "/photos") of "data//photos": the group is the longest beginning that is a folder of conf/."""
+    from graft.config import conf_dir
+
+    parts = file.split("/")
+    depth = next((n for n in range(len(parts) - 1, 0, -1) if (conf_dir() / "/".join(parts[:n])).is_dir()), 0)
+    return ("/".join(parts[:depth]), "/".join(parts[depth:])) if depth else (file.rpartition("/")[0], parts[-1])
+
+
+def _instead(group: str, option: str, options: Sequence[str]) -> str:
+    """Return " Did you mean …?" for a network or a data set that exists without an option file of its name."""
+    if group == "model":
+        from graft.models import suggest_model
+
+        return suggest_model(option, options)
+    if group == "data":
+        from graft.data.sources import suggest_data
+
+        return did_you_mean(filter(None, [suggest_data(option)]))
+    return ""
 
 
 def _behind(error: BaseException | None, codes: Collection[int]) -> OSError | None:

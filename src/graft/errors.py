@@ -22,7 +22,8 @@ def similar(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0
 
 def did_you_mean(names: Iterable[str]) -> str:
     """Return " Did you mean vgg16 or vgg11?" for a message; an empty text without names."""
-    return f" Did you mean {' or '.join(names)}?" if names else ""
+    listed = " or ".join(names)
+    return f" Did you mean {listed}?" if listed else ""
 
 
 def nearest(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str:

@@ -28,7 +28,7 @@ from graft.models.weights import default_preprocessing
 from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of
-from graft.tasks.train import open_data
+from graft.tasks.data import open_data
 
 FACES = (
     "model=vgg_mini", "model.weights=bundled", "data=faces", "data.batch_size=16", "strategy=feature_extract",

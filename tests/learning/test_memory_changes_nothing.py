@@ -13,7 +13,7 @@ from graft.config.checks import settle
 from graft.config.config_hash import config_hash
 from graft.system.device import Device
 from graft.tasks import fit
-from graft.tasks.train import open_data
+from graft.tasks.data import open_data
 
 
 @pytest.fixture(scope="module")

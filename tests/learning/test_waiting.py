@@ -25,7 +25,7 @@ from graft.data.resident import CroppedDataset, ResidentDataset
 from graft.learning import module as learning
 from graft.system.device import Device
 from graft.tasks import fit
-from graft.tasks.train import open_data
+from graft.tasks.data import open_data
 
 aten = torch.ops.aten
 AWAY = torch.device("meta")

@@ -13,7 +13,7 @@ from graft.errors import ConfigError, TrainingError
 from graft.system.device import Device
 from graft.tasks import batch_size as batch
 from graft.tasks.build import assemble
-from graft.tasks.train import open_data
+from graft.tasks.data import open_data
 
 DIGITS = ("model=vgg_mini", "strategy=finetune", "model.weights=bundled", "data=digits", "data.batch_size=auto")
 

@@ -22,11 +22,11 @@ SCHEMAS: dict[str, type] = {
 }
 
 
-def register() -> None:
-    """Make the schemas known to Hydra under `schema/`."""
+def register(*tasks: str) -> None:
+    """Make the schemas of `tasks` known to Hydra under `schema/`; by default those of all."""
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
-        store.store(group="schema", name=name, node=composable(schema), package="_global_", replace=True)
+    for name in tasks or SCHEMAS:
+        store.store(group="schema", name=name, node=composable(SCHEMAS[name]), package="_global_", replace=True)
 
 
 def composable(schema: type) -> DictConfig:

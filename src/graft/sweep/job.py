@@ -10,9 +10,11 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from graft.config.config_hash import config_hash
+from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.errors import GraftError
 from graft.learning.pruning import PRUNED, mark_pruned
@@ -30,6 +32,11 @@ log = logging.getLogger("graft")
 
 DONE = ("finished", PRUNED)
 """Statuses of jobs that are not run again."""
+
+
+def main(config: DictConfig) -> float | None:
+    """Run one job of a sweep, composed by Hydra; returns its optimized metric to the sweeper."""
+    return run_job(typed(config, TrainConfig), HydraConfig.get())
 
 
 def run_job(cfg: TrainConfig, hydra: Any) -> float | None:

@@ -18,11 +18,11 @@ class ClaimFolder(Callback):
     """Checks the configuration and claims the folder before a command begins.
 
     Args:
-        task: the command, whose module has a function `claim(config, folder, own_name)` that returns the folder to use.
+        module: has a function `claim(config, folder, own_name)` that returns the folder to use.
     """
 
-    def __init__(self, task: str) -> None:
-        self.task = task
+    def __init__(self, module: str) -> None:
+        self.module = module
 
     def on_run_start(self, config: Any, **kwargs: Any) -> None:
         """Raises Refused where the command cannot begin."""
@@ -31,7 +31,7 @@ class ClaimFolder(Callback):
         with _refusing():
             HydraConfig.instance().set_config(config)
             hydra = config.hydra
-            claim = import_module(f"graft.tasks.{self.task}").claim
+            claim = import_module(self.module).claim
             folder = claim(config, Path(hydra.run.dir), own_name(hydra.run, "dir"))
             with read_write(hydra), open_dict(hydra):
                 hydra.run.dir = str(folder)

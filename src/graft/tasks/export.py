@@ -25,9 +25,9 @@ from graft.learning.checkpoints import checkpoint_file
 from graft.system.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
 from graft.system.folder_lock import folder_of
 from graft.system.startup import uncollected
+from graft.tasks.data import data_root, open_data
 from graft.tasks.recorded_data import run_config
 from graft.tasks.run import versions
-from graft.tasks.train import data_root, open_data
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -37,8 +37,7 @@ from graft.system.gpu_memory import telling_what_fits
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import settle_batch_size
 from graft.tasks.build import assemble, loaders, parameter_counts
-from graft.tasks.prepare import forget_earlier_attempt
-from graft.tasks.resume import Resumption
+from graft.tasks.resume import Resumption, forget_earlier_attempt
 from graft.tasks.run import Run
 from graft.transfer import TransferPlan
 

@@ -25,7 +25,7 @@ from graft.system.files import require_writable, safe_name, write_atomically
 from graft.system.folder_lock import folder_of
 from graft.system.progress import progress_bar
 from graft.system.terminal import PlainConsole
-from graft.tasks.train import data_root, divide_data
+from graft.tasks.data import data_root, divide_data
 
 
 def main(config: Any) -> None:

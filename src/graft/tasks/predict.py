@@ -22,7 +22,7 @@ from graft.system.folder_lock import folder_of
 from graft.system.progress import Bar, progress_bar
 from graft.system.startup import uncollected
 from graft.system.terminal import PlainConsole
-from graft.tasks.train import weights_out_of_reach
+from graft.tasks.data import weights_out_of_reach
 
 if TYPE_CHECKING:
     from graft.learning.restore import Restored

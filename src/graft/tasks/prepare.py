@@ -6,12 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graft.config.checks import settle
-from graft.config.registration import plain
+from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
-from graft.data.splits import Splits
 from graft.errors import ConfigError
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, fall_back, resume_point
 from graft.system.files import lies_in
@@ -20,17 +19,17 @@ from graft.system.gpu import require_gpu
 from graft.system.locks import locked
 from graft.system.slurm import first_task
 from graft.system.startup import uncollected
-from graft.tasks.resume import CARRIED, Resumption, open_resumption
+from graft.tasks.resume import LEFT_BY_A_RUN, Resumption, open_resumption
 from graft.tasks.run import read_summary
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from graft.data.splits import Splits
 
 log = logging.getLogger("graft")
 
 KEY = "hydra.run.dir"
-
-LEFT_BY_A_RUN = (
-    *CARRIED, "review.npz", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
-)  # fmt: skip
-"""Files of an earlier attempt, which a run that begins in its folder removes; it has replaced summary.json by then."""
 
 DONE = ("finished", "pruned")
 
@@ -47,7 +46,7 @@ class Prepared:
 
     folder: Path
     resumption: Resumption | None
-    splits: Splits | None
+    splits: "Splits | None"
     lock: FolderLock | None
 
     def __enter__(self) -> "Prepared":
@@ -91,7 +90,7 @@ def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, own_
         resumption = find_resumption(config, overrides, folder)
         splits = None
         if resumption is not None:
-            from graft.tasks.train import check_available, open_data
+            from graft.tasks.data import check_available, open_data  # imports NumPy
 
             check_available(config)
             splits = open_data(config)
@@ -171,8 +170,19 @@ def refuse_reuse(folder: Path, resume: str | None) -> None:
         )
 
 
-def forget_earlier_attempt(folder: Path) -> None:
-    """A run that begins at the start, where one was stopped before its first checkpoint, keeps none of its files."""
-    for pattern in LEFT_BY_A_RUN:
-        for file in folder.glob(pattern):
-            file.unlink()
+_CLAIMED: list[Prepared] = []
+"""The run of this process between Hydra's callback, which claims its folder, and the task."""
+
+
+def claim(config: "DictConfig", folder: Path, own_name: bool) -> Path:
+    """Prepare the run of `config`, which has a `hydra` node, before Hydra writes to its folder; returns the folder."""
+    cfg = typed(config, TrainConfig)
+    own_name = own_name and cfg.trainer.strategy != "ddp_slurm"  # several tasks share that name
+    prepared = prepare(cfg, list(config.hydra.overrides.task), folder, own_name=own_name)
+    _CLAIMED[:] = [prepared]
+    return prepared.folder
+
+
+def claimed() -> Prepared | None:
+    """The run that `claim` has prepared in this process, once."""
+    return _CLAIMED.pop() if _CLAIMED else None

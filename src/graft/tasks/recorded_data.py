@@ -10,8 +10,8 @@ from graft.config.schema import DataConfig, TrainConfig
 from graft.data.sources import checked_name, known_sources, locate, source_target
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
+from graft.tasks.data import data_root, open_data
 from graft.tasks.run import valid_summary
-from graft.tasks.train import data_root, open_data
 
 
 def run_config(

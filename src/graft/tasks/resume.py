@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,14 +13,22 @@ from omegaconf.errors import OmegaConfBaseException
 from graft.config.command_checks import overridden_keys
 from graft.config.resuming import compare
 from graft.config.schema import TrainConfig
-from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, TrainingError
-from graft.learning.checkpoints import BEST, LAST, Progress, best_of, progress_of, read_checkpoint
+from graft.learning.checkpoints import BEST, LAST, PREVIOUS, Progress, best_of, progress_of, read_checkpoint
 from graft.system.files import writing_atomically
 from graft.tasks.run import read_summary
 
+if TYPE_CHECKING:
+    from graft.data.splits import Splits
+
 CARRIED = ("metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "tensorboard/events*")
 """What a run that is resumed in a new folder takes along, in addition to its checkpoints."""
+
+
+LEFT_BY_A_RUN = (
+    *CARRIED, "review.npz", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
+)  # fmt: skip
+"""Files of an earlier attempt, which a run that begins in its folder removes; it has replaced summary.json by then."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Resumption:
         """The same, with one more to tell, ahead of the others."""
         return replace(self, notes=(note, *self.notes))
 
-    def require_data(self, splits: Splits) -> None:
+    def require_data(self, splits: "Splits") -> None:
         """Refuse data that are not those of the checkpoint.
 
         Raises:
@@ -221,3 +229,10 @@ def _as_before(checkpoint: Path, run: Mapping[str, Any] | None = None) -> str:
 def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as read, writing_atomically(target) as write:
         shutil.copyfileobj(read, write)
+
+
+def forget_earlier_attempt(folder: Path) -> None:
+    """A run that begins at the start, where one was stopped before its first checkpoint, keeps none of its files."""
+    for pattern in LEFT_BY_A_RUN:
+        for file in folder.glob(pattern):
+            file.unlink()

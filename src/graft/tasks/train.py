@@ -10,25 +10,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from graft.config.checks import QUICKSTART, check_class_weights, choices, settle
+from graft.config.checks import check_class_weights, choices, settle
 from graft.config.config_hash import config_hash
 from graft.config.locations import check_locations
-from graft.config.recipes import recipe_of
 from graft.config.registration import plain, typed
-from graft.config.schema import DataConfig, TrainConfig
-from graft.data.scan import refuse_or_leave_out
-from graft.data.sources import is_data_module, load_splits, locate, source_arguments
-from graft.data.splits import Splits
-from graft.errors import ConfigError, DataError, NotAvailable
-from graft.models.published import torchvision_address
-from graft.models.recipe import Recipe
+from graft.config.schema import TrainConfig
 from graft.system import downloads
 from graft.system.gpu import require_gpu
-from graft.system.progress import progress_bar
 from graft.system.signals import STOP
 from graft.system.slurm import first_task
 from graft.system.startup import uncollected
-from graft.tasks.prepare import Prepared, find_resumption, prepare, resume_when_queued_again
+from graft.tasks.data import check_available, open_data
+from graft.tasks.prepare import Prepared, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
@@ -37,32 +30,14 @@ log = logging.getLogger("graft")
 def main(config: DictConfig) -> float | None:
     """Train as `config` (a TrainConfig, composed by Hydra) says; returns `optimized_metric` to a sweeper."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     hydra, cfg = HydraConfig.get(), typed(config, TrainConfig)
-    if hydra.mode == RunMode.MULTIRUN:
-        from graft.sweep.job import run_job
-
-        return run_job(cfg, hydra)
     command = Command(Path(hydra.runtime.output_dir), list(hydra.overrides.task), dict(hydra.runtime.choices))
     if not first_task():
         logging.getLogger().handlers.clear()
-    prepared = _CLAIMED.pop() if _CLAIMED else prepare(cfg, command.overrides, command.folder, own_name=False)
+    prepared = claimed() or prepare(cfg, command.overrides, command.folder, own_name=False)
     with _saying_how_to_go_on(command), prepared:
         return train(cfg, command, prepared)["metrics"].get(cfg.optimized_metric)
-
-
-_CLAIMED: list[Prepared] = []
-"""The run of this process between Hydra's callback, which claims its folder, and `main`."""
-
-
-def claim(config: DictConfig, folder: Path, own_name: bool) -> Path:
-    """Prepare the run of `config`, which has a `hydra` node, before Hydra writes to its folder; returns the folder."""
-    cfg = typed(config, TrainConfig)
-    own_name = own_name and cfg.trainer.strategy != "ddp_slurm"  # several tasks share that name
-    prepared = prepare(cfg, list(config.hydra.overrides.task), folder, own_name=own_name)
-    _CLAIMED[:] = [prepared]
-    return prepared.folder
 
 
 @dataclass(frozen=True)
@@ -160,103 +135,3 @@ def _saying_how_to_go_on(command: Command) -> Iterator[None]:
             words = shlex.join(["graft", "train", *kept, f"hydra.run.dir={command.folder}", "resume=auto"])
             log.info("interrupted; go on with\n  %s", words)
         raise
-
-
-def check_available(config: TrainConfig) -> None:
-    """Stop before anything is downloaded or built when data or weights are neither here nor within reach.
-
-    Raises:
-        DataError: names what is missing, its address, the place to put it, and what trains without it.
-    """
-    data, weights = config.data, config.model.weights
-    said = []
-    missing = locate(data._target_, data_root(config), download=data.download)
-    if missing is not None:
-        said.append(f"{missing}\nWithout it: data=faces or data=digits (embedded), or data=folder data.root=FOLDER.")
-    if missing is None or isinstance(missing, NotAvailable):  # without a network both may be out of reach
-        lacking = weights_out_of_reach(recipe_of(config), weights, only_known=missing is not None)
-        if lacking is not None:
-            said.append(f"{lacking}\nWithout them: strategy=scratch.")
-    if said:
-        raise DataError("\n\n".join([*said, f"Offline, with what is embedded: {QUICKSTART}"]))
-
-
-def weights_out_of_reach(recipe: Recipe, weights: str | None, *, only_known: bool = False) -> NotAvailable | None:
-    """The error where `weights` are neither here nor within reach; torch is imported only for an address that its
-    libraries alone know, and with `only_known` such an address is not looked up."""
-    name = recipe.torchvision_name()
-    address = None if name is None or weights is None else torchvision_address(name, weights)
-    if weights is None or (address is None and only_known):
-        return None
-    if address is None:
-        from graft.models.weights import locate_weights
-
-        return locate_weights(recipe, weights)
-    try:
-        if address.local_copy() is None:
-            address.require_reachable(f"ImageNet weights of {name}")
-    except NotAvailable as error:
-        return error
-    return None
-
-
-def open_data(config: TrainConfig) -> Splits:
-    """The splits of the configured data set, downloaded where needed, without images that cannot be read.
-
-    Raises:
-        DataError: there are such images and data.on_error=raise; names them.
-    """
-    if is_data_module(config.data._target_):
-        return open_module_data(config)
-    splits = divide_data(config)
-    total = sum(len(part.paths or ()) for part in splits.parts().values())
-    with progress_bar("checking images", total) as bar:
-        return refuse_or_leave_out(splits, config.data.on_error, bar.advance)
-
-
-def open_module_data(config: TrainConfig) -> Splits:
-    """What is known of the data of a LightningDataModule, which is built and set up for it."""
-    from graft.data.foreign import open_module
-
-    data, usual = config.data, DataConfig()
-    options = {f"data.{name}": value for name, value in vars(usual).items() if getattr(data, name) != value}
-    options = {key: getattr(data, key.removeprefix("data.")) for key in options}
-    if config.augment.transforms:
-        options["augment.transforms"] = config.augment.transforms
-    if config.cache.mode == "features":
-        options["cache.mode"] = config.cache.mode
-    if data.batch_size == "auto":
-        raise ConfigError(
-            f"data.batch_size=auto and data._target_={data._target_} disagree: a LightningDataModule makes its batches."
-            "\nGive a number."
-        )
-    supplied = {
-        "root": data_root(config), "seed": config.seed, "batch_size": data.batch_size,
-        "num_workers": 0 if data.num_workers == "auto" else int(data.num_workers),
-    }  # fmt: skip
-    return open_module(data._target_, source_arguments(data, DataConfig), supplied, options)
-
-
-def divide_data(config: TrainConfig) -> Splits:
-    """The splits of the configured data set, downloaded where needed; its files are not looked at."""
-    data = config.data
-    if is_data_module(data._target_):
-        raise ConfigError(
-            f"data._target_={data._target_}: a LightningDataModule gives batches; single images are needed here."
-        )
-    return load_splits(
-        data._target_,
-        root=data_root(config),
-        seed=config.seed,
-        shots=data.shots,
-        val_fraction=data.val_fraction,
-        fold=data.fold,
-        folds=data.folds,
-        download=data.download,
-        arguments=source_arguments(data, DataConfig),
-    )
-
-
-def data_root(config: TrainConfig) -> Path | None:
-    """The folder of the configured set; None for embedded ones."""
-    return None if config.data.root is None else Path(config.data.root).expanduser()
