@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import graft
-from graft.learning.checkpoint_writing import BestCheckpoint, LatestCheckpoint, WholeCheckpoints
+from graft.learning.checkpoint_writing import AtomicCheckpointIO, BestCheckpoint, LatestCheckpoint
 
 
 class Line(pl.LightningModule):
@@ -32,7 +32,7 @@ def fit(folder: Path, **limits: int) -> list[int]:
     """Train; returns the epoch in the checkpoint after each time it was written."""
     written: list[int] = []
 
-    class Counting(WholeCheckpoints):
+    class Counting(AtomicCheckpointIO):
         def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
             super().save_checkpoint(checkpoint, path, storage_options)
             written.append(torch.load(path, weights_only=True)["epoch"])
@@ -65,9 +65,9 @@ def test_what_costs_little_is_written_in_each_epoch(tmp_path: Path, monkeypatch:
 
 def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
-    WholeCheckpoints().save_checkpoint({"epoch": 1}, file)
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, file)
     with pytest.raises(AttributeError, match="pickle"):
-        WholeCheckpoints().save_checkpoint({"epoch": lambda: 2}, file)
+        AtomicCheckpointIO().save_checkpoint({"epoch": lambda: 2}, file)
     assert torch.load(file, weights_only=True) == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -87,9 +87,9 @@ def test_the_best_weights_that_wait_in_memory_are_those_that_would_have_been_wri
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    write = WholeCheckpoints.save_checkpoint
+    write = AtomicCheckpointIO.save_checkpoint
     monkeypatch.setattr(
-        WholeCheckpoints,
+        AtomicCheckpointIO,
         "save_checkpoint",
         lambda *given, **named: (written.append(Path(given[2]).name), write(*given, **named))[1],
     )

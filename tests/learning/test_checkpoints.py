@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from graft.errors import TrainingError, WeightsError
-from graft.learning.checkpoint_writing import WholeCheckpoints
-from graft.learning.checkpoints import fall_back, read_checkpoint
+from graft.learning.checkpoint_writing import AtomicCheckpointIO
+from graft.learning.checkpoints import read_checkpoint, replace_damaged_checkpoint
 from graft.models.weights.reading import read_file
 from graft.system.files import damage_of
 
@@ -20,7 +20,7 @@ def content(epoch: int = 0, size: int = 50) -> dict[str, object]:
 
 
 def save(file: Path, epoch: int = 0) -> Path:
-    WholeCheckpoints().save_checkpoint(content(epoch), file)
+    AtomicCheckpointIO().save_checkpoint(content(epoch), file)
     return file
 
 
@@ -93,9 +93,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_sound_one_is_left_alone(folder: Path, tmp_path: Path) -> None:
-    assert fall_back(folder) is None
+    assert replace_damaged_checkpoint(folder) is None
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] == 2
-    assert fall_back(tmp_path / "empty") is None
+    assert replace_damaged_checkpoint(tmp_path / "empty") is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "killed between two renames"])
@@ -108,24 +108,24 @@ def test_the_one_before_takes_the_place_of_a_damaged_one(damage: str, folder: Pa
         assert damage_of(last) is not None
     else:
         last.unlink()
-    said = fall_back(folder)
+    said = replace_damaged_checkpoint(folder)
     assert said is not None
     assert said.startswith("last.ckpt was " + ("missing" if damage.startswith("killed") else "damaged ("))
     assert read_checkpoint(last)["epoch"] == 1
     assert [file.name for file in last.parent.iterdir()] == ["last.ckpt"]
-    assert fall_back(folder) is None
+    assert replace_damaged_checkpoint(folder) is None
 
 
 def test_when_both_are_damaged_nothing_is_begun_anew_unasked(folder: Path) -> None:
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / "checkpoints" / name).write_bytes(b"PK")
     with pytest.raises(TrainingError, match=r"(?s)last\.ckpt is damaged .*previous\.ckpt.* is damaged .*begin anew"):
-        fall_back(folder)
+        replace_damaged_checkpoint(folder)
 
 
 def test_a_full_disk_leaves_the_one_before_and_is_said_to_be_full(small_disk: Path) -> None:
     file = save(small_disk / "last.ckpt", 1)
     with pytest.raises(TrainingError, match=r"last\.ckpt: the checkpoint cannot be written \(No space left on device"):
-        WholeCheckpoints().save_checkpoint(content(2, size=20_000_000), file)
+        AtomicCheckpointIO().save_checkpoint(content(2, size=20_000_000), file)
     assert [path.name for path in small_disk.iterdir()] == ["last.ckpt"]
     assert read_checkpoint(file)["epoch"] == 1

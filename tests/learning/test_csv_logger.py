@@ -69,7 +69,7 @@ def test_going_on_drops_what_the_resumed_run_will_log_again(tmp_path: Path) -> N
     whole.save()
     before = whole.path.read_bytes()
     resumed = TableLogger(tmp_path / "whole.csv")
-    resumed.go_on_after(1)
+    resumed.resume_after(1)
     for step in (2, 3):
         resumed.log_metrics({"train/loss": step / 7, "epoch": 0}, step)
     resumed.save()

@@ -24,16 +24,16 @@ def a_trainer(step: int = 5, acc: float = 0.5, batches: int = 2) -> Any:
     )
 
 
-LEARNER: Any = SimpleNamespace(network=nn.ModuleDict({"head": nn.Linear(4, 3)}))
+MODULE: Any = SimpleNamespace(network=nn.ModuleDict({"head": nn.Linear(4, 3)}))
 
 
 def validate(
-    keep: KeepPredictions, trainer: Any, batches: list[Batch], head: nn.Module = LEARNER.network["head"]
+    keep: KeepPredictions, trainer: Any, batches: list[Batch], head: nn.Module = MODULE.network["head"]
 ) -> None:
-    keep.on_validation_epoch_start(trainer, LEARNER)
+    keep.on_validation_epoch_start(trainer, MODULE)
     for number, batch in enumerate(batches):
-        keep.on_validation_batch_end(trainer, LEARNER, head(batch.images), batch, number)
-    keep.on_validation_end(trainer, LEARNER)
+        keep.on_validation_batch_end(trainer, MODULE, head(batch.images), batch, number)
+    keep.on_validation_end(trainer, MODULE)
 
 
 def a_batch(indices: list[int]) -> Batch:
@@ -49,13 +49,13 @@ def test_every_real_image_is_kept_once_in_the_order_of_the_set_and_nothing_hooks
     assert best is not None
     assert best.indices.tolist() == best.feature_indices.tolist() == [0, 1, 2, 3, 4]
     assert best.labels.tolist() == [0, 1, 2, 0, 1]
-    logits = LEARNER.network["head"](torch.cat([batch.images for batch in batches]))[[1, 4, 3, 0, 2]]
+    logits = MODULE.network["head"](torch.cat([batch.images for batch in batches]))[[1, 4, 3, 0, 2]]
     expected = logits.softmax(1).detach().numpy()
     np.testing.assert_allclose(best.confidence, expected.max(1), atol=1e-6)
     np.testing.assert_allclose(best.truth, expected[range(5), best.labels], atol=1e-6)
     np.testing.assert_allclose(best.scores, expected[:, :2], atol=1e-3)
     np.testing.assert_allclose(best.features[1], batches[1].images[1].numpy(), atol=1e-3)
-    assert not LEARNER.network["head"]._forward_pre_hooks
+    assert not MODULE.network["head"]._forward_pre_hooks
 
 
 def test_the_best_validation_is_kept_as_the_best_checkpoint_is() -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 import graft
 from graft.data.datasets import Batch
 from graft.errors import ConfigError, TrainingError
-from graft.learning.loss_monitor import LossWatch
-from graft.learning.module import Learner
+from graft.learning.loss_monitor import LossMonitor
+from graft.learning.module import TransferModule
 from graft.system.gpu_memory import batch_that_fits
 
 WORDS = (
@@ -29,13 +29,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Give (epoch, batch) pairs: what the network is trained on in these steps is NaN, and so are its activations,
     its BatchNorm statistics, its loss."""
     spoiled: set[tuple[int, int]] = set()
-    prepared = Learner.prepared
+    prepared = TransferModule.prepared
 
-    def spoiling(self: Learner, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+    def spoiling(self: TransferModule, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         images, targets = prepared(self, batch, batch_idx)
         return (images * torch.nan if (self.current_epoch, batch_idx) in spoiled else images), targets
 
-    monkeypatch.setattr(Learner, "prepared", spoiling)
+    monkeypatch.setattr(TransferModule, "prepared", spoiling)
     return spoiled.update
 
 
@@ -62,22 +62,22 @@ def test_skip_leaves_such_a_step_out_to_the_bit(
 ) -> None:
     spoil([(0, 1), (1, 0), (1, 3)])
     states: list[dict[str, Tensor]] = []
-    before_step = LossWatch.before_step
+    before_step = LossMonitor.before_step
 
-    def noting(self: LossWatch) -> None:
-        learner = self.learner
-        state = {name: values.clone() for name, values in learner.network.state_dict().items()}
-        for number, held in enumerate(learner.trainer.optimizers[0].state.values()):
+    def noting(self: LossMonitor) -> None:
+        module = self.module
+        state = {name: values.clone() for name, values in module.network.state_dict().items()}
+        for number, held in enumerate(module.trainer.optimizers[0].state.values()):
             state |= {f"{number} {name}": values.clone() for name, values in held.items() if torch.is_tensor(values)}
         states.append(state)
         before_step(self)
 
-    monkeypatch.setattr(LossWatch, "before_step", noting)
+    monkeypatch.setattr(LossMonitor, "before_step", noting)
     run = graft.train(*WORDS, *words, "loss.on_nan=skip", folder=tmp_path)
     for step, (before, after) in enumerate(pairwise(states)):
         same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
         assert same == (step in (1, 4)), step
-    assert "3 steps were left out, the loss was NaN or infinite" in " ".join(run.summary["notes"])
+    assert "3 steps were skipped, the loss was NaN or infinite" in " ".join(run.summary["notes"])
     assert [(entry["epoch"], entry["batch"]) for entry in written(tmp_path)] == [(0, 1), (1, 0), (1, 3)]
     assert all(value == value for value in run.metrics.values())
 
@@ -131,10 +131,10 @@ def test_the_batch_to_try_is_half_or_what_was_seen_does_not_rule_out(
     ids=["GPU", "CPU", "Python"],
 )
 def test_out_of_memory_says_the_batch_to_try(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(self: Learner, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+    def too_much(self: TransferModule, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         raise error
 
-    monkeypatch.setattr(Learner, "prepared", too_much)
+    monkeypatch.setattr(TransferModule, "prepared", too_much)
     with pytest.raises(TrainingError) as raised:
         graft.train(*WORDS, "data.batch_size=48", folder=tmp_path)
     assert str(raised.value).startswith("data.batch_size=48: memory ran out (cpu: ")
@@ -142,10 +142,10 @@ def test_out_of_memory_says_the_batch_to_try(error: Exception, tmp_path: Path, m
 
 
 def test_another_error_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(self: Learner, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+    def wrong(self: TransferModule, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Learner, "prepared", wrong)
+    monkeypatch.setattr(TransferModule, "prepared", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         graft.train(*WORDS, folder=tmp_path)
 

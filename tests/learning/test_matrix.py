@@ -15,7 +15,7 @@ from graft.config.checks import settle
 from graft.config.registration import register
 from graft.data.datasets import Batch
 from graft.data.preprocessing import Preprocessing
-from graft.learning.module import Learner, Objective
+from graft.learning.module import Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
 from graft.models import Recipe, build_network
 from graft.models.heads import belongs, head_modules
@@ -80,8 +80,8 @@ def expected(plan: TransferPlan, subject: Subject, part: str) -> set[str]:
     return {"all": names, "head": head, "above": head | below, "rest": names - first}[part]
 
 
-def learner_of(subject: Subject, config: Any, plan: TransferPlan) -> Learner:
-    return Learner(
+def transfer_module(subject: Subject, config: Any, plan: TransferPlan) -> TransferModule:
+    return TransferModule(
         subject.network, plan, classes=("a", "b", "c"), preprocessing=Preprocessing(), objective=Objective(),
         optimizer=config.optimizer, scheduler=config.scheduler, seed=0, provenance={},
     )  # fmt: skip
@@ -97,18 +97,16 @@ def test_each_strategy_and_policy_trains_what_it_says_at_its_rate(subject: Subje
 
 
 @pytest.mark.parametrize("freeze", ["none", "features", "backbone", "gradual", "custom"])
-def test_a_step_of_the_learner_gives_gradients_to_what_trains_and_moves_nothing_else(
-    subject: Subject, freeze: str
-) -> None:
+def test_a_training_step_gives_gradients_to_trainable_parameters_only(subject: Subject, freeze: str) -> None:
     plan, config = planned(subject, "finetune", freeze)
-    learner = learner_of(subject, config, plan)
-    learner.zero_grad()
+    module = transfer_module(subject, config, plan)
+    module.zero_grad()
     plan.apply(0)
-    learner.train()
+    module.train()
     before = {name: tensor.clone() for name, tensor in subject.network.state_dict().items()}
     side = SIDES[subject.name]
     batch = Batch(torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8), torch.tensor([0, 2]), torch.arange(2))
-    loss = learner.training_step(batch, 0)
+    loss = module.training_step(batch, 0)
     loss.backward()
     trainable = plan.trainable(0)
     reached = {name for name, parameter in subject.network.named_parameters() if parameter.grad is not None}

@@ -172,14 +172,14 @@ def test_gradual_unfreezing_trains_each_group_from_its_epoch_on(pretrained: Path
     )
     before = torch.load(pretrained, weights_only=True)["state_dict"]
 
-    def moved(epochs: int) -> set[str]:
+    def trained_groups(epochs: int) -> set[str]:
         after = weights(succeeded(train(tmp_path / str(epochs), *overrides, f"trainer.max_epochs={epochs}")))
         names = {name.removeprefix("network.") for name in before if not torch.equal(before[name], after[name])}
         return {"head" if name.startswith("classifier.6") else name.split(".")[0] for name in names}
 
-    assert moved(1) == {"head"}
-    assert moved(2) == {"head", "classifier"}
-    assert moved(3) == {"head", "classifier", "features"}
+    assert trained_groups(1) == {"head"}
+    assert trained_groups(2) == {"head", "classifier"}
+    assert trained_groups(3) == {"head", "classifier", "features"}
     third = weights(Finished(0, "", "", tmp_path / "3"))
     for statistic in ("running_mean", "num_batches_tracked"):
         name = f"network.features.1.{statistic}"
@@ -258,11 +258,11 @@ def test_grey_levels_on_the_gpu_or_cpu_are_normalised_as_torchvision_does() -> N
     from torchvision.transforms import v2
 
     from graft.data.preprocessing import Preprocessing
-    from graft.learning.module import Learner, Objective
+    from graft.learning.module import Objective, TransferModule
 
     network: Any = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
     plan: Any = SimpleNamespace(set_modes=lambda epoch: None)
-    learner = Learner(
+    module = TransferModule(
         network, plan, classes=("a", "b"), preprocessing=Preprocessing(), objective=Objective(), optimizer=None,
         scheduler=None, seed=0, provenance={},
     )  # fmt: skip
@@ -272,14 +272,14 @@ def test_grey_levels_on_the_gpu_or_cpu_are_normalised_as_torchvision_does() -> N
         v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     )
     expected = v2.Compose([to_float, normalise])
-    torch.testing.assert_close(learner.normalise(images), expected(images))
+    torch.testing.assert_close(module.normalise(images), expected(images))
 
 
 def test_a_network_that_sees_one_class_only_is_noticed_and_said(tmp_path: Path) -> None:
     run = succeeded(
         train(tmp_path / "run", *SMALL, "loss.class_weights=[1000,1,1,1,1,1,1,1,1,1]", "trainer.max_epochs=2")
     )
-    said = "every validation image is taken for"
+    said = "every validation image is predicted as"
     assert run.out.count(said) == 1
     assert any(said in note for note in run.summary["notes"])
     quiet = succeeded(train(tmp_path / "quiet", *SMALL, "trainer.max_epochs=1"))

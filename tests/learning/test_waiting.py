@@ -97,30 +97,30 @@ class Watch(pl.Callback):
     def _begin(self, part: str, number: int) -> None:
         self.waits.during = (part, number)
 
-    def _end(self, learner: Any, batch: Any) -> None:
+    def _end(self, module: Any, batch: Any) -> None:
         assert self.waits.during
         self.batches[self.waits.during[0]] += 1
         seen = batch.images if isinstance(batch, Batch) else batch.features[0]
-        self.places |= {each.device for each in (seen, batch.labels, next(learner.network.parameters()))}
+        self.places |= {each.device for each in (seen, batch.labels, next(module.network.parameters()))}
         self.waits.during = None
 
-    def on_train_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int) -> None:
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, number: int) -> None:
         self._begin("training", trainer.global_step + 1)
 
-    def on_train_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, number: int) -> None:
-        self._end(learner, batch)
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int) -> None:
+        self._end(module, batch)
 
-    def on_validation_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int, *_: Any) -> None:
+    def on_validation_batch_start(self, trainer: Any, module: Any, batch: Any, number: int, *_: Any) -> None:
         self._begin("validation", number + 1)
 
-    def on_validation_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._end(learner, batch)
+    def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._end(module, batch)
 
-    def on_test_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int, *_: Any) -> None:
+    def on_test_batch_start(self, trainer: Any, module: Any, batch: Any, number: int, *_: Any) -> None:
         self._begin("test", number + 1)
 
-    def on_test_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._end(learner, batch)
+    def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._end(module, batch)
 
 
 def run_away(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[Waits, Watch]:

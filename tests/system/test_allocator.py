@@ -83,7 +83,8 @@ def test_a_run_keeps_its_memory_on_the_cpu_unless_it_is_told_not_to(monkeypatch:
         return nullcontext()
 
     monkeypatch.setattr(fit, "freed_memory_kept", noted)
-    monkeypatch.setattr(fit, "_from_weights_to_test", lambda *_: {})
+    monkeypatch.setattr(fit, "prepare_training", lambda *_: None)
+    monkeypatch.setattr(fit, "fit_and_test", lambda _: {})
     for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):
         config = SimpleNamespace(trainer=SimpleNamespace(keep_memory=wanted))
         fit.one_process(config, None, Device(accelerator, 1, "32-true"), None, Path())  # type: ignore[arg-type]

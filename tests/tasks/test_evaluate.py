@@ -23,7 +23,7 @@ from graft.learning.checkpoints import checkpoint_file, read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models.normalise import Normalise
 from graft.tasks import evaluation
-from graft.tasks.recorded_data import different_data, run_config, summary_next_to
+from graft.tasks.recorded_data import notes_on_changed_data, run_config, summary_next_to
 
 
 def composed(task: str, *overrides: str) -> Any:
@@ -211,9 +211,9 @@ def test_a_key_that_this_version_does_not_know_is_no_obstacle() -> None:
 
 def test_data_that_changed_since_the_run_are_said() -> None:
     splits = load_splits("digits", root=None, seed=0)
-    assert different_data(splits, {"data": {"fingerprint": splits.fingerprint()}}) == []
-    assert different_data(splits, {}) == []
-    assert "not those of the run" in different_data(splits, {"data": {"fingerprint": "0" * 64}})[0]
+    assert notes_on_changed_data(splits, {"data": {"fingerprint": splits.fingerprint()}}) == []
+    assert notes_on_changed_data(splits, {}) == []
+    assert "not those of the run" in notes_on_changed_data(splits, {"data": {"fingerprint": "0" * 64}})[0]
 
 
 def test_a_run_folder_means_its_best_checkpoint(digits_run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a resumed run takes from its new configuration, where Lightning would restore the checkpoint's."""
+"""Applies the new configuration of a resumed run where Lightning would restore the checkpoint's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from graft.errors import TrainingError
 from graft.learning.checkpoints import Progress, progress_of
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""What optimizers and schedules keep of a learning rate in a parameter group."""
+"""Keys of a parameter group that hold a learning rate."""
 
 
 @dataclass(frozen=True)
 class RunLength:
-    """Optimizer steps of a whole run, and of an epoch."""
+    """Number of optimizer steps of a run and of an epoch."""
 
     steps: int
     steps_per_epoch: int
@@ -31,12 +31,12 @@ class RunLength:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint says of the run that wrote it.
+    """The run that wrote a checkpoint, as recorded in it.
 
     Attributes:
         config: its configuration, as plain containers.
         length: of that run; None in checkpoints of earlier versions.
-        progress: how far it was.
+        progress: at the checkpoint.
     """
 
     config: dict[str, Any]
@@ -50,10 +50,10 @@ class Origin:
 
 
 def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Let the restored optimizer, schedules and early stopping of a run follow its configuration.
+    """Change the restored optimizer, schedules and early stopping to what the new configuration says.
 
-    Nothing is touched where nothing has changed, so that the run equals an uninterrupted one to the bit. What may
-    change at all is decided in `graft.config.resuming`; here is what it then means.
+    Nothing is changed if the configuration is the same, so that the run is bit-identical to an uninterrupted one.
+    `graft.config.resuming` decides what may change.
 
     Args:
         trainer: its state is that of the checkpoint.
@@ -83,7 +83,7 @@ def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any]
 
 
 def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength) -> None:
-    """The configuration has been compared; this is for what only the machine tells, such as trainer.devices=auto."""
+    """Refuse a length that differs although the configurations agree, e.g. through trainer.devices=auto."""
     if origin.length is None or length == origin.length:
         return
     before, epoch = origin.length, origin.progress.epochs + 1
@@ -94,8 +94,8 @@ def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength)
         )
     if any(isinstance(each.scheduler, OneCycleLR) for each in trainer.lr_scheduler_configs):
         raise TrainingError(
-            f"resume: the run has {length.steps} steps now and had {before.steps}, and scheduler=onecycle plans its "
-            "whole course from that.\nResume it with as many processes and images as before."
+            f"resume: the run has {length.steps} steps now and had {before.steps}, which scheduler=onecycle depends "
+            "on.\nResume it with as many processes and images as before."
         )
 
 
@@ -113,7 +113,7 @@ def _scale_rates(trainer: pl.Trainer, optimizer: Optimizer, factor: float) -> No
 
 
 def _follow(schedule: LambdaLR, optimizer: Optimizer, origin: Origin, length: RunLength, *, fixed: bool) -> None:
-    """Put a schedule that is a function of the step where it is in a run of this length.
+    """Move a schedule that is a function of the step to its position in a run of this length.
 
     Args:
         schedule, optimizer: restored.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that follow the length of the run, and the way to any of torch's."""
+"""Learning-rate schedules over the length of a run, and the builder of any schedule."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from graft.errors import ConfigError
 
 @dataclass(frozen=True)
 class Length:
-    """How long the run is: optimizer steps in all, and in an epoch."""
+    """Number of optimizer steps of a run and of an epoch."""
 
     steps: int
     steps_per_epoch: int
@@ -38,7 +38,7 @@ def cosine(optimizer: Optimizer, length: Length, warmup_epochs: float = 0.0, min
         optimizer: its groups' learning rates are the highest of the schedule.
         length: of the run.
         warmup_epochs: epochs of linear warm-up, at most half of the run.
-        min_lr_ratio: what is left of the learning rate at the end, in [0, 1].
+        min_lr_ratio: share of the learning rate at the end, in [0, 1].
     """
     warmup = min(round(warmup_epochs * length.steps_per_epoch), length.steps // 2)
     return LambdaLR(

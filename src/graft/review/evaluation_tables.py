@@ -23,7 +23,11 @@ TITLES = {
 
 
 def overall_table(figures: Mapping[str, float]) -> Table:
-    """One row a figure; `figures` by their names in `TITLES`."""
+    """One row per metric, with its title.
+
+    Args:
+        figures: name, as in `TITLES` -> value.
+    """
     table = Table(show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -33,13 +37,13 @@ def overall_table(figures: Mapping[str, float]) -> Table:
 
 
 def class_table(classes: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row a class that has images; of more than 40 those with the lowest F1.
+    """One row per class that has images; of more than 40 classes those with the lowest F1.
 
     Args:
         classes: class name -> images, precision, recall, f1.
     """
     rows = {name: row for name, row in classes.items() if row["images"]}
-    title = "class by class"
+    title = "per class"
     if len(rows) > MOST_CLASSES:
         title = f"the {MOST_CLASSES} of {len(rows)} classes with the lowest F1"
         rows = dict(sorted(rows.items(), key=lambda item: item[1]["f1"])[:MOST_CLASSES])
@@ -66,7 +70,7 @@ def most_confused(classes: Sequence[str], confusion: Sequence[Sequence[int]]) ->
 
 
 def confusion_csv(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """One row a true class, one column a predicted one."""
+    """The confusion matrix as CSV: one row per true class, one column per predicted class."""
     text = io.StringIO()
     writer = CsvWriter(text)
     writer.writerow(["true \\ predicted", *classes])

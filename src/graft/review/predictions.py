@@ -31,7 +31,7 @@ Write = Callable[[Prediction], None]
 
 @contextmanager
 def writing(path: Path) -> Iterator[Write]:
-    """A context that gives a function to write predictions with; the file exists once all are written.
+    """A context with a function that writes predictions; the file appears when all are written.
 
     `.csv` has a line per image, `.json` one array of objects, `.jsonl` an object per line.
 
@@ -156,7 +156,7 @@ def rank(
         images: N names.
         probabilities, labels: of the k most probable classes of each, best first, `[N][k]`.
         classes: names of all classes.
-        true: labels of the images, if known.
+        true: class indices of the images, if known.
     """
     for row, image in enumerate(images):
         names = tuple(classes[label] for label in labels[row])

@@ -21,14 +21,18 @@ from graft.system.signals import STOP
 from graft.system.slurm import first_task
 from graft.system.startup import uncollected
 from graft.tasks.data import check_available, open_data
-from graft.tasks.prepare import Prepared, claimed, find_resumption, prepare, resume_when_queued_again
+from graft.tasks.prepare import PreparedRun, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
 
 log = logging.getLogger("graft")
 
 
 def main(config: DictConfig) -> float | None:
-    """Train as `config` (a TrainConfig, composed by Hydra) says; returns `optimized_metric` to a sweeper."""
+    """Run `graft train` and return the value of `optimized_metric`, for a sweeper.
+
+    Args:
+        config: a TrainConfig, composed by Hydra.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     hydra, cfg = HydraConfig.get(), typed(config, TrainConfig)
@@ -36,19 +40,19 @@ def main(config: DictConfig) -> float | None:
     if not first_task():
         logging.getLogger().handlers.clear()
     prepared = claimed() or prepare(cfg, command.overrides, command.folder, own_name=False)
-    with _saying_how_to_go_on(command), prepared:
+    with _logging_resume_command(command), prepared:
         return train(cfg, command, prepared)["metrics"].get(cfg.optimized_metric)
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a run is told beside its configuration.
+    """The command that starts a run, in addition to its configuration.
 
     Attributes:
-        folder: where everything of the run goes.
-        overrides: what was said on the command line, e.g. "strategy=scratch".
-        picked: Hydra's choice of each group, e.g. {"augment": "basic"}.
-        in_sweep: the run is a job of a sweep, so that a value may be meant for others of its jobs.
+        folder: of the run.
+        overrides: of the command line, e.g. "strategy=scratch".
+        picked: the option of each config group, e.g. {"augment": "basic"}.
+        in_sweep: whether the run is a job of a sweep, whose overrides need not all apply to each job.
     """
 
     folder: Path
@@ -57,13 +61,13 @@ class Command:
     in_sweep: bool = False
 
 
-def train(config: TrainConfig, command: Command, prepared: Prepared | None = None) -> dict[str, Any]:
-    """One run from beginning to end; returns what its summary.json says.
+def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = None) -> dict[str, Any]:
+    """Train and test a run; returns the content of its summary.json.
 
     Args:
         config: of the run; it is settled in place.
         command: its command.
-        prepared: as `prepare` gives it; None for a job, whose folder its sweep has claimed.
+        prepared: from `prepare`; None for a job of a sweep, which has claimed its folder.
     """
     check_locations(config, {"hydra.run.dir": command.folder})
     resume_when_queued_again(config)
@@ -82,7 +86,7 @@ def train(config: TrainConfig, command: Command, prepared: Prepared | None = Non
                 if resumption is not None:
                     resumption.require_data(splits)
             check_class_weights(config.loss.class_weights, splits.classes)
-            from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
+            from graft.tasks import fit  # imports torch and Lightning, now that every check has passed
 
         run.summary |= {
             "classes": list(splits.classes),
@@ -99,26 +103,26 @@ def train(config: TrainConfig, command: Command, prepared: Prepared | None = Non
         fit.run(config, splits, run, resumption)
         if config.callbacks.keep == "none":
             run.summary["checkpoint"] = None
-    if run.writes:  # the summary says by now that nothing need go on from here
-        thin_out(run.folder, config.callbacks.keep)
+    if run.writes:  # summary.json says "finished" by now, so no checkpoint is needed to resume
+        remove_checkpoints(run.folder, config.callbacks.keep)
     log.info("run folder  %s", run.folder)
     return run.summary
 
 
-def thin_out(folder: Path, keep: str) -> None:
-    """Remove what a finished run is not to keep of its checkpoints (callbacks.keep)."""
+def remove_checkpoints(folder: Path, keep: str) -> None:
+    """Remove the checkpoints that a finished run does not keep (callbacks.keep)."""
     for name in {"all": (), "best": ("last.ckpt",), "none": ("last.ckpt", "best.ckpt")}[keep]:
         (folder / "checkpoints" / name).unlink(missing_ok=True)
 
 
 def open_run(config: TrainConfig, command: Command) -> Run:
-    """The record of the run that is about to begin."""
+    """The record of the run that is about to start."""
     run = Run.open(
         command.folder,
         seed=config.seed,
         identity=config_hash(config),
         overrides=command.overrides,
-        going_on=config.resume is not None,
+        resuming=config.resume is not None,
     )
     run.summary |= {"fold": config.data.fold, "config": choices(plain(config), command.picked)}
     run.summary["data"] = {"root": config.data.root}
@@ -126,12 +130,12 @@ def open_run(config: TrainConfig, command: Command) -> Run:
 
 
 @contextmanager
-def _saying_how_to_go_on(command: Command) -> Iterator[None]:
+def _logging_resume_command(command: Command) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         if (command.folder / "checkpoints" / "last.ckpt").is_file():
             kept = [word for word in command.overrides if not word.startswith(("resume=", "hydra.run.dir="))]
             words = shlex.join(["graft", "train", *kept, f"hydra.run.dir={command.folder}", "resume=auto"])
-            log.info("interrupted; go on with\n  %s", words)
+            log.info("interrupted; resume with\n  %s", words)
         raise
