@@ -24,7 +24,7 @@ from graft.learning.confusion_counts import ClassCounts, EvaluationCounts, wides
 from graft.learning.loss_monitor import WAY_OUT, LossMonitor
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
 from graft.learning.optimizers import build_optimizer
-from graft.learning.resuming import Origin, RunLength, apply_changes
+from graft.learning.resuming import Origin, apply_changes
 from graft.learning.schedulers import Length, build_schedule
 from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
@@ -81,6 +81,7 @@ class TransferModule(pl.LightningModule):
         suffixes: `FeatureBatch.cut` -> function (network, *features) that computes the network's output from cached
             features.
         collapsed: the warning of the last validation if it predicted a single class; else None.
+        test_counts: of the test; None before it.
         results: the latest value of every metric.
     """
 
@@ -122,6 +123,7 @@ class TransferModule(pl.LightningModule):
         self.loss_monitor = LossMonitor(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self._origin: Origin | None = None
         self.collapsed: str | None = None
+        self.test_counts: ClassCounts | None = None
         self.results: dict[str, float] = {}
 
     # -- input ---------------------------------------------------------------------------------------------
@@ -197,7 +199,18 @@ class TransferModule(pl.LightningModule):
             self.window_sums.add_(sums)
         if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
             self._log_step({"train/loss_main": main, "train/loss_aux": side} if auxiliary else {})
-        return loss
+        return self._scaled_to_window(loss, batch_idx)
+
+    def _scaled_to_window(self, loss: Tensor, batch_idx: int) -> Tensor:
+        """The loss, scaled so that the gradient of a shorter last accumulation window is a mean too.
+
+        Lightning divides by trainer.accumulate_grad_batches in every window.
+        """
+        if self._trainer is None:
+            return loss
+        nominal, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        length = min(nominal, batches - batch_idx // nominal * nominal)
+        return loss if length == nominal else loss * (nominal / length)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Free the gradients right after the step, and not only after the next forward pass as Lightning does."""
@@ -299,7 +312,7 @@ class TransferModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         counts = self._class_counts()
-        figures = counts.figures("val") | self._configured_metrics("val")
+        figures = counts.figures("val") | self._configured_metrics("val", counts)
         if self.trainer.state.fn == "fit":
             figures |= self.training_figures()  # a validation within an epoch shows both
             self._check_for_collapse(counts)
@@ -324,17 +337,19 @@ class TransferModule(pl.LightningModule):
         return self._evaluate(batch, "test", self.views)
 
     def on_test_epoch_end(self) -> None:
-        counts = self._class_counts()
-        each = {f"test/acc/{name}": acc for name, acc in zip(self.classes, counts.per_class(), strict=True)}
-        self._record(counts.figures("test") | each | self._configured_metrics("test"), self.global_step)
+        counts = self.test_counts = self._class_counts()
+        pairs = zip(self.classes, counts.per_class(), strict=True)
+        each = {f"test/acc/{name}": accuracy for name, accuracy in pairs if accuracy is not None}
+        self._record(counts.figures("test") | each | self._configured_metrics("test", counts), self.global_step)
 
-    def _configured_metrics(self, split: str) -> dict[str, float]:
-        """The configured metrics of a split: "val/NAME", or "val/NAME/CLASS" where a metric has a value per class."""
+    def _configured_metrics(self, split: str, counts: ClassCounts) -> dict[str, float]:
+        """The configured metrics of a split: "val/NAME", or "val/NAME/CLASS" for each class that has images."""
         figures: dict[str, float] = {}
         for name, metric in self._metrics(split).items():
             value = metric.compute()
             if value.ndim:
-                figures |= {f"{split}/{name}/{c}": float(v) for c, v in zip(self.classes, value.flatten(), strict=True)}
+                rows = zip(self.classes, counts.images, value.flatten().tolist(), strict=True)
+                figures |= {f"{split}/{name}/{label}": each for label, images, each in rows if images}
             else:
                 figures[f"{split}/{name}"] = float(value)
         return figures
@@ -364,8 +379,10 @@ class TransferModule(pl.LightningModule):
 
     def _write(self, metrics: Mapping[str, float], step: int) -> None:
         if self.trainer.is_global_zero:
+            after_training = self.trainer.state.fn == "test" and self.current_epoch > 0
+            epoch = self.current_epoch - after_training  # the test's row is that of the last step
             for logger in self.trainer.loggers:
-                logger.log_metrics({**metrics, "epoch": self.current_epoch}, step)
+                logger.log_metrics({**metrics, "epoch": epoch}, step)
 
     # -- optimizer and checkpoint --------------------------------------------------------------------------
 
@@ -374,10 +391,7 @@ class TransferModule(pl.LightningModule):
         # a fused step undoes fp16's loss scaling itself, too late for clipping
         scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(1, self.trainer.max_epochs or 1)
-        length = Length(steps, max(1, -(-steps // epochs)))
-        schedule = build_schedule(optimizer, self.scheduler_config, length)
+        schedule = build_schedule(optimizer, self.scheduler_config, Length.of(self.trainer))
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(
@@ -398,7 +412,7 @@ class TransferModule(pl.LightningModule):
             if isinstance(callback, AveragedWeights):
                 callback.save_averages(checkpoint, self)
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
-        checkpoint["length"] = asdict(RunLength.of(self.trainer))
+        checkpoint["length"] = asdict(Length.of(self.trainer))
         checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.loss_monitor.skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -11,22 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from graft.errors import TrainingError
 from graft.learning.checkpoints import Progress, progress_of
+from graft.learning.schedulers import Length
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """Keys of a parameter group that hold a learning rate."""
-
-
-@dataclass(frozen=True)
-class RunLength:
-    """Number of optimizer steps of a run and of an epoch."""
-
-    steps: int
-    steps_per_epoch: int
-
-    @classmethod
-    def of(cls, trainer: pl.Trainer) -> "RunLength":
-        batches, every = int(trainer.num_training_batches), trainer.accumulate_grad_batches
-        return cls(int(trainer.estimated_stepping_batches), max(1, -(-batches // every)))
 
 
 @dataclass(frozen=True)
@@ -40,13 +28,13 @@ class Origin:
     """
 
     config: dict[str, Any]
-    length: RunLength | None
+    length: Length | None
     progress: Progress
 
     @classmethod
     def of(cls, checkpoint: dict[str, Any]) -> "Origin":
         length = checkpoint.get("length")
-        return cls(checkpoint["graft"]["config"], RunLength(**length) if length else None, progress_of(checkpoint))
+        return cls(checkpoint["graft"]["config"], Length(**length) if length else None, progress_of(checkpoint))
 
 
 def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
@@ -65,7 +53,7 @@ def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any]
         TrainingError: the run has another length than the checkpoint's, and something cannot follow that.
     """
     before = origin.config["optimizer"]
-    optimizer, length = trainer.optimizers[0], RunLength.of(trainer)
+    optimizer, length = trainer.optimizers[0], Length.of(trainer)
     _refuse_other_length(trainer, origin, length)
     factor = config["optimizer"]["lr"] / before["lr"]
     if factor != 1:
@@ -82,7 +70,7 @@ def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any]
             callback.patience = config["callbacks"]["early_stopping"]
 
 
-def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength) -> None:
+def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: Length) -> None:
     """Refuse a length that differs although the configurations agree, e.g. through trainer.devices=auto."""
     if origin.length is None or length == origin.length:
         return
@@ -112,7 +100,7 @@ def _scale_rates(trainer: pl.Trainer, optimizer: Optimizer, factor: float) -> No
                 setattr(schedule.scheduler, name, [rate * factor for rate in rates])
 
 
-def _follow(schedule: LambdaLR, optimizer: Optimizer, origin: Origin, length: RunLength, *, fixed: bool) -> None:
+def _follow(schedule: LambdaLR, optimizer: Optimizer, origin: Origin, length: Length, *, fixed: bool) -> None:
     """Move a schedule that is a function of the step to its position in a run of this length.
 
     Args:
