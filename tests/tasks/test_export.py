@@ -118,6 +118,17 @@ def test_onnx_names_its_input_output_and_batch(handed: Path) -> None:
     assert [side.dim_param or side.dim_value for side in images.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
 
 
+def test_the_opset_in_the_json_is_that_of_the_onnx_file(handed: Path) -> None:
+    opsets = {each.domain: each.version for each in onnx.load(handed / "vgg_mini.onnx").opset_import}
+    assert json.loads((handed / "vgg_mini.onnx.json").read_text())["opset"] == opsets[""]
+
+
+def test_an_opset_that_the_exporter_does_not_write_is_refused(digits_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"format\.onnx\.opset=11: torch wrote opset \d+"):
+        export(composed(f"checkpoint={digits_run}", "format.onnx.opset=11", f"folder={tmp_path}/out"))
+    assert not [*tmp_path.rglob("*.onnx")]
+
+
 def test_preprocessing_baked_in_takes_bytes(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(
         f"checkpoint={digits_run}", "preprocess=true", f"folder={tmp_path}", "format.onnx.opset=21", "name=scans"

@@ -140,6 +140,7 @@ def description(
         "sha256": sha256(file),
         "network": restored.recipe.name,
         "load": form.how_to_load(network, file),
+        **form.details(file),
         "classes": list(restored.classes),
         "input": {
             "name": "images",
