@@ -54,7 +54,7 @@ def test_only_the_first_batch_of_the_run_is_shown(later: dict[str, Any]) -> None
     assert shown(transfer_module(), **later) == []
 
 
-def test_of_a_batch_of_features_the_images_are_shown_that_they_were_made_of() -> None:
+def test_for_a_batch_of_features_the_original_images_are_shown() -> None:
     asked: list[Any] = []
 
     def training_images(epoch: int, indices: list[int]) -> torch.Tensor:

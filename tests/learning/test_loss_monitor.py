@@ -43,7 +43,7 @@ def written(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "nan_batches.jsonl").read_text().splitlines()]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_the_names_of_the_images(spoil: Any, tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run_and_names_the_images(spoil: Any, tmp_path: Path) -> None:
     spoil([(1, 2)])
     with pytest.raises(TrainingError, match=r"train/loss is nan in epoch 2, batch 3: training diverged\.\n.*optimizer"):
         graft.train(*WORDS, folder=tmp_path)
@@ -57,7 +57,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_names_of_the_images(spoi
 
 
 @pytest.mark.parametrize("words", [(), ("optimizer=adamw", "trainer.gradient_clip_val=1", "scheduler=none")])
-def test_skip_leaves_such_a_step_out_to_the_bit(
+def test_a_skipped_step_changes_no_bit(
     words: tuple[str, ...], spoil: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil([(0, 1), (1, 0), (1, 3)])
@@ -89,9 +89,7 @@ def test_skip_has_a_limit(spoil: Any, tmp_path: Path) -> None:
     assert len(written(tmp_path)) == 3
 
 
-def test_a_loss_that_explodes_is_noticed_while_it_still_is_a_number(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_exploding_loss_is_reported_before_it_is_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("trainer.log_every_n_steps=1", "scheduler=none", "optimizer.momentum=0", "model.batch_norm=false")
     steep = ("optimizer.lr=30", "trainer.gradient_clip_val=1", "trainer.limit_train_batches=20")
     run = graft.train(*WORDS, *words, *steep, "trainer.max_epochs=1", folder=tmp_path / "steep")
@@ -115,7 +113,7 @@ def test_a_loss_that_explodes_is_noticed_while_it_still_is_a_number(
         (1, 0, 0, 0, None),
     ],
 )
-def test_the_batch_to_try_is_half_or_what_was_seen_does_not_rule_out(
+def test_the_suggested_batch_is_half_or_what_the_observed_memory_allows(
     batch_size: int, capacity: int, fixed: int, demanded: int, fits: int | None
 ) -> None:
     assert batch_that_fits(batch_size, capacity=capacity, fixed=fixed, demanded=demanded) == fits
@@ -141,7 +139,7 @@ def test_out_of_memory_says_the_batch_to_try(error: Exception, tmp_path: Path, m
     assert "Try data.batch_size=16; with trainer.accumulate_grad_batches=3" in str(raised.value)
 
 
-def test_another_error_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: TransferModule, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -150,6 +148,6 @@ def test_another_error_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.Monk
         graft.train(*WORDS, folder=tmp_path)
 
 
-def test_a_mistyped_word_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_value_of_on_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"loss\.on_nan=skp: unknown\. Did you mean skip\?"):
         graft.train(*WORDS, "loss.on_nan=skp", folder=tmp_path)

@@ -88,7 +88,9 @@ def transfer_module(subject: Subject, config: Any, plan: TransferPlan) -> Transf
 
 
 @pytest.mark.parametrize(("strategy", "freeze"), PAIRS)
-def test_each_strategy_and_policy_trains_what_it_says_at_its_rate(subject: Subject, strategy: str, freeze: str) -> None:
+def test_each_strategy_and_policy_trains_the_documented_parameters_at_their_rates(
+    subject: Subject, strategy: str, freeze: str
+) -> None:
     plan, config = planned(subject, strategy, freeze)
     assert plan.trainable(0) == expected(plan, subject, TRAINED_BY[freeze] or AUTO[strategy])
     rates = {"features": 0.1, "classifier": 0.5, "head": 1.0} if strategy in ("finetune", "gradual") else {}

@@ -166,7 +166,7 @@ MINI = ("model=vgg_mini", "model.weights=bundled")
         (*MINI, "strategy=feature_extract", "freeze=backbone", "cache=features"),
     ],
 )
-def test_no_step_waits_for_the_device_but_those_that_are_logged(
+def test_only_logged_steps_synchronise_the_device(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, watch = run_away(tmp_path, monkeypatch, *words)
@@ -181,7 +181,7 @@ COLOURS = {"horizontal_flip": 0.5, "policy": "rand", "color_jitter": 0.4, "rando
 
 
 @pytest.mark.parametrize("augment", [None, Augment(random_crop_padding=2, **COLOURS)])
-def test_a_set_that_lies_on_the_device_is_augmented_there_without_waiting(augment: Augment | None) -> None:
+def test_data_on_the_device_are_augmented_without_synchronisation(augment: Augment | None) -> None:
     pixels, labels = np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.int64)
     waits = Waits()
     with waits:
@@ -192,7 +192,7 @@ def test_a_set_that_lies_on_the_device_is_augmented_there_without_waiting(augmen
     assert not waits.asked
 
 
-def test_random_crops_are_resized_on_the_device_without_waiting(tmp_path: Path) -> None:
+def test_random_crops_are_resized_on_the_device_without_synchronisation(tmp_path: Path) -> None:
     noise, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(20)]
     for number, path in enumerate(paths):
         Image.fromarray(noise.integers(0, 256, (9 + number, 30 - number, 3), dtype=np.uint8)).save(path)

@@ -19,7 +19,7 @@ DIGITS = ("model=vgg_mini", "strategy=finetune", "model.weights=bundled", "data=
 
 
 @pytest.mark.parametrize(("most_that_fit", "found"), [(100, 64), (64, 64), (1, 1), (0, None), (9999, 128)])
-def test_the_largest_is_tried_from_below_and_never_twice(most_that_fit: int, found: int | None) -> None:
+def test_batch_sizes_are_tried_in_ascending_order_and_only_once(most_that_fit: int, found: int | None) -> None:
     tried: list[int] = []
 
     def fits(size: int) -> bool:
@@ -36,7 +36,7 @@ def opened(*words: str) -> tuple[dict[str, Any], Any]:
     return config, open_data(config)
 
 
-def test_a_step_that_runs_out_of_memory_does_not_fit_and_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+def test_a_step_out_of_memory_does_not_fit_and_leaves_the_network_unchanged(tmp_path: Path) -> None:
     config, splits = opened()
     config.data.batch_size = 2
     module = assemble(config, splits, tmp_path).module
@@ -51,7 +51,7 @@ def test_a_step_that_runs_out_of_memory_does_not_fit_and_leaves_the_network_as_i
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
-def test_what_a_run_keeps_beside_its_steps_is_counted(tmp_path: Path) -> None:
+def test_memory_that_a_run_keeps_besides_its_steps_is_counted(tmp_path: Path) -> None:
     config, splits = opened("augment=none")
     config.data.batch_size = 2
     bare = batch.reserved_bytes(config, assemble(config, splits, tmp_path))
@@ -64,7 +64,7 @@ def test_what_a_run_keeps_beside_its_steps_is_counted(tmp_path: Path) -> None:
     assert batch.reserved_bytes(config, assemble(config, splits, tmp_path)) == weights
 
 
-def test_it_is_found_on_a_gpu_and_refused_where_processes_would_have_to_agree(
+def test_the_batch_size_is_found_on_a_gpu_and_refused_with_several_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, splits = opened()
@@ -81,7 +81,7 @@ def test_it_is_found_on_a_gpu_and_refused_where_processes_would_have_to_agree(
         batch.resolve_batch_size(config, splits, gpu, tmp_path, None)
 
 
-def test_without_a_gpu_it_is_the_usual_one_which_is_said_and_kept_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_without_a_gpu_the_default_is_logged_and_kept_when_resuming(tmp_path: Path) -> None:
     short = (*DIGITS, "trainer=cpu", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "review=none")
     first = succeeded(train(tmp_path / "run", *short, "trainer.max_epochs=1"))
     assert "data.batch_size=auto: 32, because there is no GPU" in first.out + first.err
