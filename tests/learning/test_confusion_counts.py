@@ -20,7 +20,8 @@ def test_counts_equal_those_of_torchmetrics() -> None:
         accumulated.update(*batch)
     counts = accumulated.compute(lambda sums: sums)
     each = MulticlassAccuracy(4, average="none", ignore_index=PADDING)(logits.flatten(0, 1), labels.flatten())
-    assert counts.per_class() == pytest.approx(each.tolist())
+    assert counts.per_class()[:3] == pytest.approx(each.tolist()[:3])
+    assert counts.per_class()[3] is None
     figures = counts.figures("val")
     assert figures["val/loss"] == pytest.approx(F.cross_entropy(logits[real], labels[real]).item())
     assert figures["val/acc"] == (logits.argmax(2) == labels).sum().item() / real.sum().item()

@@ -43,9 +43,10 @@ class ClassCounts:
             raise DataError(f"none of the {split} images can be read any more.")
         return {f"{split}/loss": self.mean_loss, f"{split}/acc": self.accuracy}
 
-    def per_class(self) -> list[float]:
-        """Accuracy on the images of each class; 0 for a class without images."""
-        return [correct / max(1, images) for correct, images in zip(self.correct, self.images, strict=True)]
+    def per_class(self) -> list[float | None]:
+        """Accuracy on the images of each class, in [0, 1]; None for a class without images."""
+        pairs = zip(self.correct, self.images, strict=True)
+        return [correct / images if images else None for correct, images in pairs]
 
 
 class EvaluationCounts:

@@ -26,12 +26,15 @@ BINS = 15
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The number of images of a class, and its precision, recall (which is its accuracy) and F1, in [0, 1]."""
+    """Number of images of a class, and its precision, recall (equal to its accuracy) and F1, in [0, 1].
+
+    The three are None for a class without images.
+    """
 
     images: int
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Scores:
         confusion = self.confusion.compute().tolist()
         figures = {name: values.tolist() for name, values in self.per_class.compute().items()}
         classes = [
-            ClassScore(images, precision, recall, f1)
+            ClassScore(images, precision, recall, f1) if images else ClassScore(0, None, None, None)
             for images, precision, recall, f1 in zip(
                 counts.images, figures["precision"], counts.per_class(), figures["f1"], strict=True
             )

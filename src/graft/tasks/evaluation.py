@@ -166,7 +166,8 @@ def measure(
 
 def metrics_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[str, float]:
     """The metrics under their usual names; SPLIT/acc/CLASS for classes that have images."""
-    each = {name: score.recall for name, score in zip(classes, scored.classes, strict=True) if score.images}
+    pairs = zip(classes, scored.classes, strict=True)
+    each = {name: score.recall for name, score in pairs if score.recall is not None}
     return {f"{split}/{name}": value for name, value in scored.overall.items()} | {
         f"{split}/acc/{name}": value for name, value in each.items()
     }
