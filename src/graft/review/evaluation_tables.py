@@ -2,11 +2,15 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from graft.system.escaping import CsvWriter, printable
+
+if TYPE_CHECKING:
+    from graft.learning.confusion_counts import ClassCounts
 
 MOST_CLASSES = 40
 MOST_MISTAKES = 5
@@ -33,6 +37,33 @@ def overall_table(figures: Mapping[str, float]) -> Table:
     table.add_column("value", justify="right")
     for name, value in figures.items():
         table.add_row(TITLES[name], f"{value:.4f}")
+    return table
+
+
+def accuracy_table(classes: Sequence[str], counts: "ClassCounts") -> Table:
+    """One row per class that has test images: correct predictions, images, accuracy; of more than 40 the lowest.
+
+    Args:
+        classes: names.
+        counts: of the test.
+    """
+    rows = [
+        (accuracy, name, correct, images)
+        for accuracy, name, correct, images in zip(
+            counts.per_class(), classes, counts.correct, counts.images, strict=True
+        )
+        if accuracy is not None
+    ]
+    title = "test accuracy per class"
+    if len(rows) > MOST_CLASSES:
+        title += f", the {MOST_CLASSES} lowest of {len(rows)}"
+        rows = sorted(rows, key=lambda row: row[0])[:MOST_CLASSES]
+    table = Table(title=title, title_justify="left")
+    table.add_column("class", overflow="fold")
+    for heading in ("correct", "images", "accuracy"):
+        table.add_column(heading, justify="right")
+    for accuracy, name, correct, images in rows:
+        table.add_row(Text(printable(name)), f"{correct:,}", f"{images:,}", f"{accuracy:.4f}")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -136,11 +137,12 @@ def loaders(
     )
 
 
-def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
-    """Number of the network's parameters: "total", and "trainable" in at least one epoch."""
+def parameters_of(plan: TransferPlan, epochs: int) -> dict[str, Any]:
+    """The number of parameters, "total" and "trainable" in at least one epoch, and the names of the trainable ones."""
     ever = frozenset[str]().union(*(plan.trainable(epoch) for epoch in range(1 if plan.static else max(1, epochs))))
     sizes = {name: parameter.numel() for name, parameter in plan.network.named_parameters()}
-    return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in ever)}
+    names = [name for name in sizes if name in ever]
+    return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in names), "names": names}
 
 
 def resolve_preprocessing(config: TrainConfig, weights: WeightsReport) -> Preprocessing:

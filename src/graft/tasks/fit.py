@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from graft.config.command_checks import overridden_keys
@@ -33,6 +33,7 @@ from graft.learning.loggers import build_loggers
 from graft.learning.module import TransferModule
 from graft.learning.pruning import PRUNED, TrialReporter
 from graft.learning.views import IDENTITY, with_margin
+from graft.review.evaluation_tables import accuracy_table
 from graft.review.layers import layer_table
 from graft.review.training_review import Review, RunChoices
 from graft.system.allocator import freed_memory_kept
@@ -40,7 +41,7 @@ from graft.system.device import Device, benchmark, choose_device, telling_of_det
 from graft.system.gpu_memory import telling_what_fits
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import resolve_batch_size
-from graft.tasks.build import Experiment, assemble, loaders, parameter_counts
+from graft.tasks.build import Experiment, assemble, loaders, parameters_of
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
 from graft.transfer import TransferPlan
@@ -182,7 +183,7 @@ def prepare_training(
 
 def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
     """Log which parameters train, and at which learning rates."""
-    counts = parameter_counts(plan, config.trainer.max_epochs)
+    counts = parameters_of(plan, config.trainer.max_epochs)
     title = f"{counts['trainable']:,} of {counts['total']:,} parameters train"
     log_table(layer_table(plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
 
@@ -204,6 +205,14 @@ def fit(training: Training) -> None:
     except Exception:
         training.review.failed()
         raise
+    for callback in training.callbacks(EarlyStopping):
+        if callback.stopped_epoch:
+            note = (
+                f"early stopping after epoch {trainer.current_epoch} of {trainer.max_epochs}: {callback.monitor} has "
+                f"not improved in {callback.patience} validations (callbacks.early_stopping)"
+            )
+            log.info("note  %s", note)
+            training.notes.append(note)
     training.notes.extend([*([module.collapsed] if module.collapsed else []), *module.loss_monitor.notes()])
 
 
@@ -234,6 +243,9 @@ def conclude(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
     training.cache.close()
     for logger in training.trainer.loggers:
         logger.finalize("success")
+    module = training.experiment.module
+    if module.test_counts is not None:
+        log_table(accuracy_table(module.classes, module.test_counts))
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.count("/") == 1))
     unreadable = training.experiment.data.unreadable
     for note in unreadable.notes() if unreadable else []:
@@ -251,9 +263,10 @@ def summary_of(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
         **({"status": PRUNED} if training.pruned else {}),
         "metrics": metrics,
         "epochs": training.trainer.current_epoch,
+        "best_epoch": read_checkpoint(training.best)["epoch"] + 1,
         "images_per_second": throughput.images_per_second,
         "training_seconds": round(throughput.seconds, 3),
-        "parameters": parameter_counts(module.plan, training.config.trainer.max_epochs),
+        "parameters": parameters_of(module.plan, training.config.trainer.max_epochs),
         "weights": {
             "source": weights.source,
             "sha256": weights.sha256,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -24,7 +24,13 @@ from graft.tasks.data import check_available, open_data
 from graft.tasks.prepare import PreparedRun, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
 
+if TYPE_CHECKING:
+    from graft.data.splits import Splits
+
 log = logging.getLogger("graft")
+
+LISTED = 20
+"""Largest number of classes whose names are logged."""
 
 
 def main(config: DictConfig) -> float | None:
@@ -86,6 +92,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 if resumption is not None:
                     resumption.require_data(splits)
             check_class_weights(config.loss.class_weights, splits.classes)
+            log.info("data  %s", data_line(splits))
             from graft.tasks import fit  # imports torch and Lightning, now that every check has passed
 
         run.summary |= {
@@ -105,8 +112,55 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
             run.summary["checkpoint"] = None
     if run.writes:  # summary.json says "finished" by now, so no checkpoint is needed to resume
         remove_checkpoints(run.folder, config.callbacks.keep)
-    log.info("run folder  %s", run.folder)
+    chosen = f"the best {config.optimized_metric}" if config.callbacks.checkpoint == "best" else "the last"
+    log_outcome(run, chosen, next_steps=not command.in_sweep)
     return run.summary
+
+
+def log_outcome(run: Run, chosen: str, *, next_steps: bool) -> None:
+    """Log the end of a run.
+
+    Args:
+        run: its record.
+        chosen: why its checkpoint was kept: "the best val/acc" or "the last".
+        next_steps: whether to log the commands that show, evaluate and use the run.
+    """
+    summary, folder = run.summary, run.folder
+    if "best_epoch" in summary:
+        log.info(
+            "results are of epoch %d of %d (%s)  %s in all",
+            *(summary["best_epoch"], summary["epochs"], chosen, duration(summary["seconds"])),
+        )
+    log.info("run folder  %s", folder)
+    if not next_steps:
+        return
+    commands = [["tensorboard", "--logdir", str(folder)]] if (folder / "tensorboard").is_dir() else []
+    if summary.get("checkpoint"):
+        commands += [
+            ["graft", "evaluate", f"checkpoint={folder}"],
+            ["graft", "predict", f"checkpoint={folder}", "source=IMAGE_OR_FOLDER"],
+        ]
+    for words in commands:
+        log.info("  %s", shlex.join(words))
+
+
+def data_line(splits: "Splits") -> str:
+    """The number of images of each split, and the classes: "3,130 train · 540 val and test · 2 classes: ants, bees"."""
+    parts = [f"{len(splits.train):,} train"]
+    if splits.val is splits.test:
+        parts.append(f"{len(splits.val):,} val and test")
+    else:
+        parts += [f"{len(splits.val):,} val", f"{len(splits.test):,} test"]
+    names = ", ".join(splits.classes[:LISTED]) + (", …" if len(splits.classes) > LISTED else "")
+    return " · ".join([*parts, f"{len(splits.classes):,} classes: {names}"])
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: "12.3 s", "4 min 5 s", "2 h 3 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def remove_checkpoints(folder: Path, keep: str) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,5 +74,11 @@ def progress_callbacks(progress: str, log: logging.Logger) -> list[Callback]:
     if progress == "auto":
         progress = "bar" if sys.stderr.isatty() else "lines"
     if progress == "bar":
-        return [MetricsProgressBar(leave=True), EpochLines(partial(log_to_files, log))]
+        bar = MetricsProgressBar(leave=True)
+
+        def write(line: str) -> None:
+            bar.print(line)
+            log_to_files(log, line)
+
+        return [bar, EpochLines(write)]
     return [EpochLines(log.info)] if progress == "lines" else []
