@@ -10,13 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 
 import graft
-from graft.config.checks import check_class_weights, settle
-from graft.config.command_checks import check_evaluate, check_export, check_predict
 from graft.config.fields import BOUNDS, Bounds, keys_of
 from graft.config.registration import SCHEMAS
 from graft.config.schema import CropConfig
 from graft.errors import ConfigError
 from graft.tasks import inspect
+from graft.tasks.checks import check_class_weights, settle
+from graft.tasks.command_checks import check_evaluate, check_export, check_predict
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "train": settle,

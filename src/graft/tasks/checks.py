@@ -9,17 +9,17 @@ from omegaconf import DictConfig
 
 from graft.config.config_hash import flat, matches
 from graft.config.fields import check_ranges, one_of
-from graft.config.locations import check_locations
-from graft.config.recipes import recipe_of
 from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
 from graft.config.targets import TARGET, accepts, check_target, short_name
 from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
+from graft.models.configured import recipe_of
 from graft.models.families import family_of
 from graft.system.files import why_no_file
 from graft.system.slurm import slurm_tasks
+from graft.tasks.locations import check_locations
 
 QUICKSTART = "graft train experiment=quickstart"
 
