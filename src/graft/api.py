@@ -70,7 +70,7 @@ class Experiment:
             count: so many, chosen by their names alone: the same ones each time.
             columns: so many in a row.
         """
-        from graft.config.recipes import preprocessing_of
+        from graft.models.configured import preprocessing_of
         from graft.review.evaluated_images import labelled
 
         splits = self.splits()
@@ -121,9 +121,9 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     Raises:
         ConfigError, DataError, WeightsError, …: as the command would say it, before long work begins.
     """
-    from graft.config.locations import check_locations
     from graft.config.registration import typed
     from graft.config.schema import TrainConfig
+    from graft.tasks.locations import check_locations
     from graft.tasks.prepare import prepare
     from graft.tasks.train import Command
     from graft.tasks.train import train as run_to_its_end
@@ -158,9 +158,9 @@ def predict(source: Source | Sequence[Source], *overrides: str) -> "list[Predict
         ConfigError: neither a checkpoint nor a model, or both.
         DataError: no picture there, or one that cannot be read.
     """
-    from graft.config.command_checks import check_predict, sources_of
     from graft.config.commands import PredictConfig
     from graft.config.registration import typed
+    from graft.tasks.command_checks import check_predict, sources_of
     from graft.tasks.predict import outcomes, require_images, restore
 
     cfg = typed(compose(*overrides, task="predict").config, PredictConfig)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from graft.config.commands import EvaluateConfig
-from graft.config.locations import check_written
 from graft.config.recorded import demand_trust, is_graft_view
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
@@ -31,6 +30,7 @@ from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.tasks.build import loaders
 from graft.tasks.fit import log_table
+from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import notes_on_changed_data, open_splits, run_config, summary_next_to
 from graft.tasks.run import versions
 

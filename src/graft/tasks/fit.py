@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from graft.config.command_checks import overridden_keys
 from graft.config.schema import TrainConfig, TrainerConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
@@ -42,6 +41,7 @@ from graft.system.gpu_memory import telling_what_fits
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
+from graft.tasks.command_checks import overridden_keys
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
 from graft.transfer import TransferPlan
@@ -61,6 +61,7 @@ class Training:
         folder: of the run.
         resume: the checkpoint that it resumes from, if any.
         experiment: module, data and weights.
+        test_data: of the test, which may need a margin around the images.
         trainer: Lightning's.
         review: the figures in TensorBoard.
         cache: features of frozen layers.
@@ -72,6 +73,7 @@ class Training:
     folder: Path
     resume: Path | None
     experiment: Experiment
+    test_data: TrainingData
     trainer: pl.Trainer
     review: Review
     cache: FeatureCache
@@ -169,6 +171,7 @@ def prepare_training(
     experiment = assemble(config, splits, folder)
     module, data = experiment.module, experiment.data
     module.provenance["fingerprint"] = choices.fingerprint
+    test_data = data_for_test(config, experiment)  # refuses impossible views before training
     log_plan(module.plan, config, device)
     notes = [*experiment.notes, *([batch_note] if batch_note else [])]
     for note in notes:
@@ -178,7 +181,7 @@ def prepare_training(
     trainer = build_trainer(config, device, folder, module.plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
     cache = FeatureCache(config, module, data, trainer, begins=load_weights_to_resume(module, resume))
-    return Training(config, device, folder, resume, experiment, trainer, review, cache, notes)
+    return Training(config, device, folder, resume, experiment, test_data, trainer, review, cache, notes)
 
 
 def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
@@ -223,15 +226,19 @@ def run_test(training: Training) -> dict[str, float]:
     if training.config.trainer.test and not training.pruned:
         if module.views == IDENTITY:
             training.cache.provide_test()
-        training.trainer.test(module, datamodule=data_for_test(training), verbose=False)
+        training.trainer.test(module, datamodule=training.test_data, verbose=False)
         metrics |= {name: value for name, value in module.results.items() if name.startswith("test/")}
     return metrics
 
 
-def data_for_test(training: Training) -> TrainingData:
-    """The data of the test: with the margin that its views need."""
-    data, config = training.experiment.data, training.config
-    preprocessing = with_margin(data.preprocessing, training.experiment.module.views)
+def data_for_test(config: TrainConfig, experiment: Experiment) -> TrainingData:
+    """The data of the test, with the margin that its views need.
+
+    Raises:
+        ConfigError: a view needs a margin that the preprocessing does not leave.
+    """
+    data = experiment.data
+    preprocessing = with_margin(data.preprocessing, experiment.module.views)
     if preprocessing == data.preprocessing:
         return data
     return loaders(config, data.splits, preprocessing, data.unreadable)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from graft.config.command_checks import check_predict, sources_of
 from graft.config.commands import PredictConfig
-from graft.config.recipes import recipe_of
 from graft.config.registration import plain, typed
 from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, find_images, read_ahead
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
+from graft.models.configured import recipe_of
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.system import downloads
 from graft.system.cpu import available_cores
@@ -26,6 +25,7 @@ from graft.system.folder_lock import folder_of
 from graft.system.progress import Bar, progress_bar
 from graft.system.startup import uncollected
 from graft.system.terminal import PlainConsole
+from graft.tasks.command_checks import check_predict, sources_of
 from graft.tasks.data import unavailable_weights
 
 if TYPE_CHECKING:
