@@ -10,6 +10,8 @@ The accuracies are those after this one epoch; what whole trainings reach is in 
 
 import argparse
 import statistics
+import sys
+from pathlib import Path
 
 from benchmarks.common import composed
 from benchmarks.whole_run import by_graft, plain
@@ -18,6 +20,8 @@ from graft.data.splits import Splits
 from graft.tasks.data import open_data
 
 PRESETS = ("cifar10_vgg16", "cifar10_speed")
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cifar10_speed"
+"""The folder that `cifar10_speed` is from."""
 
 
 def fewer(splits: Splits, count: int) -> Splits:
@@ -37,10 +41,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="of the notebook's DataLoaders")
     arguments = parser.parse_args()
+    sys.path.append(str(EXAMPLE))
     same, speed = (
         composed(
-            f"experiment={name}", f"paths.data={arguments.data}", "trainer.max_epochs=1",
-            "trainer.limit_val_batches=1.0", "review=none",
+            f"hydra.searchpath=[file://{EXAMPLE / 'conf'}]", f"experiment={name}", f"paths.data={arguments.data}",
+            "trainer.max_epochs=1", "trainer.limit_val_batches=1.0", "review=none",
         )
         for name in PRESETS
     )  # fmt: skip

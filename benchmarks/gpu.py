@@ -284,9 +284,11 @@ def images(bench: Bench) -> None:
 
 
 def cifar10(bench: Bench, *words: str, what: str = "cifar10_speed") -> None:
-    """The preset cifar10_speed in full."""
+    """The preset of examples/cifar10_speed in full."""
+    example = ROOT / "examples" / "cifar10_speed"
     few = ["trainer.max_epochs=1", "data.batch_size=256"] if bench.quick else []
-    found = _train(bench, "experiment=cifar10_speed", *bench.set_words("cifar10", "digits"), *few, *words)
+    words = ("experiment=cifar10_speed", *bench.set_words("cifar10", "digits"), *few, *words)
+    found = _train(bench, f"hydra.searchpath=[file://{example / 'conf'}]", *words, cwd=example)
     summary = found.summary
     bench.record(Result("cifar10", f"{what}: seconds of training", found.training_seconds, "s", goal=15, at_most=True))
     bench.record(Result("cifar10", f"{what}: whole process", found.seconds, "s"))
@@ -423,13 +425,16 @@ def _run(words: Sequence[str], cwd: Path | None = None) -> str:
     return "".join(lines)
 
 
-def _train(bench: Bench, *words: str) -> TrainRun:
-    """`graft train WORDS` on the device, in a folder of its own with an empty cache."""
+def _train(bench: Bench, *words: str, cwd: Path | None = None) -> TrainRun:
+    """`graft train WORDS` on the device, with a run folder of its own and an empty cache.
+
+    `cwd` is the working directory, which may have packages that the words name; by default an empty one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         words = (f"hydra.run.dir={folder}/run", f"paths.cache={folder}/cache", *words)
         command = [sys.executable, "-m", "graft.cli", "train", f"trainer.accelerator={bench.accelerator}", *words]
         started = time.perf_counter()
-        _run(command, cwd=Path(folder))
+        _run(command, cwd=cwd or Path(folder))
         seconds = time.perf_counter() - started
         return TrainRun(seconds, json.loads(Path(folder, "run", "summary.json").read_text()))
 

@@ -12,6 +12,7 @@ what it finds to docs/results.json, so that figures of several machines come tog
 import argparse
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -38,9 +39,10 @@ Seconds and accuracies on a GPU are in [performance.md](performance.md#on-a-gpu)
 """
 
 
-def command(row: Row, seed: int, data: Path, weights: Path | None) -> list[str]:
-    """The words that train `row` with `seed`."""
-    words = ["graft", "train", f"experiment={row.preset}", *row.overrides]
+def command(row: Row, seed: int, data: Path, weights: Path | None, examples: Path = Path("examples")) -> list[str]:
+    """The words that train `row` with `seed`; its example's package must be importable."""
+    options = ["--config-dir", str(examples / row.example / "conf")] if row.example else []
+    words = ["graft", "train", *options, f"experiment={row.preset}", *row.overrides]
     if row.weights is not None and weights is not None:
         words.append(f"model.weights={weights / row.weights}")
     return [*words, f"paths.data={data}", f"seed={seed}"]
@@ -63,10 +65,12 @@ def run(rows: Iterable[Row], arguments: argparse.Namespace) -> int:
             folder = arguments.runs / row.folder / str(seed)
             if row.unmeasured or summary_of(folder):
                 continue
-            words = command(row, seed, arguments.data, arguments.weights)
+            words = command(row, seed, arguments.data, arguments.weights, ROOT / "examples")
             print("\n$", *words, flush=True)
-            words = [sys.executable, "-m", "graft.cli", *words[1:]]
-            done = subprocess.run([*words, f"hydra.run.dir={folder}", "resume=auto"], check=False)
+            words = [sys.executable, "-m", "graft.cli", *words[1:], f"hydra.run.dir={folder}", "resume=auto"]
+            packages = [str(ROOT / "examples" / row.example)] if row.example else []
+            path = os.pathsep.join([*packages, *filter(None, [os.environ.get("PYTHONPATH")])])
+            done = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=False)
             failed += done.returncode != 0
     return failed
 
@@ -172,8 +176,10 @@ def _remarks(rows: Sequence[Row], by_row: dict[str, dict[str, list[dict[str, Any
                 said.append(f"By class, seed {first['seed']}: {shown}.")
         losses = [f"{entries[0]['metrics']['train/loss']:.3f}" for entries in by_row[row.name].values()]
         said += [f"Training loss of the last epoch: {', '.join(losses)}."] if losses else []
-        words = f"`{' '.join(command(row, row.seeds[0], Path('DATA'), Path('WEIGHTS')))}`"
-        lines.append(f"- {_title(row)}: {' '.join([*said, words])}")
+        words = command(row, row.seeds[0], Path("DATA"), Path("WEIGHTS"))
+        package = [f"PYTHONPATH=examples/{row.example}"] if row.example else []
+        said.append(f"`{' '.join([*package, *words])}`")
+        lines.append(f"- {_title(row)}: {' '.join(said)}")
     return lines
 
 

@@ -23,6 +23,7 @@ class Row:
         seeds: repetitions.
         departs: what differs from the preset, in plain words.
         unmeasured: why there is no figure; "" where it can be measured.
+        example: the folder in examples/ that the preset is from; "" for one of conf/.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     departs: str = ""
     unmeasured: str = ""
+    example: str = ""
 
     @property
     def folder(self) -> str:
@@ -208,5 +210,12 @@ ROWS: tuple[Row, ...] = (
         overrides=("trainer.max_epochs=2",),
         departs=JPEG,
     ),
-    Row("cifar10_speed", "cifar10_speed", CIFAR, "peers: 0.94 in a minute on a GPU", departs=JPEG + " Six views."),
+    Row(
+        "cifar10_speed",
+        "cifar10_speed",
+        CIFAR,
+        "peers: 0.94 in a minute on a GPU",
+        departs=JPEG + " Six views.",
+        example="cifar10_speed",
+    ),
 )

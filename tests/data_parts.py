@@ -34,6 +34,26 @@ def stamped(image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
     return image
 
 
+class Stamped:
+    """Writes seed, epoch and index into the first pixels of each image, and counts the batches that it is given."""
+
+    batches = 0
+
+    def batch(self, images: Tensor, seed: int, epoch: int, indices: Any) -> Tensor:
+        Stamped.batches += 1
+        images = images.clone()
+        images[:, 0, 0, :2] = torch.tensor([seed, epoch], dtype=torch.uint8, device=images.device)
+        images[:, 0, 0, 2] = torch.from_numpy(indices).to(images.device)
+        return images
+
+
+class Halved:
+    """Returns half of the images."""
+
+    def batch(self, images: Tensor) -> Tensor:
+        return images[::2]
+
+
 class Digits(LightningDataModule):
     """scikit-learn's digits as 32x32 RGB images; training images are shifted at random while a batch is made."""
 

@@ -69,7 +69,7 @@ def composed_small(*overrides: str) -> Any:
     """The configuration of training that Hydra composes from overrides, a large VGG replaced by `SMALL_VGG`."""
     config = composed(*overrides)
     name = config.model.name
-    large = name.startswith("vgg") and name not in ("vgg_mini", "vgg_speed")
+    large = name.startswith("vgg") and name != "vgg_mini"
     return composed(*overrides, *SMALL_VGG) if large and not config.data.preprocess.input_size else config
 
 

@@ -151,3 +151,27 @@ assert "torch" not in sys.modules
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Did you mean momentum?" in out.stdout, out.stderr
+
+
+def test_a_part_in_the_working_directory_is_found_after_the_installed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "part_of_mine.py").write_text("def double(width):\n    return 2 * width\n")
+    (tmp_path / "json.py").write_text("def loads(width):\n    return width\n")
+    with pytest.raises(ConfigError, match=r"part_of_mine\.double has no such argument\. Did you mean width"):
+        check_target("model", {"_target_": "part_of_mine.double", "widht": 3})
+    assert build("model", {"_target_": "part_of_mine.double", "width": 3}) == 6
+    assert build("model", {"_target_": "json.loads", "s": "[1]"}) == [1]
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_target_that_is_nowhere_leaves_the_search_path_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = [*sys.path]
+    with pytest.raises(ConfigError, match="there is no module 'no_part_of_mine'"):
+        check_target("model", {"_target_": "no_part_of_mine.double"})
+    assert sys.path == before

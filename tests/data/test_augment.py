@@ -17,10 +17,6 @@ from graft.errors import ConfigError
             "augment.policy=trivail: choose null, trivial, rand, auto. Did you mean trivial?",
         ),
         ({"horizontal_flip": 1.5}, "augment.horizontal_flip=1.5: a probability"),
-        (
-            {"alternate_flips": True, "horizontal_flip": 0.3},
-            "augment.alternate_flips=true and augment.horizontal_flip=0.3 disagree",
-        ),
         ({"random_crop_padding": -1}, "augment.random_crop_padding=-1"),
         ({"color_jitter": -0.1}, "augment.color_jitter=-0.1"),
         ({"random_resized_crop": {"scale": [0.5, 2]}}, "augment.random_resized_crop.scale=[0.5, 2]"),

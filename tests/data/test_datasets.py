@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_parts import Stamped
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -29,6 +30,7 @@ OWN: tuple[dict[str, Any], ...] = (
     {"_target_": "data_parts.Speckle", "strength": 20},
     {"_target_": "data_parts.turned", "_partial_": True},
 )
+STAMPED = {"_target_": "data_parts.Stamped"}
 SHIFT_AND_FLIP = Augment(random_crop_padding=3, horizontal_flip=0.5, vertical_flip=0.5)
 
 
@@ -111,8 +113,9 @@ def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augme
         COLOURS,
         Augment(policy="trivial", vertical_flip=0.5),
         Augment(policy="auto", random_crop_padding=20),
-        Augment(horizontal_flip=0.5, alternate_flips=True, random_erasing=0.5),
         Augment(horizontal_flip=0.5, transforms=OWN),
+        Augment(horizontal_flip=0.5, transforms=(STAMPED,)),
+        Augment(horizontal_flip=0.5, transforms=(*OWN, STAMPED, *OWN)),
     ],
 )
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])
@@ -127,30 +130,6 @@ def test_a_file_and_a_resident_set_give_the_same_image_to_the_bit(augment: Augme
         for mine, other in zip(collate(read.__getitems__(keys)), held.__getitems__(keys), strict=True):  # type: ignore[arg-type]
             assert torch.equal(mine, other)
     assert np.array_equal(held.pixels, decode_resident(images, preprocessing)), "batches are copies"
-
-
-ALTERNATING = Augment(horizontal_flip=0.5, alternate_flips=True)
-
-
-@pytest.mark.parametrize(
-    "dataset",
-    [
-        resident(ALTERNATING, count=40),
-        resident(ALTERNATING, count=40, device=torch.device("cpu")),
-        FileDataset(in_memory(40), SMALL, augment=ALTERNATING, seed=0),
-    ],
-)
-def test_alternating_flips_show_each_side_in_every_other_epoch(dataset: FileDataset | ResidentDataset) -> None:
-    first, second, third = (
-        torch.stack([dataset[epoch, i][0].view(3, SIZE, SIZE) for i in range(40)]) for epoch in range(3)
-    )
-    assert torch.equal(second, first.flip(-1))
-    assert torch.equal(third, first)
-    pixels = in_memory(40).pixels
-    assert pixels is not None
-    as_they_are = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    straight = (first == as_they_are).flatten(1).all(1)
-    assert 10 <= straight.sum() <= 30, "a coin decides which side comes first"
 
 
 def test_resident_epochs_and_seeds_differ_and_come_back() -> None:
@@ -287,6 +266,21 @@ def test_own_transforms_draw_by_seed_epoch_and_index_and_leave_the_global_genera
 def test_a_transform_is_told_seed_epoch_and_index_if_it_asks() -> None:
     told = Augment(transforms=({"_target_": "data_parts.stamped", "_partial_": True},))
     assert file_dataset(seed=5, augment=told)[(7, 2)][0][0, 0, :3].tolist() == [5, 7, 2]
+
+
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_a_transform_with_a_batch_method_gets_whole_batches_of_a_resident_set(device: torch.device | None) -> None:
+    dataset = resident(Augment(transforms=(STAMPED,)), seed=5, device=device)
+    before = Stamped.batches
+    images = dataset.__getitems__([(7, index) for index in (4, 0, 6)]).images
+    assert images[:, 0, 0, :3].tolist() == [[5, 7, 4], [5, 7, 0], [5, 7, 6]]
+    assert Stamped.batches == before + 1
+
+
+def test_a_batch_method_that_returns_other_images_is_named() -> None:
+    dataset = resident(Augment(transforms=({"_target_": "data_parts.Halved"},)))
+    with pytest.raises(DataError, match=r"\(data_parts\.Halved\): returned a uint8 tensor \[2, 3, 12, 12\], where"):
+        dataset.__getitems__([(0, index) for index in range(4)])
 
 
 @pytest.mark.parametrize(

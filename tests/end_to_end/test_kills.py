@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "everything": (
         "optimizer=adamw", "scheduler=onecycle", "callbacks.ema=0.9", "augment.mixup=0.5",
         "trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=5",
-        "callbacks.early_stopping=9", "optimizer.lookahead=2",
+        "callbacks.early_stopping=9",
     ),
     "plateau, workers": (
         "scheduler=plateau", "scheduler.patience=0", "data.resident_gb=0", "data.num_workers=1", "augment=basic",

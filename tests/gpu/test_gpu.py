@@ -1,12 +1,13 @@
 """What only a GPU can show; skipped where there is none."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from commands import Finished, command, succeeded, train
+from commands import ROOT, Finished, command, succeeded, train
 from PIL import Image
 
 from graft.data.augment import Augment
@@ -16,6 +17,8 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+EXAMPLE = ROOT / "examples" / "cifar10_speed"
 
 DIGITS = (
     "model=vgg_mini",
@@ -158,7 +161,7 @@ def test_a_set_of_photographs_is_cropped_on_the_gpu_without_worker_processes(
 
 def test_no_step_waits_for_the_gpu(tmp_path: Path) -> None:
     """What tests/learning/test_waiting.py shows without one."""
-    words = (*DIGITS, "callbacks.ema=0.9", "optimizer.lookahead=3", "trainer.gradient_clip_val=1", "tta=true")
+    words = (*DIGITS, "callbacks.ema=0.9", "trainer.gradient_clip_val=1", "tta=true")
     run = by_script(tmp_path / "run", NEVER_WAITS, *words, "trainer.log_every_n_steps=1000000", "augment.mixup=0.2")
     assert run.summary["metrics"]["test/acc"] > 0.5
 
@@ -169,11 +172,19 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(tmp_path: Path) -> None
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("model", ["vgg11", "vgg_speed"])
-def test_our_other_vggs_can_be_repeated_too(model: str, tmp_path: Path) -> None:
-    words = (*DIGITS, f"model={model}", "model.weights=null", "strategy=scratch", "trainer.deterministic=true")
+SPEED = (
+    f"hydra.searchpath=[file://{EXAMPLE / 'conf'}]", "model=vgg_speed", "augment=alternating_flip",
+    "callbacks=lookahead", "callbacks.lookahead.every=2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", [("model=vgg11",), SPEED], ids=["vgg11", "vgg_speed"])
+def test_our_other_vggs_can_be_repeated_too(chosen: tuple[str, ...], tmp_path: Path) -> None:
+    words = (*DIGITS, *chosen, "model.weights=null", "strategy=scratch", "trainer.deterministic=true")
     words = (*words, "trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_val_batches=1")
-    one, other = (weights(succeeded(train(tmp_path / name, *words))) for name in ("one", "other"))
+    path = os.pathsep.join(filter(None, [str(EXAMPLE), os.environ.get("PYTHONPATH")]))
+    runs = (train(tmp_path / name, *words, PYTHONPATH=path) for name in ("one", "other"))
+    one, other = (weights(succeeded(run)) for run in runs)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

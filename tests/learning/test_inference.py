@@ -52,19 +52,6 @@ def test_all_views_are_torchvisions_ten_crops() -> None:
     assert len({view.numpy().tobytes() for view in ours}) == 10
 
 
-def test_shifts_are_crops_of_the_mirrored_border() -> None:
-    """As in the source: padded by a pixel, cropped at both ends of the diagonal."""
-    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    padded = F.pad(images, [1], padding_mode="reflect")
-    theirs = [padded[:, :, :32, :32], padded[:, :, 2:, 2:]]
-    ours = variants(images, 32, "shifts")
-    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
-    mirrored = variants(images, 32, "hflip_shifts")
-    assert all(torch.equal(one, other.flip(3)) for one, other in zip(mirrored, theirs, strict=True))
-    further = variants(torch.arange(224).expand(1, 3, 224, 224), 224, "shifts")
-    assert [view[0, 0, 0, 100].item() for view in further] == [93, 107]
-
-
 def test_corner_crops_cover_the_resized_centre_and_need_a_margin() -> None:
     assert with_margin(PREPROCESSING, built("identity", "hflip")) == PREPROCESSING
     wide = with_margin(PREPROCESSING, built("identity", "corners"))
@@ -91,8 +78,7 @@ def test_a_network_may_overwrite_its_earlier_output() -> None:
         return given.copy_(images.float().sum((2, 3)))
 
     images = torch.rand(2, 3, 4, 4)
-    images[:, :, 0] *= 5  # what the shifts mirror differs from what they lose
-    two = built("identity", "shifts")
+    two = built("identity", "corners")
     fresh = mean_of_views(lambda seen: seen.float().sum((2, 3)), images, two, 4)
     assert torch.equal(mean_of_views(logits_of, images, two, 4), fresh)
 

@@ -103,10 +103,9 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "gradual": ("strategy=gradual", "cache=features"),
     "adamw, onecycle, averaged, mixed": (
         "strategy=finetune", "optimizer=adamw", "scheduler=onecycle", "callbacks.ema=0.9", "augment.mixup=0.5",
-        "optimizer.lookahead=4",
     ),
     "plateau, early stopping": (
-        "strategy=finetune", "optimizer.lookahead=4", "scheduler=plateau", "scheduler.patience=0",
+        "strategy=finetune", "scheduler=plateau", "scheduler.patience=0",
         "callbacks.early_stopping=3",
     ),
 }  # fmt: skip

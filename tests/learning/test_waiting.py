@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from commands import ROOT
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from one_training_step import composed
@@ -152,7 +153,10 @@ SHORT = (
     "data=digits", "data.preprocess.input_size=32", "data.preprocess.resize_size=32", "trainer.baseline=false",
     "trainer.max_epochs=2", "trainer.limit_train_batches=12", "trainer.log_every_n_steps=10",
 )  # fmt: skip
-SPEED = ("model=vgg_speed", "strategy=scratch", "augment=basic", "optimizer.lookahead=2")
+SPEED = (
+    f"hydra.searchpath=[file://{ROOT}/examples/cifar10_speed/conf]", "model=vgg_speed", "strategy=scratch",
+    "augment=alternating_flip", "callbacks=lookahead", "callbacks.lookahead.every=2",
+)  # fmt: skip
 MINI = ("model=vgg_mini", "model.weights=bundled")
 
 

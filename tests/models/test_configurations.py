@@ -90,8 +90,6 @@ def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
         (Recipe("vgg_custom", table=["M", 8]), ["begins with a pool"]),
         (Recipe("vgg_custom", table=[8, "X"]), ["entry 1", "'X'"]),
         (Recipe("vgg_custom", table=[8, 0]), ["entry 1", "0"]),
-        (Recipe("vgg_speed", dropout=0.1), ["model.dropout", "vgg_speed is ready-made", "another VGG"]),
-        (Recipe("vgg_speed", input_size=8), ["model.input_size=8", "9 pixels"]),
         (Recipe("vgg16", average_pool=-1), ["model.average_pool=-1"]),
         (Recipe("vgg_mini", average_pool=2), ["model.average_pool=2", "model.classifier=pooled"]),
     ],

@@ -28,8 +28,6 @@ PACKAGE = '''
 import torch
 from torch import nn
 
-from graft.models.vgg_speed import VGGSpeed
-
 
 class SmallNet(nn.Module):
     """Convolution, ReLU, convolution, average, linear layer."""
@@ -76,16 +74,6 @@ class Unfinished(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
         self.first, self.middle, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, num_classes)
-
-
-class Whitened(VGGSpeed):
-    stages = {
-        "block1": ["features.whitening", "features.act", "features.block1"],
-        "block2": "features.block2",
-        "block3": "features.block3",
-        "head": "classifier",
-    }
-    preprocessing = {"input_size": 32, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 
 
 def made_by_a_function(num_classes, *, width=2):
@@ -209,18 +197,6 @@ def test_declared_stages_and_head_are_used(package: str) -> None:
         ("late", ("second", "scale")),
         ("head", ("to_logits",)),
     ]
-
-
-def test_a_network_of_graft_is_the_same_as_a_custom_one(package: str) -> None:
-    recipe, ours = Recipe("Whitened", target=f"{package}.Whitened"), Recipe("vgg_speed")
-    torch.manual_seed(0)
-    network = build_network(recipe, 10)
-    torch.manual_seed(0)
-    own = build_network(ours, 10)
-    assert stages_of(network) == stages_of(own)
-    assert head_modules(network) == head_modules(own)
-    assert default_preprocessing(recipe, None) == default_preprocessing(ours, None)
-    assert all(torch.equal(value, own.state_dict()[key]) for key, value in network.state_dict().items())
 
 
 def test_stages_that_leave_a_parameter_out_are_refused(package: str) -> None:

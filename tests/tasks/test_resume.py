@@ -249,7 +249,7 @@ def test_onecycle_refuses_another_length(tmp_path: Path) -> None:
 
 
 def test_a_changed_key_without_a_rule_is_refused() -> None:
-    fixed: dict[str, Any] = {"scheduler": {"name": "none"}, "optimizer": {"lookahead": None}}
+    fixed: dict[str, Any] = {"scheduler": {"_target_": None}}
     how: dict[str, Any] = {"epochs": 1, "within_epoch": False, "wanted": "x", "way_out": ""}
     with pytest.raises(ConfigError, match=r"future\.key: 1 in the checkpoint, 2 now\n +not known to be safe"):
         compare(fixed | {"future": {"key": 1}}, fixed | {"future": {"key": 2}}, ["future.key"], **how)

@@ -155,8 +155,6 @@ class AugmentConfig:
     random_crop_padding: int | None = bounded(None, least=0, most=16_384)
     horizontal_flip: float = bounded(0.0, least=0, most=1)
     vertical_flip: float = bounded(0.0, least=0, most=1)
-    alternate_flips: bool = False
-    """Mirror what the epoch before did not, and the other way round; wants horizontal_flip=0.5."""
     policy: str | None = choice(None, "trivial", "rand", "auto")
     color_jitter: float = bounded(0.0, least=0)
     random_erasing: float = bounded(0.0, least=0, most=1)

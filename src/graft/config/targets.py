@@ -6,8 +6,11 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +148,21 @@ def _built(key: str, value: Any) -> Any:
     return value
 
 
+def find_package(name: str) -> ModuleSpec | None:
+    """The top-level package or module `name`, not imported; None if there is none.
+
+    One that is not installed is looked for in the working directory, which is then appended to sys.path: last, so that
+    nothing in it replaces an installed module.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is None and (spec := PathFinder.find_spec(name, [os.getcwd()])) is not None:
+            sys.path.append(os.getcwd())
+    except (ImportError, OSError, ValueError):  # OSError: the working directory has been removed
+        return None
+    return spec
+
+
 def _called(
     key: str, node: Mapping[str, Any], bound: Callable[..., Any], args: Iterable[Any], supplied: Mapping[str, Any]
 ) -> Any:
@@ -161,6 +179,7 @@ def _locate(target: str, key: str) -> Any:
         ConfigError: no such module or name; names the nearest, or the package to install.
     """
     parts = target.split(".")
+    find_package(parts[0])
     module: Any = None
     for depth in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:depth])
@@ -323,10 +342,7 @@ def _file(name: str) -> Path | None:
     top, *rest = name.split(".")
     if top in vars(builtins):
         return None
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
+    spec = find_package(top)
     if spec is None or spec.origin is None:
         return None
     file = Path(spec.origin)

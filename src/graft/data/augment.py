@@ -16,6 +16,9 @@ RATIO = (3 / 4, 4 / 3)
 PURPOSE = frozenset({"seed", "epoch", "index"})
 """Arguments that a custom transform gets with each image if it asks for them by name."""
 
+BATCH_ARGUMENTS = frozenset({"seed", "epoch", "indices"})
+"""Arguments that the method `batch` of a custom transform gets with each batch if it asks for them by name."""
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -28,8 +31,6 @@ class Augment:
         random_crop_padding: pixels of reflected border around the image before a crop of its own size; None:
             no crop.
         horizontal_flip, vertical_flip: probabilities.
-        alternate_flips: a coin mirrors a picture, or not, in the first epoch, and each epoch does the opposite of the
-            one before, so that two show both (Jordan 2024, section 3.6); wants horizontal_flip=0.5.
         policy: torchvision's "trivial" (TrivialAugmentWide), "rand" (RandAugment) or "auto" (AutoAugment,
             ImageNet).
         color_jitter: strength of brightness, contrast and saturation changes; hue changes a quarter as much;
@@ -39,7 +40,14 @@ class Augment:
             e.g. torchvision.transforms.v2.GaussianBlur, and its arguments; what it builds, or with `_partial_: true`
             the target itself, is called with the image, a uint8 tensor [3, S, S] on the CPU, and returns one of the
             same type and shape. What it draws from the global generators of torch, NumPy and Python depends on
-            (seed, epoch, image) alone.
+            (seed, epoch, image) alone. It gets `seed`, `epoch` and `index` (of the image in the training set) if it
+            has arguments of these names.
+
+            A transform with a method `batch` is called through it instead, with images uint8 [B, 3, S, S] and, by
+            name, with those of `seed`, `epoch` and `indices` (int64 [B], NumPy) that it takes. The images are on the
+            device where the set is kept, if all the transforms have this method. What `batch` does to an image must
+            depend on that image and on (seed, epoch, index) alone, never on the rest of the batch or a global
+            generator; `graft.data.draws.uniforms` draws numbers in this way.
 
     Raises:
         ConfigError: a value out of its range, or a transform that cannot be built from its arguments; names the key.
@@ -49,7 +57,6 @@ class Augment:
     random_crop_padding: int | None = None
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
-    alternate_flips: bool = False
     policy: str | None = None
     color_jitter: float = 0.0
     random_erasing: float = 0.0
@@ -70,12 +77,6 @@ class Augment:
         for key in ("horizontal_flip", "vertical_flip", "random_erasing"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"augment.{key}={getattr(self, key)}: a probability lies between 0 and 1.")
-        if self.alternate_flips and self.horizontal_flip != 0.5:
-            raise ConfigError(
-                f"augment.alternate_flips=true and augment.horizontal_flip={self.horizontal_flip:g} disagree: each "
-                "picture is mirrored in every other epoch.\n"
-                "Give augment.horizontal_flip=0.5, or augment.alternate_flips=false."
-            )
         if self.color_jitter < 0:
             raise ConfigError(f"augment.color_jitter={self.color_jitter}: a strength is 0 (none) or more.")
         if self.random_crop_padding is not None and self.random_crop_padding < 0:

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torchvision.transforms.v2 import functional
 
 from graft.config.targets import TARGET, bind, build
 from graft.data import operations
-from graft.data.augment import PURPOSE, Augment
+from graft.data.augment import BATCH_ARGUMENTS, PURPOSE, Augment
 from graft.data.draws import Draws, Ints
 from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, as_pixels, eval_transform
@@ -95,16 +96,11 @@ class Augmenter:
         return images if self._transforms is None else self._transformed(images, epoch, indices)
 
     def _transformed(self, images: Any, epoch: int, indices: Ints) -> Any:
-        """The images after `augment.transforms`, one by one and on the CPU, so that every path gives the same."""
+        """The images after `augment.transforms`, uint8 [B, S, S, 3], on the device."""
         assert self._transforms is not None
-        on_cpu = torch.as_tensor(images).cpu()
-        changed = torch.stack(
-            [
-                self._transforms(image.permute(2, 0, 1).contiguous(), epoch, index).permute(1, 2, 0)
-                for image, index in zip(on_cpu, indices.tolist(), strict=True)
-            ]
-        )
-        return changed.numpy() if self.device is None else changed.to(self.device)
+        changed = self._transforms(torch.as_tensor(images).permute(0, 3, 1, 2), epoch, indices)
+        changed = changed.permute(0, 2, 3, 1).contiguous()
+        return changed.numpy() if self.device is None else changed
 
     def _moved(self, pixels: Any, rows: Ints, moves: Ints | None) -> Any:
         """Look up the row and column of each output pixel."""
@@ -138,8 +134,30 @@ class Augmenter:
         return to_device(array, self.device)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One of `augment.transforms`, built.
+
+    Attributes:
+        name: its key and target, for messages.
+        built: what the target builds.
+        function: what is called with an image or, if `batched`, with a batch.
+        batched: whether `built` has a method `batch`.
+        supplied: names of the arguments that it gets besides.
+    """
+
+    name: str
+    built: Any
+    function: Callable[..., Any]
+    batched: bool
+    supplied: frozenset[str]
+
+
 class OwnTransforms:
     """The transforms of `augment.transforms`, built once.
+
+    Where all of them have a method `batch`, it is called with whole batches on their device; otherwise the images are
+    transformed one by one on the CPU. Both give an image the same bits: its draws depend on (seed, epoch, index) alone.
 
     Args:
         augment: its transforms.
@@ -151,35 +169,53 @@ class OwnTransforms:
 
     def __init__(self, augment: Augment, seed: int) -> None:
         self.seed = seed
-        self._steps: list[tuple[str, Callable[..., Any], frozenset[str]]] = []
+        self._steps: list[_Step] = []
         for number, node in enumerate(augment.transforms):
             key = f"augment.transforms[{number}]"
-            step = bind(key, node) if node.get("_partial_") else build(key, node)
-            if not callable(step):
+            built: Any = bind(key, node) if node.get("_partial_") else build(key, node)
+            batched = callable(getattr(built, "batch", None))
+            if not batched and not callable(built):
                 raise ConfigError(
-                    f"{key}.{TARGET}={node[TARGET]}: builds a {type(step).__name__}, which cannot be called with an "
+                    f"{key}.{TARGET}={node[TARGET]}: builds a {type(built).__name__}, which cannot be called with an "
                     "image.\nFor a function that takes the image itself add _partial_: true."
                 )
-            self._steps.append((f"{key} ({node[TARGET]})", step, PURPOSE & _parameters(step)))
+            function = built.batch if batched else built
+            supplied = (BATCH_ARGUMENTS if batched else PURPOSE) & _parameters(function)
+            self._steps.append(_Step(f"{key} ({node[TARGET]})", built, function, batched, supplied))
 
-    def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
-        """The image of `index` in `epoch`, uint8 [3, S, S], after all transforms.
+    def __call__(self, images: Tensor, epoch: int, indices: Ints) -> Tensor:
+        """The images of these indices in `epoch`, uint8 [B, 3, S, S], after all transforms, on the same device.
 
         Raises:
-            DataError: a transform fails, or returns anything but an image of the same type and shape; names it.
+            DataError: a transform fails, or returns anything but images of the same type and shape; names it.
         """
-        purpose = {"seed": self.seed, "epoch": epoch, "index": index}
-        with _one_thread(), torch.no_grad(), seeded_everywhere(self.seed, "augment", epoch, "transforms", index):
-            for name, step, names in self._steps:
-                image = _checked(name, step, image, {key: purpose[key] for key in names})
+        with _one_thread(), torch.no_grad():
+            if all(step.batched for step in self._steps):
+                return self._batch(images, epoch, indices).to(images.device)
+            changed = [self._image(image, epoch, index) for image, index in zip(images.cpu(), indices, strict=True)]
+        return torch.stack(changed).to(images.device)
+
+    def _batch(self, images: Tensor, epoch: int, indices: Ints) -> Tensor:
+        supplied = {"seed": self.seed, "epoch": epoch, "indices": indices}
+        for step in self._steps:
+            images = _checked(step, images, supplied)
+        return images
+
+    def _image(self, image: Tensor, epoch: int, index: np.int64) -> Tensor:
+        image = image.contiguous()
+        single = {"seed": self.seed, "epoch": epoch, "index": int(index)}
+        batch = {"seed": self.seed, "epoch": epoch, "indices": np.array([index])}
+        with seeded_everywhere(self.seed, "augment", epoch, "transforms", int(index)):
+            for step in self._steps:
+                image = _checked(step, image[None], batch)[0] if step.batched else _checked(step, image, single)
         return image
 
     def source_digests(self) -> list[str]:
         """SHA-256 (hex) of the source file of each transform; a later version may compute something else."""
         digests = []
-        for _, step, _ in self._steps:
-            step = getattr(step, "func", step)  # of a partial
-            module = sys.modules[step.__module__ if hasattr(step, "__qualname__") else type(step).__module__]
+        for step in self._steps:
+            built = getattr(step.built, "func", step.built)  # of a partial
+            module = sys.modules[built.__module__ if hasattr(built, "__qualname__") else type(built).__module__]
             file = getattr(module, "__file__", None)
             digests.append("" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest())
         return digests
@@ -207,13 +243,14 @@ def _parameters(step: Callable[..., Any]) -> frozenset[str]:
         return frozenset()
 
 
-def _checked(name: str, step: Callable[..., Any], image: Tensor, purpose: Mapping[str, int]) -> Tensor:
+def _checked(step: _Step, image: Tensor, supplied: Mapping[str, Any]) -> Tensor:
+    """The result of a transform for an image [3, S, S] or a batch [B, 3, S, S], which must have the same shape."""
     try:
-        changed = step(image, **purpose)
+        changed = step.function(image, **{name: supplied[name] for name in step.supplied})
     except GraftError:
         raise
     except Exception as error:  # of somebody else's code
-        raise DataError(f"{name}: failed on an image ({type(error).__name__}: {error}).") from error
+        raise DataError(f"{step.name}: failed on an image ({type(error).__name__}: {error}).") from error
     if not isinstance(changed, Tensor) or changed.dtype != torch.uint8 or changed.shape != image.shape:
         found = (
             f"a {str(changed.dtype).removeprefix('torch.')} tensor {list(changed.shape)}"
@@ -221,7 +258,7 @@ def _checked(name: str, step: Callable[..., Any], image: Tensor, purpose: Mappin
             else f"a {type(changed).__name__}"
         )
         raise DataError(
-            f"{name}: returned {found}, where a uint8 tensor {list(image.shape)} is expected: the size of the input is "
-            "data.preprocess's, and Graft normalises after augmentation."
+            f"{step.name}: returned {found}, where a uint8 tensor {list(image.shape)} is expected: the size of the "
+            "input is data.preprocess's, and Graft normalises after augmentation."
         )
     return changed

@@ -104,10 +104,7 @@ class Draws:
             moves[:, :2] = _below(2 * padding + 1, self._uniforms("shift", epoch, indices, 2)) - padding
         if self.augment.vertical_flip:
             moves[:, 2] = self._uniforms("vertical", epoch, indices, 1)[:, 0] < self.augment.vertical_flip
-        if self.augment.alternate_flips:
-            coins = uniforms(seed_of(self.seed, "mirror"), indices, 1)[:, 0] < 0.5
-            moves[:, 3] = coins ^ bool(epoch % 2)
-        elif self.augment.horizontal_flip:
+        if self.augment.horizontal_flip:
             moves[:, 3] = self._uniforms("horizontal", epoch, indices, 1)[:, 0] < self.augment.horizontal_flip
         return moves
 

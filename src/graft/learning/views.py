@@ -46,20 +46,6 @@ def hflip_corners(images: Tensor, size: int) -> list[Tensor]:
     return [crop.flip(3) for crop in corners(images, size)]
 
 
-def shifts(images: Tensor) -> list[Tensor]:
-    """The image moved by a thirty-second of its side, up left and down right; borders are mirrored (Jordan 2024)."""
-    size = images.shape[3]
-    pixels = torch.arange(size, device=images.device)
-    step = max(1, round(size / 32))
-    sources = [(pixels - step).abs(), size - 1 - (size - 1 - pixels - step).abs()]
-    return [images[:, :, source][:, :, :, source] for source in sources]
-
-
-def hflip_shifts(images: Tensor) -> list[Tensor]:
-    """The two of `shifts`, mirrored left to right."""
-    return [shifted.flip(3) for shifted in shifts(images)]
-
-
 IDENTITY: Mapping[str, View] = {"identity": identity}
 """The views of an evaluation without test-time augmentation."""
 

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any, cast, get_args
 from urllib.parse import urlparse
 
-from graft.config.targets import TARGET, accepts, check_target
+from graft.config.targets import TARGET, accepts, check_target, find_package
 from graft.data.division import divide, with_fold
 from graft.data.images import ImageSet
 from graft.data.layout import read_as_found
@@ -323,14 +323,10 @@ def check_source(source: str, arguments: Mapping[str, Any]) -> _Resolved:
 
 
 def _resolve(source: str) -> _Resolved:
-    """Import the function `source`, which somebody has made sure that the user named or trusts.
-
-    The working directory comes last in the search: nothing in it replaces an installed module.
-    """
+    """Import the function `source`, which somebody has made sure that the user named or trusts."""
     target = source_target(source)
     key = f"data.{TARGET}={target}"
-    if os.getcwd() not in sys.path and _is_not_installed(target.partition(".")[0]):
-        sys.path.append(os.getcwd())
+    find_package(target.partition(".")[0])
     path, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(path)
@@ -345,13 +341,6 @@ def _resolve(source: str) -> _Resolved:
         raise ConfigError(f"{key}: is a {type(function).__name__}, not a function load(root, *, seed, …) -> Source.")
     defining = sys.modules.get(getattr(function, "__module__", path), module)
     return _Resolved(target, cast(SourceFunction, function), defining)
-
-
-def _is_not_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is None
-    except (ImportError, ValueError):
-        return True
 
 
 def _is_module(dotted: str) -> bool:

@@ -23,7 +23,7 @@ from graft.models.families.base import Constructor, ModelFamily, usual_preproces
 if TYPE_CHECKING:
     from torch import nn
 
-    from graft.models.layouts import Layout, Stage
+    from graft.models.layouts import Stage
     from graft.models.recipe import Recipe
 
 
@@ -81,14 +81,11 @@ TORCHVISION_VGGS: dict[str, tuple[str, bool]] = {
 
 FOR_CIFAR: dict[str, Any] = {"input_size": 32, "average_pool": 0, "mean": CIFAR_MEAN, "std": CIFAR_STD}
 
-SPEED = "vgg_speed"
-
 NETWORKS: dict[str, Facts] = {
     **{name: _row(letter, batch_norm=batch_norm) for name, (letter, batch_norm) in TORCHVISION_VGGS.items()},
     "vgg_custom": _row("custom", batch_norm=True),
     "vgg16_cifar": _row("cifar", batch_norm=False, **FOR_CIFAR),
     "vgg_mini": _row("mini", batch_norm=True, classifier="pooled", **FOR_CIFAR),
-    SPEED: Facts(32, min_size=9, batch_norm=True, mean=CIFAR_MEAN, std=CIFAR_STD),
 }
 
 OPTIONS = ("table", "batch_norm", "classifier", "average_pool", "dropout")
@@ -99,7 +96,7 @@ class Ours(ModelFamily):
     """VGGs with torchvision's names for their tensors; weights of torchvision fit those with its tables."""
 
     def facts(self, recipe: "Recipe") -> Facts:
-        facts = self._known(recipe)
+        facts = NETWORKS.get(recipe.name, NETWORKS["vgg_custom"])
         changes = {key: value for key in (*OPTIONS, "input_size") if (value := getattr(recipe, key)) is not None}
         if recipe.table is not None:
             changes["table"] = checked_table(recipe.table)
@@ -113,18 +110,6 @@ class Ours(ModelFamily):
             )
         flattened = facts.table is not None and facts.classifier != "pooled" and not facts.average_pool
         return replace(facts, fixed_size=flattened)
-
-    def _known(self, recipe: "Recipe") -> Facts:
-        """The row of `NETWORKS` that the recipe starts from."""
-        if recipe.name != SPEED:
-            return NETWORKS.get(recipe.name, NETWORKS["vgg_custom"])
-        for key in OPTIONS:
-            if getattr(recipe, key) is not None:
-                raise ConfigError(
-                    f"model.{key}: only VGGs built by a table have it, and model.name={recipe.name} is ready-made. "
-                    f"Leave model.{key} out, or choose another VGG."
-                )
-        return NETWORKS[SPEED]
 
     def torchvision_name(self, recipe: "Recipe") -> str | None:
         """A VGG is identified by its table, so `name: vgg16, batch_norm: true` has the weights of vgg16_bn."""
@@ -144,11 +129,8 @@ class Ours(ModelFamily):
 
     def build(self, recipe: "Recipe", num_classes: int) -> "nn.Module":
         from graft.models.vgg import VGG
-        from graft.models.vgg_speed import VGGSpeed
 
         facts = self.facts(recipe)
-        if recipe.name == SPEED:
-            return VGGSpeed(num_classes)
         assert facts.table is not None
         assert facts.classifier is not None
         return VGG(
@@ -176,25 +158,12 @@ class Ours(ModelFamily):
         return declared
 
     def classifier(self, network: "nn.Module") -> tuple[str, ...]:
-        return ("classifier",) if type(network).__name__ == "VGG" else ()
+        return ("classifier",)
 
     def stages(self, network: "nn.Module") -> "list[Stage]":
-        return _layouts()[type(network).__name__](network)
+        from graft.models.layouts import by_max_pool
 
-
-def _layouts() -> "dict[str, Layout]":
-    """Class of network -> how its stages are found."""
-    from graft.models.layouts import CLASSIFIER, HEAD, by_max_pool, prefixed, rows
-
-    return {
-        "VGG": by_max_pool,
-        "VGGSpeed": rows(
-            ("block1", prefixed("features.", "whitening", "act", "block1")),
-            ("block2", ("features.block2",)),
-            ("block3", ("features.block3",)),
-            (HEAD, (CLASSIFIER,)),
-        ),
-    }
+        return by_max_pool(network)
 
 
 def _shapes(network: "nn.Module") -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,8 @@ learned; the other convolutions are initialised as the identity; BatchNorm learn
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +34,21 @@ class VGGSpeed(nn.Module):
     Shapes: images [B, 3, S, S] -> logits [B, num_classes], S >= 9.
 
     Attributes:
-        head: names of the modules that are re-initialised for a new set of classes.
+        head, stages, preprocessing: what Graft reads of a custom network (graft.models.families.custom.CustomNetwork).
     """
 
     head = ("classifier.linear",)
+    stages: ClassVar[Mapping[str, Sequence[str]]] = {
+        "block1": ("features.whitening", "features.act", "features.block1"),
+        "block2": ("features.block2",),
+        "block3": ("features.block3",),
+        "head": ("classifier",),
+    }
+    preprocessing: ClassVar[Mapping[str, object]] = {
+        "input_size": 32,
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+    }
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
