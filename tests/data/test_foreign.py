@@ -104,7 +104,7 @@ def test_batches_are_pairs_or_mappings_of_uint8_or_floats(floats: bool, mappings
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (torch.zeros(2), "a loader gave a Tensor"),
+        (torch.zeros(2), "a loader yielded a Tensor"),
         ((torch.zeros(2, 3, 4, 4), torch.zeros(2)), r"labels \[2\] \(torch.float32\)"),
         ((torch.zeros(2, 3, 4, 4, dtype=torch.int16), torch.zeros(2, dtype=torch.int64)), "images of torch.int16"),
         ((torch.zeros(2, 3, 4, 4), torch.tensor([0, 10])), "labels 0 to 10 for 10 classes"),

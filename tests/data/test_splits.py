@@ -64,7 +64,7 @@ def test_shots_are_exact_and_nested() -> None:
 
 
 def test_more_shots_than_images_names_the_class() -> None:
-    with pytest.raises(DataError, match=r"class 2 has 5 images.*data\.shots=6 wants 6"):
+    with pytest.raises(DataError, match=r"class 2 has 5 images.*data\.shots=6 needs 6"):
         few_shot(LABELS, 6, seed=0)
 
 

@@ -363,5 +363,5 @@ def test_a_fifo_and_a_self_linked_file_are_named_as_unreadable(tmp_path: Path) -
     found = files(inspected(root, tmp_path), "unreadable")
     assert found == {
         "cats/pipe.jpg": "not a regular file: a FIFO",
-        "dogs/loop.jpg": "missing: a link that leads to itself",
+        "dogs/loop.jpg": "missing: a link to itself",
     }

@@ -12,7 +12,8 @@ from graft.config.fields import check_ranges, one_of
 from graft.config.locations import check_locations
 from graft.config.recipes import preprocessing_of
 from graft.config.schema import DataConfig
-from graft.data.sources import check_source, checked_name, locate, source_arguments, undivided
+from graft.data.loading import locate, undivided
+from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, DataError
 from graft.inspection.contact_sheets import contact_sheet
 from graft.inspection.dataset import Inspection

@@ -93,7 +93,7 @@ def train(config: TrainConfig, command: Command, prepared: Prepared | None = Non
                 "content": splits.source,
                 "validates_on_test": splits.val is splits.test,
                 "notes": list(splits.notes),
-                "left_out": dict(splits.left_out),
+                "left_out": dict(splits.unreadable),
             },
         }
         fit.run(config, splits, run, resumption)

@@ -19,7 +19,9 @@ LAYOUT = (
     "Wanted: folders ID_SEX_RACE_AGE (000020_male_Asian_25), each with normal.jpg, mask1.jpg … mask5.jpg and "
     "incorrect_mask.jpg."
 )
-WANTED = "There is no public address for this set: put its person folders there, or give data.root=FOLDER.\n" + LAYOUT
+LAYOUT_HELP = (
+    "There is no public address for this set: put its person folders there, or give data.root=FOLDER.\n" + LAYOUT
+)
 
 
 def load(root: Path, *, train_max_id: int = 500, val_min_id: int = 1000, val_max_id: int = 1050) -> Source:
