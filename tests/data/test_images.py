@@ -159,7 +159,11 @@ HUGE_CHUNK = saved("PNG")[:33] + (2**31 - 1).to_bytes(4, "big") + b"tEXt"
         (os.mkfifo, "not a regular file", "a FIFO"),
         (lambda path: path.symlink_to("/dev/zero"), "not a regular file", "a character device"),
         (sparse(b"\xff\xd8\xff"), "too large", "its header is larger than 256 MB or 1,048,576 reads"),
-        (sparse(saved("JPEG", progressive=True)[:900]), "too large", "3,221,225,472 bytes for 64 x 64 pixels; the limit is"),
+        (
+            sparse(saved("JPEG", progressive=True)[:900]),
+            "too large",
+            "3,221,225,472 bytes for 64 x 64 pixels; the limit is",
+        ),
         (sparse(HUGE_CHUNK), "too large", "its header is larger than"),
         (sparse(saved("WEBP")), "too large", "its header is larger than"),
     ],

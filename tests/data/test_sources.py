@@ -260,7 +260,7 @@ def test_a_folder_that_is_not_there_names_the_key(tmp_path: Path, make: Any) -> 
 def test_the_error_of_mask_tells_the_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ID_SEX_RACE_AGE"):
         load("mask", tmp_path / "mask")
-    with pytest.raises(DataError, match=r"no person folders.\nWanted: folders ID_SEX_RACE_AGE"):
+    with pytest.raises(DataError, match=r"no person folders.\nExpected: folders ID_SEX_RACE_AGE"):
         load("mask", fill(tmp_path / "other", {"a": 1}))
 
 
@@ -309,7 +309,7 @@ def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(t
         "000700_male_Asian_3",
     ):
         (tmp_path / person).mkdir()
-        for kind in ("normal", "mask1", "Incorrect_Mask", "selfie"):
+        for kind in ("normal_2", "001_mask1", "Incorrect_Mask"):
             (tmp_path / person / f"{kind}.jpg").write_bytes(b"")
     with pytest.raises(DataError, match='class "mask2" has no training images'):
         load("mask", tmp_path)
@@ -318,11 +318,55 @@ def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(t
             (folder / f"{kind}.jpg").write_bytes(b"")
     splits = load("mask", tmp_path)
     assert sizes(splits) == (14, 7, 7)
+    (tmp_path / "000020_male_Asian_25" / "selfie.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000020_male_Asian_25/selfie\.jpg: its name contains no class"):
+        load("mask", tmp_path)
+    (tmp_path / "000020_male_Asian_25" / "selfie.jpg").unlink()
     assert any("000700" in note for note in splits.notes)
     shifted = load("mask", tmp_path, arguments={"train_max_id": 21, "val_min_id": 20, "val_max_id": 1000})
     assert {name.split("_")[0] for name in shifted.val.names} == {"000700"}
     with pytest.raises(ConfigError, match=r"train_max_id=1002 and data\.val_min_id=1000 disagree"):
         load("mask", tmp_path, arguments={"train_max_id": 1002})
+
+
+# ---- files that are not used
+
+
+def test_every_file_that_is_not_used_is_counted_by_reason(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"a": 6, "b": 6, "a/@eaDir": 1, "__MACOSX/a": 1})
+    for name in ("a/new.heic", "b/labels.csv", "loose.jpg", "a/Thumbs.db", ".hidden.jpg"):
+        (root / name).write_bytes(b"")
+    splits = load("folder", root)
+    assert len(splits.part("all")) == 12
+    assert dict(splits.unused) == {
+        "a/new.heic": "image format that is not read",
+        "b/labels.csv": "not an image",
+        "loose.jpg": "not part of the data set",
+    }
+    assert "1 file is not used (not part of the data set): loose.jpg" in splits.notes
+    few = load("folder", root, shots=2)
+    assert any("images are not used (data.shots=2)" in note for note in few.notes)
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".avif"])
+def test_an_image_with_a_rare_ending_is_read(ending: str, tmp_path: Path) -> None:
+    from PIL import Image, features
+
+    if ending == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow cannot read AVIF")
+    root = fill(tmp_path / "set", {"a": 4, "b": 4})
+    Image.new("RGB", (8, 8), "red").save(root / "a" / f"photo{ending}")
+    images = load("folder", root).part("all")
+    assert len(images) == 9
+    red = images.load(list(images.names).index(f"a/photo{ending}")).getpixel((4, 4))
+    assert red[0] > 200 > 60 > red[1]
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_class_may_be_named_like_a_split(name: str, tmp_path: Path) -> None:
+    splits = load("folder", fill(tmp_path / "vehicles", {name: 10, "bus": 10, "car": 10}))
+    assert splits.classes == tuple(sorted(("bus", "car", name)))
+    assert len(splits.part("all")) == 30
 
 
 # ---- sources are light, and open to others

@@ -40,7 +40,7 @@ def test_a_class_draws_the_same_whatever_happens_to_the_others() -> None:
 
 
 def test_wanting_a_whole_class_names_it_and_both_numbers() -> None:
-    with pytest.raises(DataError, match='class "tulips" has 5 images, but 5 are wanted'):
+    with pytest.raises(DataError, match='class "tulips" has 5 images, but 5 are requested'):
         stratified_split(LABELS, {2: 5}, seed=0, classes=("a", "b", "tulips"))
 
 

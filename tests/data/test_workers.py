@@ -145,7 +145,7 @@ def test_batches_arrive_where_no_socket_can_be_made(
     folder.mkdir()
     monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # type: ignore[attr-defined]
     assert sum(len(batch.labels) for batch in loader(images)) == COUNT
-    assert "hand batches over through a pipe, which is slower: AF_UNIX path too long" in caplog.text
+    assert "send batches through a pipe, which is slower: AF_UNIX path too long" in caplog.text
 
 
 class Values(Dataset[Any]):

@@ -180,7 +180,7 @@ def test_the_same_pixels_are_found_in_whatever_file(report: dict[str, Any]) -> N
 
 def test_what_is_stored_otherwise_than_it_seems_is_told(report: dict[str, Any]) -> None:
     assert files(report, "mislabelled ending") == {"train/ants/really_a_png.jpg": "its content is PNG"}
-    assert set(files(report, "passed over")) == {"train/bees/IMG_1.HEIC"}
+    assert set(files(report, "format not read")) == {"train/bees/IMG_1.HEIC"}
     assert set(files(report, "other files")) == {"train/bees/labels.csv"}
     assert set(files(report, "blank")) == {"train/bees/grey.png", "train/bees/strip.png"}
     expected = {"animated": "moving.webp", "turned": "turned.jpg", "CMYK": "cmyk.jpg", "I;16": "deep.png"}
@@ -298,7 +298,7 @@ def test_the_real_ants_and_bees_have_nothing_that_spoils_training(shared_data: P
     inspect.main(composed("data=hymenoptera", f"data.root={root}", f"output={tmp_path}/r.json", f"folder={tmp_path}"))
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["ok"]
-    assert set(files(report, "passed over")) == {"train/ants/imageNotFound.gif"}
+    assert set(files(report, "format not read")) == {"train/ants/imageNotFound.gif"}
     assert not groups(report, "near duplicates") + groups(report, "near duplicates across parts")
     assert state(root) == before
 

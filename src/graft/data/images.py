@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from graft.data.contents import contents
 from graft.data.packed import Packed
@@ -24,18 +24,25 @@ from graft.system.files import NotARegularFile, open_regular
 T = TypeVar("T")
 
 ENDINGS = {
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
     "PPM": (".ppm", ".pgm"),
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
     "GIF": (),  # no ending of its own, but some downloads call them .jpg
+    **({"AVIF": (".avif",)} if features.check("avif") else {}),
 }
 """Format that is read, by Pillow's name -> endings of its files."""
 
 EXTENSIONS = tuple(ending for endings in ENDINGS.values() for ending in endings)
-"""Endings of image files, in upper or lower case."""
+"""Endings of image files that are read, in upper or lower case."""
+
+OTHER_IMAGES = (
+    *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+"""Endings of image files that are not read, unless they are in EXTENSIONS too."""
 
 FORMATS = tuple(ENDINGS)
 """The only formats that Pillow may try, regardless of a file's ending: for others it starts programs (Ghostscript for

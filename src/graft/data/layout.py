@@ -2,12 +2,12 @@
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from graft.data.images import EXTENSIONS, ImageSet
+from graft.data.images import EXTENSIONS, OTHER_IMAGES, ImageSet
 from graft.data.packed import Packed
 from graft.errors import DataError
 
@@ -18,7 +18,13 @@ SPLIT_NAMES = {
 }
 """Split -> names that its folder may have, in upper or lower case."""
 
-_JUNK = ("__MACOSX",)
+JUNK = frozenset(
+    {
+        *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"),
+        *("thumbs.db", "desktop.ini"),
+    }
+)
+"""Names, in lower case, that operating systems and file servers leave in folders; ignored like hidden files."""
 
 
 def image_files(folder: Path) -> list[tuple[str, Path]]:
@@ -35,15 +41,23 @@ def walk_images(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    return (
+        (name, path) for name, path, entry in _all_files(folder, prefix, visited) if entry.lower().endswith(EXTENSIONS)
+    )
+
+
+def _all_files(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
+    """(normalised name, path, name in its folder) of each visible file in `folder` at any depth, sorted."""
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in visited:
         return
     visited.add((status.st_dev, status.st_ino))
-    for name, found, is_folder in sorted(_visible(folder)):
+    for name, entry, is_folder in sorted(_visible(folder)):
+        path = os.path.join(folder, entry)
         if is_folder:
-            yield from _walk(os.path.join(folder, found), prefix + name, visited)
-        elif found.lower().endswith(EXTENSIONS):
-            yield prefix + name, os.path.join(folder, found)
+            yield from _all_files(path, prefix + name, visited)
+        else:
+            yield prefix + name, path, entry
 
 
 def _visible(folder: Path | str) -> Iterator[tuple[str, str, bool]]:
@@ -53,7 +67,7 @@ def _visible(folder: Path | str) -> Iterator[tuple[str, str, bool]]:
     """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.name not in _JUNK:
+            if not entry.name.startswith(".") and entry.name.lower() not in JUNK:
                 is_folder = _is_folder(entry)
                 yield _normalised(entry.name) + "/" * is_folder, entry.name, is_folder
 
@@ -66,18 +80,32 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def ignored_files(folders: Iterable[Path], root: Path | None) -> list[str]:
-    """Visible files directly in `folders` without the ending of an image: POSIX paths relative to `root`, sorted."""
-    found = []
-    for folder in folders:
-        relative = folder.relative_to(root) if root is not None and folder.is_relative_to(root) else folder
-        prefix = "" if relative == Path() else f"{_normalised(relative.as_posix())}/"
-        found += [
-            prefix + name
-            for name, _, is_folder in _visible(folder)
-            if not is_folder and not name.lower().endswith(EXTENSIONS)
-        ]
-    return sorted(found)
+NOT_READ = "image format that is not read"
+NO_IMAGE = "not an image"
+NOT_IN_SET = "not part of the data set"
+
+
+def unused_files(root: Path, paths: Sequence[Path]) -> list[tuple[str, str]]:
+    """(POSIX path relative to `root`, reason) of each visible file that is not in a data set, sorted by path.
+
+    Args:
+        root: folder of the data set.
+        paths: of its images; if they are not in `root`, nothing is listed.
+    """
+    unused: list[tuple[str, str]] = []
+    images: list[tuple[str, str]] = []
+    for name, path, _ in _all_files(str(root), "", set()):
+        ending = os.path.splitext(name)[1].lower()
+        if ending in EXTENSIONS:
+            images.append((name, path))
+        else:
+            unused.append((name, NOT_READ if ending in OTHER_IMAGES else NO_IMAGE))
+    if len(images) != len(paths):
+        used = set(paths.strings() if isinstance(paths, Packed) else map(str, paths))
+        if used.isdisjoint(path for _, path in images):
+            return []
+        unused += [(name, NOT_IN_SET) for name, path in images if path not in used]
+    return sorted(unused)
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
@@ -99,18 +127,32 @@ def class_folders(folder: Path) -> dict[str, Path]:
 def split_folders(root: Path) -> dict[str, Path]:
     """Split ("train", "val" or "test") → its folder in `root`, for the splits that exist.
 
+    A folder of such a name that contains images but no folders, next to folders of other names, is a class: a data set
+    of vehicles may have a class "train".
+
     Raises:
         DataError: two for one split, e.g. "val" and "validation", or "Train" and "train".
     """
     folders = class_folders(root)
     found = {}
+    split_names = {name for names in SPLIT_NAMES.values() for name in names}
+    others = any(name.lower() not in split_names for name in folders)
     for split, names in SPLIT_NAMES.items():
         named = [folder for name, folder in folders.items() if name.lower() in names]
+        named = [folder for folder in named if not (others and _is_class_folder(folder))]
         if len(named) > 1:
             raise DataError(f"{root}: {named[0].name} and {named[1].name} are both {split} folders.\nKeep one of them.")
         if named:
             found[split] = named[0]
     return found
+
+
+def _is_class_folder(folder: Path) -> bool:
+    """Whether a folder contains images and no folders."""
+    entries = list(_visible(folder))
+    return not any(is_folder for _, _, is_folder in entries) and any(
+        entry.lower().endswith(EXTENSIONS) for _, entry, _ in entries
+    )
 
 
 def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str] | None = None) -> ImageSet:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.parse import urlparse
 from graft.config.targets import TARGET, accepts
 from graft.data.division import divide, with_fold
 from graft.data.images import ImageSet
-from graft.data.layout import read_as_found
+from graft.data.layout import read_as_found, unused_files
 from graft.data.sources import ResolvedSource, check_source, resolve_source
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
@@ -67,10 +68,30 @@ def load_splits(
     try:
         folded = published if folds is None else with_fold(published, fold or 0, folds, seed)
         splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
-        return replace(splits, source=published.fingerprint())
+        return _with_unused(replace(splits, source=published.fingerprint()), published, shots)
     except DataError as error:
         key = f"data={resolved.name}" if root is None else f"data.root={root}"
         raise DataError(f"{key}: {error}") from error
+
+
+LISTED = 3
+"""Number of unused files that a note names for each reason."""
+
+
+def _with_unused(splits: Splits, published: Source, shots: int | None) -> Splits:
+    """`splits` with a list of, and notes about, the files and images that are not used."""
+    notes = list(splits.notes)
+    parts = [part for part in (published.train, published.val, published.test) if part is not None]
+    remaining = sum(map(len, parts)) - len(splits.part("all"))
+    if remaining and shots is not None:
+        notes.append(f"{remaining:,} images are not used (data.shots={shots})")
+    paths = [path for part in parts for path in part.paths or ()]
+    unused = tuple(unused_files(splits.root, paths)) if splits.root is not None and paths else ()
+    for reason, count in Counter(reason for _, reason in unused).most_common():
+        names = [name for name, why in unused if why == reason]
+        files = "1 file is" if count == 1 else f"{count:,} files are"
+        notes.append(f"{files} not used ({reason}): {', '.join(names[:LISTED])}{', …' if count > LISTED else ''}")
+    return replace(splits, notes=tuple(notes), unused=unused)
 
 
 def undivided(source: str, root: Path | None) -> tuple[tuple[str, ...], dict[str, ImageSet]] | None:

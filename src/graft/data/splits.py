@@ -160,6 +160,7 @@ class Splits:
         notes: for the reader of the results, one sentence each.
         root: folder of the files; None for images in memory.
         unreadable: (name, reason) of images that were excluded because they cannot be read.
+        unused: (name, reason) of files in `root` that are not in the data set.
         source: `Source.fingerprint` of the data set.
     """
 
@@ -170,6 +171,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     root: Path | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
     source: str = ""
 
     def parts(self) -> dict[str, ImageSet]:

@@ -210,7 +210,7 @@ def _ended(pids: str, number: int | None) -> str:
     """Message for worker processes that ended, by signal `number` if it is one."""
     name = signal.Signals(number).name if number in set(signal.Signals) else None
     why = {
-        "SIGKILL": ", as by the system when memory runs out",
+        "SIGKILL": ", as the system does when memory runs out",
         "SIGBUS": f", as when memory runs out. {shared_memory()}",
         "SIGSEGV": ": a library crashed in it",
     }.get(name or "", "")

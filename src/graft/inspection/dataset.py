@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.layout import ignored_files
+from graft.data.layout import unused_files
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import NEAR, SMALLEST, near_groups, same_groups
@@ -27,7 +27,7 @@ class Inspection:
         seen: of each picture what it looks like, or why it cannot be read.
         same: pictures with the same pixels, two or more at a time.
         near: near duplicates, two or more at a time, with the copies of each.
-        ignored_files: files beside the images that are not taken for images by their ending.
+        unused: (name, reason) of the files in the folder that are not in the data set.
     """
 
     collection: Collection
@@ -35,7 +35,7 @@ class Inspection:
     seen: list[Seen]
     same: Groups
     near: Groups
-    ignored_files: list[str]
+    unused: list[tuple[str, str]]
 
     @classmethod
     def of(
@@ -56,8 +56,9 @@ class Inspection:
         """
         seen = examine(collection.images, done)
         same = same_groups([one.digest if isinstance(one, Look) else None for one in seen])
-        beside = ignored_files({path.parent for path in collection.images.paths or ()}, collection.root)
-        return cls(collection, preprocessing, seen, same, _near(seen, same, near), beside)
+        paths = collection.images.paths
+        unused = unused_files(collection.root, paths) if collection.root is not None and paths else []
+        return cls(collection, preprocessing, seen, same, _near(seen, same, near), unused)
 
     def __len__(self) -> int:
         return len(self.seen)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from graft.data.layout import NO_IMAGE, NOT_IN_SET, NOT_READ
 from graft.inspection.dataset import Inspection
 
 Severity = Literal["error", "warning", "note"]
@@ -28,8 +29,6 @@ STRETCHED = 2.0
 
 TESTING = {"test", "val and test"}
 """Parts whose figures are a run's result."""
-
-_PICTURE_LIKE = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".jpe", ".svg", ".psd", ".dng", ".cr2", ".nef")
 
 _SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
 
@@ -142,15 +141,20 @@ def _wrong_endings(seen: Inspection) -> Findings:
         yield Finding("warning", "mislabelled ending", message, files)
 
 
-def _passed_over(seen: Inspection) -> Findings:
-    like = [name for name in seen.ignored_files if name.lower().endswith(_PICTURE_LIKE)]
-    others = [name for name in seen.ignored_files if not name.lower().endswith(_PICTURE_LIKE)]
-    if like:
-        message = f"{_count(len(like), 'picture')} in a format that is passed over: {_endings(like)}"
-        yield Finding("warning", "passed over", message, [(name, "") for name in like])
-    if others:
-        message = f"{_count(len(others), 'file')} beside the images, passed over: {_endings(others)}"
-        yield Finding("note", "other files", message, [(name, "") for name in others])
+_UNUSED: dict[str, tuple[Severity, str]] = {
+    NOT_READ: ("warning", "format not read"),
+    NOT_IN_SET: ("warning", "unused images"),
+    NO_IMAGE: ("note", "other files"),
+}
+"""Reason of `unused_files` -> severity and kind of its finding."""
+
+
+def _unused(seen: Inspection) -> Findings:
+    for reason, (severity, kind) in _UNUSED.items():
+        names = [name for name, why in seen.unused if why == reason]
+        if names:
+            message = f"{_count(len(names), 'file')} not used ({reason}): {_endings(names)}"
+            yield Finding(severity, kind, message, [(name, "") for name in names])
 
 
 def _endings(names: list[str]) -> str:
@@ -289,7 +293,7 @@ CHECKS: tuple[Callable[[Inspection], Findings], ...] = (
     _same_in_two_classes,
     _near,
     _wrong_endings,
-    _passed_over,
+    _unused,
     _blank,
     _imbalance,
     _confusable_names,

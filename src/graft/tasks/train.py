@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def train(config: TrainConfig, command: Command, prepared: Prepared | None = Non
                 "validates_on_test": splits.val is splits.test,
                 "notes": list(splits.notes),
                 "left_out": dict(splits.unreadable),
+                "unused": dict(Counter(reason for _, reason in splits.unused)),
             },
         }
         fit.run(config, splits, run, resumption)
