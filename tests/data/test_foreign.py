@@ -44,9 +44,9 @@ def test_a_data_module_trains_resumes_to_the_bit_and_is_evaluated(tmp_path: Path
 
 
 def evaluated(folder: Path, *words: str) -> dict[str, Any]:
-    from graft.learning.checkpoints import checkpoint_file
     from graft.config.commands import EvaluateConfig
     from graft.config.registration import typed
+    from graft.learning.checkpoints import checkpoint_file
     from graft.tasks import evaluation
 
     config = typed(graft.compose(f"checkpoint={folder}/whole", *words, task="evaluate").config, EvaluateConfig)

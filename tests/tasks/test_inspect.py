@@ -135,7 +135,7 @@ def test_the_command_names_what_is_wrong_and_fails_without_torch(spoiled: Path, 
     done = command(tmp_path / "x", "-c", PROBE, "data=folder", f"data.root={spoiled}", "paths.outputs=out", NO_VAL)
     assert done.code == 1
     assert "torch imported: False" in done.out
-    assert "same image in train and test: 1 picture both trained and tested on" in done.err
+    assert "same image in train and test: 1 image both trained and tested on" in done.err
     assert "Traceback" not in done.err
     flat = "".join(done.out.split())
     for name in ("ants/zero.jpg", "train/ants/page[bold red].jpg", "bees/half.jpg", "test/ants/copy.png(valandtest)"):
@@ -269,7 +269,7 @@ def test_classes_are_weighed_and_their_names_compared(tmp_path: Path) -> None:
     report = inspected(root, tmp_path)
     assert groups(report, "confusable classes") == [{"Cats", "cats"}]
     said = next(finding["message"] for finding in report["findings"] if finding["kind"] == "class imbalance")
-    assert said.startswith("5.8 times as many train images of Cats (29) as of cats (5); always saying Cats")
+    assert said.startswith("5.8 times as many train images of Cats (29) as of cats (5); always predicting Cats")
     assert report["counts"]["test"] == {"Cats": 8, "cats": 2, "벌 🐝": 2}
     even = inspected(fill(tmp_path / "even", {"a": 20, "b": 10}), tmp_path)
     assert "class imbalance" not in kinds(even, "warning")

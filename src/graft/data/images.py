@@ -225,7 +225,7 @@ class ImageSet:
             raise ValueError("an ImageSet has either paths or pixels")
         content = self.paths if self.paths is not None else self.pixels
         if content is None or not len(self.names) == len(self.labels) == len(content):
-            raise ValueError("an ImageSet's names, labels and pictures differ in number")
+            raise ValueError("an ImageSet's names, labels and images differ in number")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -104,7 +104,7 @@ def title(config: Any) -> str:
 def write_sheets(seen: Inspection, folder: Path, classes: int, pictures: int) -> dict[str, Path]:
     """A contact sheet of each of the first `classes` classes into `folder`; returns class name → file."""
     images, written = seen.collection.images, {}
-    readable = np.array(sorted(seen.looks), dtype=np.int64)
+    readable = np.array(sorted(seen.readable), dtype=np.int64)
     names = list(enumerate(seen.collection.classes))[:classes]
     with progress_bar("contact sheets", len(names)) as bar:
         for label, name in names:
