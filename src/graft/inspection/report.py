@@ -79,7 +79,7 @@ def resize_lines(inspection: Inspection) -> Iterator[str]:
         yield f"squashed to {own.input_size} x {own.input_size} pixels, nothing is cut off"
     else:
         middle = f"{own.input_size} x {own.input_size} in the middle"
-        what = f"short side to {own.resize_size} pixels, of which {middle} are inspection"
+        what = f"short side to {own.resize_size} pixels, of which {middle} are kept"
         worst = printable(names[int(inspection.cropped_share.argmax())])
         yield f"{what}: {np.median(inspection.cropped_share):.0%} of the area of the median image are cut off" + (
             f", {inspection.cropped_share.max():.0%} of {worst}"
