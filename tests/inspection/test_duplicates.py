@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from graft.data.images import read_image
 from graft.data.layout import image_files
-from graft.inspection.duplicates import difference_hash, thumbnail, near_groups, near_pairs, same_groups
+from graft.inspection.duplicates import difference_hash, near_groups, near_pairs, same_groups, thumbnail
 
 
 @pytest.fixture(scope="module")
