@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graft.data.feature_batches import Layout
-from graft.features.store import FeatureStore, FeatureRequest
+from graft.features.store import FeatureRequest, FeatureStore
 from graft.learning.checkpoint_writing import WholeCheckpoints
 from graft.system.files import folder_in_place, remove_unfinished, sync, write_atomically, writing_atomically
 
