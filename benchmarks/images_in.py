@@ -26,8 +26,8 @@ from benchmarks.plain import Pictures, train_steps
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.images import ImageSet
+from graft.data.loading import load_splits
 from graft.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from graft.data.sources import load_splits
 from graft.data.splits import Splits
 from graft.models.normalise import Normalise
 from graft.system.cpu import available_cores

@@ -57,14 +57,14 @@ def measure(root: Path) -> None:
     with timed("import"):
         from graft.data.augment import Augment
         from graft.data.datamodule import ImageDataModule
+        from graft.data.loading import load_splits
         from graft.data.preprocessing import Preprocessing
-        from graft.data.scan import refuse_or_leave_out
-        from graft.data.sources import load_splits
+        from graft.data.scan import exclude_unreadable
     started = time.perf_counter()
     with timed("list and divide"):
         splits = load_splits("folder", root=root, seed=0)
     with timed("look at the files"):
-        splits = refuse_or_leave_out(splits, "raise")
+        splits = exclude_unreadable(splits, "raise")
     with timed("fingerprint of the set"):
         splits.fingerprint()
     with timed("of the training images"):  # as the feature cache takes it; the files have been read by then

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from graft.data.sources import load_splits
+from graft.data.loading import load_splits
 from graft.data.splits import Splits
 
 BLACK = io.BytesIO()

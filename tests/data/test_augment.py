@@ -16,15 +16,15 @@ from graft.errors import ConfigError
             {"policy": "trivail"},
             "augment.policy=trivail: choose null, trivial, rand, auto. Did you mean trivial?",
         ),
-        ({"horizontal_flip": 1.5}, "augment.horizontal_flip=1.5: a probability"),
+        ({"horizontal_flip": 1.5}, "augment.horizontal_flip=1.5: must be a probability"),
         ({"random_crop_padding": -1}, "augment.random_crop_padding=-1"),
         ({"color_jitter": -0.1}, "augment.color_jitter=-0.1"),
         ({"random_resized_crop": {"scale": [0.5, 2]}}, "augment.random_resized_crop.scale=[0.5, 2]"),
         ({"random_resized_crop": {"ratio": [2, 1]}}, "augment.random_resized_crop.ratio=[2, 1]"),
-        ({"random_resized_crop": {"scale": 0.5}}, "augment.random_resized_crop.scale=0.5: two numbers"),
+        ({"random_resized_crop": {"scale": 0.5}}, "augment.random_resized_crop.scale=0.5: must be two numbers"),
         (
             {"random_resized_crop": {"size": [1, 1]}},
-            "augment.random_resized_crop.size: there are scale and ratio",
+            "augment.random_resized_crop.size: no such key. There are scale and ratio",
         ),
     ],
 )

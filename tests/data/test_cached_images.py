@@ -88,14 +88,14 @@ def photograph(shared_data: Path, tmp_path: Path) -> Path:
 
 def test_a_large_photograph_is_decoded_smaller_and_its_crops_hardly_change(photograph: Path) -> None:
     augment, size = Augment(random_resized_crop={"scale": (0.3, 1.0)}), 224
-    least = augment.least_side(size)
-    assert least == 473  # 224 / sqrt(0.3 · 3/4)
-    whole, reduced = read_image(photograph), read_image(photograph, least)
+    min_side = augment.min_side(size)
+    assert min_side == 473  # 224 / sqrt(0.3 · 3/4)
+    whole, reduced = read_image(photograph), read_image(photograph, min_side)
     assert (whole.size, reduced.size) == ((2000, 1500), (1000, 750))
     assert read_image(photograph, 800).size == (2000, 1500)  # a half would be too small
-    set_of_one = ImageSet(["large"], np.zeros(1, np.int64), paths=[photograph], least=least)
+    set_of_one = ImageSet(["large"], np.zeros(1, np.int64), paths=[photograph], min_side=min_side)
     assert bytes_when_decoded(set_of_one) == 3 * 1000 * 750
-    assert set_of_one.select([0]).least == least
+    assert set_of_one.select([0]).min_side == min_side
 
     for left, top, width, height in ((0, 0, 2000, 1500), (400, 100, 1100, 820), (1300, 900, 700, 600)):
         box = (left, top, left + width, top + height)
@@ -106,9 +106,9 @@ def test_a_large_photograph_is_decoded_smaller_and_its_crops_hardly_change(photo
 
 
 def test_without_a_random_crop_nothing_is_reduced() -> None:
-    assert Augment(horizontal_flip=0.5, policy="rand").least_side(224) == 0
+    assert Augment(horizontal_flip=0.5, policy="rand").min_side(224) == 0
 
 
 def test_joined_and_selected_sets_keep_their_least_side(images: ImageSet) -> None:
-    set_ = replace(images, least=77)
-    assert set_.select([2, 0]).least == set_.join(set_).least == 77
+    set_ = replace(images, min_side=77)
+    assert set_.select([2, 0]).min_side == set_.join(set_).min_side == 77

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from image_folders import fill, load, sizes
 
-from graft.data.sources import locate
+from graft.data.loading import locate
 from graft.errors import DataError, NotAvailable
 
 

@@ -17,7 +17,7 @@ from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch, FileDataset, collate
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
-from graft.data.resident import CroppedDataset, readable, resize_weights
+from graft.data.resident import CroppedDataset, readable_sources, resize_weights
 from graft.data.splits import Splits
 from graft.data.unreadable import UnreadableImages
 from graft.errors import UnreadableImage
@@ -42,7 +42,7 @@ def on_device(
 ) -> CroppedDataset:
     held = CachedImages(images, bytes_when_decoded(images))
     list(held.decode())
-    shown = readable(held, unreadable)
+    shown = readable_sources(held, unreadable)
     assert shown is not None
     return CroppedDataset(held, shown, preprocessing, augment=augment, seed=3, device=CPU)
 
@@ -66,7 +66,7 @@ LEVELS = 0 if torch.backends.cpu.get_cpu_capability().startswith("AVX") else 2
 def test_a_batch_on_a_device_is_that_of_files(
     images: ImageSet, interpolation: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident, "MOST_PIXELS", most)
+    monkeypatch.setattr(resident, "MAX_PIXELS", most)
     preprocessing = Preprocessing(16, 18, interpolation=interpolation)  # type: ignore[arg-type]
     there = on_device(images, preprocessing)
     read = FileDataset(images, preprocessing, augment=MOVED, seed=3)
@@ -134,7 +134,7 @@ def test_an_unreadable_picture_is_replaced_as_in_files(images: ImageSet, tmp_pat
 def test_what_does_not_fit_is_not_put_on_a_device(images: ImageSet) -> None:
     held = CachedImages(images, bytes_when_decoded(images) - 1)
     list(held.decode())
-    assert readable(held, None) is None
+    assert readable_sources(held, None) is None
 
 
 def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
@@ -148,7 +148,7 @@ def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
     expected = module(num_workers=0).train_dataloader()
     key = module().pixels_of("train", 0)
     monkeypatch.setattr(ImageDataModule, "_on_gpu", lambda self: True)
-    monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, size: CPU)
+    monkeypatch.setattr(ImageDataModule, "_device_for", lambda self, size: CPU)
     data = module()
     assert data.cached_bytes == sum(3 * width * height for width, height in SIDES) + 2 * 3 * 16 * 16
     assert data.pixels_of("train", 0) != key, "resized elsewhere"
@@ -160,7 +160,7 @@ def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
         assert (ours.images.int() - theirs.images.int()).abs().max() <= LEVELS
     assert data.training_images(2, [7, 1]).shape == (2, 3, 16, 16)
     assert not isinstance(module(num_workers=8).train_dataloader().dataset, CroppedDataset), "processes suffice"
-    monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, size: None)  # too little memory
+    monkeypatch.setattr(ImageDataModule, "_device_for", lambda self, size: None)  # too little memory
     full = module()
     assert isinstance(full.train_dataloader().dataset, FileDataset)
     assert full.train_dataloader().num_workers == 2

@@ -12,9 +12,10 @@ from PIL import Image
 
 from graft.data.augment import Augment
 from graft.data.cached_images import CachedImages
-from graft.data.datamodule import ImageDataModule, ResumableLoader
+from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch, FileDataset
 from graft.data.images import ImageSet
+from graft.data.loader import ResumableLoader
 from graft.data.preprocessing import Preprocessing
 from graft.data.resident import ResidentDataset
 from graft.data.splits import Splits
@@ -187,17 +188,17 @@ def test_a_gpu_that_trains_holds_the_sets_that_leave_it_room(splits: Splits, mon
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free if device == gpu else 0, 0))
     data = data_module(splits, BATCHABLE)
     size = 22 * 12 * 12 * 3
-    assert data._home_of(size) is None, "nobody trains"
+    assert data._device_for(size) is None, "nobody trains"
     for device, home in ((gpu, gpu), (torch.device("cpu"), None)):
         data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))  # type: ignore[assignment]
-        assert data._home_of(size) == home
+        assert data._device_for(size) == home
     data.trainer.strategy.root_device = gpu  # type: ignore[union-attr,misc]
-    assert data._home_of(size + 1) is None
+    assert data._device_for(size + 1) is None
 
 
 def test_what_lies_on_the_gpu_is_not_pinned(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageDataModule, "_on_gpu", lambda self: True)
-    monkeypatch.setattr(ImageDataModule, "_home_of", lambda self, size: torch.device("cpu"))
+    monkeypatch.setattr(ImageDataModule, "_device_for", lambda self, size: torch.device("cpu"))
     for augment in (BATCHABLE, NOT_BATCHABLE):
         pinned = [
             data_module(splits, augment, resident_gb=gigabytes).train_dataloader().pin_memory for gigabytes in (1, 0)

@@ -216,7 +216,7 @@ def test_erasing_a_batch_is_torchvision_s_random_erasing() -> None:
 
 
 def test_only_batchable_augmentation_is_resident() -> None:
-    with pytest.raises(ValueError, match="a random resized crop needs whole pictures"):
+    with pytest.raises(ValueError, match="a random resized crop needs the original images"):
         resident(STRONG)
 
 

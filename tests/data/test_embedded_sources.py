@@ -19,7 +19,7 @@ def test_five_shots_of_faces_leave_the_rest_to_test() -> None:
         "val": {"face": 95, "no_face": 95},
         "test": {"face": 95, "no_face": 95},
     }
-    assert "as validation and as test" in splits.notes[0]
+    assert "as validation and test images" in splits.notes[0]
     assert not set(splits.train.names) & set(splits.test.names)
     assert set(splits.train.names) != set(load("faces", None, shots=5, seed=1).train.names)
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from image_folders import fill, load, sizes, state
 
-from graft.data.sources import ensure, hymenoptera, load_splits, locate
+from graft.data.loading import ensure, load_splits, locate
+from graft.data.sources import hymenoptera
 from graft.data.sources.base import Download
 from graft.errors import DataError, NotAvailable
 from graft.system.archives import TEMPORARY
@@ -126,7 +127,8 @@ def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path, monkeyp
 TWO_RUNS = """
 import sys
 from pathlib import Path
-from graft.data.sources import ensure, hymenoptera
+from graft.data.loading import ensure
+from graft.data.sources import hymenoptera
 from graft.data.sources.base import Download
 hymenoptera.DOWNLOAD = Download(sys.argv[1], "hymenoptera_data")
 sys.stdin.readline()

@@ -44,10 +44,12 @@ def test_a_data_module_trains_resumes_to_the_bit_and_is_evaluated(tmp_path: Path
 
 
 def evaluated(folder: Path, *words: str) -> dict[str, Any]:
+    from graft.config.commands import EvaluateConfig
+    from graft.config.registration import typed
     from graft.learning.checkpoints import checkpoint_file
     from graft.tasks import evaluation
 
-    config = graft.compose(f"checkpoint={folder}/whole", *words, task="evaluate").config
+    config = typed(graft.compose(f"checkpoint={folder}/whole", *words, task="evaluate").config, EvaluateConfig)
     (folder / "evaluated").mkdir(exist_ok=True)
     evaluation.run(config, checkpoint_file(config.checkpoint), (), folder / "evaluated")
     result: dict[str, Any] = json.loads((folder / "evaluated" / "evaluation.json").read_text())
@@ -104,7 +106,7 @@ def test_batches_are_pairs_or_mappings_of_uint8_or_floats(floats: bool, mappings
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (torch.zeros(2), "a loader gave a Tensor"),
+        (torch.zeros(2), "a loader yielded a Tensor"),
         ((torch.zeros(2, 3, 4, 4), torch.zeros(2)), r"labels \[2\] \(torch.float32\)"),
         ((torch.zeros(2, 3, 4, 4, dtype=torch.int16), torch.zeros(2, dtype=torch.int64)), "images of torch.int16"),
         ((torch.zeros(2, 3, 4, 4), torch.tensor([0, 10])), "labels 0 to 10 for 10 classes"),

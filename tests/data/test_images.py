@@ -153,15 +153,19 @@ HUGE_CHUNK = saved("PNG")[:33] + (2**31 - 1).to_bytes(4, "big") + b"tEXt"
         (damaged_header, "damaged", "header"),
         (bomb, "too large", "more than 178,956,970 pixels"),
         (lambda path: None, "missing", "no such file"),
-        (lambda path: path.symlink_to("nowhere"), "missing", "a link that leads nowhere"),
+        (lambda path: path.symlink_to("nowhere"), "missing", "a broken link"),
         (lambda path: path.mkdir(), "refused", "Is a directory"),
-        (lambda path: path.symlink_to(path), "missing", "a link that leads to itself"),
+        (lambda path: path.symlink_to(path), "missing", "a link to itself"),
         (os.mkfifo, "not a regular file", "a FIFO"),
         (lambda path: path.symlink_to("/dev/zero"), "not a regular file", "a character device"),
-        (sparse(b"\xff\xd8\xff"), "too large", "its header exceeds the limit of 256 MB or 1,048,576 reads"),
-        (sparse(saved("JPEG", progressive=True)[:900]), "too large", "3,221,225,472 bytes for 64 x 64 pixels, where"),
-        (sparse(HUGE_CHUNK), "too large", "its header exceeds the limit"),
-        (sparse(saved("WEBP")), "too large", "its header exceeds the limit"),
+        (sparse(b"\xff\xd8\xff"), "too large", "its header is larger than 256 MB or 1,048,576 reads"),
+        (
+            sparse(saved("JPEG", progressive=True)[:900]),
+            "too large",
+            "3,221,225,472 bytes for 64 x 64 pixels; the limit is",
+        ),
+        (sparse(HUGE_CHUNK), "too large", "its header is larger than"),
+        (sparse(saved("WEBP")), "too large", "its header is larger than"),
     ],
     ids=[
         *("empty", "html", "truncated", "header", "bomb", "vanished", "link", "folder", "self-link", "fifo", "device"),
@@ -228,7 +232,7 @@ def test_an_eps_file_called_jpg_starts_no_program(tmp_path: Path, monkeypatch: p
     assert not started.exists()
 
 
-@pytest.mark.parametrize("format_", ["EPS", "PDF", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "AVIF"])
+@pytest.mark.parametrize("format_", ["EPS", "PDF", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS"])
 def test_other_formats_are_not_read_whatever_they_are_called(format_: str, tmp_path: Path) -> None:
     try:
         Image.new("RGB", (16, 16)).save(tmp_path / "x.png", format_)

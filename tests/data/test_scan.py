@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from graft.data.images import ImageSet
-from graft.data.scan import quick_check, refuse_or_leave_out, scan
-from graft.data.sources import load_splits
+from graft.data.loading import load_splits
+from graft.data.scan import exclude_unreadable, quick_check, scan
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
 
@@ -60,7 +60,7 @@ def test_a_whole_file_is_sound_and_half_of_it_is_not(kind: str, tmp_path: Path) 
 def test_the_real_sets_are_sound(shared_data: Path) -> None:
     for name, folder in (("hymenoptera", "hymenoptera_data"), ("mask", "mask")):
         splits = load_splits(name, root=shared_data / folder, seed=0)
-        assert refuse_or_leave_out(splits, "raise") is splits
+        assert exclude_unreadable(splits, "raise") is splits
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def load(photos: Path, **options: Any) -> Splits:
 def test_skip_leaves_every_other_image_in_the_part_it_was_drawn_for(photos: Path, options: dict[str, Any]) -> None:
     before = load(photos, **options)
     bad = spoil(photos)
-    after = refuse_or_leave_out(load(photos, **options), "skip")
+    after = exclude_unreadable(load(photos, **options), "skip")
     for name, part in before.parts().items():
         kept = after.parts()[name]
         assert kept.names == [one for one in part.names if one not in bad]
@@ -100,27 +100,27 @@ def test_skip_leaves_every_other_image_in_the_part_it_was_drawn_for(photos: Path
         assert [after.classes[label] for label in kept.labels] == [one.split("/")[0] for one in kept.names]
     assert (after.val is after.test) is (before.val is before.test)
     drawn = {one for part in before.parts().values() for one in part.names}
-    assert {name for name, _ in after.left_out} == bad & drawn
-    assert "left out, unreadable (data.on_error=skip)" in after.notes[-1]
+    assert {name for name, _ in after.unreadable} == bad & drawn
+    assert "excluded, unreadable (data.on_error=skip)" in after.notes[-1]
 
 
 def test_raise_names_them_with_the_reason_and_the_way_out(photos: Path) -> None:
     for name in spoil(photos):
         assert any(name in part.names for part in load(photos).parts().values())
     with pytest.raises(DataError) as raised:
-        refuse_or_leave_out(load(photos), "raise")
+        exclude_unreadable(load(photos), "raise")
     first, *listed, last = str(raised.value).splitlines()
     assert first == f"data.root={photos}: 4 images cannot be read:"
     assert sorted(line.split("  (")[0].strip() for line in listed) == sorted(spoil(photos))
     assert any("(empty: 0 bytes)" in line for line in listed)
-    assert last == "Remove or replace them, or set data.on_error=skip to leave them out."
+    assert last == "Remove or replace them, or set data.on_error=skip to exclude them."
 
 
 def test_a_long_list_is_cut(photos: Path) -> None:
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="50 images cannot be read") as raised:
-        refuse_or_leave_out(load(photos), "raise")
+        exclude_unreadable(load(photos), "raise")
     assert "and 30 more; graft inspect lists all" in str(raised.value)
 
 
@@ -128,16 +128,16 @@ def test_what_would_be_empty_is_refused(photos: Path) -> None:
     for path in (photos / "dogs").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r'none of the training images of class "dogs" can be read'):
-        refuse_or_leave_out(load(photos), "skip")
+        exclude_unreadable(load(photos), "skip")
     for path in (photos / "cats").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of the train images can be read"):
-        refuse_or_leave_out(load(photos), "skip")
+        exclude_unreadable(load(photos), "skip")
 
 
 def test_another_word_is_refused(photos: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.on_error=ignore: there are raise and skip"):
-        refuse_or_leave_out(load(photos), "ignore")
+    with pytest.raises(ConfigError, match=r"data\.on_error=ignore: must be raise or skip"):
+        exclude_unreadable(load(photos), "ignore")
 
 
 def test_of_very_many_files_some_at_equal_distances_are_looked_at(
@@ -146,19 +146,19 @@ def test_of_very_many_files_some_at_equal_distances_are_looked_at(
     (tmp_path / "empty.png").touch()
     images = ImageSet([str(i) for i in range(40)], np.zeros(40, np.int64), paths=[tmp_path / "empty.png"] * 40)
     assert list(scan(images, 7)) == [0, 7, 14, 21, 28, 35]
-    monkeypatch.setattr("graft.data.scan.MOST", 10)
+    monkeypatch.setattr("graft.data.scan.MAX_CHECKED", 10)
     looked: list[int] = []
     with pytest.raises(DataError, match="10 images cannot be read"):
-        refuse_or_leave_out(Splits(("a", "b"), images, images, images), "raise", looked.append)
+        exclude_unreadable(Splits(("a", "b"), images, images, images), "raise", looked.append)
     assert sum(looked) >= 40
 
 
 def test_nothing_is_written_and_pictures_in_memory_are_sound(photos: Path) -> None:
     before = {(path, path.stat().st_mtime_ns) for path in photos.rglob("*")}
-    refuse_or_leave_out(load(photos), "skip")
+    exclude_unreadable(load(photos), "skip")
     assert {(path, path.stat().st_mtime_ns) for path in photos.rglob("*")} == before
     faces = load_splits("faces", root=None, seed=0)
-    assert refuse_or_leave_out(faces, "raise") is faces
+    assert exclude_unreadable(faces, "raise") is faces
     shutil.rmtree(photos)
 
 
@@ -167,9 +167,9 @@ def test_skip_leaves_out_a_self_linked_file_and_a_fifo_and_names_them(photos: Pa
     (photos / "dogs" / "loop").symlink_to("loop")
     os.mkfifo(photos / "dogs" / "pipe.png")
     splits = load_splits("folder", root=photos, seed=0)
-    assert dict(refuse_or_leave_out(splits, "skip").left_out) == {
-        "cats/loop.jpg": "missing: a link that leads to itself",
+    assert dict(exclude_unreadable(splits, "skip").unreadable) == {
+        "cats/loop.jpg": "missing: a link to itself",
         "dogs/pipe.png": "not a regular file: a FIFO",
     }
     with pytest.raises(DataError, match="2 images cannot be read"):
-        refuse_or_leave_out(splits, "raise")
+        exclude_unreadable(splits, "raise")

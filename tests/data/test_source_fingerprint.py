@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from graft.data.sources import load_splits
+from graft.data.loading import load_splits
 
 
 @pytest.fixture

@@ -12,15 +12,8 @@ import pytest
 from image_folders import BLACK, fill, load, sizes, state
 
 from graft.data.layout import image_files
-from graft.data.sources import (
-    checked_name,
-    known_sources,
-    load_splits,
-    locate,
-    source_arguments,
-    source_name,
-    suggest_data,
-)
+from graft.data.loading import load_splits, locate
+from graft.data.sources import checked_name, known_sources, source_arguments, source_name, suggest_data
 from graft.errors import ConfigError, DataError
 
 # ---- the real sets
@@ -195,7 +188,7 @@ def test_a_fold_keeps_a_person_on_one_side(shared_data: Path) -> None:
         (0, None, r"data.fold=0 and data.folds=null disagree"),
         (None, 5, r"data.fold=null and data.folds=5 disagree"),
         (5, 5, r"data.fold=5: with data.folds=5 there are folds 0 to 4"),
-        (0, 1, r"data.folds=1: at least 2"),
+        (0, 1, r"data.folds=1: must be at least 2"),
     ],
 )
 def test_a_fold_that_is_none_is_refused(fold: int | None, folds: int | None, message: str) -> None:
@@ -221,13 +214,13 @@ def test_hidden_files_are_passed_over_and_nested_and_linked_ones_found(tmp_path:
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        ({"a": 5}, 'one class only ("a")'),
+        ({"a": 5}, 'there is only one class ("a")'),
         ({"a": 5, "b": 0}, "b: no images in this class folder"),
         ({"a": 5, "b": 1}, 'class "b" has 1 image, but data.test_fraction=0.2 needs at least 2'),
         ({"a": 5, "b": 2}, 'class "b" has 1 image, but data.val_fraction=0.1 needs at least 2'),
         ({"val/a": 5, "val/b": 5}, "has a val folder but no train"),
         ({"train/a": 5, "train/b": 5, "val/c": 2}, 'class "c" is not among the training classes (a, b)'),
-        ({"train/a": 5, "val/a": 5}, 'one class only ("a")'),
+        ({"train/a": 5, "val/a": 5}, 'there is only one class ("a")'),
         ({"train/a": 5, "train/b": 5, "val": 3}, "val: 3 images but no class folders"),
         ({".": 4}, "4 images but no class folders"),
     ],
@@ -267,7 +260,7 @@ def test_a_folder_that_is_not_there_names_the_key(tmp_path: Path, make: Any) -> 
 def test_the_error_of_mask_tells_the_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ID_SEX_RACE_AGE"):
         load("mask", tmp_path / "mask")
-    with pytest.raises(DataError, match=r"no person folders.\nWanted: folders ID_SEX_RACE_AGE"):
+    with pytest.raises(DataError, match=r"no person folders.\nExpected: folders ID_SEX_RACE_AGE"):
         load("mask", fill(tmp_path / "other", {"a": 1}))
 
 
@@ -299,7 +292,7 @@ def test_a_mistaken_key_is_named(tmp_path: Path, call: dict[str, Any], message: 
 
 
 def test_too_many_shots_name_the_class_and_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.root=.*has 7 images to train on, but data\.shots=8 wants 8"):
+    with pytest.raises(DataError, match=r"data\.root=.*has 7 images to train on, but data\.shots=8 needs 8"):
         load("folder", fill(tmp_path / "set", {"a": 10, "b": 10}), shots=8)
     with pytest.raises(DataError, match=r"data=faces: .*data\.shots=100 leaves none"):
         load("faces", None, shots=100)
@@ -316,7 +309,7 @@ def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(t
         "000700_male_Asian_3",
     ):
         (tmp_path / person).mkdir()
-        for kind in ("normal", "mask1", "Incorrect_Mask", "selfie"):
+        for kind in ("normal_2", "001_mask1", "Incorrect_Mask"):
             (tmp_path / person / f"{kind}.jpg").write_bytes(b"")
     with pytest.raises(DataError, match='class "mask2" has no training images'):
         load("mask", tmp_path)
@@ -325,11 +318,55 @@ def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(t
             (folder / f"{kind}.jpg").write_bytes(b"")
     splits = load("mask", tmp_path)
     assert sizes(splits) == (14, 7, 7)
+    (tmp_path / "000020_male_Asian_25" / "selfie.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000020_male_Asian_25/selfie\.jpg: its name contains no class"):
+        load("mask", tmp_path)
+    (tmp_path / "000020_male_Asian_25" / "selfie.jpg").unlink()
     assert any("000700" in note for note in splits.notes)
     shifted = load("mask", tmp_path, arguments={"train_max_id": 21, "val_min_id": 20, "val_max_id": 1000})
     assert {name.split("_")[0] for name in shifted.val.names} == {"000700"}
     with pytest.raises(ConfigError, match=r"train_max_id=1002 and data\.val_min_id=1000 disagree"):
         load("mask", tmp_path, arguments={"train_max_id": 1002})
+
+
+# ---- files that are not used
+
+
+def test_every_file_that_is_not_used_is_counted_by_reason(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"a": 6, "b": 6, "a/@eaDir": 1, "__MACOSX/a": 1})
+    for name in ("a/new.heic", "b/labels.csv", "loose.jpg", "a/Thumbs.db", ".hidden.jpg"):
+        (root / name).write_bytes(b"")
+    splits = load("folder", root)
+    assert len(splits.part("all")) == 12
+    assert dict(splits.unused) == {
+        "a/new.heic": "image format that is not read",
+        "b/labels.csv": "not an image",
+        "loose.jpg": "not part of the data set",
+    }
+    assert "1 file is not used (not part of the data set): loose.jpg" in splits.notes
+    few = load("folder", root, shots=2)
+    assert any("images are not used (data.shots=2)" in note for note in few.notes)
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".avif"])
+def test_an_image_with_a_rare_ending_is_read(ending: str, tmp_path: Path) -> None:
+    from PIL import Image, features
+
+    if ending == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow cannot read AVIF")
+    root = fill(tmp_path / "set", {"a": 4, "b": 4})
+    Image.new("RGB", (8, 8), "red").save(root / "a" / f"photo{ending}")
+    images = load("folder", root).part("all")
+    assert len(images) == 9
+    red = images.load(list(images.names).index(f"a/photo{ending}")).getpixel((4, 4))
+    assert red[0] > 200 > 60 > red[1]
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_class_may_be_named_like_a_split(name: str, tmp_path: Path) -> None:
+    splits = load("folder", fill(tmp_path / "vehicles", {name: 10, "bus": 10, "car": 10}))
+    assert splits.classes == tuple(sorted(("bus", "car", name)))
+    assert len(splits.part("all")) == 30
 
 
 # ---- sources are light, and open to others
@@ -338,8 +375,9 @@ def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(t
 NO_TORCH = """
 import sys, json
 from pathlib import Path
-from graft.data.sources import load_splits
-from graft.data.sources import checked_name, known_sources, locate, source_arguments, source_name, suggest_data
+from graft.data.loading import load_splits
+from graft.data.loading import locate
+from graft.data.sources import checked_name, known_sources, source_arguments, source_name, suggest_data
 for name in known_sources():
     locate(name, Path("/nowhere"), download=False)
 try:
@@ -402,7 +440,7 @@ def test_flowers_in_train_and_test_folders_are_used_as_they_are(tmp_path: Path) 
     partial = fill(tmp_path / "part", dict.fromkeys(("daisy", "dandelion", "roses", "sunflowers"), 200))
     with pytest.raises(DataError, match="there is no tulips"):
         load("flowers", partial)
-    with pytest.raises(DataError, match='class "tulips" has 3 images, but 124 are wanted'):
+    with pytest.raises(DataError, match='class "tulips" has 3 images, but 124 are requested'):
         load("flowers", fill(partial, {"tulips": 3}))
 
 
@@ -437,3 +475,20 @@ def test_a_name_that_means_another_set_is_answered_with_the_key_that_chooses_it(
         checked_name(name, "graft.data.sources.digits.load")
     assert checked_name("mine", "graft.data.sources.digits.load") == "mine"
     assert checked_name(None, "graft.data.sources.digits.load") == "digits"
+
+
+def test_the_checks_of_names_and_arguments_import_no_numpy() -> None:
+    checks = """
+import sys
+from graft.data.sources import check_source, checked_name, known_sources, suggest_data
+from graft.errors import ConfigError
+suggest_data("nowhere"), known_sources(), checked_name(None, "graft.data.sources.flowers.load")
+try:
+    check_source("flowers", {"split_sede": 1})
+except ConfigError as error:
+    print(error)
+print("numpy" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", checks], capture_output=True, text=True, check=True).stdout
+    assert "Did you mean split_seed?" in answer
+    assert answer.endswith("False\n")

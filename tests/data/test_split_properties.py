@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from graft.data.layout import SPLIT_NAMES
-from graft.data.sources import load_splits
+from graft.data.loading import load_splits
 from graft.data.splits import Splits, few_shot, stratified_fold, stratified_fraction, stratified_split
 from graft.errors import DataError
 

@@ -40,7 +40,7 @@ def test_a_class_draws_the_same_whatever_happens_to_the_others() -> None:
 
 
 def test_wanting_a_whole_class_names_it_and_both_numbers() -> None:
-    with pytest.raises(DataError, match='class "tulips" has 5 images, but 5 are wanted'):
+    with pytest.raises(DataError, match='class "tulips" has 5 images, but 5 are requested'):
         stratified_split(LABELS, {2: 5}, seed=0, classes=("a", "b", "tulips"))
 
 
@@ -64,7 +64,7 @@ def test_shots_are_exact_and_nested() -> None:
 
 
 def test_more_shots_than_images_names_the_class() -> None:
-    with pytest.raises(DataError, match=r"class 2 has 5 images.*data\.shots=6 wants 6"):
+    with pytest.raises(DataError, match=r"class 2 has 5 images.*data\.shots=6 needs 6"):
         few_shot(LABELS, 6, seed=0)
 
 

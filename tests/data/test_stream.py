@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def below(*sources: object) -> list[str]:
-    return [found.below for found in find_images([str(source) for source in sources])]
+    return [found.relative for found in find_images([str(source) for source in sources])]
 
 
 def test_a_folder_gives_its_images_at_any_depth_in_the_order_of_whole_paths(photos: Path) -> None:
@@ -85,7 +85,7 @@ def test_no_more_is_read_than_asked_for_and_the_order_is_kept(tmp_path: Path) ->
 
     done = []
     for found, size in read_ahead(counted(), lambda image: image.size, workers=4, ahead=6):
-        done.append(found.below)
+        done.append(found.relative)
         assert size == (4, 4)
         assert taken <= len(done) + 6
     assert done == [f"{number}.png" for number in range(50)]
@@ -94,7 +94,7 @@ def test_no_more_is_read_than_asked_for_and_the_order_is_kept(tmp_path: Path) ->
 def test_a_damaged_file_is_handed_over_as_the_reason_why(photos: Path) -> None:
     (photos / "broken.png").write_bytes((photos / "b.png").read_bytes()[:40])
     results = dict(read_ahead(find_images([str(photos)]), lambda image: image.mode, workers=2, ahead=3))
-    wrong = {found.below: result for found, result in results.items() if isinstance(result, DataError)}
+    wrong = {found.relative: result for found, result in results.items() if isinstance(result, DataError)}
     assert list(wrong) == ["broken.png"]
     assert "broken.png" in str(wrong["broken.png"])
     assert len(results) == len(NAMES) + 1

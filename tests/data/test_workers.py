@@ -14,16 +14,18 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from graft.data import workers
+from graft.data import parcels
 from graft.data.augment import Augment
-from graft.data.datamodule import ImageDataModule, ResumableLoader
+from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch
 from graft.data.feature_batches import FeatureBatch
 from graft.data.images import ImageSet
+from graft.data.loader import ResumableLoader
+from graft.data.parcels import Parcel, pack
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import EpochSampler
 from graft.data.splits import Splits
-from graft.data.workers import Parcel, explaining_worker_failures, failure_of, pack
+from graft.data.workers import explaining_worker_failures, failure_of
 from graft.errors import DataError
 
 SIZE, COUNT = 32, 60
@@ -59,7 +61,7 @@ def test_stopped_workers_end_the_wait_and_are_named(images: ImageSet) -> None:
     pids = signalled(batches, signal.SIGSTOP)
     with pytest.raises(DataError) as raised:
         list(batches)
-    assert str(raised.value).startswith("data.timeout=1: the worker processes gave no batch for 1 seconds: worker")
+    assert str(raised.value).startswith("data.timeout=1: the worker processes sent no batch for 1 seconds: worker")
     for pid in pids:
         assert f"worker process {pid} is stopped (SIGSTOP; kill -CONT {pid} continues it)" in str(raised.value)
     assert not [child for child in multiprocessing.active_children() if child.pid in pids], "they would hold up the end"
@@ -143,7 +145,7 @@ def test_batches_arrive_where_no_socket_can_be_made(
     folder.mkdir()
     monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # type: ignore[attr-defined]
     assert sum(len(batch.labels) for batch in loader(images)) == COUNT
-    assert "hand batches over through a pipe, which is slower: AF_UNIX path too long" in caplog.text
+    assert "send batches through a pipe, which is slower: AF_UNIX path too long" in caplog.text
 
 
 class Values(Dataset[Any]):
@@ -171,7 +173,7 @@ BATCHES = [
 @pytest.mark.parametrize("fallback", [False, True])
 def test_a_batch_arrives_as_it_was(fallback: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if fallback:
-        monkeypatch.setattr(workers, "_impossible", "TMPDIR is full")
+        monkeypatch.setattr(parcels, "_unavailable", "TMPDIR is full")
     sampler = EpochSampler(len(BATCHES), seed=0, shuffle=False)
     arrived = list(
         ResumableLoader(
@@ -197,7 +199,7 @@ def test_a_parcel_is_pinned_by_the_thread_that_pins_batches(monkeypatch: pytest.
     """On a machine without a GPU, where nothing can be pinned: a copy stands for that."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
-    monkeypatch.setattr(workers, "get_worker_info", lambda: "a worker's")
+    monkeypatch.setattr(parcels, "get_worker_info", lambda: "a worker's")
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)
     pinned = pin_memory(pack(BATCHES[0]))
     assert isinstance(pinned, Batch)

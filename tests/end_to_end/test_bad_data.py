@@ -83,7 +83,7 @@ def test_skip_goes_on_and_says_what_was_left_out_and_what_was_lost(photos: Path,
     assert data["counts"]["train"] == dict.fromkeys(sorted(NAMES), 4) | {"[bold]": 3, "🐝": 5}
     assert set(run.summary["unreadable"]) == {"train/cats/02.png", "test/a space/01.png"}
     said = " ".join(run.summary["notes"])
-    assert "1 image left out, unreadable (data.on_error=skip): train/[bold]/03.png" in said
+    assert "1 image excluded, unreadable (data.on_error=skip): train/[bold]/03.png" in said
     assert "2 images could not be read while training (data.on_error=skip): test/a space/01.png, train/cats" in said
     assert "could not be read while training" in run.out
     assert {(file, file.lstat().st_mtime_ns) for file in photos.rglob("*")} == before

@@ -173,7 +173,7 @@ def test_an_example_of_using_a_network_runs(
 
 def save_digits(folder: Path) -> None:
     """Digits as class folders."""
-    from graft.data.sources import load_splits
+    from graft.data.loading import load_splits
 
     images = load_splits("digits", root=None, seed=0).test
     for index in range(200):

@@ -11,7 +11,7 @@ from commands import ROOT, command, succeeded
 from PIL import Image
 
 import graft
-from graft.data.sources import load_splits
+from graft.data.loading import load_splits
 
 
 @pytest.fixture

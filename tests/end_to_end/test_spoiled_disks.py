@@ -80,7 +80,7 @@ def test_an_export_to_a_full_disk_says_what_to_do_and_leaves_nothing(
 
 
 def test_predictions_for_a_full_disk_say_what_to_do_and_leave_nothing(digits_run: Path, small_disk: Path) -> None:
-    from graft.data.sources import load_splits
+    from graft.data.loading import load_splits
 
     images = load_splits("digits", root=None, seed=0).test
     for number in range(200):

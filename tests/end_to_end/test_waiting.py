@@ -84,6 +84,6 @@ def test_a_run_whose_workers_are_stopped_ends_with_the_reason_and_is_saved_befor
     finally:
         child.kill()
     assert child.returncode == 1
-    assert "data.timeout=2: the worker processes gave no batch for 2 seconds: worker process" in err
+    assert "data.timeout=2: the worker processes sent no batch for 2 seconds: worker process" in err
     assert "is stopped (SIGSTOP" in err
     assert "Traceback" not in err

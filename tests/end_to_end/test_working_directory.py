@@ -48,7 +48,7 @@ def test_no_process_of_a_run_imports_from_the_working_directory(start: str, phot
 
 def test_a_module_of_ones_own_in_the_working_directory_is_found_when_it_is_named(photos: Path, tmp_path: Path) -> None:
     (photos / "my_set").mkdir()
-    (photos / "my_set" / "digits.py").write_text("from graft.data.sources.digits import EMBEDDED, load\n")
+    (photos / "my_set" / "digits.py").write_text("from graft.data.sources.digits import load\n")
     words = ("data=digits", "data._target_=my_set.digits.load", f"folder={tmp_path}/sheets", "sheets=0")
     succeeded(graft(photos, "inspect", *words))
     assert not [path.name for path in tmp_path.glob("mark of *")]

@@ -322,9 +322,9 @@ def test_features_are_computed_batch_by_batch_and_the_images_are_let_go(place: W
     data = ImageDataModule(splits, preprocessing, augment_of(config), batch_size=4)
     sizes = [len(batch.labels) for batch in data.in_order("train", 0, 32)]
     assert sizes == [32, 32, 26]
-    assert data._trained is not None
+    assert data._train_images is not None
     data.use_features("train", FeatureTable({}, 1))
-    assert data._trained is None
+    assert data._train_images is None
 
 
 def test_two_processes_share_one_cache(tmp_path: Path, place: Workplace) -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from graft.data.feature_batches import Features, Layout
-from graft.features.store import MARKER, FeatureStore, NoRoom, NotOurs, Stored, Wanted, in_words
+from graft.features.store import MARKER, FeatureRequest, FeatureStore, NoRoom, NotOurs, Stored, readable_size
 from graft.system import leases
 from graft.tasks.locations import FEATURES
 
@@ -45,8 +45,8 @@ class Source:
             time.sleep(self.pause)
             yield (torch.full((1, WIDTH), float(row)),)
 
-    def wanted(self) -> Wanted:
-        return Wanted({"name": self.name}, [Layout(torch.float32, (WIDTH,), False)], ROWS, self.batches)  # type: ignore[arg-type]
+    def wanted(self) -> FeatureRequest:
+        return FeatureRequest({"name": self.name}, [Layout(torch.float32, (WIDTH,), False)], ROWS, self.batches)  # type: ignore[arg-type]
 
 
 def obtain(folder: Path, source: Source, max_bytes: int = 10 * SIZE) -> Stored:
@@ -178,7 +178,7 @@ def stream(folder: Path, reports: "Queue[tuple[int, int]]") -> None:
     layout, count, rows = Layout(torch.float32, (1 << 18,), False), 256, 8
     batches = lambda: ((torch.ones(rows, 1 << 18),) for _ in range(count // rows))  # noqa: E731
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    [stored] = FeatureStore(folder, 1 << 30).obtain([Wanted({}, [layout], count, batches)])
+    [stored] = FeatureStore(folder, 1 << 30).obtain([FeatureRequest({}, [layout], count, batches)])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     reports.put((grown >> 10, stored.files[0].stat().st_size >> 20))
 
@@ -443,4 +443,9 @@ def test_a_second_user_shares_the_cache(mode: int, expected: list[object], monke
 
 
 def test_sizes_are_told_in_words() -> None:
-    assert [in_words(size) for size in (12, 3_900_000, 2e10, 5e12)] == ["12 bytes", "3.9 MB", "20.0 GB", "5000.0 GB"]
+    assert [readable_size(size) for size in (12, 3_900_000, 2e10, 5e12)] == [
+        "12 bytes",
+        "3.9 MB",
+        "20.0 GB",
+        "5000.0 GB",
+    ]

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from graft.data.images import read_image
 from graft.data.layout import image_files
-from graft.inspection.duplicates import difference_hash, miniature, near_groups, near_pairs, same_groups
+from graft.inspection.duplicates import difference_hash, near_groups, near_pairs, same_groups, thumbnail
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def photographs(shared_data: Path) -> list[Image.Image]:
 
 def groups_of(pictures: list[Image.Image]) -> list[list[int]]:
     grey = [picture.convert("L") for picture in pictures]
-    return near_groups([difference_hash(one) for one in grey], [miniature(one) for one in grey])
+    return near_groups([difference_hash(one) for one in grey], [thumbnail(one) for one in grey])
 
 
 def recompressed(picture: Image.Image) -> Image.Image:

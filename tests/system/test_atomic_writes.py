@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graft.data.feature_batches import Layout
-from graft.features.store import FeatureStore, Wanted
+from graft.features.store import FeatureRequest, FeatureStore
 from graft.learning.checkpoint_writing import AtomicCheckpointIO
 from graft.system.files import folder_in_place, remove_unfinished, sync, write_atomically, writing_atomically
 
@@ -62,7 +62,7 @@ def test_exported_files_survive_a_crash_once_they_are_there(tmp_path: Path, disk
 def test_features_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
     layout = Layout(torch.float32, (3,), False)
     store = FeatureStore(tmp_path, 1 << 20)
-    [stored] = store.obtain([Wanted({}, [layout], 4, lambda: (row for row in [(torch.zeros(4, 3),)]))])
+    [stored] = store.obtain([FeatureRequest({}, [layout], 4, lambda: (row for row in [(torch.zeros(4, 3),)]))])
     store.close()
     folder = stored.files[0].parent
     for file in folder.iterdir():

@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, t
 from graft.config import conf_dir
 from graft.config.commands import EvaluateConfig
 from graft.config.registration import register, typed
-from graft.data.sources import load_splits
+from graft.data.loading import load_splits
 from graft.errors import DataError, TrainingError
 from graft.learning.checkpoints import checkpoint_file, read_checkpoint
 from graft.learning.restore import from_checkpoint

@@ -18,8 +18,8 @@ from PIL import Image
 import graft.models
 from graft.config import conf_dir
 from graft.config.registration import register
+from graft.data.loading import load_splits
 from graft.data.preprocessing import Preprocessing
-from graft.data.sources import load_splits
 from graft.errors import ConfigError, DataError, ExportError
 from graft.export import onnx as onnx_format
 from graft.export.formats import ExportedNetwork, verify

@@ -135,7 +135,7 @@ def test_the_command_names_what_is_wrong_and_fails_without_torch(spoiled: Path, 
     done = command(tmp_path / "x", "-c", PROBE, "data=folder", f"data.root={spoiled}", "paths.outputs=out", NO_VAL)
     assert done.code == 1
     assert "torch imported: False" in done.out
-    assert "same image in train and test: 1 picture both trained and tested on" in done.err
+    assert "same image in train and test: 1 image both trained and tested on" in done.err
     assert "Traceback" not in done.err
     flat = "".join(done.out.split())
     for name in ("ants/zero.jpg", "train/ants/page[bold red].jpg", "bees/half.jpg", "test/ants/copy.png(valandtest)"):
@@ -180,7 +180,7 @@ def test_the_same_pixels_are_found_in_whatever_file(report: dict[str, Any]) -> N
 
 def test_what_is_stored_otherwise_than_it_seems_is_told(report: dict[str, Any]) -> None:
     assert files(report, "mislabelled ending") == {"train/ants/really_a_png.jpg": "its content is PNG"}
-    assert set(files(report, "passed over")) == {"train/bees/IMG_1.HEIC"}
+    assert set(files(report, "format not read")) == {"train/bees/IMG_1.HEIC"}
     assert set(files(report, "other files")) == {"train/bees/labels.csv"}
     assert set(files(report, "blank")) == {"train/bees/grey.png", "train/bees/strip.png"}
     expected = {"animated": "moving.webp", "turned": "turned.jpg", "CMYK": "cmyk.jpg", "I;16": "deep.png"}
@@ -269,7 +269,7 @@ def test_classes_are_weighed_and_their_names_compared(tmp_path: Path) -> None:
     report = inspected(root, tmp_path)
     assert groups(report, "confusable classes") == [{"Cats", "cats"}]
     said = next(finding["message"] for finding in report["findings"] if finding["kind"] == "class imbalance")
-    assert said.startswith("5.8 times as many train images of Cats (29) as of cats (5); always saying Cats")
+    assert said.startswith("5.8 times as many train images of Cats (29) as of cats (5); always predicting Cats")
     assert report["counts"]["test"] == {"Cats": 8, "cats": 2, "벌 🐝": 2}
     even = inspected(fill(tmp_path / "even", {"a": 20, "b": 10}), tmp_path)
     assert "class imbalance" not in kinds(even, "warning")
@@ -298,7 +298,7 @@ def test_the_real_ants_and_bees_have_nothing_that_spoils_training(shared_data: P
     inspect.main(composed("data=hymenoptera", f"data.root={root}", f"output={tmp_path}/r.json", f"folder={tmp_path}"))
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["ok"]
-    assert set(files(report, "passed over")) == {"train/ants/imageNotFound.gif"}
+    assert set(files(report, "format not read")) == {"train/ants/imageNotFound.gif"}
     assert not groups(report, "near duplicates") + groups(report, "near duplicates across parts")
     assert state(root) == before
 
@@ -363,5 +363,5 @@ def test_a_fifo_and_a_self_linked_file_are_named_as_unreadable(tmp_path: Path) -
     found = files(inspected(root, tmp_path), "unreadable")
     assert found == {
         "cats/pipe.jpg": "not a regular file: a FIFO",
-        "dogs/loop.jpg": "missing: a link that leads to itself",
+        "dogs/loop.jpg": "missing: a link to itself",
     }

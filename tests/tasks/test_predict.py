@@ -16,7 +16,7 @@ from torchvision.models import SqueezeNet1_0_Weights, get_model
 
 from graft.config import conf_dir
 from graft.config.registration import register
-from graft.data.sources import load_splits
+from graft.data.loading import load_splits
 from graft.errors import ConfigError, DataError, GraftError, WeightsError
 from graft.learning.restore import from_pretrained
 from graft.models import Recipe

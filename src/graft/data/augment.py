@@ -1,4 +1,4 @@
-"""Augmentation of training images, as plain values; imports no torch."""
+"""The configuration of data augmentation, as plain values. Imports no torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 
 PURPOSE = frozenset({"seed", "epoch", "index"})
-"""Arguments that a custom transform gets with each image if it asks for them by name."""
+"""Arguments that a custom transform gets with each image if it has parameters of these names."""
 
 BATCH_ARGUMENTS = frozenset({"seed", "epoch", "indices"})
 """Arguments that the method `batch` of a custom transform gets with each batch if it asks for them by name."""
@@ -22,26 +22,24 @@ BATCH_ARGUMENTS = frozenset({"seed", "epoch", "indices"})
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of training images; evaluation has none. The default is no augmentation at all.
+    """Data augmentation of training images; the default is none. Evaluation never augments.
 
     Attributes:
-        random_resized_crop: {"scale": (least, most share of the area), "ratio": (least, most width /
-            height)}, cut out and resized to the network's input; replaces evaluation's resize and crop.
-            None: evaluation's.
-        random_crop_padding: pixels of reflected border around the image before a crop of its own size; None:
-            no crop.
-        horizontal_flip, vertical_flip: probabilities.
-        policy: torchvision's "trivial" (TrivialAugmentWide), "rand" (RandAugment) or "auto" (AutoAugment,
-            ImageNet).
-        color_jitter: strength of brightness, contrast and saturation changes; hue changes a quarter as much;
-            0: none.
-        random_erasing: probability that a rectangle is filled with the mean colour.
+        random_resized_crop: {"scale": (min, max fraction of the area), "ratio": (min, max width / height)} of a random
+            crop, resized to the network's input size, instead of evaluation's resize and centre crop. None: as in
+            evaluation.
+        random_crop_padding: pixels of reflection padding before a random crop of the original size; None: no crop.
+        horizontal_flip, vertical_flip: probabilities, in [0, 1].
+        policy: torchvision's "trivial" (TrivialAugmentWide), "rand" (RandAugment) or "auto" (AutoAugment, ImageNet).
+        color_jitter: strength of brightness, contrast and saturation changes, at least 0; hue changes by a quarter of
+            it. 0: none.
+        random_erasing: probability, in [0, 1], that a rectangle is filled with the mean colour.
         transforms: further transforms, applied in this order after all of the above. Each is a mapping of `_target_`,
-            e.g. torchvision.transforms.v2.GaussianBlur, and its arguments; what it builds, or with `_partial_: true`
-            the target itself, is called with the image, a uint8 tensor [3, S, S] on the CPU, and returns one of the
-            same type and shape. What it draws from the global generators of torch, NumPy and Python depends on
-            (seed, epoch, image) alone. It gets `seed`, `epoch` and `index` (of the image in the training set) if it
-            has arguments of these names.
+            e.g. torchvision.transforms.v2.GaussianBlur, and its arguments. The object it builds, or with
+            `_partial_: true` the target itself, is called with the image, a uint8 tensor [3, S, S] on the CPU, and
+            returns one of the same type and shape. Numbers that it draws from the global generators of torch, NumPy
+            and Python depend on (seed, epoch, image) alone. It gets `seed`,
+            `epoch` and `index` (of the image in the training set) if it has parameters of these names.
 
             A transform with a method `batch` is called through it instead, with images uint8 [B, 3, S, S] and, by
             name, with those of `seed`, `epoch` and `indices` (int64 [B], NumPy) that it takes. The images are on the
@@ -50,7 +48,7 @@ class Augment:
             generator; `graft.data.draws.uniforms` draws numbers in this way.
 
     Raises:
-        ConfigError: a value out of its range, or a transform that cannot be built from its arguments; names the key.
+        ConfigError: a value out of range, or a transform that cannot be built from its arguments; names the key.
     """
 
     random_resized_crop: Mapping[str, Sequence[float]] | None = None
@@ -64,11 +62,10 @@ class Augment:
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> "Augment":
-        """The augmentation that an `augment` group configures, as plain values; MixUp and CutMix mix batches and are
-        not part of it."""
-        own = {field.name: group[field.name] for field in fields(cls) if field.name in group}
-        own["transforms"] = tuple(own.get("transforms") or ())
-        return cls(**own)
+        """The augmentation of a plain `augment` group, without MixUp and CutMix, which act on batches."""
+        values = {field.name: group[field.name] for field in fields(cls) if field.name in group}
+        values["transforms"] = tuple(values.get("transforms") or ())
+        return cls(**values)
 
     def __post_init__(self) -> None:
         if self.policy is not None and self.policy not in POLICIES:
@@ -76,11 +73,11 @@ class Augment:
             raise ConfigError(f"augment.policy={self.policy}: choose null, {', '.join(POLICIES)}.{hint}")
         for key in ("horizontal_flip", "vertical_flip", "random_erasing"):
             if not 0 <= getattr(self, key) <= 1:
-                raise ConfigError(f"augment.{key}={getattr(self, key)}: a probability lies between 0 and 1.")
+                raise ConfigError(f"augment.{key}={getattr(self, key)}: must be a probability in [0, 1].")
         if self.color_jitter < 0:
-            raise ConfigError(f"augment.color_jitter={self.color_jitter}: a strength is 0 (none) or more.")
+            raise ConfigError(f"augment.color_jitter={self.color_jitter}: must be at least 0 (none).")
         if self.random_crop_padding is not None and self.random_crop_padding < 0:
-            raise ConfigError(f"augment.random_crop_padding={self.random_crop_padding}: pixels, 0 or more, or null.")
+            raise ConfigError(f"augment.random_crop_padding={self.random_crop_padding}: must be null or at least 0.")
         self._check_resized_crop()
         for index, node in enumerate(self.transforms):
             key = f"augment.transforms[{index}]"
@@ -95,29 +92,29 @@ class Augment:
                 check_target(key, node)
 
     def _check_resized_crop(self) -> None:
-        for name, (least, most) in self.resized_crop_ranges().items():
-            if not 0 < least <= most or (name == "scale" and most > 1):
+        for name, (low, high) in self.resized_crop_ranges().items():
+            if not 0 < low <= high or (name == "scale" and high > 1):
                 raise ConfigError(
-                    f"augment.random_resized_crop.{name}=[{least:g}, {most:g}]: "
-                    "the least comes first and is above 0" + (", the most is at most 1." if name == "scale" else ".")
+                    f"augment.random_resized_crop.{name}=[{low:g}, {high:g}]: must be [min, max], "
+                    "with a min above 0" + (" and a max of at most 1." if name == "scale" else ".")
                 )
 
     def resized_crop_ranges(self) -> dict[str, tuple[float, float]]:
-        """(least, most) of "scale" and "ratio", ImageNet's by default; empty without such a crop."""
+        """(min, max) of "scale" and "ratio", by default as for ImageNet; empty without a random resized crop."""
         if self.random_resized_crop is None:
             return {}
         ranges: dict[str, Sequence[float]] = {"scale": SCALE, "ratio": RATIO}
-        for name, given in self.random_resized_crop.items():
+        for name, value in self.random_resized_crop.items():
             if name not in ranges:
-                raise ConfigError(f"augment.random_resized_crop.{name}: there are scale and ratio.")
-            if given is not None:
-                if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 2:
-                    raise ConfigError(f"augment.random_resized_crop.{name}={given}: two numbers, [least, most].")
-                ranges[name] = given
+                raise ConfigError(f"augment.random_resized_crop.{name}: no such key. There are scale and ratio.")
+            if value is not None:
+                if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+                    raise ConfigError(f"augment.random_resized_crop.{name}={value}: must be two numbers, [min, max].")
+                ranges[name] = value
         return {name: (float(pair[0]), float(pair[1])) for name, pair in ranges.items()}
 
-    def least_side(self, size: int) -> int:
-        """Pixels that each side of an image needs so that no random crop to `size` is enlarged; 0 if there are none."""
+    def min_side(self, size: int) -> int:
+        """Side, in pixels, from which on no random crop of an image is enlarged to `size`; 0 without random crops."""
         ranges = self.resized_crop_ranges()
         if not ranges:
             return 0
@@ -126,5 +123,5 @@ class Augment:
 
     @property
     def batchable(self) -> bool:
-        """Whether it starts from evaluation's images; a random resized crop needs whole images."""
+        """Whether it starts from images resized as in evaluation; random resized crops need the original ones."""
         return self.random_resized_crop is None

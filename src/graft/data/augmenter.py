@@ -1,4 +1,4 @@
-"""Augmentation of images: the same result for one image of a file and for a batch in memory or on a GPU."""
+"""Augmentation of single images and of batches, in memory or on a GPU, with the same result."""
 
 import contextlib
 import hashlib
@@ -27,8 +27,7 @@ from graft.seeding import seeded_everywhere
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device | None) -> Any:
-    """A small array for NumPy where `device` is None, else a tensor on the device; nothing waits for a GPU's pending
-    work."""
+    """`array` as a tensor on `device`, copied without waiting for the GPU; unchanged if `device` is None."""
     if device is None:
         return array
     tensor = torch.from_numpy(array)
@@ -36,13 +35,14 @@ def to_device(array: npt.NDArray[Any], device: torch.device | None) -> Any:
 
 
 class Augmenter:
-    """Augments images by what `Draws` gives for (seed, epoch, index).
+    """Augments images with the random parameters that `Draws` gives for (seed, epoch, index).
 
     Args:
-        augment: ingredients.
+        augment: the configuration.
         seed: of the run.
-        preprocessing: of evaluation; its input size, interpolation and mean colour, which erased pixels get.
-        device: where the images are; None: arrays of NumPy, which needs no team of threads.
+        preprocessing: input size, interpolation, and the mean colour that erased pixels get.
+        device: of the images; None: NumPy arrays in main memory, because starting torch's threads costs more than it
+            gains.
     """
 
     def __init__(
@@ -52,37 +52,43 @@ class Augmenter:
         self.size = preprocessing.input_size
         self.draws = Draws(augment, seed, self.size)
         self._interpolation = InterpolationMode(preprocessing.interpolation)
-        self._evaluated = eval_transform(preprocessing)
-        self._moving = bool(augment.random_crop_padding or augment.horizontal_flip or augment.vertical_flip)
-        self._straight = self._to_device(np.arange(self.size))
+        self._resize_and_crop = eval_transform(preprocessing)
+        self._shifts_or_flips = bool(augment.random_crop_padding or augment.horizontal_flip or augment.vertical_flip)
+        self._positions_1d = self._to_device(np.arange(self.size))
         self._colour = self._to_device(np.array(preprocessing.mean_colour, dtype=np.uint8))
-        self._transforms = OwnTransforms(augment, seed) if augment.transforms else None
+        self._transforms = CustomTransforms(augment, seed) if augment.transforms else None
 
     @property
     def _library(self) -> Any:  # an attribute could not be sent to worker processes
         return np if self.device is None else torch
 
     def picture(self, picture: Picture, epoch: int, index: int) -> Tensor:
-        """One picture, in memory, augmented: uint8 [3, S, S]. Random crops are resized by torchvision, not by PIL:
-        three times as fast, and at most one grey level apart (bicubic: two)."""
+        """One image, augmented in main memory: uint8 [3, S, S].
+
+        Random crops are resized by torchvision, which is three times as fast as PIL and differs by at most one grey
+        level (bicubic: two).
+        """
         indices = np.array([index])
         if self.augment.random_resized_crop is None:
-            image = self._evaluated(picture)
+            image = self._resize_and_crop(picture)
         else:
             whole = as_pixels(picture)
             _, height, width = whole.shape
             crop = self.draws.crops(epoch, indices, np.array([height]), np.array([width]))
-            top, left, down, across = crop[0].tolist()
-            # torchvision resizes what is contiguous, and so channels last, in half the time
-            cut = whole.permute(1, 2, 0)[top : top + down, left : left + across].contiguous().permute(2, 0, 1)
+            top, left, crop_height, crop_width = crop[0].tolist()
+            # torchvision resizes a contiguous channels-last image in half the time
+            cut = whole.permute(1, 2, 0)[top : top + crop_height, left : left + crop_width]
+            cut = cut.contiguous().permute(2, 0, 1)
             image = functional.resize(cut, [self.size, self.size], self._interpolation, antialias=True)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())[None]
         return torch.from_numpy(self.batch(pixels, np.zeros(1, dtype=np.int64), epoch, indices)[0]).permute(2, 0, 1)
 
     def batch(self, pixels: Any, rows: Ints, epoch: int, indices: Ints) -> Any:
-        """New images, uint8 [B, S, S, 3], on the device: the `rows` of `pixels` [N, S, S, 3], each shifted, mirrored,
-        distorted and erased by the draws of its index."""
-        images = self._moved(pixels, rows, self.draws.moves(epoch, indices) if self._moving else None)
+        """Augmented copies, uint8 [B, S, S, 3] on the device, of the `rows` of `pixels` [N, S, S, 3].
+
+        Each is shifted, flipped, distorted and erased with the random parameters of its index.
+        """
+        images = self._shifted(pixels, rows, self.draws.moves(epoch, indices) if self._shifts_or_flips else None)
         steps = self.draws.operations(epoch, indices)
         if steps:
             device = self.device or torch.device("cpu")
@@ -102,22 +108,22 @@ class Augmenter:
         changed = changed.permute(0, 2, 3, 1).contiguous()
         return changed.numpy() if self.device is None else changed
 
-    def _moved(self, pixels: Any, rows: Ints, moves: Ints | None) -> Any:
-        """Look up the row and column of each output pixel."""
+    def _shifted(self, pixels: Any, rows: Ints, moves: Ints | None) -> Any:
+        """The shifted and flipped images, by looking up the source row and column of each output pixel."""
         if moves is None:
             return pixels[self._to_device(rows)]
-        if self.device is None and len(rows) == 1 and not moves[0, :2].any():  # a tenth of the time of looking up
+        if self.device is None and len(rows) == 1 and not moves[0, :2].any():  # ten times as fast as the lookup
             return torch.from_numpy(pixels[rows]).flip([axis - 1 for axis in (2, 3) if moves[0, axis]]).numpy()
         table = self._to_device(np.concatenate([rows[:, None], moves], 1))
-        ys, xs = (self._positions(table[:, axis : axis + 1], table[:, axis + 2 : axis + 3]) for axis in (1, 2))
+        ys, xs = (self._source_positions(table[:, axis : axis + 1], table[:, axis + 2 : axis + 3]) for axis in (1, 2))
         source = (table[:, :1, None] * self.size + ys[:, :, None]) * self.size + xs[:, None, :]  # [B, S, S]
         colours = pixels.reshape(-1, 3)
         return colours.take(source, axis=0) if self.device is None else colours[source]  # NumPy's take is faster
 
-    def _positions(self, offsets: Any, flips: Any) -> Any:
-        """Which source position each output position shows, mirrored at the border: [B, S]."""
+    def _source_positions(self, offsets: Any, flips: Any) -> Any:
+        """The source position of each output position, reflected at the border: [B, S]."""
         where = self._library.where
-        positions = where(flips > 0, self.size - 1 - self._straight, self._straight) + offsets
+        positions = where(flips > 0, self.size - 1 - self._positions_1d, self._positions_1d) + offsets
         period = max(2 * (self.size - 1), 1)
         folded = positions % period
         return where(folded < self.size, folded, period - folded)
@@ -125,7 +131,7 @@ class Augmenter:
     def _erased(self, images: Any, spans: Ints) -> Any:
         table = self._to_device(spans)
         inside_y, inside_x = (
-            (table[:, axis : axis + 1] <= self._straight) & (self._straight < table[:, axis + 1 : axis + 2])
+            (table[:, axis : axis + 1] <= self._positions_1d) & (self._positions_1d < table[:, axis + 1 : axis + 2])
             for axis in (0, 2)
         )
         return self._library.where((inside_y[:, :, None] & inside_x[:, None, :])[..., None], self._colour, images)
@@ -153,7 +159,7 @@ class _Step:
     supplied: frozenset[str]
 
 
-class OwnTransforms:
+class CustomTransforms:
     """The transforms of `augment.transforms`, built once.
 
     Where all of them have a method `batch`, it is called with whole batches on their device; otherwise the images are
@@ -211,7 +217,7 @@ class OwnTransforms:
         return image
 
     def source_digests(self) -> list[str]:
-        """SHA-256 (hex) of the source file of each transform; a later version may compute something else."""
+        """SHA-256 (hex) of the source file of each transform, because a later version may compute something else."""
         digests = []
         for step in self._steps:
             built = getattr(step.built, "func", step.built)  # of a partial
@@ -223,7 +229,7 @@ class OwnTransforms:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute with one thread, as a worker process does: the last bits of a sum can depend on their number."""
+    """Context with one torch thread, as in a worker process; the last bits of a sum can depend on it."""
     threads = torch.get_num_threads()
     if threads == 1:
         yield
@@ -236,10 +242,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _parameters(step: Callable[..., Any]) -> frozenset[str]:
-    """Names of the arguments that a transform takes."""
+    """Names of the parameters of a transform."""
     try:
         return frozenset(inspect.signature(step.forward if isinstance(step, nn.Module) else step).parameters)
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # a function written in C
         return frozenset()
 
 

@@ -1,4 +1,4 @@
-"""Hashes that tell files apart by what is in them, cheap enough for a million files."""
+"""Hashes of the contents of files, of samples of large files, cheap enough for a million files."""
 
 import os
 import stat
@@ -15,30 +15,30 @@ from graft.data.packed import Packed
 from graft.system.cpu import available_cores
 
 CHUNK = 1024
-"""Files for a thread at a time."""
+"""Files per task of the thread pool."""
 
 WHOLE = 1 << 14
-"""Bytes up to which a file is read as a whole."""
+"""Largest file, in bytes, that is read completely."""
 
 BLOCKS, BLOCK = 4, 1 << 12
-"""Of a larger file this many blocks of this size are read: the first, the last and others evenly between."""
+"""Number and size, in bytes, of the evenly spaced blocks that are read of a larger file, first and last included."""
 
 ROW = np.dtype([("size", "<i8"), ("changed", "<i8"), ("digest", "V16")])
-"""Bytes in a file, its time of change in nanoseconds, and a hash of what was read of it; the size of none is -1."""
+"""Size of a file in bytes (-1: it does not exist), modification time in nanoseconds, and hash of the bytes read."""
 
-NOTHING = bytes(16)
-"""The digest of what cannot be read."""
+UNREADABLE = bytes(16)
+"""The digest of an unreadable file."""
 
 Rows = npt.NDArray[np.void]
 
 
 def contents(paths: Sequence[Path], known: Rows | None = None) -> Rows:
-    """A `ROW` for each file.
+    """Size, modification time and hash of each file, as an array of `ROW` [N].
 
     Args:
         paths: the files.
-        known: what this function returned before for the same paths; files with the same size and time of change as
-            then are not read again.
+        known: an earlier result for the same paths; files whose size and modification time are unchanged are not read
+            again.
     """
     strings = paths.strings() if isinstance(paths, Packed) else map(str, paths)
     rows = np.zeros(len(paths), ROW)
@@ -69,7 +69,7 @@ def _rows(job: tuple[list[str], Rows | None]) -> Rows:
 
 
 def _state(path: str) -> tuple[int, int]:
-    """(size, time of change) of a file."""
+    """(size, modification time in nanoseconds) of a file."""
     try:
         state = os.stat(path)
     except OSError:
@@ -78,23 +78,23 @@ def _state(path: str) -> tuple[int, int]:
 
 
 def _read(path: str) -> tuple[int, int, bytes]:
-    """(size, time of change, digest) of a file; only regular files are read, because others can make one wait."""
+    """(size, modification time, digest) of a file; only regular files are read, because others can block."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError:
-        return *_state(path), NOTHING
+        return *_state(path), UNREADABLE
     try:
         state = os.fstat(file)
         return state.st_size, state.st_mtime_ns, _digest(file, state)
     except OSError:
-        return -1, 0, NOTHING
+        return -1, 0, UNREADABLE
     finally:
         os.close(file)
 
 
 def _digest(file: int, state: os.stat_result) -> bytes:
     if not stat.S_ISREG(state.st_mode):
-        return NOTHING
+        return UNREADABLE
     if state.st_size <= WHOLE:
         return sha256(os.read(file, WHOLE)).digest()[:16]
     digest = sha256()

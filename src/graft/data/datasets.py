@@ -1,4 +1,4 @@
-"""Pictures as batches; what chance does to one is a pure function of (seed, epoch, index)."""
+"""Images in batches, augmented by a pure function of (seed, epoch, index)."""
 
 import contextlib
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from graft.data.unreadable import UnreadableImages
 from graft.errors import GraftError
 
 Sample = tuple[Tensor, int, int]
-"""(image, label, index) as in a Batch, but of one picture."""
+"""(image, label, index) of one image, as in a Batch."""
 
 Key = tuple[int, int] | int
-"""(epoch, index); an index alone counts as of epoch 0."""
+"""(epoch, index); an index alone is of epoch 0."""
 
 
 class Batch(NamedTuple):
-    """Images before normalisation, and what they are.
+    """Images before normalisation, with their labels and indices.
 
     Attributes:
         images: uint8 [B, 3, S, S].
-        labels: int64 [B]; -1 for padding, which counts in no loss and no metric.
+        labels: int64 [B]; -1 for padding, which losses and metrics ignore.
         indices: int64 [B], into the data set; -1 for padding.
     """
 
@@ -42,22 +42,22 @@ class Batch(NamedTuple):
     indices: Tensor
 
     def real(self) -> "Batch":
-        """Without padding."""
+        """The batch without padding."""
         kept = self.labels != PADDING
         return self if kept.all() else Batch(self.images[kept], self.labels[kept], self.indices[kept])
 
 
 class FileDataset(Dataset[Sample]):
-    """Transforms a picture each time it is requested.
+    """Transforms an image each time it is requested.
 
     Args:
-        images: the pictures, decoded each time or held.
-        preprocessing: what evaluation does to them.
-        augment: what training does to them, by the draws of (seed, epoch, index); None for evaluation.
+        images: the images, decoded each time or cached.
+        preprocessing: resizing and cropping in evaluation.
+        augment: augmentation by (seed, epoch, index); None in evaluation.
         seed: of the run.
-        unreadable: what becomes of a picture that cannot be read; None: an error.
-        replace: whether another takes its place, as in training, or nothing, as in evaluation; the draws stay those
-            of the index that was requested.
+        unreadable: handles images that cannot be read; None: they are an error.
+        replace: replace an unreadable image by another, as in training, rather than by padding, as in evaluation; it is
+            augmented with the random parameters of the requested index.
     """
 
     def __init__(
@@ -72,30 +72,29 @@ class FileDataset(Dataset[Sample]):
     ) -> None:
         self.images, self.size = images, preprocessing.input_size
         self.unreadable, self.replace = unreadable, replace
-        self._evaluated = eval_transform(preprocessing)
+        self._eval_transform = eval_transform(preprocessing)
         self._augmenter = Augmenter(augment, seed, preprocessing) if augment else None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, place = _pair(key)
-        picture, index = self._load(place)
+        epoch, requested = _pair(key)
+        picture, index = self._load(requested)
         if picture is None:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
-        image = self._augmenter.picture(picture, epoch, place) if self._augmenter else self._evaluated(picture)
+        image = self._augmenter.picture(picture, epoch, requested) if self._augmenter else self._eval_transform(picture)
         return image, int(self.images.labels[index]), index
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
-        """The samples of a batch, or why there are none: raised in a worker process, an error would reach the user
-        below a stack trace."""
+        """The samples of a batch, or an error, which the main process raises without the worker's stack trace."""
         try:
             return [self[key] for key in keys]
         except GraftError as error:
             return error
 
     def decode_ahead(self) -> None:
-        """Decode what is held in memory, before processes begin that share it."""
+        """Decode the images that are kept in memory before worker processes start, which then share them."""
         if isinstance(self.images, CachedImages):
             decode_cached(self.images)
 
@@ -108,7 +107,7 @@ class FileDataset(Dataset[Sample]):
 
 
 def decode_cached(images: CachedImages) -> None:
-    """Decode those that are not yet held, with a progress bar."""
+    """Decode the images that are not cached yet, with a progress bar."""
     with contextlib.closing(Progress("training images", len(images))) as bar:
         for done in images.decode():
             bar.update(done)
@@ -117,13 +116,13 @@ def decode_cached(images: CachedImages) -> None:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of a FileDataset as a Batch."""
     images, labels, indices = zip(*samples, strict=True)
-    # channels last is what convolutions like, and how random crops come
+    # channels-last is fastest for convolutions, and the format of random crops
     stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
     return Batch(stacked, torch.tensor(labels), torch.tensor(indices))
 
 
 def epoch_and_indices(keys: Sequence[Key]) -> tuple[int, npt.NDArray[np.int64]]:
-    """The one epoch that all of a batch's keys are of, and their indices, int64 [B]."""
+    """The common epoch of a batch's keys, and their indices, int64 [B]."""
     pairs = [_pair(key) for key in keys]
     epoch = pairs[0][0]
     if any(other != epoch for other, _ in pairs):

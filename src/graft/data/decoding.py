@@ -1,4 +1,4 @@
-"""Pictures decoded once, with a progress bar."""
+"""Decoding all images of a set once, with a progress bar."""
 
 import contextlib
 import time
@@ -12,30 +12,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from graft.data.images import ImageSet
+from graft.data.parcels import pack
 from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, eval_transform
 from graft.data.unreadable import UnreadableImages
-from graft.data.workers import batches_of, pack, started
+from graft.data.workers import batches_of, started
 from graft.errors import GraftError
 from graft.system.cpu import available_cores
 
 SMALL_SIDE = 64
 MANY = 4096
-"""Decoding small pictures is mostly Python code, of which threads run one at a time: from this number of pictures on,
-processes decode those of at most SMALL_SIDE pixels a side."""
+"""Number of images of at most SMALL_SIDE pixels a side from which on processes decode instead of threads, because
+decoding small images is mostly Python code."""
 
 CHUNK_BYTES = 1 << 18
-"""Decoded pixels that a process hands over at once: little, since all of it lies in shared memory."""
+"""Bytes of decoded pixels that a process sends at a time; small, because they are in shared memory."""
 
 
 def decode_resident(
     images: ImageSet, preprocessing: Preprocessing, *, what: str = "images", only: Sequence[int] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """All pictures as evaluation sees them, uint8 [N, S, S, 3]; with threads, and a progress bar on a
-    terminal. With `only`, nothing is known of the others.
+    """All images, resized and cropped as in evaluation: uint8 [N, S, S, 3].
+
+    Args:
+        images: the images.
+        preprocessing: resizing and cropping.
+        what: name of the images in the progress bar.
+        only: indices of the images to decode; the rows of the others are zero. None: all.
 
     Raises:
-        UnreadableImage: a picture cannot be read; names the file.
+        UnreadableImage: an image cannot be read; names the file.
     """
     return decode_readable(images, preprocessing, None, what=what, only=only)[0]
 
@@ -49,33 +55,40 @@ def decode_readable(
     only: Sequence[int] | None = None,
     timeout: float | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """(pictures as `decode_resident` gives them, rows of those that cannot be read); black in these rows.
+    """(images as from `decode_resident`, rows of unreadable images, which are zero).
+
+    Args:
+        images, preprocessing, what, only: as in `decode_resident`.
+        unreadable: records unreadable images; None: they are an error.
+        timeout: seconds that a worker process may take for a chunk; None: no limit.
 
     Raises:
-        UnreadableImage: a picture cannot be read, and `unreadable` is None; names the file.
-        DataError: a process that decodes was killed, or gave nothing for `timeout` seconds.
+        UnreadableImage: an image cannot be read, and `unreadable` is None; names the file.
+        DataError: a worker process was killed, or sent nothing for `timeout` seconds.
     """
     size = preprocessing.input_size
     if images.pixels is not None and images.pixels.shape[1:3] == (size, size) == (preprocessing.resize_size,) * 2:
         return images.pixels, []
-    with torch.inference_mode(False):  # Lightning asks for loaders in inference mode; training uses these pixels too
+    with torch.inference_mode(False):  # Lightning requests loaders in inference mode
         pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
     rows = list(range(len(images)) if only is None else only)
     decoder = _Decoder(images, preprocessing, unreadable, rows)
-    unread: list[int] = []
+    failed_rows: list[int] = []
     with contextlib.closing(Progress(what, len(rows))) as bar:
         done = 0
         for chunk, (decoded, failed) in zip(decoder.chunks, decoder.run(timeout), strict=True):
             pixels[chunk] = decoded.numpy()
-            unread += failed
+            failed_rows += failed
             done += len(chunk)
             bar.update(done)
-    return pixels, sorted(unread)
+    return pixels, sorted(failed_rows)
 
 
 class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
-    """Decodes `rows` of `images` in chunks; an item is (uint8 [n, S, S, 3], rows of it that cannot be read), or the
-    error that ends the run: a worker process could not raise it unchanged."""
+    """Decodes `rows` of `images` in chunks.
+
+    An item is (uint8 [n, S, S, 3], its unreadable rows), or an error, which a worker process cannot raise unchanged.
+    """
 
     def __init__(
         self, images: ImageSet, preprocessing: Preprocessing, unreadable: UnreadableImages | None, rows: Sequence[int]
@@ -106,7 +119,7 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
         return decoded, failed
 
     def run(self, timeout: float | None) -> Iterator[tuple[Tensor, list[int]]]:
-        """Every chunk, in order. Raises as `decode_readable`."""
+        """All chunks, in order; raises as `decode_readable`."""
         if self.processes:
             loader = DataLoader(
                 self,
@@ -131,7 +144,7 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
 
 
 class Progress:
-    """A bar on stderr, on a terminal, once the work has taken a second."""
+    """A progress bar on stderr, shown on a terminal after PATIENCE seconds."""
 
     PATIENCE = 1.0
 
@@ -146,12 +159,12 @@ class Progress:
         self.due: float | None = time.monotonic() + self.PATIENCE
 
     def update(self, done: int) -> None:
-        """`done` pictures are decoded."""
+        """Set the number of decoded images."""
         self.bar.update(self.task, completed=done)
         if self.due is not None and time.monotonic() > self.due:
             self.due = None
             self.bar.start()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.stop()

@@ -1,4 +1,4 @@
-"""From a data set as its publisher divides it to training, validation and test images."""
+"""Splitting a published data set into training, validation and test images."""
 
 import itertools
 import warnings
@@ -17,9 +17,19 @@ VALIDATE_ON_TEST = "Add images, or set data.val_fraction=0 to validate on the te
 
 
 def with_fold(source: Source, fold: int, folds: int, seed: int) -> Source:
-    """The same images with fold `fold` as the validation part; one pool gives its test images first."""
+    """The source with fold `fold` as its validation images; a set without published splits gets test images first.
+
+    Args:
+        source: as published.
+        fold: from 0 to folds - 1.
+        folds: number of folds, at least 2.
+        seed: of the draw.
+
+    Raises:
+        DataError: a class has too few images, or there are fewer groups than folds.
+    """
     train, test = source.train, source.test
-    _refuse_nothing(source.classes, train)
+    _require_images(source.classes, train)
     if source.test_fraction is not None:
         train, test = _draw_test(source)
     if source.val is not None:
@@ -37,7 +47,7 @@ def with_fold(source: Source, fold: int, folds: int, seed: int) -> Source:
 
 
 def _draw_fold(source: Source, pool: ImageSet, fold: int, folds: int, seed: int) -> tuple[list[int], list[int]]:
-    """(rest, drawn) of `pool`: stratified by class; a group, where the source has groups, is not divided."""
+    """(rest, drawn): indices into `pool`, stratified by class; the source's groups are not divided."""
     if source.group_of is None:
         return stratified_fold(pool.labels, fold, folds, seed, classes=source.classes)
     from sklearn.model_selection import StratifiedGroupKFold
@@ -45,18 +55,20 @@ def _draw_fold(source: Source, pool: ImageSet, fold: int, folds: int, seed: int)
     group_of = [source.group_of(name) for name in pool.names]
     count = len(set(group_of))
     if count < folds:
-        raise DataError(f"data.folds={folds}: there are only {count} groups, which are not divided; give fewer folds.")
+        raise DataError(
+            f"data.folds={folds}: there are only {count} groups, and a group is not divided.\nGive fewer folds."
+        )
     order = np.argsort(np.array(pool.names), kind="stable")  # so that the folds do not depend on the file system
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # some classes are rarer than the folds
+        warnings.filterwarnings("ignore", message="The least populated class")
         parts = splitter.split(order, pool.labels[order], np.array(group_of)[order])
         rest, drawn = next(itertools.islice(parts, fold, None))
     return sorted(order[rest].tolist()), sorted(order[drawn].tolist())
 
 
 def _draw_test(source: Source) -> tuple[ImageSet, ImageSet]:
-    """(rest, test images) of one pool; the same test images whatever the run's seed."""
+    """(rest, test images) of a set without published splits; the test images do not depend on the run's seed."""
     assert source.test_fraction is not None
     kept, drawn = stratified_fraction(
         source.train.labels,
@@ -70,26 +82,39 @@ def _draw_test(source: Source) -> tuple[ImageSet, ImageSet]:
 
 
 def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_fraction: float) -> Splits:
-    """Carve what is missing, keep the shots, and say what serves as what."""
+    """Draw the validation and test images that a source lacks and the shots, and note what is used twice.
+
+    Args:
+        source: as published, or from `with_fold`.
+        root: folder of the data set; None for embedded ones.
+        seed: of the draws of validation images and shots.
+        shots: training images per class; None: all.
+        val_fraction: fraction of the training images to validate on, in [0, 1); 0: validate on the test images.
+
+    Raises:
+        DataError: no images, a single class, or a class with too few images.
+    """
     classes, notes = source.classes, list(source.notes)
     train, val, test = source.train, source.val, source.test
-    _refuse_nothing(classes, train)
+    _require_images(classes, train)
     if source.test_fraction is not None and shots is not None:
         kept, rest = few_shot(train.labels, shots, seed, classes=classes)
-        _leave_some(train, kept, shots, classes)
+        _require_test_images(train, kept, shots, classes)
         train, test, shots = train.select(kept), train.select(rest), None
         val = test
-        notes.append(f"the {len(test)} images that do not train serve as validation and as test")
+        notes.append(f"the {len(test)} images that are not trained on serve as validation and test images")
     elif source.test_fraction is not None:
         train, test = _draw_test(source)
     if val is None and (val_fraction > 0 or test is None):
-        train, val = _carve_validation(train, val_fraction, seed, classes)
+        train, val = _draw_validation(train, val_fraction, seed, classes)
     if val is None:
         val = test
-        notes.append(f"the {len(val or ())} test images serve as validation too (data.val_fraction=0)")
+        notes.append(f"the {len(val or ())} test images serve as validation images too (data.val_fraction=0)")
     if test is None:
         test = val
-        notes.append(f"this set has no test part: its {len(val or ())} validation images serve as test too")
+        notes.append(
+            f"this data set has no test images: its {len(val or ())} validation images serve as test images too"
+        )
     assert val is not None
     assert test is not None
     if shots is not None:
@@ -104,12 +129,12 @@ def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_
     return Splits(classes=classes, train=train, val=val, test=test, notes=tuple(notes), root=root)
 
 
-def _carve_validation(
+def _draw_validation(
     train: ImageSet, val_fraction: float, seed: int, classes: Sequence[str]
 ) -> tuple[ImageSet, ImageSet]:
     if val_fraction == 0:
         raise DataError(
-            "data.val_fraction=0 leaves nothing to validate or test on: this set has neither part.\n"
+            "data.val_fraction=0 leaves nothing to validate or test on: the data set has no such images.\n"
             "Set data.val_fraction=0.1, or provide a val or test folder."
         )
     rest, drawn = stratified_fraction(
@@ -118,12 +143,12 @@ def _carve_validation(
     return train.select(rest), train.select(drawn)
 
 
-def _refuse_nothing(classes: Sequence[str], train: ImageSet) -> None:
+def _require_images(classes: Sequence[str], train: ImageSet) -> None:
     if not len(train):
         raise DataError("no training images.")
     if len(classes) < 2:
         raise DataError(
-            f'one class only ("{classes[0]}"): there is nothing to tell apart.\n'
+            f'there is only one class ("{classes[0]}"); at least two are needed.\n'
             "Add a folder of images of another class."
         )
     absent = [name for name, count in zip(classes, train.counts(len(classes)), strict=True) if not count]
@@ -131,10 +156,10 @@ def _refuse_nothing(classes: Sequence[str], train: ImageSet) -> None:
         raise DataError(f'class "{absent[0]}" has no training images.\nAdd some, or remove the class everywhere.')
 
 
-def _leave_some(pool: ImageSet, kept: Sequence[int], shots: int, classes: Sequence[str]) -> None:
-    left = np.bincount(np.delete(pool.labels, kept), minlength=len(classes))
+def _require_test_images(pool: ImageSet, kept: Sequence[int], shots: int, classes: Sequence[str]) -> None:
+    remaining = np.bincount(np.delete(pool.labels, kept), minlength=len(classes))
     for label, count in enumerate(pool.counts(len(classes))):
-        if count and not left[label]:
+        if count and not remaining[label]:
             raise DataError(
                 f'class "{classes[label]}" has {count} images, and data.shots={shots} leaves none to test.\n'
                 f"Set data.shots={count - 1} or fewer."

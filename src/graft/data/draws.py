@@ -1,4 +1,4 @@
-"""Random parameters of augmentation: a pure function of (seed, epoch, image index).
+"""Random parameters of data augmentation, a pure function of (seed, epoch, image index).
 
 They do not depend on the batch, the number of workers or the order of the images, and use no global generator.
 """
@@ -20,11 +20,11 @@ Floats = npt.NDArray[np.float64]
 ATTEMPTS = 10
 ERASED_AREA = (0.02, 0.33)
 ERASED_RATIO = (0.3, 3.3)
-"""Attempts at a rectangle that fits, share of the area erased, and height / width: torchvision's."""
+"""Attempts at a rectangle that fits, range of its fraction of the area and of its height / width, as in torchvision."""
 
 HUE_SHARE = 0.25  # Chen et al. 2020 (SimCLR): hue changes a quarter as much as the rest
 JITTER = ("Brightness", "Contrast", "Color", "Hue")
-"""What colour jitter changes, in the order of its factors; "Color" is the saturation, as the policies call it."""
+"""Operations of colour jitter, in the order of its factors; "Color" is saturation, as in torchvision's policies."""
 
 RAND_OPERATIONS, RAND_MAGNITUDE = 2, 9
 BINS = {"trivial": 31, "rand": 31, "auto": 10}
@@ -35,7 +35,7 @@ _SHIFTS = tuple(np.uint64(bits) for bits in (30, 27, 31, 11))
 
 
 def uniforms(key: int, indices: Ints, count: int) -> Floats:
-    """`count` numbers in [0, 1) for each index, [B, count]; a row depends on `key` and its own index alone.
+    """`count` uniform numbers in [0, 1) for each index, [B, count]; a row depends on `key` and its own index alone.
 
     SplitMix64 (Steele et al. 2014): its outputs for `key` seed one generator for each index.
     """
@@ -52,11 +52,11 @@ def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class Operations:
-    """One operation for each image of a batch.
+    """One augmentation operation for each image of a batch.
 
     Attributes:
-        names: "Rotate", …, as torchvision's policies name them, and "Hue"; "Identity" changes nothing; length B.
-        magnitudes: signed, in the operation's unit, [B]; of those of JITTER the factor less 1, but the shift of "Hue".
+        names: as in torchvision's policies ("Rotate", "Identity", …), and "Hue"; length B.
+        magnitudes: signed, in the operation's unit, [B]; for JITTER the factor minus 1, for "Hue" the shift.
     """
 
     names: list[str]
@@ -64,10 +64,10 @@ class Operations:
 
 
 class Draws:
-    """Draws the parameters of every ingredient of `augment`, each from a stream of its own.
+    """Draws the random parameters of each augmentation, each from its own random stream.
 
     Args:
-        augment: ranges and probabilities.
+        augment: their ranges and probabilities.
         seed: of the run.
         size: side of the network's input, in pixels.
     """
@@ -78,26 +78,31 @@ class Draws:
         self._policy = None if augment.policy is None else _Policy(augment.policy, size)
 
     def crops(self, epoch: int, indices: Ints, heights: Ints, widths: Ints) -> Ints:
-        """(top, left, height, width) of the random resized crops of pictures of these sizes, [B, 4]: the first of
-        ATTEMPTS that fits, or the largest central one, as torchvision's RandomResizedCrop."""
+        """(top, left, height, width) of the random resized crops of images of these sizes, [B, 4].
+
+        As in torchvision's RandomResizedCrop: the first of ATTEMPTS that fits, or the largest central crop.
+        """
         drawn = self._uniforms("crop", epoch, indices, 2 * ATTEMPTS + 2)
-        least, most = self.ranges["ratio"]
+        low, high = self.ranges["ratio"]
         area = (heights * widths)[:, None] * _between(*self.ranges["scale"], drawn[:, :ATTEMPTS])
-        ratio = np.exp(_between(math.log(least), math.log(most), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
-        across, down = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-        fits = (across > 0) & (across <= widths[:, None]) & (down > 0) & (down <= heights[:, None])
+        ratio = np.exp(_between(math.log(low), math.log(high), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
+        crop_widths, crop_heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (crop_widths > 0) & (crop_widths <= widths[:, None])
+        fits &= (crop_heights > 0) & (crop_heights <= heights[:, None])
         first = np.arange(len(indices)), fits.argmax(1)
-        height, width = down[first].astype(np.int64), across[first].astype(np.int64)
+        height, width = crop_heights[first].astype(np.int64), crop_widths[first].astype(np.int64)
         top = _below(heights - height + 1, drawn[:, -2])
         left = _below(widths - width + 1, drawn[:, -1])
         crops = np.stack([top, left, height, width], 1)
         for row in np.flatnonzero(~fits[first]).tolist():
-            crops[row] = _central(int(heights[row]), int(widths[row]), least, most)
+            crops[row] = _central(int(heights[row]), int(widths[row]), low, high)
         return crops
 
     def moves(self, epoch: int, indices: Ints) -> Ints:
-        """(offset down, offset across, flip down, flip across), [B, 4]: offsets of the padded crop, from -padding to
-        padding, and whether to mirror; the crop comes before the mirror."""
+        """(vertical offset, horizontal offset, flip vertically, flip horizontally) of padded crop and flips, [B, 4].
+
+        The offsets are from -padding to padding; the crop comes before the flips.
+        """
         padding = self.augment.random_crop_padding or 0
         moves = np.zeros((len(indices), 4), dtype=np.int64)
         if padding:
@@ -109,7 +114,7 @@ class Draws:
         return moves
 
     def operations(self, epoch: int, indices: Ints) -> list[Operations]:
-        """The policy's operations, then colour jitter's, to be applied in this order."""
+        """The operations of the policy, then those of colour jitter, in the order in which to apply them."""
         steps: list[Operations] = []
         if self._policy is not None:
             steps += self._policy.draw(self._uniforms("policy", epoch, indices, _Policy.UNIFORMS))
@@ -118,25 +123,25 @@ class Draws:
         return steps
 
     def erased(self, epoch: int, indices: Ints) -> Ints:
-        """(top, bottom, left, right) of the erased rectangles, [B, 4]; zeros where nothing is erased."""
+        """(top, bottom, left, right) of the erased rectangles, [B, 4]; zeros for none."""
         size = self.size
         drawn = self._uniforms("erasing", epoch, indices, 2 * ATTEMPTS + 3)
         area = size**2 * _between(*ERASED_AREA, drawn[:, :ATTEMPTS])
-        least, most = ERASED_RATIO
-        ratio = np.exp(_between(math.log(least), math.log(most), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
-        down, across = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-        fits = (down < size) & (across < size)
+        low, high = ERASED_RATIO
+        ratio = np.exp(_between(math.log(low), math.log(high), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
+        crop_heights, crop_widths = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (crop_heights < size) & (crop_widths < size)
         first = np.arange(len(indices)), fits.argmax(1)
-        height, width = down[first].astype(np.int64), across[first].astype(np.int64)
+        height, width = crop_heights[first].astype(np.int64), crop_widths[first].astype(np.int64)
         top, left = _below(size - height + 1, drawn[:, -3]), _below(size - width + 1, drawn[:, -2])
         chosen = fits[first] & (drawn[:, -1] < self.augment.random_erasing)
         return np.stack([top, top + height, left, left + width], 1) * chosen[:, None]
 
-    def _uniforms(self, ingredient: str, epoch: int, indices: Ints, count: int) -> Floats:
-        return uniforms(seed_of(self.seed, "augment", epoch, ingredient), indices, count)
+    def _uniforms(self, purpose: str, epoch: int, indices: Ints, count: int) -> Floats:
+        return uniforms(seed_of(self.seed, "augment", epoch, purpose), indices, count)
 
     def _jitter(self, drawn: Floats) -> list[Operations]:
-        """Four operations in random order; a factor lies between 1 - strength, at least 0, and 1 + strength."""
+        """Four operations in random order, with factors in [max(0, 1 - strength), 1 + strength]."""
         strength, hue = self.augment.color_jitter, min(0.5, self.augment.color_jitter * HUE_SHARE)
         changes = _between(max(-1.0, -strength), strength, drawn[:, :4])
         changes[:, 3] = _between(-hue, hue, drawn[:, 3])
@@ -151,20 +156,20 @@ class _Policy:
     UNIFORMS = 6
 
     def __init__(self, name: str, size: int) -> None:
-        theirs = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}[name]()
+        policy = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}[name]()
         self.name = name
-        self.names = list(augmentation_space(theirs))
+        self.names = list(augmentation_space(policy))
         bins = BINS[name]
         self.magnitudes = np.zeros((len(self.names), bins))
         self.signed = np.zeros(len(self.names), dtype=bool)
-        for row, (magnitudes, signed) in enumerate(augmentation_space(theirs).values()):
+        for row, (magnitudes, signed) in enumerate(augmentation_space(policy).values()):
             values = magnitudes(bins, size, size)
             if values is not None:
                 self.magnitudes[row], self.signed[row] = values.numpy(), signed
-        self.pairs = auto_augment_pairs(theirs) if name == "auto" else []
+        self.pairs = auto_augment_pairs(policy) if name == "auto" else []
 
     def draw(self, drawn: Floats) -> list[Operations]:
-        """The operations that `drawn`, [B, UNIFORMS], stand for; the last two decide the signs."""
+        """The operations for uniform numbers `drawn` [B, UNIFORMS], of which the last two determine the signs."""
         if self.name == "auto":
             return self._pairs(drawn)
         steps = []
@@ -176,7 +181,7 @@ class _Policy:
         return steps
 
     def _pairs(self, drawn: Floats) -> list[Operations]:
-        """AutoAugment: one of its pairs, each of both operations with its own probability."""
+        """AutoAugment: one pair of operations, each applied with its own probability."""
         chosen = [self.pairs[row] for row in _below(len(self.pairs), drawn[:, 0])]
         steps = []
         for step in range(2):
@@ -195,20 +200,21 @@ class _Policy:
         return Operations([self.names[kind] for kind in kinds], self.magnitudes[kinds, bins] * sign)
 
 
-def _between(least: float, most: float, drawn: Floats) -> Floats:
-    return least + (most - least) * drawn
+def _between(low: float, high: float, drawn: Floats) -> Floats:
+    """Uniform numbers in [low, high)."""
+    return low + (high - low) * drawn
 
 
 def _below(count: Ints | int, drawn: Floats) -> Ints:
-    """Whole numbers from 0 to count - 1, all equally likely."""
+    """Uniform integers from 0 to count - 1."""
     return (drawn * count).astype(np.int64)
 
 
-def _central(height: int, width: int, least: float, most: float) -> tuple[int, int, int, int]:
-    """The largest central crop whose width / height lies between both bounds."""
-    down, across = height, width
-    if width / height < least:
-        down = max(1, round(width / least))
-    elif width / height > most:
-        across = max(1, round(height * most))
-    return (height - down) // 2, (width - across) // 2, down, across
+def _central(height: int, width: int, low: float, high: float) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the largest central crop whose width / height is in [low, high]."""
+    crop_height, crop_width = height, width
+    if width / height < low:
+        crop_height = max(1, round(width / low))
+    elif width / height > high:
+        crop_width = max(1, round(height * high))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width

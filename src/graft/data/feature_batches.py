@@ -1,4 +1,4 @@
-"""Batches of features: what the frozen layers made of each picture, read from files instead of computed again."""
+"""Batches of features: outputs of the frozen layers, read from files instead of being computed again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from graft.errors import GraftError
 
 
 class FeatureBatch(NamedTuple):
-    """Features, and what they are of. There are no images in it.
+    """Features of images, with their labels and indices.
 
     Attributes:
         features: the tensors at the cut, each [B, ...].
-        labels: int64 [B]; -1 for padding, which counts in no loss and no metric.
+        labels: int64 [B]; -1 for padding, which losses and metrics ignore.
         indices: int64 [B], into the data set; -1 for padding.
-        cut: which part of the network goes on from here.
+        cut: name of the part of the network that takes them as input.
     """
 
     features: tuple[Tensor, ...]
@@ -36,12 +36,12 @@ class FeatureBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How one tensor at the cut lies in its file, row after row.
+    """How the rows of one tensor at the cut are stored in a file.
 
     Attributes:
-        dtype: of its numbers.
-        shape: of one row as stored; a map is stored as the network holds it.
-        channels_last: whether a row is [H, W, C] and becomes [C, H, W] when it is read.
+        dtype: of the tensor.
+        shape: of one row as stored, in the memory format of the network.
+        channels_last: whether a row is stored as [H, W, C] and read as [C, H, W].
     """
 
     dtype: torch.dtype
@@ -63,32 +63,32 @@ class Layout:
         return prod(self.shape) * self.dtype.itemsize
 
     def to_bytes(self, batch: Tensor) -> memoryview:
-        """The rows of `batch` as they are stored."""
+        """The rows of `batch` in the stored format."""
         rows = batch.permute(0, 2, 3, 1) if self.channels_last else batch
         return rows.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     def map(self, file: Path, count: int) -> Tensor:
-        """The `count` rows in `file`, mapped into memory: read when they are used."""
+        """The `count` rows in `file`, memory-mapped, so that they are read when they are used."""
         rows = torch.from_file(str(file), shared=False, size=count * prod(self.shape), dtype=self.dtype)
         return rows.view(count, *self.shape)
 
     def pick(self, rows: Tensor, indices: Tensor) -> Tensor:
-        """A batch of the rows at `indices`, in memory, as the network would hold it."""
+        """A batch of the rows at `indices`, in the memory format of the network."""
         batch = rows[indices]
         return batch.permute(0, 3, 1, 2) if self.channels_last else batch
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only."""
+        """The layout as plain types."""
         return {"dtype": str(self.dtype), "shape": list(self.shape), "channels_last": self.channels_last}
 
 
 class Features:
-    """The features of N pictures, in files.
+    """The features of N images, in files.
 
     Args:
-        cut: which part of the network goes on from them.
+        cut: name of the part of the network that takes them as input.
         files: one for each tensor at the cut.
-        layouts: how each lies in its file.
+        layouts: of the files.
         count: N.
     """
 
@@ -97,22 +97,22 @@ class Features:
         self.rows: list[Tensor] | None = None
 
     def pick(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The tensors at the cut for the pictures at `indices`."""
+        """The tensors at the cut for the images at `indices`."""
         if self.rows is None:
             self.rows = [layout.map(file, self.count) for layout, file in zip(self.layouts, self.files, strict=True)]
         return tuple(layout.pick(rows, indices) for layout, rows in zip(self.layouts, self.rows, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "rows": None}  # a process that is sent this maps the files itself
+        return {**self.__dict__, "rows": None}  # each process maps the files itself
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Which features a part of the data has in which epoch.
+    """The features of a split in each epoch.
 
     Attributes:
-        by_epoch: features of an epoch; images where an epoch is missing.
-        period: after so many epochs they come again from epoch 0; None: never, and later epochs have images.
+        by_epoch: epoch -> features; other epochs use images.
+        period: number of epochs after which the features repeat; None: they do not, and later epochs use images.
     """
 
     by_epoch: Mapping[int, Features]
@@ -124,17 +124,17 @@ class FeatureTable:
         return self.period is not None
 
     def at(self, epoch: int) -> Features | None:
-        """The features in `epoch`, or None where it has images."""
+        """The features in `epoch`; None if it uses images."""
         return self.by_epoch.get(epoch if self.period is None else epoch % self.period)
 
 
 class FeatureDataset(Dataset[Batch | FeatureBatch | GraftError]):
-    """Features in the epochs that have them, images in the others; a whole batch at once.
+    """Batches of features in the epochs that have them, and of images in the others.
 
     Args:
         labels: int64 [N].
-        table: which features when.
-        images: for the other epochs; None where there are none.
+        table: features of each epoch.
+        images: for the other epochs; None if there are none.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class FeatureDataset(Dataset[Batch | FeatureBatch | GraftError]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch | FeatureBatch | GraftError:
-        """The batch of these (epoch, index) pairs, all of one epoch; or why there is none, as in FileDataset."""
+        """The batch of these (epoch, index) pairs, all of one epoch; or an error, as in `FileDataset`."""
         epoch, indices = epoch_and_indices(keys)
         features = self.table.at(epoch)
         if features is None:

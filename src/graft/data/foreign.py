@@ -1,10 +1,10 @@
-"""Training with a LightningDataModule that is not Graft's: `data._target_=my_package.MyDataModule`.
+"""Training with a user's LightningDataModule: `data._target_=my_package.MyDataModule`.
 
-Its loaders give batches of (images, labels), or mappings with the keys `image` and `label`. uint8 images [B, 3, S, S]
-are normalised by Graft as the network expects; floating-point images are passed to the network as they are.
+Its loaders yield batches of (images, labels), or mappings with the keys `image` and `label`. uint8 images [B, 3, S, S]
+are normalised by Graft as the network expects; floating-point images are passed to the network unchanged.
 
 Training, resuming and evaluation depend on the seed alone, unless a loader keeps its worker processes between epochs
-(persistent_workers=True): their generators then continue, and a note says so.
+(persistent_workers=True), whose generators then continue; a note says so.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from graft.seeding import seed_of, seeded_everywhere
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "x", "input")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
-"""Keys of a mapping that a loader may give, in this order."""
+"""Keys of images and labels in a mapping that a loader yields; the first that exists is used."""
 
 LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-_DIVIDES = "a LightningDataModule divides its images itself"
+_DIVIDES = "a LightningDataModule splits its images itself"
 _LOADS = "a LightningDataModule loads its images itself"
 NOT_FOR_MODULES = {
     "data.shots": _DIVIDES,
@@ -49,13 +49,13 @@ NOT_FOR_MODULES = {
     "data.resident_gb": _LOADS,
     "data.timeout": _LOADS,
     "augment.transforms": "a LightningDataModule augments its images itself",
-    "cache.mode": "features are kept of single images, and a LightningDataModule gives batches",
+    "cache.mode": "features are cached for single images, but a LightningDataModule yields batches",
 }
-"""Keys that act on Graft's own loaders only -> why."""
+"""Key that affects only Graft's own loaders -> reason."""
 
 
 class _Numbered(Sequence[str]):
-    """Names of the images of a part, "val/7"; a data module has none."""
+    """Names "val/0", "val/1", … for the images of a split, because a data module has none."""
 
     def __init__(self, part: str, length: int) -> None:
         self.part, self.length = part, length
@@ -77,7 +77,7 @@ class _Numbered(Sequence[str]):
 
 @dataclass(frozen=True)
 class ModuleImages(ImageSet):
-    """The images of one part of a data module: only their number is known, and their labels if its dataset has them."""
+    """The images of a split of a data module: their number and, if its dataset has them, their labels."""
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.labels):
@@ -85,18 +85,18 @@ class ModuleImages(ImageSet):
 
     @property
     def labelled(self) -> bool:
-        """Whether the labels are known."""
+        """Whether all labels are known."""
         return bool((self.labels != PADDING).all())
 
     def load(self, index: int) -> Image.Image:
-        """Raise DataError: single images are not available."""
-        raise DataError(f"{self.names[index]}: a LightningDataModule gives batches, not single images.")
+        """Raise DataError, because single images are not available."""
+        raise DataError(f"{self.names[index]}: a LightningDataModule yields batches, not single images.")
 
     def counts(self, num_classes: int) -> list[int]:
-        """How many images each class has.
+        """Number of images of each class.
 
         Raises:
-            DataError: the labels are not known.
+            DataError: the labels are unknown.
         """
         if not self.labelled:
             raise DataError(
@@ -108,13 +108,14 @@ class ModuleImages(ImageSet):
 
 @dataclass(frozen=True)
 class ModuleSplits(Splits):
-    """What is known of the data of a LightningDataModule.
+    """What is known about the data of a LightningDataModule.
 
     Attributes:
-        target: its class.
-        input_size: side of the images that its loaders give, in pixels.
-        uint8: whether they are uint8, and so normalised by Graft.
-        arguments: of the class.
+        target: dotted path of its class.
+        input_size: side of the images that its loaders yield, in pixels.
+        uint8: whether they are uint8 and so normalised by Graft.
+        arguments: of the class, as JSON.
+        module: the data module.
     """
 
     target: str = ""
@@ -133,38 +134,38 @@ class ModuleSplits(Splits):
             raise ConfigError(f"data.{TARGET}={self.target}: its training loader augments; choose split=val or test.")
         return self.parts()[name]
 
-    def preprocessing(self, own: Preprocessing, asked: Mapping[str, Any]) -> Preprocessing:
-        """The network's `own` preprocessing for the images of the loaders.
+    def preprocessing(self, network: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
+        """The preprocessing of the loaders' images: the network's normalisation at their input size.
 
         Args:
-            own: with the changes of data.preprocess.
-            asked: data.preprocess.
+            network: preprocessing of the network, with `changes` applied.
+            changes: data.preprocess.
 
         Raises:
             ConfigError: a key of data.preprocess that cannot change these images.
         """
         for key in ("resize_size", "fit", "interpolation", *(() if self.uint8 else ("mean", "std"))):
-            if asked.get(key) is not None:
+            if changes.get(key) is not None:
                 raise ConfigError(
-                    f"data.preprocess.{key}={asked[key]}: does not change the images of {self.target}.\n"
+                    f"data.preprocess.{key}={changes[key]}: does not change the images of {self.target}.\n"
                     "Change them in its datasets."
                 )
-        if asked.get("input_size") not in (None, self.input_size):
+        if changes.get("input_size") not in (None, self.input_size):
             raise ConfigError(
-                f"data.preprocess.input_size={asked['input_size']}: the images of {self.target} are "
+                f"data.preprocess.input_size={changes['input_size']}: the images of {self.target} are "
                 f"{self.input_size} x {self.input_size} pixels."
             )
-        return replace(own, input_size=self.input_size, resize_size=self.input_size, fit="squash")
+        return replace(network, input_size=self.input_size, resize_size=self.input_size, fit="squash")
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images per split and class name; of a part without known labels nothing."""
+        """Split name → class name → number of images, for the splits whose labels are known."""
         known = {name: part for name, part in self.parts().items() if (part.labels != PADDING).all()}
         return {
             name: dict(zip(self.classes, part.counts(len(self.classes)), strict=True)) for name, part in known.items()
         }
 
     def relabelled(self, classes: Sequence[str]) -> "ModuleSplits":
-        """These splits, whose classes must be those of the network in the same order."""
+        """These splits unchanged; their classes must be those of the network in the same order."""
         if tuple(classes) != self.classes:
             raise DataError(
                 f"data.{TARGET}={self.target}: its classes are not those of the network, in the same order.\n"
@@ -173,19 +174,19 @@ class ModuleSplits(Splits):
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the class, its arguments, the classes and the numbers of images."""
+        """SHA-256 (hex) over the data module's class and arguments, the class names and the numbers of images."""
         sizes = {name: len(part) for name, part in self.parts().items()}
         described = [self.target, self.arguments, self.classes, sizes]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def build_module(target: str, arguments: Mapping[str, Any], supplied: Mapping[str, Any]) -> Any:
-    """The data module, prepared and set up.
+    """Build a data module, and prepare and set it up.
 
     Args:
-        target: its class.
-        arguments: its own arguments.
-        supplied: root, seed, batch_size and num_workers, of which it gets those that it has parameters for.
+        target: dotted path of its class.
+        arguments: of the class.
+        supplied: root, seed, batch_size and num_workers; it gets those for which it has parameters.
 
     Raises:
         ConfigError: it refuses its arguments, or overrides hooks that Graft does not call.
@@ -216,7 +217,7 @@ def _is_lightnings(method: Any) -> bool:
 
 @contextlib.contextmanager
 def _named(target: str) -> Iterator[None]:
-    """Errors of the user's code, as a DataError that names the module."""
+    """Context that turns errors in the user's code into a DataError that names the module."""
     try:
         yield
     except GraftError:
@@ -226,18 +227,18 @@ def _named(target: str) -> Iterator[None]:
 
 
 def describe(module: Any, target: str, arguments: Mapping[str, Any]) -> ModuleSplits:
-    """What the rest of Graft has to know of a data module, from its attributes and its first validation batch.
+    """Describe a data module, from its attributes and its first validation batch.
 
     Raises:
-        DataError: no loader for training or validation, loaders without a length, batches of another form, or no
-            classes; says what to add.
+        DataError: no loader for training or validation, loaders without a length, invalid batches, or no classes; says
+            what to add.
     """
     key = f"data.{TARGET}={target}"
     sizes, notes = {}, []
     for part, method in LOADERS.items():
         loader = _loader(module, part, target)
         if loader is None and part == "test":
-            notes.append(f"{target} has no test_dataloader: its validation images serve as test too")
+            notes.append(f"{target} has no test_dataloader: its validation images serve as test images too")
         elif loader is None:
             raise DataError(f"{key}: its {method} returns no loader.\nAdd one; training needs train and val loaders.")
         else:
@@ -252,11 +253,11 @@ def describe(module: Any, target: str, arguments: Mapping[str, Any]) -> ModuleSp
     images = {part: ModuleImages(_Numbered(part, count), labels if labels is not None and len(labels) == count
               else np.full(count, PADDING)) for part, (count, labels) in sizes.items()}  # fmt: skip
     if first.images.is_floating_point():
-        notes.append(f"{target} gives floating-point images, which reach the network as they are")
+        notes.append(f"{target} yields floating-point images, which are not normalised")
     if any(getattr(_loader(module, part, target), "persistent_workers", False) for part in sizes):
-        notes.append(f"{target} keeps worker processes between epochs: what they draw is not repeated by a resumed run")
+        notes.append(f"{target} keeps its worker processes: a resumed run does not repeat their random numbers")
     notes.append(
-        f"{target} loads and augments its images itself: the group augment is not used, apart from mixup, cutmix"
+        f"{target} loads and augments its images itself: the group augment is ignored except for mixup and cutmix"
     )
     return ModuleSplits(
         classes=_classes(module, key),
@@ -279,10 +280,10 @@ def open_module(
 
     Args:
         target, arguments, supplied: as in `build_module`.
-        options: keys of the configuration with values other than their defaults, e.g. {"data.shots": 5}.
+        options: keys of the configuration whose values are not the defaults, e.g. {"data.shots": 5}.
 
     Raises:
-        ConfigError: an option that acts on Graft's own loaders only, or as `build_module`.
+        ConfigError: an option that affects only Graft's own loaders, or as `build_module`.
         DataError: as `describe`.
     """
     for key, value in options.items():
@@ -294,7 +295,7 @@ def open_module(
 
 
 def _loader(module: Any, part: str, target: str) -> Any:
-    """The loader of a part; None where there is none.
+    """The loader of a split; None if there is none.
 
     Raises:
         DataError: several loaders, or an error in the user's code.
@@ -317,7 +318,7 @@ def _loader(module: Any, part: str, target: str) -> Any:
 
 
 def _count(loader: Any, key: str, method: str) -> int:
-    """Images in an epoch of a loader."""
+    """Number of images in an epoch of a loader."""
     dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
     for sized in (sampler, dataset):
         with contextlib.suppress(TypeError, AttributeError):
@@ -329,7 +330,7 @@ def _count(loader: Any, key: str, method: str) -> int:
 
 
 def _labels(loader: Any) -> npt.NDArray[np.int64] | None:
-    """Labels of a dataset with `targets` or `labels`, or of a Subset of one; None without them."""
+    """Labels of a dataset with an attribute `targets` or `labels`, or of a Subset of one; None without them."""
     dataset: Any = getattr(loader, "dataset", None)
     rows: Any = slice(None)
     while hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
@@ -360,58 +361,58 @@ def _classes(module: Any, key: str) -> tuple[str, ...]:
     )
 
 
-def to_batch(given: Any, key: str, indices: Tensor | None = None, classes: int | None = None) -> Batch:
-    """What a loader of a data module gives, as a `Batch`.
+def to_batch(loaded: Any, key: str, indices: Tensor | None = None, classes: int | None = None) -> Batch:
+    """Convert a batch of a data module's loader to a `Batch`.
 
     Args:
-        given: (images, labels, …) or a mapping.
+        loaded: (images, labels, …) or a mapping.
         key: of the configuration, for messages.
         indices: of its images; None: unknown (PADDING).
-        classes: the number of classes; labels must be less.
+        classes: number of classes, for a check of the labels.
 
     Raises:
-        DataError: anything else, or labels that are no class.
+        DataError: another type, wrong shapes, or a label out of range.
     """
     images = labels = None
-    if isinstance(given, Mapping):
+    if isinstance(loaded, Mapping):
         images, labels = (
-            next((given[name] for name in names if name in given), None) for names in (IMAGE_KEYS, LABEL_KEYS)
+            next((loaded[name] for name in names if name in loaded), None) for names in (IMAGE_KEYS, LABEL_KEYS)
         )
-    elif isinstance(given, list | tuple) and len(given) >= 2:
-        images, labels = given[:2]
+    elif isinstance(loaded, list | tuple) and len(loaded) >= 2:
+        images, labels = loaded[:2]
     if not isinstance(images, Tensor) or labels is None:
         raise DataError(
-            f"{key}: a loader gave a {type(given).__name__}. Expected: (images, labels), or a mapping with `image` and "
-            "`label`, tensors."
+            f"{key}: a loader yielded a {type(loaded).__name__}. Expected: tensors (images, labels), or a mapping "
+            "with `image` and `label`."
         )
     labels = torch.as_tensor(labels)
     if labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(images) or images.dim() != 4:
         raise DataError(
-            f"{key}: a loader gave images {list(images.shape)} and labels {list(labels.shape)} ({labels.dtype}). "
+            f"{key}: a loader yielded images {list(images.shape)} and labels {list(labels.shape)} ({labels.dtype}). "
             "Expected: [B, 3, S, S] and class indices [B]."
         )
     if not (images.is_floating_point() or images.dtype == torch.uint8):
-        raise DataError(f"{key}: a loader gave images of {images.dtype}. Expected: uint8, or floating-point.")
+        raise DataError(f"{key}: a loader yielded images of {images.dtype}. Expected: uint8, or floating-point.")
     labels = labels.long()
     if classes is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise DataError(
-            f"{key}: a loader gave labels {int(labels.min())} to {int(labels.max())} for {classes} classes."
+            f"{key}: a loader yielded labels {int(labels.min())} to {int(labels.max())} for {classes} classes."
         )
     return Batch(images, labels, torch.full_like(labels, PADDING) if indices is None else indices)
 
 
 class ModuleLoader:
-    """A loader of a data module, as `Batch`es; what is random in it depends on (seed, epoch, batch) alone.
+    """A data module's loader, yielding `Batch`es; its randomness depends on (seed, epoch, batch) alone.
 
-    Resuming in the middle of an epoch loads and drops the batches before, so that the others are the same. Lightning
-    calls `set_epoch` of `sampler`, and stores `state_dict()` in checkpoints.
+    Resuming within an epoch loads and drops the earlier batches, so that the others are the same. Lightning calls
+    `sampler.set_epoch` and stores `state_dict()` in checkpoints.
 
     Args:
-        loader: the data module's own.
+        loader: of the data module.
         key: of the configuration, for messages.
         classes: number of classes.
         seed: of the run.
-        in_order: count the images of an epoch for `Batch.indices`, as evaluation needs.
+        in_order: number the images of an epoch in `Batch.indices`, for evaluation.
         avoid_single: drop a last training batch of one image, on which BatchNorm cannot train.
     """
 
@@ -421,8 +422,8 @@ class ModuleLoader:
         self.loader, self.key, self.classes, self.seed = loader, key, classes, seed
         self.in_order, self.avoid_single = in_order, avoid_single
         self.epoch = self._start = 0
-        self._current, self._done = 0, 0
-        self.sampler, self.batch_sampler = self, None  # Lightning asks for both
+        self._current, self._yielded = 0, 0
+        self.sampler, self.batch_sampler = self, None  # Lightning reads both
 
     def __len__(self) -> int:
         batches, size = len(self.loader), getattr(self.loader, "batch_size", None)
@@ -431,13 +432,13 @@ class ModuleLoader:
         return batches - (size > 1 and batches > 1 and _count(self.loader, self.key, "train_dataloader") % size == 1)
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is that of `epoch`."""
+        """Set the epoch of the next iteration."""
         if epoch != self.epoch:
             self.epoch, self._start = epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start, self._start = self.epoch, self._start, 0
-        self._current, self._done = epoch, start
+        self._current, self._yielded = epoch, start
         purpose = (self.seed, "data module", epoch)
         if (generator := getattr(self.loader, "generator", None)) is not None:
             generator.manual_seed(seed_of(*purpose))
@@ -445,39 +446,39 @@ class ModuleLoader:
             self.loader.sampler.set_epoch(epoch)
         with seeded_everywhere(*purpose):
             batches = iter(self.loader)
-        seen = 0
+        position = 0
         for number in range(len(self)):
             with seeded_everywhere(*purpose, number), _named(self.key.partition("=")[2]):
-                given = next(batches, None)
-            if given is None:
+                loaded = next(batches, None)
+            if loaded is None:
                 return
-            count = len(to_batch(given, self.key).labels)
-            indices = torch.arange(seen, seen + count) if self.in_order else None
-            seen += count
+            count = len(to_batch(loaded, self.key).labels)
+            indices = torch.arange(position, position + count) if self.in_order else None
+            position += count
             if number < start:
                 continue
-            self._done = number + 1
-            yield to_batch(given, self.key, indices, self.classes)
+            self._yielded = number + 1
+            yield to_batch(loaded, self.key, indices, self.classes)
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and batches of it handed out so far."""
-        return {"epoch": self._current, "batches": self._done}
+        """The epoch, and the number of its batches yielded so far."""
+        return {"epoch": self._current, "batches": self._yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration begin where that state was taken; after a whole epoch, with the next one."""
+        """Resume the next iteration after the batches of `state`; after a complete epoch, with the next epoch."""
         done = state["batches"] >= len(self)
         self.epoch = state["epoch"] + done
         self._start = 0 if done else state["batches"]
-        self._current, self._done = state["epoch"], state["batches"]
+        self._current, self._yielded = state["epoch"], state["batches"]
 
 
 class ForeignDataModule(TrainingData):
-    """Wraps a LightningDataModule of the user's own; gives its batches as Graft's own loaders do.
+    """Wraps a user's LightningDataModule, so that it yields batches as Graft's own loaders do.
 
     Args:
         module: built by `build_module`.
-        splits: as `describe` returns them.
-        preprocessing: of the network; decides how uint8 images are normalised.
+        splits: from `describe`.
+        preprocessing: of the network; normalises uint8 images.
         batch_size: data.batch_size, for messages.
         seed: of the run.
         avoid_single: drop a last training batch of one image.
@@ -485,7 +486,7 @@ class ForeignDataModule(TrainingData):
 
     splits: ModuleSplits
     pictures = False
-    """Whether single images can be shown: a data module gives batches only."""
+    """A data module yields batches, not single images."""
 
     def __init__(
         self,
@@ -500,8 +501,8 @@ class ForeignDataModule(TrainingData):
         super().__init__()
         if preprocessing.input_size != splits.input_size:
             raise ConfigError(
-                f"views: images of {preprocessing.input_size} pixels are needed, and {splits.target} gives "
-                f"{splits.input_size}.\nLeave out the views with corners."
+                f"views: images of {preprocessing.input_size} pixels are needed, but {splits.target} yields "
+                f"{splits.input_size}.\nRemove the views with corners."
             )
         self.module, self.splits, self.preprocessing = module, splits, preprocessing
         self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
@@ -510,26 +511,26 @@ class ForeignDataModule(TrainingData):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Training batches in an epoch."""
+        """Training batches per epoch."""
         return len(self._loader("train"))
 
     def train_dataloader(self) -> ModuleLoader:
-        """The module's training batches; begins with the Trainer's current epoch."""
+        """The training loader of the module, at the Trainer's current epoch."""
         loader = self._loader("train")
         if self.trainer is not None:
             loader.set_epoch(self.trainer.current_epoch)
         return loader
 
     def val_dataloader(self) -> ModuleLoader:
-        """The module's validation batches."""
+        """The validation loader of the module."""
         return self._loader("val")
 
     def test_dataloader(self) -> ModuleLoader:
-        """The module's test batches, or its validation batches if it has no test loader."""
+        """The test loader of the module, or its validation loader if there is none."""
         return self._loader("test")
 
     def eval_loader(self, part: str) -> ModuleLoader:
-        """The batches of "val" or "test".
+        """The loader of "val" or "test".
 
         Raises:
             ConfigError: "train", whose loader shuffles and augments.
@@ -542,16 +543,16 @@ class ForeignDataModule(TrainingData):
 
     def sample(self, count: int) -> Tensor:
         """The first `count` training images, or all if there are fewer: [N, 3, S, S]."""
-        found: list[Tensor] = []
+        batches: list[Tensor] = []
         for batch in self._loader("train"):
-            found.append(batch.images)
-            if sum(map(len, found)) >= count:
+            batches.append(batch.images)
+            if sum(map(len, batches)) >= count:
                 break
-        return torch.cat(found)[:count]
+        return torch.cat(batches)[:count]
 
     def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
-        """Raise DataError: single images are not available."""
-        raise DataError(f"{part}/{index}: a LightningDataModule gives batches, not single images.")
+        """Raise DataError, because single images are not available."""
+        raise DataError(f"{part}/{index}: a LightningDataModule yields batches, not single images.")
 
     def _loader(self, part: str) -> ModuleLoader:
         if part not in self._loaders:

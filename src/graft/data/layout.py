@@ -1,13 +1,13 @@
-"""Reading folders of class folders, the same way on every machine and file system."""
+"""Reading class folders, in the same order on every machine and file system."""
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from graft.data.images import EXTENSIONS, ImageSet
+from graft.data.images import EXTENSIONS, OTHER_IMAGES, ImageSet
 from graft.data.packed import Packed
 from graft.errors import DataError
 
@@ -16,94 +16,130 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""What the folder of a split may be called, in any case."""
+"""Split -> names that its folder may have, in upper or lower case."""
 
-_JUNK = ("__MACOSX",)
+JUNK = frozenset(
+    {
+        *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"),
+        *("thumbs.db", "desktop.ini"),
+    }
+)
+"""Names, in lower case, that operating systems and file servers leave in folders; ignored like hidden files."""
 
 
 def image_files(folder: Path) -> list[tuple[str, Path]]:
-    """(POSIX path below `folder`, file) of each image at any depth, sorted by name in code point order.
+    """(POSIX path relative to `folder`, file) of each image at any depth, sorted by name in code point order.
 
-    Hidden files and folders are passed over (`._x.jpg` is no photograph); linked folders are followed, once.
+    Hidden files and folders are ignored (`._x.jpg` is not a photograph); links to folders are followed once.
     """
     return list(walk_images(folder))
 
 
 def walk_images(folder: Path) -> Iterator[tuple[str, Path]]:
-    """What `image_files` lists, one by one: of all names, only those of the folders on the way are in memory."""
+    """Iterate over what `image_files` lists, with only the names in the current folders in memory."""
     return ((name, Path(path)) for name, path in _walk(str(folder), "", set()))
 
 
-def _walk(folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    return (
+        (name, path) for name, path, entry in _all_files(folder, prefix, visited) if entry.lower().endswith(EXTENSIONS)
+    )
+
+
+def _all_files(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
+    """(normalised name, path, name in its folder) of each visible file in `folder` at any depth, sorted."""
     status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
+    if (status.st_dev, status.st_ino) in visited:
         return
-    seen.add((status.st_dev, status.st_ino))
-    for name, found, is_folder in sorted(_visible(folder)):
+    visited.add((status.st_dev, status.st_ino))
+    for name, entry, is_folder in sorted(_visible(folder)):
+        path = os.path.join(folder, entry)
         if is_folder:
-            yield from _walk(os.path.join(folder, found), prefix + name, seen)
-        elif found.lower().endswith(EXTENSIONS):
-            yield prefix + name, os.path.join(folder, found)
+            yield from _all_files(path, prefix + name, visited)
+        else:
+            yield prefix + name, path, entry
 
 
 def _visible(folder: Path | str) -> Iterator[tuple[str, str, bool]]:
-    """(plain name, name, whether a folder) of what is not hidden; a folder's plain name ends in a slash, so that
-    sorting folder by folder gives the order of whole paths."""
+    """(normalised name, name, whether it is a folder) of each entry that is not hidden.
+
+    The normalised name of a folder ends in a slash, so that sorting each folder gives the order of complete paths.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.name not in _JUNK:
+            if not entry.name.startswith(".") and entry.name.lower() not in JUNK:
                 is_folder = _is_folder(entry)
-                yield _plain(entry.name) + "/" * is_folder, entry.name, is_folder
+                yield _normalised(entry.name) + "/" * is_folder, entry.name, is_folder
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one; a link that cannot be followed is none."""
+    """Whether an entry is a folder or a link to one; a link that cannot be followed is not."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, or into a folder that may not be entered
+    except OSError:  # a link to itself, or into a folder without permission
         return False
 
 
-def ignored_files(folders: Iterable[Path], root: Path | None) -> list[str]:
-    """Visible files directly in `folders` that are no images by their ending: POSIX paths below `root`, sorted."""
-    found = []
-    for folder in folders:
-        below = folder.relative_to(root) if root is not None and folder.is_relative_to(root) else folder
-        prefix = "" if below == Path() else f"{_plain(below.as_posix())}/"
-        found += [
-            prefix + name
-            for name, _, is_folder in _visible(folder)
-            if not is_folder and not name.lower().endswith(EXTENSIONS)
-        ]
-    return sorted(found)
+NOT_READ = "image format that is not read"
+NO_IMAGE = "not an image"
+NOT_IN_SET = "not part of the data set"
+
+
+def unused_files(root: Path, paths: Sequence[Path]) -> list[tuple[str, str]]:
+    """(POSIX path relative to `root`, reason) of each visible file that is not in a data set, sorted by path.
+
+    Args:
+        root: folder of the data set.
+        paths: of its images; if they are not in `root`, nothing is listed.
+    """
+    unused: list[tuple[str, str]] = []
+    images: list[tuple[str, str]] = []
+    for name, path, _ in _all_files(str(root), "", set()):
+        ending = os.path.splitext(name)[1].lower()
+        if ending in EXTENSIONS:
+            images.append((name, path))
+        else:
+            unused.append((name, NOT_READ if ending in OTHER_IMAGES else NO_IMAGE))
+    if len(images) != len(paths):
+        used = set(paths.strings() if isinstance(paths, Packed) else map(str, paths))
+        if used.isdisjoint(path for _, path in images):
+            return []
+        unused += [(name, NOT_IN_SET) for name, path in images if path not in used]
+    return sorted(unused)
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
     """Name → folder of each visible folder directly in `folder`, sorted by name in code point order.
 
     Raises:
-        DataError: two whose names are the same but for how an accent is stored.
+        DataError: two names that differ only in the encoding of an accent.
     """
     found: dict[str, Path] = {}
     for name, entry, is_folder in sorted(_visible(folder)):
         if is_folder and found.setdefault(name[:-1], folder / entry) != folder / entry:
             raise DataError(
-                f"{folder}: there are two folders named {name[:-1]}, with its accents stored in two ways.\n"
-                "Put their images into one."
+                f"{folder}: there are two folders named {name[:-1]}, which differ in the encoding of an accent.\n"
+                "Move their images into one."
             )
     return dict(sorted(found.items()))
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of `root` that are named as splits: "train", "val" and "test" → folder, those there are.
+    """Split ("train", "val" or "test") → its folder in `root`, for the splits that exist.
+
+    A folder of such a name that contains images but no folders, next to folders of other names, is a class: a data set
+    of vehicles may have a class "train".
 
     Raises:
         DataError: two for one split, e.g. "val" and "validation", or "Train" and "train".
     """
     folders = class_folders(root)
     found = {}
+    split_names = {name for names in SPLIT_NAMES.values() for name in names}
+    others = any(name.lower() not in split_names for name in folders)
     for split, names in SPLIT_NAMES.items():
         named = [folder for name, folder in folders.items() if name.lower() in names]
+        named = [folder for folder in named if not (others and _is_class_folder(folder))]
         if len(named) > 1:
             raise DataError(f"{root}: {named[0].name} and {named[1].name} are both {split} folders.\nKeep one of them.")
         if named:
@@ -111,14 +147,22 @@ def split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
+def _is_class_folder(folder: Path) -> bool:
+    """Whether a folder contains images and no folders."""
+    entries = list(_visible(folder))
+    return not any(is_folder for _, _, is_folder in entries) and any(
+        entry.lower().endswith(EXTENSIONS) for _, entry, _ in entries
+    )
+
+
 def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str] | None = None) -> ImageSet:
-    """All images of a folder of class folders, class by class, each sorted by name.
+    """All images in the class folders of `folder`, by class and then by name.
 
     Args:
-        folder: has one folder a class.
-        prefix: put before each image's name, e.g. "train/".
-        classes: the classes in the order of their labels; None: the folders' names, sorted. A folder that is
-            not among them is an error, one that is missing is not.
+        folder: contains one folder per class.
+        prefix: of each image's name, e.g. "train/".
+        classes: class names; labels are indices into them. None: the names of the folders, sorted. A missing folder is
+            no error.
 
     Raises:
         DataError: no class folders, a class folder without images, or one that is not among `classes`.
@@ -127,10 +171,10 @@ def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str]
     if not folders:
         raise DataError(no_class_folders(folder))
     order = list(classes) if classes is not None else list(folders)
-    strangers = sorted(folders.keys() - set(order))
-    if strangers:
+    unknown = sorted(folders.keys() - set(order))
+    if unknown:
         raise DataError(
-            f'{folders[strangers[0]]}: class "{strangers[0]}" is not among the training classes '
+            f'{folders[unknown[0]]}: class "{unknown[0]}" is not among the training classes '
             f"({', '.join(order)}).\nRename or remove that folder, or add training images of the class."
         )
     files = {name: _packed(path, f"{prefix}{name}/") for name, path in folders.items()}
@@ -144,9 +188,9 @@ def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str]
 
 
 def read_as_found(root: Path) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
-    """(classes, part → images) of the class folders in `root` or in its split folders, where "all" is the one part.
+    """(classes, split → images) of the class folders in `root` ("all") or in its split folders.
 
-    Nothing is demanded: a class may have no images, or be in one part only.
+    Unlike `read_class_folders` it accepts classes without images and classes that are in one split only.
     """
     parts = split_folders(root) or {"all": root}
     folders = {part: class_folders(folder) for part, folder in parts.items()}
@@ -163,11 +207,11 @@ def read_as_found(root: Path) -> tuple[tuple[str, ...], dict[str, ImageSet]]:
 
 
 Files = tuple[Packed[str], Packed[Path]]
-"""Names and paths of images."""
+"""Names and paths of image files."""
 
 
 def _packed(folder: Path, prefix: str) -> Files:
-    """All images below `folder`, sorted by name; names begin with `prefix`."""
+    """All images in `folder` at any depth, sorted by name; `prefix` is added to their names."""
     found = list(_walk(str(folder), prefix, set()))
     return Packed.of((name for name, _ in found), str), Packed.of((path for _, path in found), Path)
 
@@ -183,17 +227,19 @@ def _labelled(files: Mapping[str, Files], classes: Sequence[str]) -> ImageSet:
 
 
 def no_class_folders(folder: Path) -> str:
-    """What to tell someone whose folder holds no class folders."""
+    """Error message for a folder without class folders."""
     loose = sum(1 for entry in folder.iterdir() if entry.name.lower().endswith(EXTENSIONS))
     found = f"{loose} images but no class folders" if loose else "no images"
     return (
         f"{folder}: {found}.\n"
-        f"Wanted: one folder of images a class ({folder.name}/cats/1.jpg, {folder.name}/dogs/2.jpg, …), "
-        f"or such folders below {folder.name}/train, {folder.name}/val and {folder.name}/test."
+        f"Expected: one folder of images per class ({folder.name}/cats/1.jpg, {folder.name}/dogs/2.jpg, …), "
+        f"or such folders in {folder.name}/train, {folder.name}/val and {folder.name}/test."
     )
 
 
-def _plain(name: str) -> str:
-    """One spelling for accented letters, however the file system stores them, and one that any file or terminal can
-    hold, whatever bytes a name is made of (an old archive's Korean: "\\xb9\\xfa.jpg")."""
+def _normalised(name: str) -> str:
+    """`name` in Unicode's composed form (NFC), with bytes that are not UTF-8 as escapes ("\\xb9\\xfa.jpg").
+
+    File systems store accents in two forms, and names in old archives may be in any encoding.
+    """
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))

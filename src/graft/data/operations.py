@@ -1,7 +1,7 @@
-"""Operations of colour and shape on whole batches, each image with its own magnitude.
+"""Colour and shape operations on batches, with one magnitude per image.
 
-Each gives an image the same pixels alone and in any batch: sums are of integers, everything else is elementwise. They
-equal torchvision's kernels to a grey level, and wait for no device.
+The result for an image does not depend on the batch, because sums are of integers and everything else is elementwise.
+They equal torchvision's kernels up to one grey level, and do not synchronise with the GPU.
 """
 
 import math
@@ -23,7 +23,7 @@ _GREY = (0.2989, 0.587, 0.114)
 
 
 def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_device: ToDevice) -> Tensor:
-    """`images`, uint8 [B, S, S, 3], after one operation for each of them and each step; they themselves may change."""
+    """Apply one operation per image and step to `images`, uint8 [B, S, S, 3], which may be modified."""
     groups = [group for step in steps for group in _groups(step, images.shape[1])]
     if not groups:
         return images
@@ -44,8 +44,10 @@ def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_de
 
 
 def _groups(step: Operations, size: int) -> list[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """(kind, rows, numbers [n, 6]) of each kind of operation in a step; the numbers are those of an affine map, or the
-    magnitude and zeros."""
+    """(kind, rows, numbers [n, 6]) of each kind of operation in a step.
+
+    The numbers are an affine map, or the magnitude and zeros.
+    """
     kinds = [_AFFINE if name in _MAPS else name for name in step.names]
     groups = []
     for kind in sorted(set(kinds) - {"Identity"}):
@@ -72,43 +74,43 @@ _MAPS: dict[str, Callable[[float, int], tuple[float, ...]]] = {
     "TranslateY": lambda pixels, size: (1, 0, 0, 0, 1, -math.trunc(pixels)),
     "Rotate": _rotation,
 }
-"""From an output pixel to the one that it shows, in pixels from the centre: (xx, xy, x0, yx, yy, y0)."""
+"""Affine map (xx, xy, x0, yx, yy, y0) from an output pixel to its source, in pixels from the centre."""
 
 
 def affine(images: Tensor, maps: Tensor, interpolation: str) -> Tensor:
-    """Images whose pixels lie where `maps`, [n, 6], point to; black where that is outside."""
+    """Images whose pixels are taken from where `maps` [n, 6] point to; black outside."""
     size = images.shape[-1]
-    straight = torch.arange(1 - size, size, 2, dtype=torch.float32, device=images.device) / size  # from -1 to 1
+    coordinates = torch.arange(1 - size, size, 2, dtype=torch.float32, device=images.device) / size  # from -1 to 1
     xx, xy, x0, yx, yy, y0 = maps[:, :, None, None].unbind(1)
-    down = straight[:, None]
-    xs = (xx * straight + x0 * (2 / size)) + xy * down
-    ys = (yx * straight + y0 * (2 / size)) + yy * down
+    rows = coordinates[:, None]
+    xs = (xx * coordinates + x0 * (2 / size)) + xy * rows
+    ys = (yx * coordinates + y0 * (2 / size)) + yy * rows
     grid = torch.stack((xs, ys), -1)
     planes = images.contiguous().float()
-    shown = grid_sample(planes, grid, mode=interpolation, padding_mode="zeros", align_corners=False).round_()
+    sampled = grid_sample(planes, grid, mode=interpolation, padding_mode="zeros", align_corners=False).round_()
     if interpolation == "bicubic":
-        shown.clamp_(0, 255)
-    return shown.to(torch.uint8)
+        sampled.clamp_(0, 255)
+    return sampled.to(torch.uint8)
 
 
 def brightness(images: Tensor, change: Tensor) -> Tensor:
-    """Each grey level times 1 + change."""
+    """Multiply grey levels by 1 + change."""
     return (images * (1 + change)).clamp_(0, 255).to(torch.uint8)
 
 
 def saturation(images: Tensor, change: Tensor) -> Tensor:
-    """Away from grey, or towards it where `change` is below 0."""
+    """Move colours away from grey, or towards it where `change` is negative."""
     return _blend(images, _grey(images), change)
 
 
 def contrast(images: Tensor, change: Tensor) -> Tensor:
-    """Away from the mean grey, or towards it where `change` is below 0."""
+    """Move grey levels away from the mean grey, or towards it where `change` is negative."""
     total = _grey(images).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
     return _blend(images, (total / images[0, 0].numel()).float(), change)
 
 
 def hue(images: Tensor, change: Tensor) -> Tensor:
-    """Turned by `change` of the colour circle."""
+    """Rotate hues by the fraction `change` of the colour circle."""
     red, green, blue = (images.float() * (1 / 255)).unbind(1)
     low, high = torch.stack((red, green, blue), 1).aminmax(dim=1)
     range_ = high - low
@@ -125,7 +127,7 @@ def hue(images: Tensor, change: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, change: Tensor) -> Tensor:
-    """Away from the blurred image, or towards it; the outermost pixels stay."""
+    """Move away from the blurred image, or towards it where `change` is negative; border pixels are unchanged."""
     if images.shape[-1] <= 2:
         return images
     whole = images.to(torch.int32)
@@ -139,17 +141,17 @@ def sharpness(images: Tensor, change: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Without all but the highest `bits` of each grey level."""
+    """Keep only the highest `bits` bits of each grey level."""
     return images & (256 - torch.exp2(8 - bits)).to(torch.uint8)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Inverted from `threshold` on, a share of 255."""
+    """Invert grey levels from `threshold`, a fraction of 255, on."""
     return torch.where(images >= threshold * 255, 255 - images, images)
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
-    """Each channel stretched from black to full."""
+    """Stretch each channel to the full range."""
     low, high = (each.float() for each in images.flatten(2).aminmax(dim=2, keepdim=True))
     low, range_ = low[..., None], (high - low)[..., None]
     stretched = (images - low) / (range_ * (1 / 255) + (range_ == 0))
@@ -157,9 +159,9 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Each channel's histogram made even."""
+    """Equalise the histogram of each channel."""
     mode = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("default")  # it counts integers: the same in any order
+    torch.set_deterministic_debug_mode("default")  # deterministic, because it counts integers
     try:
         return functional.equalize(images)
     finally:
@@ -167,7 +169,7 @@ def equalize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def invert(images: Tensor, _: Tensor) -> Tensor:
-    """Each grey level subtracted from 255."""
+    """Subtract each grey level from 255."""
     return 255 - images
 
 
@@ -177,7 +179,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, change: Tensor) -> Tensor:
-    # no fused multiplication: its rounding depends on the kernel, and so on the batch
+    # no fused multiply-add: its rounding depends on the kernel, and so on the batch
     return (images * (1 + change) + other * -change).clamp_(0, 255).to(torch.uint8)
 
 

@@ -1,7 +1,7 @@
-"""Very many strings in two blocks of memory.
+"""A sequence of many strings in two blocks of memory.
 
-As a list a million names take several times as much, and every worker process that merely reads it comes to have a
-copy of its own, because looking at a Python object writes its reference count.
+A list of a million names takes several times as much memory, and every worker process that reads it ends up with a copy
+of its own, because reading a Python object writes its reference count.
 """
 
 import operator
@@ -17,12 +17,12 @@ _CODING = ("utf-8", "surrogateescape")  # any name that a file system gives
 
 
 class Packed(Sequence[T], Generic[T]):
-    """A sequence that cannot be changed, of strings or of what is made of them when it is asked for.
+    """An immutable sequence of strings, or of objects made from them on access.
 
     Args:
-        text: all strings, one after the other.
-        ends: where each ends in `text`, int64 [N].
-        kind: makes an element of its string, e.g. `str` or `Path`.
+        text: all strings, concatenated.
+        ends: end of each string in `text`, int64 [N].
+        kind: makes an element from its string, e.g. `str` or `Path`.
     """
 
     def __init__(self, text: bytes, ends: npt.NDArray[np.int64], kind: Callable[[str], T]) -> None:
@@ -36,7 +36,7 @@ class Packed(Sequence[T], Generic[T]):
 
     @classmethod
     def joined(cls, parts: Sequence["Packed[T]"]) -> "Packed[T]":
-        """Those of `parts`, at least one, one after the other."""
+        """Concatenate `parts`, at least one."""
         begins = np.cumsum([0, *(len(part.text) for part in parts[:-1])], dtype=np.int64)
         ends = [part.ends + begin for part, begin in zip(parts, begins, strict=True)]
         return cls(b"".join(part.text for part in parts), np.concatenate(ends), parts[0].kind)
@@ -51,7 +51,7 @@ class Packed(Sequence[T], Generic[T]):
         return Packed(chosen, np.cumsum(ends - begins, dtype=np.int64), self.kind)
 
     def strings(self) -> Iterator[str]:
-        """Each as the string it is made of."""
+        """Iterate over the strings of the elements."""
         begin, text = 0, self.text
         for end in self.ends.tolist():
             yield text[begin:end].decode(*_CODING)
@@ -69,12 +69,12 @@ class Packed(Sequence[T], Generic[T]):
     def __getitem__(self, index: int | slice) -> "T | Packed[T]":
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
-        place = operator.index(index)
-        place = place + len(self) if place < 0 else place
-        if not 0 <= place < len(self):
+        position = operator.index(index)
+        position = position + len(self) if position < 0 else position
+        if not 0 <= position < len(self):
             raise IndexError(f"{index} of {len(self)}")
-        begin = self.ends[place - 1] if place else 0
-        return self.kind(self.text[begin : self.ends[place]].decode(*_CODING))
+        begin = self.ends[position - 1] if position else 0
+        return self.kind(self.text[begin : self.ends[position]].decode(*_CODING))
 
     def __iter__(self) -> Iterator[T]:
         return map(self.kind, self.strings())

@@ -1,4 +1,4 @@
-"""Sets that lie decoded in memory, or on the GPU: whole batches are cropped and augmented at once."""
+"""Data sets kept decoded in main memory or on the GPU, where batches are cropped and augmented."""
 
 import contextlib
 from abc import abstractmethod
@@ -20,22 +20,22 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
 from graft.data.unreadable import UnreadableImages
 
-MOST_PIXELS = 1 << 23
-"""Pixels that random crops of different sizes are padded to at once: 0.3 GB of indices and floating-point numbers."""
+MAX_PIXELS = 1 << 23
+"""Most pixels of random crops, padded to a common size, that are resized at once; they take 0.3 GB."""
 
 
 class DecodedDataset(Dataset[Batch]):
-    """Decoded pictures, of which batches are made where they lie.
+    """Decoded images, from which batches are made on the same device.
 
     Args:
-        labels: int64 [N]; PADDING for pictures that count nowhere.
-        device: where the pictures and the batches are; None: this memory.
-        shown: the picture that each index shows, int64 [N]; None: its own.
+        labels: int64 [N]; PADDING for images that losses and metrics ignore.
+        device: of the images and the batches; None: main memory.
+        sources: index of the image that is used for each index, int64 [N]; None: the same.
     """
 
-    def __init__(self, labels: Ints, device: torch.device | None, shown: Ints | None = None) -> None:
+    def __init__(self, labels: Ints, device: torch.device | None, sources: Ints | None = None) -> None:
         self.labels, self.device = labels, device
-        self._shown = np.arange(len(labels)) if shown is None else shown
+        self._sources = np.arange(len(labels)) if sources is None else sources
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,9 +45,9 @@ class DecodedDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """The batch of these (epoch, index) pairs, all of one epoch."""
-        epoch, wanted = epoch_and_indices(keys)
-        padding = wanted == PADDING
-        rows = np.where(padding, 0, wanted)
+        epoch, requested = epoch_and_indices(keys)
+        padding = requested == PADDING
+        rows = np.where(padding, 0, requested)
         images = self._images(epoch, rows)
         if padding.any():
             black = to_device(np.flatnonzero(padding), self.device)
@@ -56,9 +56,9 @@ class DecodedDataset(Dataset[Batch]):
             else:
                 images.index_fill_(0, black, 0)
         labels = np.where(padding, PADDING, self.labels[rows])
-        indices = np.where(labels == PADDING, PADDING, self._shown[rows])  # of a picture that was unreadable, too
+        indices = np.where(labels == PADDING, PADDING, self._sources[rows])  # unreadable images are padding too
         numbers = torch.as_tensor(to_device(np.stack([labels, indices]), self.device))
-        # channels last is what convolutions like
+        # channels-last is fastest for convolutions
         return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *numbers.unbind())
 
     @abstractmethod
@@ -67,16 +67,16 @@ class DecodedDataset(Dataset[Batch]):
 
 
 class ResidentDataset(DecodedDataset):
-    """All pictures decoded once, as evaluation sees them.
+    """All images of a set, resized and cropped once as in evaluation.
 
     Args:
         pixels: uint8 [N, S, S, 3].
-        labels: int64 [N]; PADDING for pictures that count nowhere.
-        preprocessing: that `pixels` were made with.
-        augment: anything but a random resized crop; None for evaluation.
-        seed: of the run, for the draws of `augment`.
-        device: the GPU to hold a copy of them, and to pick and augment batches on, with the same result; None: this
-            memory, where NumPy does it, because a team of threads costs more than it gains.
+        labels: int64 [N]; PADDING for images that losses and metrics ignore.
+        preprocessing: with which `pixels` were made.
+        augment: without a random resized crop; None in evaluation.
+        seed: of the run.
+        device: the GPU that keeps a copy of the images and on which batches are augmented, with the same result; None:
+            main memory, with NumPy, because starting torch's threads costs more than it gains.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ResidentDataset(DecodedDataset):
     ) -> None:
         super().__init__(labels, device)
         if augment is not None and not augment.batchable:
-            raise ValueError("a random resized crop needs whole pictures")
+            raise ValueError("a random resized crop needs the original images")
         self.pixels = np.ascontiguousarray(pixels)
         self._pixels: Any = self.pixels if device is None else torch.from_numpy(self.pixels).to(device)
         self._augmenter = Augmenter(augment, seed, preprocessing, device) if augment else None
@@ -103,14 +103,15 @@ class ResidentDataset(DecodedDataset):
 
 
 class CroppedDataset(DecodedDataset):
-    """Pictures of different sizes on a GPU, cropped at random, resized and augmented there.
+    """Images of different sizes on a GPU, where they are randomly cropped, resized and augmented.
 
-    Crops are resized as torchvision does on a CPU with AVX2, to the bit unless an image shrinks so far that sums are
-    rounded; elsewhere torchvision rounds differently, by at most two grey levels.
+    Crops are resized bit-identically to torchvision on a CPU with AVX2, unless an image shrinks so far that sums are
+    rounded; on other CPUs torchvision rounds differently, by at most two grey levels.
 
     Args:
-        cached: the pictures, decoded.
-        shown: which of them each index shows, int64 [N]: itself, or what replaces an unreadable one.
+        cached: the decoded images.
+        sources: index of the image that is used for each index, int64 [N]: its own, or the replacement of an unreadable
+            image.
         preprocessing: input size, interpolation, mean colour.
         augment: with a random resized crop.
         seed: of the run.
@@ -120,16 +121,16 @@ class CroppedDataset(DecodedDataset):
     def __init__(
         self,
         cached: CachedImages,
-        shown: Ints,
+        sources: Ints,
         preprocessing: Preprocessing,
         *,
         augment: Augment,
         seed: int,
         device: torch.device,
     ) -> None:
-        super().__init__(cached.labels[shown], device, shown)
+        super().__init__(cached.labels[sources], device, sources)
         block, regions = cached.contents()
-        self._regions = regions[shown]
+        self._regions = regions[sources]
         self._colours = block.to(device).view(-1, 3)
         self._size, self._interpolation = preprocessing.input_size, preprocessing.interpolation
         self._augmenter = Augmenter(augment, seed, preprocessing, device)
@@ -137,65 +138,70 @@ class CroppedDataset(DecodedDataset):
     def _images(self, epoch: int, rows: Ints) -> Tensor:
         starts, heights, widths = self._regions[rows].T
         crops = self._augmenter.draws.crops(epoch, rows, heights, widths)
-        top, left, down, across = crops.T
-        table = np.stack([starts // 3 + top * widths + left, widths, down, across], 1)
-        order = np.argsort(down * across, kind="stable")
-        resized = [self._resized(table[part]) for part in _chunks(order, down, across)]
+        top, left, crop_heights, crop_widths = crops.T
+        table = np.stack([starts // 3 + top * widths + left, widths, crop_heights, crop_widths], 1)
+        order = np.argsort(crop_heights * crop_widths, kind="stable")
+        resized = [self._resized(table[part]) for part in _chunks(order, crop_heights, crop_widths)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, rows)
         return images
 
     def _resized(self, table: Ints) -> Tensor:
-        """The crops of a table of (first pixel, pixels in a row of the picture, height, width): uint8 [n, S, S, 3]."""
+        """Resized crops, uint8 [n, S, S, 3], from a table of (first pixel, row stride in pixels, height, width)."""
         size, count = self._size, len(table)
         longest, widest = table[:, 2:].max(0).tolist()
-        first, stride, down, across = to_device(table, self.device)[:, :, None, None].unbind(1)
+        first, stride, crop_heights, crop_widths = to_device(table, self.device)[:, :, None, None].unbind(1)
         ys = torch.arange(longest, device=self.device)[:, None]
         xs = torch.arange(widest, device=self.device)
-        pixels = self._colours[first + torch.minimum(ys, down - 1) * stride + torch.minimum(xs, across - 1)]
+        ys, xs = torch.minimum(ys, crop_heights - 1), torch.minimum(xs, crop_widths - 1)
+        pixels = self._colours[first + ys * stride + xs]
         with _without_autocast(pixels.device):
-            # across first and rounded in between, as torchvision on a CPU
+            # horizontally first and rounded in between, as torchvision does on a CPU
             columns = pixels.transpose(1, 2).reshape(count, widest, longest * 3).float()
-            narrowed = self._weighted(across, widest, columns)
+            narrowed = self._weighted(crop_widths, widest, columns)
             rows = narrowed.view(count, size, longest, 3).transpose(1, 2).reshape(count, longest, size * 3)
-            return self._weighted(down, longest, rows).view(count, size, size, 3).to(torch.uint8)
+            return self._weighted(crop_heights, longest, rows).view(count, size, size, 3).to(torch.uint8)
 
     def _weighted(self, lengths: Tensor, longest: int, pixels: Tensor) -> Tensor:
         weights, whole = resize_weights(lengths, longest, self._size, self._interpolation)
-        # two times 8 bits: exact in TF32 and bfloat16 too, in which a GPU may multiply
+        # in two parts of 8 bits: exact in TF32 and bfloat16 too, in which a GPU may multiply
         high = (weights / 256).floor()
         sums = torch.cat([high, weights - 256 * high], 1) @ pixels
         total = 256 * sums[:, : self._size] + sums[:, self._size :]
         return ((total + whole / 2) / whole).floor_().clamp_(0, 255)
 
 
-def readable(cached: CachedImages, unreadable: UnreadableImages | None) -> Ints | None:
-    """Which picture each index shows, [N]: itself or, if it cannot be read, the next; None where some do not fit into
-    the memory of `cached`.
+def readable_sources(cached: CachedImages, unreadable: UnreadableImages | None) -> Ints | None:
+    """Index of the image to use for each index, [N]: its own, or that of the next readable image.
+
+    Returns:
+        None if some images are not in `cached` because they do not fit.
 
     Raises:
-        UnreadableImage: a picture cannot be read, and `unreadable` is None.
+        UnreadableImage: an image cannot be read, and `unreadable` is None.
     """
     _, regions = cached.contents()
-    shown = np.arange(len(cached))
+    sources = np.arange(len(cached))
     for index in np.flatnonzero(regions[:, 1] == 0).tolist():
         if unreadable is None:
             cached.load(index)
             return None
-        _, shown[index] = unreadable.load(cached, index, replace=True)
-        if not regions[shown[index], 1]:
+        _, sources[index] = unreadable.load(cached, index, replace=True)
+        if not regions[sources[index], 1]:
             return None
-    return shown
+    return sources
 
 
 def resize_weights(lengths: Tensor, longest: int, size: int, interpolation: str) -> tuple[Tensor, Tensor]:
-    """What each of `size` output pixels takes of the input pixels, antialiased; whole numbers, as torchvision's resize
-    of 8-bit images on a CPU has them, of which float32 sums are exact unless the image shrinks far.
+    """Integer weights of the input pixels in each of `size` output pixels of an antialiased resize.
+
+    They equal those of torchvision's resize of 8-bit images on a CPU; float32 sums of them are exact unless the image
+    shrinks far.
 
     Args:
         lengths: input pixels of each image, [n, 1, 1].
-        longest: at least the largest of them.
+        longest: the largest of them, or more.
         size: output pixels.
         interpolation: "nearest", "bilinear" or "bicubic".
 
@@ -222,14 +228,14 @@ def resize_weights(lengths: Tensor, longest: int, size: int, interpolation: str)
     return (weights * whole).round().float(), whole.float()
 
 
-def _chunks(order: Ints, down: Ints, across: Ints) -> Iterator[Ints]:
-    """`order`, in parts whose crops take at most MOST_PIXELS where all are padded to the largest."""
+def _chunks(order: Ints, crop_heights: Ints, crop_widths: Ints) -> Iterator[Ints]:
+    """Parts of `order` whose crops, padded to the largest, have at most MAX_PIXELS pixels."""
     start, longest, widest = 0, 0, 0
     for end, row in enumerate(order.tolist()):
-        longest, widest = max(longest, int(down[row])), max(widest, int(across[row]))
-        if end > start and (end + 1 - start) * longest * widest > MOST_PIXELS:
+        longest, widest = max(longest, int(crop_heights[row])), max(widest, int(crop_widths[row]))
+        if end > start and (end + 1 - start) * longest * widest > MAX_PIXELS:
             yield order[start:end]
-            start, longest, widest = end, int(down[row]), int(across[row])
+            start, longest, widest = end, int(crop_heights[row]), int(crop_widths[row])
     yield order[start:]
 
 

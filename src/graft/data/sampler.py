@@ -1,4 +1,4 @@
-"""In which order, and by which process, the images of an epoch are seen."""
+"""The order of the images in an epoch, and their distribution over processes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,29 +11,28 @@ from torch.utils.data import Sampler
 from graft.seeding import seed_of
 
 PADDING = -1
-"""The index that fills a shard of evaluation up; its label is -1 too, so that no metric counts it."""
+"""Index of the padding at the end of an evaluation shard; its label is -1 too, so that metrics ignore it."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) pairs: all chance downstream is a function of the seed and of these.
+    """Yields (epoch, index) pairs, of which all further randomness is a function, together with the seed.
 
-    Training (`shuffle`): every process gets the same number, the order is drawn anew each epoch, and a few
-    images come twice where the processes do not divide the set. Evaluation: every image comes exactly once
+    In training (`shuffle`) every process gets the same number of images, in a new order each epoch; a few images are
+    repeated if their number is not a multiple of the number of processes. In evaluation every image occurs exactly once
     over all processes, and the shards are filled up with index PADDING.
 
     Args:
-        length: how many images there are.
-        seed: decides the order, together with the epoch.
-        shuffle: training's order or evaluation's.
-        order: evaluation's order; None: ascending.
-        rank, world: this process and how many there are.
-        drop_last_of: a batch size; when it leaves a last batch of a single image, that image sits this epoch
-            out.
+        length: number of images.
+        seed: determines the order, together with the epoch.
+        shuffle: for training; False for evaluation.
+        order: for evaluation; None: ascending.
+        rank, world: rank of this process, and number of processes.
+        drop_last_of: batch size for which a last batch of a single image is dropped; None: never.
 
     Attributes:
-        epoch: the one that the next iteration yields.
-        start: how many of this process's images the next iteration leaves out at the beginning (resuming in
-            the middle of an epoch); good for one iteration. `len()` stays that of the whole epoch.
+        epoch: of the next iteration.
+        start: number of this process's images that the next iteration, and only that, skips to resume within an epoch;
+            `len()` remains that of the whole epoch.
     """
 
     def __init__(
@@ -52,11 +51,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
         self.start = 0
         share = math.ceil(length / world)
-        alone = drop_last_of is not None and drop_last_of > 1 and share % drop_last_of == 1 and share > 1
-        self._share = share - 1 if alone else share
+        single = drop_last_of is not None and drop_last_of > 1 and share % drop_last_of == 1 and share > 1
+        self._share = share - 1 if single else share
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is that of `epoch`; Lightning calls this at the start of each."""
+        """Set the epoch of the next iteration; Lightning calls this at the start of each epoch."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -70,7 +69,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch, index
 
     def _order(self, epoch: int) -> list[int]:
-        """All indices of an epoch, filled up so that each process gets the same number."""
+        """All indices of an epoch, repeated or padded so that each process gets the same number."""
         total = math.ceil(self.length / self.world) * self.world
         if not self.shuffle:
             indices = range(self.length) if self.order is None else self.order

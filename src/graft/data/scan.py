@@ -1,7 +1,7 @@
-"""A quick look at every file before training: is it there, is it a picture, does it end where a picture ends?
+"""A quick check of every image file before training: does it exist, is it an image, is it complete?
 
-Only headers and last bytes are read, and what looks suspicious is decoded, so that no sound file is accused. Damage in
-the middle of a file is found when it is read (see `unreadable`), or by `graft inspect`, which decodes everything.
+Only headers and last bytes are read; files that look damaged are decoded to be sure. Damage in the middle of a file is
+found when the file is read (see `unreadable`), or by `graft inspect`, which decodes all files.
 """
 
 import os
@@ -20,62 +20,69 @@ from graft.system.cpu import available_cores
 
 ON_ERROR = ("raise", "skip")
 
-MOST = 100_000
-"""Of more files, so many at equal distances are looked at: the beginning of a run must not take minutes. By number and
-not by time, so that the same images are left out on every machine."""
+MAX_CHECKED = 100_000
+"""Number of files to check; of a larger set an evenly spaced sample, so that a run starts within seconds. A number,
+not a time, so that the same images are excluded on every machine."""
 
 CHUNK = 256
 LISTED = 20
-"""So many files are named in an error."""
+"""Number of files that an error names."""
 
 Faults = dict[int, UnreadableImage]
 
 
-def refuse_or_leave_out(splits: Splits, on_error: str, done: Callable[[int], object] = lambda count: None) -> Splits:
-    """`splits` without the images that cannot be read. The others stay in the part that they were drawn for.
+def exclude_unreadable(splits: Splits, on_error: str, done: Callable[[int], object] = lambda count: None) -> Splits:
+    """Exclude the images that cannot be read; the other images stay in their split.
 
     Args:
-        splits: the images, divided.
-        on_error: "raise" refuses a set with such images, "skip" leaves them out and says so in `left_out` and `notes`.
-        done: called with how many more files were looked at, for a progress bar.
+        splits: the images.
+        on_error: "raise" is an error, "skip" excludes unreadable images and lists them in `unreadable` and `notes`.
+        done: called with the number of further files checked, for a progress bar.
 
     Raises:
-        DataError: there are some and `on_error` is "raise", or without them a part, or a class to train on, is empty.
-        ConfigError: `on_error` is neither.
+        DataError: images are unreadable and `on_error` is "raise", or without them a split or a training class would be
+            empty.
+        ConfigError: `on_error` has another value.
     """
     if on_error not in ON_ERROR:
-        raise ConfigError(f"data.on_error={on_error}: there are {' and '.join(ON_ERROR)}.")
+        raise ConfigError(f"data.on_error={on_error}: must be {' or '.join(ON_ERROR)}.")
     parts = {id(part): part for part in splits.parts().values()}
-    step = -(-sum(map(len, parts.values())) // MOST)
+    step = -(-sum(map(len, parts.values())) // MAX_CHECKED)
     faults = {key: scan(part, step or 1, done) for key, part in parts.items()}
-    bad = [(parts[key].names[index], fault) for key, found in faults.items() for index, fault in found.items()]
-    if not bad:
+    unreadable = [(parts[key].names[index], fault) for key, found in faults.items() for index, fault in found.items()]
+    if not unreadable:
         return splits
     if on_error == "raise":
-        raise DataError(_refusal(splits, bad))
+        raise DataError(_refusal(splits, unreadable))
     kept = {key: part.select(np.delete(np.arange(len(part)), list(faults[key]))) for key, part in parts.items()}
     train, val, test = (kept[id(part)] for part in splits.parts().values())
-    names = ", ".join(name for name, _ in bad[:LISTED]) + (", …" if len(bad) > LISTED else "")
-    note = f"{_images(len(bad))} left out, unreadable (data.on_error=skip): {names}"
-    left_out = tuple((name, f"{fault.kind}: {fault.reason}") for name, fault in bad)
-    return _whole(replace(splits, train=train, val=val, test=test, notes=(*splits.notes, note), left_out=left_out))
+    names = ", ".join(name for name, _ in unreadable[:LISTED]) + (", …" if len(unreadable) > LISTED else "")
+    note = f"{_images(len(unreadable))} excluded, unreadable (data.on_error=skip): {names}"
+    reasons = tuple((name, f"{fault.kind}: {fault.reason}") for name, fault in unreadable)
+    return _require_images(
+        replace(splits, train=train, val=val, test=test, notes=(*splits.notes, note), unreadable=reasons)
+    )
 
 
-def _refusal(splits: Splits, bad: Sequence[tuple[str, UnreadableImage]]) -> str:
-    lines = [f"  {name}  ({fault.kind}: {fault.reason})" for name, fault in bad[:LISTED]]
-    more = len(bad) - len(lines)
+def _refusal(splits: Splits, unreadable: Sequence[tuple[str, UnreadableImage]]) -> str:
+    lines = [f"  {name}  ({fault.kind}: {fault.reason})" for name, fault in unreadable[:LISTED]]
+    more = len(unreadable) - len(lines)
     return "\n".join(
         [
-            f"data.root={splits.root}: {_images(len(bad))} cannot be read:",
+            f"data.root={splits.root}: {_images(len(unreadable))} cannot be read:",
             *lines,
             *([f"  and {more:,} more; graft inspect lists all"] if more else []),
-            "Remove or replace them, or set data.on_error=skip to leave them out.",
+            "Remove or replace them, or set data.on_error=skip to exclude them.",
         ]
     )
 
 
-def _whole(splits: Splits) -> Splits:
-    """`splits` as they are, unless a part or a class to train on has become empty."""
+def _require_images(splits: Splits) -> Splits:
+    """`splits` unchanged.
+
+    Raises:
+        DataError: a split or a training class has become empty.
+    """
     for name, part in splits.parts().items():
         if not len(part):
             raise DataError(f"data.root={splits.root}: none of the {name} images can be read.")
@@ -90,45 +97,45 @@ def _whole(splits: Splits) -> Splits:
 
 
 def scan(images: ImageSet, step: int = 1, done: Callable[[int], object] = lambda count: None) -> Faults:
-    """The files among every `step`-th that cannot be read, by index.
+    """Check every `step`-th file; index → error of the files that cannot be read.
 
     Args:
-        images: the pictures; those in memory are sound.
-        step: 1 looks at all of them.
-        done: called with how many more were looked at.
+        images: the images; those in memory are not checked.
+        step: 1 checks all files.
+        done: called with the number of further files checked.
     """
     paths = images.paths
     if paths is None:
         return {}
     chosen = range(0, len(paths), step)
 
-    def look(start: int) -> list[tuple[int, UnreadableImage]]:
-        seen = ((index, quick_check(paths[index])) for index in chosen[start : start + CHUNK])
-        return [(index, fault) for index, fault in seen if fault is not None]
+    def check(start: int) -> list[tuple[int, UnreadableImage]]:
+        checked = ((index, quick_check(paths[index])) for index in chosen[start : start + CHUNK])
+        return [(index, fault) for index, fault in checked if fault is not None]
 
     faults: Faults = {}
     with ThreadPoolExecutor(min(32, 4 * available_cores()), "scan") as pool:  # they wait for the disk
-        for found in pool.map(look, range(0, len(chosen), CHUNK)):
+        for found in pool.map(check, range(0, len(chosen), CHUNK)):
             faults.update(found)
             done(CHUNK * step)
     return faults
 
 
 def quick_check(path: Path) -> UnreadableImage | None:
-    """What is wrong with a file as far as its header and its end tell; None where nothing seems to be."""
+    """The error of a file, as far as its header and its last bytes show; None if it seems complete."""
     try:
         with opened(path) as image:
-            whole = _seems_whole(image)
-        if not whole:
+            complete = _seems_complete(image)
+        if not complete:
             read_image(path)
     except UnreadableImage as error:
         return UnreadableImage(error.path, error.kind, error.reason)
     return None
 
 
-def _seems_whole(image: Image.Image) -> bool:
+def _seems_complete(image: Image.Image) -> bool:
     file = getattr(image, "fp", None)
-    if file is None:  # Pillow has read all there is
+    if file is None:  # Pillow has read the whole file
         return False
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
@@ -143,16 +150,16 @@ def _seems_whole(image: Image.Image) -> bool:
         return int.from_bytes(head[4:8], "little") + 8 <= size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _end_of_tiff(image) <= size
-    tiles = getattr(image, "tile", None)  # BMP, PPM and what else is not compressed
+    tiles = getattr(image, "tile", None)  # BMP, PPM and other uncompressed formats
     return size >= (tiles[0].offset if tiles else 0) + image.width * image.height * len(image.getbands())
 
 
 _STRIPS, _TILES = (273, 279), (324, 325)
-"""Where the parts of a TIFF begin, and how long they are: tags of the offsets, of the lengths in bytes."""
+"""TIFF tags of the offsets of its parts, and of their lengths in bytes."""
 
 
 def _end_of_tiff(image: TiffImagePlugin.TiffImageFile) -> int:
-    """Where its last part ends, in bytes."""
+    """Offset of the end of the last part, in bytes."""
     ends = [
         begin + length
         for offsets, lengths in (_STRIPS, _TILES)

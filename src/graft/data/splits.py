@@ -1,4 +1,4 @@
-"""Which picture trains, which validates, which tests: seeded draws and the result of them."""
+"""Training, validation and test images, and the seeded draws that split them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,45 +17,45 @@ Labels = Sequence[int] | npt.NDArray[np.int64]
 def stratified_split(
     labels: Labels, test_counts: Mapping[int, int], seed: int, *, classes: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
-    """Draw exactly `test_counts[c]` indices of each class `c` for the test side.
+    """Draw exactly `test_counts[c]` indices of each class `c` for testing.
 
     Args:
         labels: class index of each sample, length N.
-        test_counts: number of test samples wanted per class.
-        seed: the only source of chance; the same on every machine and file system.
+        test_counts: number of test samples per class.
+        seed: the only source of randomness; the result does not depend on the machine or the file order.
         classes: class names, for the error message.
 
     Returns:
         (train, test): sorted, disjoint indices into `labels` that together cover it.
 
     Raises:
-        DataError: a class has no more samples than are wanted; names the class and both numbers.
+        DataError: a class does not have more samples than requested; names the class and both numbers.
     """
     labels = np.asarray(labels, dtype=np.int64)
     drawn = np.zeros(len(labels), dtype=bool)
-    for label, wanted in sorted(test_counts.items()):
+    for label, requested in sorted(test_counts.items()):
         members = np.flatnonzero(labels == label)
-        if wanted and len(members) <= wanted:
+        if requested and len(members) <= requested:
             raise DataError(
                 f"{_class_name(label, classes)} has {_images(len(members))}, "
-                f"but {wanted} are wanted for the test side and at least one must remain."
+                f"but {requested} are requested for testing and at least one must remain."
             )
         order = _order(len(members), seed, label)
-        drawn[members[order[:wanted]]] = True
+        drawn[members[order[:requested]]] = True
     return np.flatnonzero(~drawn).tolist(), np.flatnonzero(drawn).tolist()
 
 
 def stratified_fraction(
     labels: Labels, fraction: float, seed: int, *, key: str, way_out: str, classes: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
-    """Draw `fraction` of each class, rounded, at least one sample of each and never all.
+    """Draw `fraction` of each class, rounded, but at least one sample and never all.
 
     Args:
         labels: class index of each sample, length N.
-        fraction: share of each class to draw, above 0 and below 1.
-        seed: the only source of chance.
-        key: the configuration key that asked for the fraction, for the error message.
-        way_out: what the user can do about the error, for the error message.
+        fraction: fraction of each class to draw, in (0, 1).
+        seed: the only source of randomness.
+        key: the configuration key of the fraction, for the error message.
+        way_out: how to fix the error, for its message.
         classes: class names, for the error message.
 
     Returns:
@@ -70,23 +70,23 @@ def stratified_fraction(
             raise DataError(
                 f"{_class_name(label, classes)} has 1 image, but {key}={fraction:g} needs at least 2.\n{way_out}"
             )
-    wanted = {label: min(max(round(n * fraction), 1), n - 1) for label, n in enumerate(counts.tolist()) if n}
-    return stratified_split(labels, wanted, seed, classes=classes)
+    counts_to_draw = {label: min(max(round(n * fraction), 1), n - 1) for label, n in enumerate(counts.tolist()) if n}
+    return stratified_split(labels, counts_to_draw, seed, classes=classes)
 
 
 def stratified_fold(
     labels: Labels, fold: int, folds: int, seed: int, *, classes: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
-    """Fold `fold` of `folds` nearly equal parts of each class: with one seed, every sample is drawn in exactly one.
+    """Draw fold `fold` of `folds` stratified folds; with the same seed, each sample is in exactly one of them.
 
-    Each class is dealt out in turn, going on where the class before it stopped, so that the folds differ by at most
-    one sample in every class and by at most one in all.
+    The samples of each class are dealt to the folds in turn, starting where the previous class ended, so that the folds
+    differ by at most one sample in each class and in total.
 
     Args:
         labels: class index of each sample, length N.
-        fold: which part to draw, from 0 to folds - 1.
-        folds: number of parts, at least 2.
-        seed: the only source of chance.
+        fold: index of the fold to draw, from 0 to folds - 1.
+        folds: number of folds, at least 2.
+        seed: the only source of randomness.
         classes: class names, for the error message.
 
     Returns:
@@ -104,8 +104,8 @@ def stratified_fold(
             raise DataError(
                 f"{_class_name(label, classes)} has 1 image, but data.folds={folds} needs at least 2.\nAdd images."
             )
-        places = (np.arange(len(members)) + dealt) % folds
-        drawn[members[_order(len(members), seed, label)[places == fold]]] = True
+        fold_of = (np.arange(len(members)) + dealt) % folds
+        drawn[members[_order(len(members), seed, label)[fold_of == fold]]] = True
         dealt += len(members)
     return np.flatnonzero(~drawn).tolist(), np.flatnonzero(drawn).tolist()
 
@@ -113,13 +113,13 @@ def stratified_fold(
 def few_shot(labels: Labels, shots: int, seed: int, *, classes: Sequence[str] = ()) -> tuple[list[int], list[int]]:
     """Draw exactly `shots` samples of each class.
 
-    The draws are nested: with one seed, the samples of fewer shots are among those of more.
+    The draws are nested: with the same seed, the samples for fewer shots are a subset of those for more shots.
 
     Returns:
         (drawn, rest): sorted, disjoint indices into `labels` that together cover it.
 
     Raises:
-        DataError: a class has fewer samples than that; names the class and both numbers.
+        DataError: a class has fewer samples; names the class and both numbers.
     """
     labels = np.asarray(labels, dtype=np.int64)
     drawn = np.zeros(len(labels), dtype=bool)
@@ -128,7 +128,7 @@ def few_shot(labels: Labels, shots: int, seed: int, *, classes: Sequence[str] = 
         if len(members) < shots:
             raise DataError(
                 f"{_class_name(label, classes)} has {_images(len(members))} to train on, "
-                f"but data.shots={shots} wants {shots}.\nSet data.shots={len(members)} or fewer."
+                f"but data.shots={shots} needs {shots}.\nSet data.shots={len(members)} or fewer."
             )
         order = _order(len(members), seed, label)
         drawn[members[order[:shots]]] = True
@@ -136,9 +136,9 @@ def few_shot(labels: Labels, shots: int, seed: int, *, classes: Sequence[str] = 
 
 
 def _order(count: int, seed: int, label: int) -> npt.NDArray[np.int64]:
-    """A permutation that no machine, NumPy version or other class changes."""
+    """A permutation that does not depend on the machine, the NumPy version or other classes."""
     words = [seed % 2**32] if 0 <= seed < 2**32 else [seed % 2**32, (seed >> 32) % 2**32]
-    # RandomState's streams are frozen by NumPy's policy (NEP 19), its newer generators' are not
+    # NumPy guarantees the stream of RandomState (NEP 19), but not those of its newer generators
     return np.random.RandomState([*words, label]).permutation(count)
 
 
@@ -152,15 +152,16 @@ def _images(count: int) -> str:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, divided.
+    """A data set split into training, validation and test images.
 
     Attributes:
-        classes: class names; a label is an index into them.
-        train, val, test: the parts; `val` and `test` may be the same object, then a note says so.
-        notes: what a reader of the results ought to know, one sentence each.
-        root: where the files lie; None when there are none.
-        left_out: (name, reason) of images that were drawn but cannot be read.
-        source: `Source.fingerprint` of the set that was divided.
+        classes: class names; labels are indices into them.
+        train, val, test: the images; `val` and `test` may be the same object, which a note then states.
+        notes: for the reader of the results, one sentence each.
+        root: folder of the files; None for images in memory.
+        unreadable: (name, reason) of images that were excluded because they cannot be read.
+        unused: (name, reason) of files in `root` that are not in the data set.
+        source: `Source.fingerprint` of the data set.
     """
 
     classes: tuple[str, ...]
@@ -169,22 +170,23 @@ class Splits:
     test: ImageSet
     notes: tuple[str, ...] = ()
     root: Path | None = None
-    left_out: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
     source: str = ""
 
     def parts(self) -> dict[str, ImageSet]:
-        """The three parts by name."""
+        """Split name → images."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images per split and class name."""
+        """Split name → class name → number of images."""
         return {
             name: dict(zip(self.classes, part.counts(len(self.classes)), strict=True))
             for name, part in self.parts().items()
         }
 
     def part(self, name: str) -> ImageSet:
-        """A part by its name, or with "all" every image once."""
+        """The images of a split, or of all splits ("all"), each image once."""
         if name != "all":
             return self.parts()[name]
         joined = self.train.join(self.val)
@@ -194,13 +196,13 @@ class Splits:
         """The same images with labels that are indices into `classes`, matched by name.
 
         Raises:
-            DataError: a class of this set that is not among `classes`; names both lists.
+            DataError: a class of this data set is not among `classes`; names both lists.
         """
-        index = {name: place for place, name in enumerate(classes)}
-        strangers = [name for name in self.classes if name not in index]
-        if strangers:
+        index = {name: position for position, name in enumerate(classes)}
+        unknown = [name for name in self.classes if name not in index]
+        if unknown:
             raise DataError(
-                f"class {', '.join(strangers)}: not among the classes of the network. Rename or leave out.\n"
+                f"class {', '.join(unknown)}: not among the classes of the network. Rename or remove it.\n"
                 f"network  {', '.join(classes)}\ndata     {', '.join(self.classes)}"
             )
         table = np.array([index[name] for name in self.classes], dtype=np.int64)
@@ -211,12 +213,12 @@ class Splits:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over classes, splits, names, labels and contents: pixels, or sizes and hashes of files.
 
-        It is the same for a copy of the data set, whenever that was made.
+        It does not depend on modification times, so a copy of the data set has the same.
         """
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for name, part in self.parts().items():
             digest.update(f"\n{name} {len(part)}\n".encode())
-            for picture, label in zip(part.names, part.labels.tolist(), strict=True):
-                digest.update(f"{picture}\0{label}\n".encode())
+            for image, label in zip(part.names, part.labels.tolist(), strict=True):
+                digest.update(f"{image}\0{label}\n".encode())
             part.hash_contents(digest, times=False)
         return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Pictures one after the other, however many: found lazily, decoded a little ahead, in a fixed order."""
+"""A stream of any number of images: found lazily, decoded slightly ahead, in a fixed order."""
 
 import glob
 import os
@@ -19,25 +19,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Found:
-    """A picture's file; `below` is its path below the folder it was found in, with slashes."""
+    """An image file, and its POSIX path relative to the folder in which it was found."""
 
     path: Path
-    below: str
+    relative: str
 
     def __str__(self) -> str:
-        """The path as text that any file or terminal can hold."""
+        """The path as text; bytes that are not UTF-8 are escaped."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
 
 def find_images(sources: Sequence[str]) -> Iterator[Found]:
-    """The pictures of `sources` one by one: a file is itself, a folder all images below it at any depth, a pattern
-    (`photos/*.jpg`, `photos/**/1*.png`) the images that match, and where it has no `**` the folders too.
+    """Iterate over the image files that `sources` name.
 
-    Sorted by name within each source; in memory are only the names of the folders on the way. Hidden files and
-    folders are passed over; a file named outright may have any ending.
+    A source is a file (with any ending), a folder (all images in it at any depth), or a pattern such as `photos/*.jpg`
+    or `photos/**/1*.png` (all images that match; without `**` also all images in folders that match).
+
+    Images are sorted by name within each source; only the names in the current folders are in memory. Hidden files and
+    folders are ignored.
 
     Raises:
-        DataError: nothing of that name, before any picture is yielded; a folder that cannot be listed.
+        DataError: a source does not exist (before the first image), or a folder cannot be listed.
     """
     for source in sources:
         if not os.path.lexists(os.path.expanduser(source)) and not glob.has_magic(source):
@@ -50,7 +52,7 @@ def _find(sources: Sequence[str]) -> Iterator[Found]:
         path = Path(source).expanduser()
         try:
             if path.is_dir():
-                yield from _below(path)
+                yield from _in_folder(path)
             elif os.path.lexists(path):
                 yield Found(path, path.name)
             else:
@@ -59,24 +61,24 @@ def _find(sources: Sequence[str]) -> Iterator[Found]:
             raise DataError(f"source={source}: {error.filename} cannot be listed ({error.strerror}).") from error
 
 
-def _below(folder: Path) -> Iterator[Found]:
+def _in_folder(folder: Path) -> Iterator[Found]:
     return (Found(path, name) for name, path in walk_images(folder))
 
 
 def _matching(pattern: Path) -> Iterator[Found]:
     parts = pattern.parts
-    plain = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    start = Path(*parts[:plain])
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    start = Path(*parts[:first])
     whole_folders = "**" not in parts
-    for path in _expand(start, parts[plain:]):
+    for path in _expand(start, parts[first:]):
         if path.is_dir() and whole_folders:
-            yield from (Found(found.path, f"{path.relative_to(start)}/{found.below}") for found in _below(path))
+            yield from (Found(found.path, f"{path.relative_to(start)}/{found.relative}") for found in _in_folder(path))
         elif path.name.lower().endswith(EXTENSIONS) and not path.is_dir():
             yield Found(path, path.relative_to(start).as_posix())
 
 
 def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """What `parts` of a pattern match below `folder`, each folder's entries sorted by name; `**` is any depth."""
+    """The paths in `folder` that the `parts` of a pattern match, sorted by name in each folder; `**` is any depth."""
     part, *rest = parts
     last = not rest
     if part == "**":
@@ -103,13 +105,13 @@ def _names(folder: Path) -> list[str]:
 def read_ahead(
     found: Iterable[Found], transform: Callable[..., T], *, workers: int, ahead: int
 ) -> Generator[tuple[Found, T | DataError]]:
-    """Each picture through `transform` in a thread, or the reason why it cannot be read; in the order they were found.
+    """Decode and transform images in threads; yields (file, result or the error that makes it unreadable) in order.
 
     Args:
-        found: the pictures; taken from only as far as needed.
-        transform: from RGB PIL images.
-        workers: threads.
-        ahead: so many results at most are in memory.
+        found: the image files, consumed only as far as needed.
+        transform: called with RGB PIL images.
+        workers: number of threads.
+        ahead: number of results kept in memory at most.
     """
 
     def read(path: Path) -> T | DataError:

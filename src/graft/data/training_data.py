@@ -1,4 +1,4 @@
-"""What training and evaluation need of their data: of Graft's own loaders and of a user's LightningDataModule."""
+"""The data interface of training and evaluation, for Graft's own loaders and for a user's LightningDataModule."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from graft.data.unreadable import UnreadableImages
 
 
 class Loader(Protocol):
-    """Batches of one part, resumable within an epoch."""
+    """A loader of one split that can be resumed within an epoch."""
 
     def __len__(self) -> int: ...
 
@@ -27,15 +27,15 @@ class Loader(Protocol):
 
 
 class TrainingData(LightningDataModule):
-    """A LightningDataModule whose loaders give `Batch`es.
+    """A LightningDataModule whose loaders yield `Batch`es.
 
     Attributes:
-        splits: the classes, and what is known of the images.
-        preprocessing: of the images; uint8 batches are normalised by its mean and std.
+        splits: the classes and the images of each split.
+        preprocessing: of the images; uint8 batches are normalised with its mean and std.
         batch_size: images per training step and device.
-        avoid_single: a last training batch of one image is dropped.
-        unreadable: replaces unreadable images; None if they are an error.
-        pictures: whether it gives single images too, which figures and the feature cache need.
+        avoid_single: whether a last training batch of one image is dropped.
+        unreadable: replaces unreadable images; None: they are an error.
+        pictures: whether single images are available, which figures and the feature cache need.
     """
 
     splits: Splits
@@ -57,7 +57,7 @@ class TrainingData(LightningDataModule):
 
     @abstractmethod
     def eval_loader(self, part: str) -> Loader:
-        """The images of a part in order, without augmentation."""
+        """A loader of "train", "val" or "test" in order, without augmentation."""
 
     @abstractmethod
     def sample(self, count: int) -> Tensor:

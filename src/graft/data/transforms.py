@@ -1,4 +1,4 @@
-"""From a picture to the uint8 tensor a batch holds; normalisation comes later, on the device."""
+"""Resizing and cropping an image to the uint8 tensor of a batch; normalisation follows on the device."""
 
 from collections.abc import Callable
 
@@ -11,20 +11,20 @@ from torchvision.transforms import InterpolationMode, v2
 from graft.data.preprocessing import Preprocessing
 
 Picture = Image.Image | Tensor
-"""Upright RGB: decoded by PIL, or its pixels, uint8 [3, H, W]."""
+"""An upright RGB image: a PIL image, or its pixels, uint8 [3, H, W]."""
 
 Transform = Callable[[Picture], Tensor]
 
-LONGEST = 16
-"""Of a picture so many times as long as its short side, and more, the middle alone is resized: enlarged with all the
-rest, a strip of 100,000 by 1 pixels would take 20 GB, of which the centre crop keeps 150 kB."""
+MAX_ASPECT = 16
+"""Aspect ratio from which on only the middle of an image is resized: a strip of 100,000 by 1 pixels would be resized to
+20 GB, of which the centre crop keeps 150 kB."""
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """What evaluation does: a picture → uint8 [3, S, S]; no chance in it.
+    """The deterministic transform of evaluation: an image → uint8 [3, S, S].
 
-    With fit="crop" the same pixels as torchvision's `ImageClassification` preset before it normalises, but for pictures
-    LONGEST times as long as wide.
+    With fit="crop" it gives the same pixels as torchvision's `ImageClassification` preset before normalisation, except
+    for images with an aspect ratio of MAX_ASPECT or more.
     """
     interpolation = InterpolationMode(preprocessing.interpolation)
     size = preprocessing.input_size
@@ -41,20 +41,20 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def as_pixels(picture: Picture) -> Tensor:
-    """uint8 [3, H, W], which lies as [H, W, 3] in memory, as decoded."""
+    """Pixels of an image, uint8 [3, H, W], in channels-last memory format."""
     return picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def as_image(picture: Picture) -> Image.Image:
-    """The inverse of `as_pixels`."""
+    """A PIL image; the inverse of `as_pixels`."""
     return Image.fromarray(picture.permute(1, 2, 0).numpy()) if isinstance(picture, Tensor) else picture
 
 
 def middle(image: Image.Image) -> Image.Image:
-    """`image`, or where it is LONGEST times as long as its short side, its middle, half as long as that."""
+    """The middle of an image with an aspect ratio of MAX_ASPECT or more; any other image unchanged."""
     short, long = sorted(image.size)
-    if long < LONGEST * short:
+    if long < MAX_ASPECT * short:
         return image
-    kept = short * LONGEST // 2
+    kept = short * MAX_ASPECT // 2
     left, top = (max(0, (side - kept) // 2) for side in image.size)
     return image.crop((left, top, left + min(image.width, kept), top + min(image.height, kept)))

@@ -1,4 +1,4 @@
-"""Images that turn out to be unreadable during training or evaluation, with data.on_error=skip."""
+"""Images that turn out to be unreadable during training or evaluation (data.on_error=skip)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,84 +13,90 @@ from graft.data.transforms import Picture
 from graft.errors import DataError, UnreadableImage
 from graft.system.files import append_json, read_json_lines
 
-MOST_IN_A_ROW = 100
-"""Consecutive unreadable images after which the run ends: the disk is gone."""
+MAX_CONSECUTIVE = 100
+"""Number of consecutive unreadable images after which the run fails, because the disk is probably gone."""
 
 
 @dataclass(frozen=True)
 class UnreadableImages:
     """Replaces unreadable images and records their names.
 
-    In training the next readable image replaces an unreadable one, so that batches stay full; evaluation replaces
-    nothing, and no metric counts it. Every process, worker processes included, appends to the same file.
+    In training an unreadable image is replaced by the next readable one, so that batches stay full; in evaluation it
+    becomes padding, which metrics ignore. All processes, worker processes included, append to the same file.
 
     Attributes:
-        record: the file: one JSON object per line, with "name" and "reason"; it exists once an image was unreadable.
+        record: the file, one JSON object per line with "name" and "reason"; created with the first unreadable image.
     """
 
     record: Path
 
     def load(self, images: ImageSet | CachedImages, index: int, *, replace: bool) -> tuple[Picture | None, int]:
-        """(picture, its index); with `replace` the first from `index` on that can be read, else (None, PADDING).
+        """(image, its index): image `index`, or with `replace` the next readable one; (None, PADDING) if unreadable.
 
         Raises:
-            DataError: MOST_IN_A_ROW cannot be read, or fewer that are all there are.
+            DataError: none of MAX_CONSECUTIVE images, or of all if there are fewer, can be read.
         """
-        few = min(MOST_IN_A_ROW, len(images)) if replace else 1
-        for place in range(index, index + few):
+        attempts = min(MAX_CONSECUTIVE, len(images)) if replace else 1
+        for candidate in range(index, index + attempts):
             try:
-                return images.load(place % len(images)), place % len(images)
+                return images.load(candidate % len(images)), candidate % len(images)
             except UnreadableImage as error:
-                self.note(images.names[place % len(images)], error)
+                self.note(images.names[candidate % len(images)], error)
                 last = error
         if replace:
-            raise DataError(f"{few} images one after the other can no longer be read, the last one {last}")
+            raise DataError(f"{attempts} consecutive images cannot be read; the last is {last}")
         return None, PADDING
 
     def note(self, name: str, error: UnreadableImage) -> None:
-        """Record that `name` is unreadable, and why."""
+        """Record that the image `name` is unreadable, with the reason."""
         append_json(self.record, {"name": name, "reason": f"{error.kind}: {error.reason}"})
 
     def known(self) -> dict[str, str]:
-        """Name → reason of every image found unreadable since the run began, by any process, sorted by name."""
+        """Name → reason of all images that any process found unreadable in this run, sorted by name."""
         return self._read()[0]
 
     def _read(self) -> tuple[dict[str, str], int]:
-        """(what `known` gives, number of lines that cannot be read)."""
+        """(result of `known`, number of damaged lines)."""
         rows, damaged = read_json_lines(self.record)
         whole = [(row["name"], row["reason"]) for row in rows if {"name", "reason"} <= row.keys()]
         known = sorted((str(name), str(reason)) for name, reason in whole)
         return dict(known), damaged + len(rows) - len(whole)
 
     def notes(self) -> list[str]:
-        """What a reader of the results ought to know of it."""
+        """Notes for the reader of the results."""
         known, damaged = self._read()
         lines = "1 line" if damaged == 1 else f"{damaged:,} lines"
-        torn = [f"{lines} of {self.record.name} cannot be read: as many more images may have been unreadable"]
+        damage = [f"{lines} of {self.record.name} cannot be read, so that many more images may have been unreadable"]
         if not known:
-            return torn * bool(damaged)
+            return damage * bool(damaged)
         names = ", ".join(list(known)[:20]) + (", …" if len(known) > 20 else "")
         count = "1 image" if len(known) == 1 else f"{len(known):,} images"
-        return [f"{count} could not be read while training (data.on_error=skip): {names}", *torn * bool(damaged)]
+        return [f"{count} could not be read while training (data.on_error=skip): {names}", *damage * bool(damaged)]
 
 
 def replace_unreadable(
     pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], rows: list[int], *, replace: bool
 ) -> npt.NDArray[np.int64]:
-    """Fill the unreadable `rows` of decoded images in place, as `UnreadableImages.load` would.
+    """Replace the unreadable `rows` of decoded images in place, like `UnreadableImages.load`.
+
+    Args:
+        pixels: uint8 [N, S, S, 3].
+        labels: int64 [N].
+        rows: indices of the unreadable images.
+        replace: by the next readable image, as in training; False: mark them as padding, as in evaluation.
 
     Returns:
-        The labels of all rows; without `replace` those of unreadable rows are PADDING.
+        The labels, int64 [N]; without `replace` those of unreadable rows are PADDING.
 
     Raises:
-        DataError: all are unreadable.
+        DataError: all images are unreadable.
     """
     if not rows:
         return labels
     labels = labels.copy()
     readable = np.delete(np.arange(len(labels)), rows)
     if not len(readable):
-        raise DataError(f"none of the {len(labels)} images can be read any more.")
+        raise DataError(f"none of the {len(labels)} images can be read.")
     if replace:
         following = readable[np.searchsorted(readable, rows) % len(readable)]
         pixels[rows], labels[rows] = pixels[following], labels[following]

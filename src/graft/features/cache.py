@@ -1,4 +1,4 @@
-"""What the frozen layers make of each image is computed once, and training goes on from there."""
+"""The feature cache: outputs of the frozen layers are computed once per image, and training starts from them."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from graft.data.feature_batches import Features, FeatureTable, Layout
 from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
-from graft.features.store import FeatureStore, Stored, Wanted, in_words
+from graft.features.store import FeatureRequest, FeatureStore, Stored, readable_size
 from graft.learning.module import TransferModule
 from graft.models.normalise import is_channels_last
 from graft.system.device import compile_mode
@@ -40,32 +40,32 @@ VIEWS = 4
 
 @dataclass(frozen=True)
 class Phase:
-    """Epochs in which the same layers stand still.
+    """Epochs with the same frozen layers.
 
     Attributes:
-        epochs: those in which the features are used; None: all there will ever be.
-        first: the first of them.
+        first: the first of these epochs.
+        epochs: the epochs; None: all.
     """
 
     first: int
     epochs: tuple[int, ...] | None
 
     def uses(self, view: int, views: int) -> tuple[int, ...] | None:
-        """The epochs that see view number `view` of `views`."""
+        """The epochs that use view number `view` of `views`; None: all."""
         return None if self.epochs is None else tuple(epoch for epoch in self.epochs if epoch % views == view)
 
 
 @dataclass(frozen=True)
 class Need:
-    """Features that a part of the data needs.
+    """Features of a split that the run needs.
 
     Attributes:
         part: "train", "val" or "test".
         cut: where the network is cut.
-        prefix: fingerprint of what lies below.
+        prefix: fingerprint of the layers below the cut.
         view: the epoch whose augmentation they have.
         epochs: in which they are used; None: all.
-        name: of the suffix that goes on from them.
+        name: of the network's suffix that takes them as input.
     """
 
     part: str
@@ -77,20 +77,20 @@ class Need:
 
 
 class FeatureCache:
-    """Gives a run's loaders features instead of images where the frozen layers allow it.
+    """Replaces the images of a run's loaders by features where the frozen layers allow it.
 
-    Training on them is training without the cache: the same order, chance and weights, up to the last bits of
-    the frozen layers' output. With `cache.views=K`, epoch e sees the augmentation of epoch e mod K.
+    Training with features equals training without the cache: the same order, random numbers and weights, up to the last
+    bits of the frozen layers' output. With `cache.views=K`, epoch e uses the augmentation of epoch e mod K.
 
     Args:
         config: a TrainConfig.
-        module: its network has the weights from which the run begins or goes on.
-        data: whose loaders.
-        trainer: whose device and precision.
-        begins: the first epoch to come.
+        module: its network has the weights with which the run starts or resumes.
+        data: its loaders are changed.
+        trainer: its device and precision are used.
+        begins: the first epoch of the run.
 
     Raises:
-        ConfigError: cache=features and it cannot be.
+        ConfigError: cache=features, but the network or the configuration does not allow it.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class FeatureCache:
     ) -> None:
         self.config, self.module, self.trainer = config, module, trainer
         self.data = cast(ImageDataModule, data)  # where `pictures` is set
-        self.asked = config.cache.mode == "features"
+        self.requested = config.cache.mode == "features"
         self.epochs = range(begins, max(begins + 1, config.trainer.max_epochs))
-        self.left = int(config.cache.max_gb * 2**30)
-        self.store = FeatureStore(Path(config.paths.cache).expanduser().absolute(), self.left)
+        self.free_bytes = int(config.cache.max_gb * 2**30)
+        self.store = FeatureStore(Path(config.paths.cache).expanduser().absolute(), self.free_bytes)
         self.notes: list[str] = []
         self._used: list[dict[str, Any]] = []
         self._reasons: dict[str, None] = {}
@@ -111,35 +111,35 @@ class FeatureCache:
         self._provide(("val", "train"))
 
     def provide_test(self) -> None:
-        """Let the test too begin from features, where what is frozen is so in every epoch."""
+        """Use features for testing too, if the same layers are frozen in every epoch."""
         if self._used and self.module.plan.static:
             self._provide(("test",))
 
     def summary(self) -> dict[str, Any] | None:
-        """What summary.json says of the cache: None where it is not used."""
+        """The entry of summary.json about the cache; None if it is not used."""
         if not self._used:
             return None
         seconds = sum(entry["seconds"] for entry in self._used)
         return {"folder": str(self.store.folder), "seconds": round(seconds, 2), "features": self._used}
 
     def close(self) -> None:
-        """From now on the features may be removed for others."""
+        """Release the features, so that other runs may remove them."""
         self.store.close()
 
-    # -- what is wanted ------------------------------------------------------------------------------------
+    # -- which features ------------------------------------------------------------------------------------
 
     def _provide(self, parts: Sequence[str]) -> None:
         needs = [need for part in parts if self._may(part) for need in self._needs(part)]
-        if self.asked and "train" in parts and not any(need.part == "train" for need in needs):
+        if self.requested and "train" in parts and not any(need.part == "train" for need in needs):
             raise ConfigError(
-                f"cache=features: {'; '.join(self._reasons)}.\ncache=auto trains without where it cannot be had."
+                f"cache=features: {'; '.join(self._reasons)}.\ncache=auto trains without it where it is not possible."
             )
         if not needs:
             return
         if "train" in parts and self._views == 0:
-            self._say_what_views_gain()
+            self._suggest_views()
         try:
-            stored = self.store.obtain([self._wanted(need) for need in needs])
+            stored = self.store.obtain([self._request(need) for need in needs])
         except OSError as error:
             note = (
                 f"the features of the frozen layers cannot be kept in paths.cache={self.config.paths.cache} "
@@ -152,45 +152,45 @@ class FeatureCache:
             chosen = [(need, kept) for need, kept in zip(needs, stored, strict=True) if need.part == part]
             self._install(part, chosen)
 
-    def _say_what_views_gain(self) -> None:
-        """A line for who augments and has not heard of views."""
+    def _suggest_views(self) -> None:
+        """Log how many passes cache.views would save."""
         frozen = sum(len(phase.epochs or self.epochs) for phase in self._phases)
         if frozen > VIEWS and self.config.trainer.limit_train_batches is None:
             log.info(
-                "cache  training images are augmented anew in each epoch, so their features are not kept; "
-                "cache.views=%d keeps those of %d views and cycles them: %d passes through the frozen layers "
+                "cache  training images are augmented differently in each epoch, so their features are not cached; "
+                "cache.views=%d caches those of %d views and cycles through them: %d passes through the frozen layers "
                 "instead of %d",
                 *(VIEWS, VIEWS, VIEWS, frozen),
             )
 
     def _may(self, part: str) -> bool:
-        """Whether the features of a part may be kept at all, as far as the configuration tells."""
+        """Whether the configuration allows caching the features of a split."""
         config = self.config
-        if getattr(config.trainer, f"limit_{part}_batches") is not None and not self.asked:
+        if getattr(config.trainer, f"limit_{part}_batches") is not None and not self.requested:
             return False
         if part != "train":
             return True
         if config.augment.mixup or config.augment.cutmix:  # refused by config.validation when asked for
-            self._leave("MixUp and CutMix mix images before the network sees them, so those to train on pass it whole")
+            self._skip("MixUp and CutMix mix images before the network, so training images pass all layers")
             return False
         if self._views == 0:
             return False
-        if self.asked and config.cache.views is None and self._views > 1:
-            self.notes.append(f"training images are seen in {self._views} augmented views in turn (cache.views)")
+        if self.requested and config.cache.views is None and self._views > 1:
+            self.notes.append(f"training images are used in {self._views} augmented views in turn (cache.views)")
             log.info("note  %s", self.notes[-1])
         return True
 
     @cached_property
     def _views(self) -> int:
-        """Views of each training image; 0: as many as there are epochs, none kept."""
+        """Number of cached views of each training image; 0: none, each epoch has its own."""
         if self.data.augment == Augment():
             return 1
-        views: int = self.config.cache.views or (VIEWS if self.asked else 0)
+        views: int = self.config.cache.views or (VIEWS if self.requested else 0)
         return min(views, self.epochs.stop) if self.config.trainer.max_epochs > 0 else views
 
     def _needs(self, part: str) -> Iterator[Need]:
         views = self._views if part == "train" else 1
-        least = 1 if self.asked or (part == "train" and self.config.cache.views) else 2
+        least = 1 if self.requested or (part == "train" and self.config.cache.views) else 2
         for phase in self._phases:
             used = {view: phase.uses(view, views) for view in range(views)}
             used = {view: epochs for view, epochs in used.items() if epochs is None or len(epochs) >= least}
@@ -202,7 +202,7 @@ class FeatureCache:
 
     @cached_property
     def _phases(self) -> list[Phase]:
-        """The epochs to come, by what stands still in them."""
+        """The epochs of the run, grouped by their frozen layers."""
         plan = self.module.plan
         if plan.static:
             return [Phase(0, None)]
@@ -221,7 +221,7 @@ class FeatureCache:
                 frozen = self.module.plan.untouched(phase.first)
                 return find_cut(self.module.network, frozen, self.module.normalise(images.to(device)))
         except NoCut as reason:
-            self._leave(str(reason))
+            self._skip(str(reason))
             return None
 
     def _fingerprint(self, cut: Cut) -> str:
@@ -230,27 +230,27 @@ class FeatureCache:
         return self._fingerprints[cut.code]
 
     def _fits(self, part: str, cut: Cut, views: int) -> bool:
-        """Whether the features of a part find room; what they take is counted."""
+        """Whether the features of a split fit into cache.max_gb; if so, their size is reserved."""
         count = len(self.data.splits.parts()[part])
         size = views * count * sum(Layout.of(example).row_bytes for example in cut.examples)
-        if size > self.left:
-            self._leave(
-                f"{in_words(size)} of features ({count:,} {part} images at {cut.name}"
+        if size > self.free_bytes:
+            self._skip(
+                f"{readable_size(size)} of features ({count:,} {part} images at {cut.name}"
                 f"{f', {views} views' if views > 1 else ''}) do not fit into cache.max_gb={self.config.cache.max_gb:g}"
             )
             return False
-        self.left -= size
+        self.free_bytes -= size
         return True
 
-    def _leave(self, reason: str) -> None:
-        """Go without the cache, at least in part."""
-        if reason not in self._reasons and not self.asked:
+    def _skip(self, reason: str) -> None:
+        """Record why features of a split are not cached."""
+        if reason not in self._reasons and not self.requested:
             log.info("cache  not used: %s", reason)
         self._reasons[reason] = None
 
     # -- computing -----------------------------------------------------------------------------------------
 
-    def _wanted(self, need: Need) -> Wanted:
+    def _request(self, need: Need) -> FeatureRequest:
         key = {
             "prefix": need.prefix,
             **self.data.pixels_of(need.part, need.view),
@@ -263,10 +263,10 @@ class FeatureCache:
         }
         layouts = [Layout.of(example) for example in need.cut.examples]
         count = len(self.data.splits.parts()[need.part])
-        return Wanted(key, layouts, count, lambda: self._features(need, count))
+        return FeatureRequest(key, layouts, count, lambda: self._features(need, count))
 
     def _features(self, need: Need, count: int) -> Generator[tuple[Tensor, ...], None, None]:
-        """What the frozen layers make of every image, batch after batch."""
+        """Outputs of the frozen layers for all images, in batches."""
         view = f", view {need.view + 1}" if self._views > 1 and need.part == "train" else ""
         log.info("cache  computing the features of %s %s images at %s%s", f"{count:,}", need.part, need.cut.name, view)
         console = PlainConsole(stderr=True)
@@ -279,13 +279,13 @@ class FeatureCache:
         ):
             for batch in bar.track(loader, description=f"features of {need.part} images{view}"):
                 if self.data.unreadable is not None and self.data.unreadable.known():
-                    raise OSError("some images cannot be read, and others stand in for them")
+                    raise OSError("some images cannot be read and are replaced by others")
                 images = self.module.normalise(batch.images.to(self.module.device))
                 yield need.cut.prefix(self.module.network, images)
 
     @contextlib.contextmanager
     def _computing(self, epoch: int, *, training: bool) -> Iterator[None]:
-        """Inside, the network is where, in the modes and in the precision in which the Trainer will run it."""
+        """Context in which the network has the device, modes and precision with which the Trainer will run it."""
         self.module.to(self.trainer.strategy.root_device)
         network = self.module.network
         modes = [(module, module.training) for module in network.modules()]
@@ -302,7 +302,7 @@ class FeatureCache:
     # -- using ---------------------------------------------------------------------------------------------
 
     def _install(self, part: str, chosen: Sequence[tuple[Need, Stored]]) -> None:
-        """Let the loaders give these features and the module take them."""
+        """Make the loaders yield these features and the module accept them."""
         by_epoch: dict[int, Features] = {}
         count = len(self.data.splits.parts()[part])
         for need, stored in chosen:
@@ -316,7 +316,7 @@ class FeatureCache:
         self.data.use_features(part, FeatureTable(by_epoch, period))
 
     def _record(self, views: Sequence[tuple[Need, Stored]]) -> None:
-        """One cut of one part of the data, in all its views: its suffix for the module, and what is said of it."""
+        """Register the suffix for one cut of a split, in all its views, and record it for log and summary."""
         need = views[0][0]
         suffix, compiled = need.cut.suffix, self.config.trainer.compile
         if compiled:
@@ -336,17 +336,17 @@ class FeatureCache:
             }
         )
         log.info(
-            "cache  %s images begin at %s: %s%s, %s",
+            "cache  %s images start at %s: %s%s, %s",
             need.part,
             need.cut.name,
             f"{len(views)} views, " if len(views) > 1 else "",
-            in_words(size),
-            f"computed in {sum(own):.1f} s" if own else "computed before",
+            readable_size(size),
+            f"computed in {sum(own):.1f} s" if own else "from the cache",
         )
 
 
 def _reason(error: OSError) -> str:
-    """What the system refused, and for a lack of permission to whom and the way out."""
+    """Message of the error, and for missing permissions the user and the way out."""
     if not isinstance(error, PermissionError):
         return str(error)
     return (

@@ -1,16 +1,16 @@
-"""Features on disk: computed once by whichever run needs them first, shared by all, the longest unused make room.
+"""Features on disk, shared by runs: computed by the first run that needs them; the least recently used are removed.
 
-All of it lies in one folder, `graft-features`, that this module makes and marks (see `MARKER`). In it are, for each
-digest of a key (SHA-256, in hex):
+They are in one folder, `graft-features`, which this module creates and marks (see `MARKER`). For each digest of a key
+(SHA-256, in hex) it contains:
 
     DIGEST/                 complete features: `meta.json` with the key, and the rows of each tensor in a `.bin` file
-    DIGEST.TOKEN.part/      the same, being written by the holder of DIGEST.TOKEN.lease
-    DIGEST.TOKEN.removed/   about to be removed
+    DIGEST.TOKEN.part/      the same, while it is written by the owner of DIGEST.TOKEN.lease
+    DIGEST.TOKEN.removed/   being removed
     DIGEST.TOKEN.lease      a run uses or waits for these features (see `graft.system.leases`)
-    DIGEST.claim            a run computes them, and others wait
+    DIGEST.claim            a run computes these features, and others wait
 
-Nothing is counted or removed but what has such a name, and of folders only those whose `meta.json` has a key with that
-digest and which hold no other files.
+Only files and folders of these names are counted or removed, and only folders whose `meta.json` contains the key of
+that digest and that contain no other files.
 """
 
 import atexit
@@ -56,22 +56,22 @@ _STALE_CLAIMS = re.compile(r"[0-9a-f]{64}\.claim\.[0-9a-f]{16}\.stale")
 
 
 class NoRoom(OSError):
-    """The features do not fit; the message says into what."""
+    """The features do not fit into cache.max_gb or on the disk; the message says which."""
 
 
 class NotOurs(OSError):
-    """A folder that another program made is where the features should be."""
+    """The folder of the features exists, but was not created by Graft."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Features asked of the store.
+class FeatureRequest:
+    """A request for features.
 
     Attributes:
-        key: plain values that decide every byte.
+        key: plain values that determine every byte.
         layouts: of each tensor.
-        count: number of rows of each.
-        batches: makes them, in order; called only when they are not there.
+        count: number of rows of each tensor.
+        batches: computes them, in order; called only if they are not stored.
     """
 
     key: Mapping[str, Any]
@@ -100,8 +100,8 @@ class Stored:
 
     Attributes:
         files: one for each tensor.
-        computed: whether this run made them.
-        seconds: how long that took whoever made them.
+        computed: whether this run computed them.
+        seconds: duration of the computation, by whichever run.
     """
 
     files: tuple[Path, ...]
@@ -130,8 +130,8 @@ class FeatureStore:
         self._leases: dict[str, Lease] = {}
         self._watched: dict[str, Watch] = {}
 
-    def obtain(self, wanted: Sequence[Wanted]) -> list[Stored]:
-        """All that is `wanted`: what is there, what this process computes, and what others compute meanwhile.
+    def obtain(self, request: Sequence[FeatureRequest]) -> list[Stored]:
+        """All that is `request`: what is there, what this process computes, and what others compute meanwhile.
 
         Raises:
             NoRoom: it does not fit, and nothing more can be removed.
@@ -143,7 +143,7 @@ class FeatureStore:
         announced: set[str] = set()
         before = set(self._leases)
         try:
-            while missing := [one for one in wanted if one.digest not in found]:
+            while missing := [one for one in request if one.digest not in found]:
                 for one in missing:
                     stored = self._take(one)
                     if stored is not None:
@@ -154,17 +154,17 @@ class FeatureStore:
             for name in self._leases.keys() - before:
                 self._leases.pop(name).release()
             raise
-        return [found[one.digest] for one in wanted]
+        return [found[one.digest] for one in request]
 
     def close(self) -> None:
-        """Let go of everything: from now on it may be removed."""
+        """Release all features, so that other runs may remove them."""
         for lease in self._leases.values():
             lease.release()
         self._leases.clear()
         atexit.unregister(self.close)
 
     def _open(self) -> None:
-        """Make the folder, or make sure that it is Graft's."""
+        """Create the folder, or check that Graft created it."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if not os.listdir(self.folder):  # made for Graft by a person
@@ -205,24 +205,24 @@ class FeatureStore:
         with contextlib.suppress(OSError):  # a file system without modes
             path.chmod(mode)
 
-    def _take(self, wanted: Wanted) -> Stored | None:
+    def _take(self, request: FeatureRequest) -> Stored | None:
         """One entry, computed if need be; None while another process computes it."""
-        name, folder = wanted.digest, self.folder / wanted.digest
+        name, folder = request.digest, self.folder / request.digest
         if name not in self._leases:  # before looking, so that who removes it sees the lease
             self._leases[name] = Lease(self.folder / f"{name}.{self.token}.lease", self._share)
             atexit.register(self.close)
-        meta, computed = _read(folder, wanted), False
+        meta, computed = _read(folder, request), False
         if meta is None:
             claim = self._claim(name)
             if claim is None:
                 return None
             with contextlib.closing(claim):
-                meta = _read(folder, wanted)  # another process may just have finished
+                meta = _read(folder, request)  # another process may just have finished
                 if meta is None:
-                    meta, computed = self._compute(folder, wanted, claim)
+                    meta, computed = self._compute(folder, request, claim)
         with contextlib.suppress(PermissionError):  # another user's
             os.utime(folder / META)
-        return Stored(tuple(_files(folder, wanted)), computed, meta["seconds"])
+        return Stored(tuple(_files(folder, request)), computed, meta["seconds"])
 
     def _claim(self, name: str) -> "Claim | None":
         """The right to compute; None while another process has it."""
@@ -249,31 +249,31 @@ class FeatureStore:
         announced.add(holder)
         time.sleep(POLL_SECONDS)
 
-    def _compute(self, folder: Path, wanted: Wanted, claim: "Claim") -> tuple[dict[str, Any], bool]:
+    def _compute(self, folder: Path, request: FeatureRequest, claim: "Claim") -> tuple[dict[str, Any], bool]:
         """(description of the entry, whether this process made it)."""
         if folder.exists():
             log.warning("cache  %s is damaged; its features are computed again", folder)
             if not self._remove(folder, damaged=True):
                 raise OSError(f"{folder} is damaged, and it is in use or holds files that are not Graft's")
-        self._make_room(wanted.bytes)
+        self._make_room(request.bytes)
         part = folder.with_name(f"{folder.name}.{self.token}.part")
         part.mkdir()
         started = time.perf_counter()
         meta = {
-            "key": dict(wanted.key),
-            "count": wanted.count,
-            "layouts": [layout.to_dict() for layout in wanted.layouts],
+            "key": dict(request.key),
+            "count": request.count,
+            "layouts": [layout.to_dict() for layout in request.layouts],
         }
         try:
             self._write_meta(part, meta)  # whose it is, should this process be killed
-            meta["crc32"] = self._write_rows(part, wanted, claim)
+            meta["crc32"] = self._write_rows(part, request, claim)
             meta["seconds"] = round(time.perf_counter() - started, 2)
             self._write_meta(part, meta)
             self._share(part)
             try:
                 part.rename(folder)
             except OSError:
-                other = _read(folder, wanted)  # of a run that was taken over, and finished after all
+                other = _read(folder, request)  # of a run that was taken over, and finished after all
                 if other is None:
                     raise
                 return other, False
@@ -286,24 +286,24 @@ class FeatureStore:
         write_atomically(folder / META, (json.dumps(meta, indent=2) + "\n").encode())
         self._share(folder / META)
 
-    def _write_rows(self, folder: Path, wanted: Wanted, claim: "Claim") -> list[int]:
+    def _write_rows(self, folder: Path, request: FeatureRequest, claim: "Claim") -> list[int]:
         """Write every batch as it comes; returns the CRC-32 of each file."""
-        sums = [0] * len(wanted.layouts)
+        sums = [0] * len(request.layouts)
         rows = 0
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(file.open("xb")) for file in _files(folder, wanted)]
-            for file, layout in zip(files, wanted.layouts, strict=True):
-                file.truncate(wanted.count * layout.row_bytes)  # so that others count the room as taken
-            for batch in stack.enter_context(contextlib.closing(wanted.batches())):
+            files = [stack.enter_context(file.open("xb")) for file in _files(folder, request)]
+            for file, layout in zip(files, request.layouts, strict=True):
+                file.truncate(request.count * layout.row_bytes)  # so that others count the room as taken
+            for batch in stack.enter_context(contextlib.closing(request.batches())):
                 rows += len(batch[0])
                 claim.progress()
-                for number, (file, layout, tensor) in enumerate(zip(files, wanted.layouts, batch, strict=True)):
+                for number, (file, layout, tensor) in enumerate(zip(files, request.layouts, batch, strict=True)):
                     content = layout.to_bytes(tensor)
                     sums[number] = zlib.crc32(content, sums[number])
                     file.write(content)
-        if rows != wanted.count:
-            raise RuntimeError(f"{rows} rows of features for {wanted.count} images")
-        for written in _files(folder, wanted):
+        if rows != request.count:
+            raise RuntimeError(f"{rows} rows of features for {request.count} images")
+        for written in _files(folder, request):
             sync(written)
             self._share(written)
         return sums
@@ -324,7 +324,7 @@ class FeatureStore:
             )
         free = shutil.disk_usage(self.folder).free
         if free < needed:
-            raise NoRoom(f"{self.folder} has {in_words(free)} free, and {in_words(needed)} are needed")
+            raise NoRoom(f"{self.folder} has {readable_size(free)} free, and {readable_size(needed)} are needed")
 
     def _entries(self) -> Iterator[tuple[Path, float, int]]:
         """(folder, time of last use, bytes) of all features, half-written ones too."""
@@ -397,8 +397,8 @@ class Claim:
             self._lease.release()
 
 
-def _files(folder: Path, wanted: Wanted) -> list[Path]:
-    return [folder / f"{number}.bin" for number, _ in enumerate(wanted.layouts)]
+def _files(folder: Path, request: FeatureRequest) -> list[Path]:
+    return [folder / f"{number}.bin" for number, _ in enumerate(request.layouts)]
 
 
 def _is_own(folder: Path, *, keyed: bool = True) -> bool:
@@ -428,15 +428,15 @@ def _remove_own_files(folder: Path) -> bool:
     return True
 
 
-def _read(folder: Path, wanted: Wanted) -> dict[str, Any] | None:
+def _read(folder: Path, request: FeatureRequest) -> dict[str, Any] | None:
     """The content of an entry's `meta.json` if the entry is there, complete and as its checksums say; else None."""
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text())
-        expected = [wanted.count, [layout.to_dict() for layout in wanted.layouts]]
-        if [meta["count"], meta["layouts"]] != expected or _digest(meta["key"]) != wanted.digest:
+        expected = [request.count, [layout.to_dict() for layout in request.layouts]]
+        if [meta["count"], meta["layouts"]] != expected or _digest(meta["key"]) != request.digest:
             return None
-        for file, layout, checksum in zip(_files(folder, wanted), wanted.layouts, meta["crc32"], strict=True):
-            if file.stat().st_size != wanted.count * layout.row_bytes:
+        for file, layout, checksum in zip(_files(folder, request), request.layouts, meta["crc32"], strict=True):
+            if file.stat().st_size != request.count * layout.row_bytes:
                 return None
             if _crc32(file) != checksum:
                 return None
@@ -454,8 +454,8 @@ def _crc32(file: Path) -> int:
     return checksum
 
 
-def in_words(size: float) -> str:
-    """A number of bytes for people: "3.9 MB"."""
+def readable_size(size: float) -> str:
+    """A number of bytes as text, e.g. "3.9 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             break

@@ -1,1 +1,1 @@
-"""What `graft inspect` finds out about a data set."""
+"""Inspection of a data set: unreadable images, duplicates, class balance, effects of resizing."""

@@ -1,4 +1,4 @@
-"""A data set inspected: what was seen of its pictures, which come twice, and what the resize does to them."""
+"""The inspection of a data set: its images, duplicates, and the effect of resizing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.layout import ignored_files
+from graft.data.layout import unused_files
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import NEAR, SMALLEST, near_groups, same_groups
-from graft.inspection.examine import Collection, Look, Seen, examine
+from graft.inspection.examine import Collection, Described, ImageFacts, examine
 
 Floats = npt.NDArray[np.float64]
 Groups = list[list[int]]
@@ -19,23 +19,23 @@ Groups = list[list[int]]
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that was seen; findings and tables are made of it. Pictures are named by their index.
+    """The results of inspecting all images, from which findings and tables are made; images are referred to by index.
 
     Attributes:
-        collection: the pictures and how they are divided.
-        preprocessing: what evaluation would do to them.
-        seen: of each picture what it looks like, or why it cannot be read.
-        same: pictures with the same pixels, two or more at a time.
-        near: near duplicates, two or more at a time, with the copies of each.
-        ignored_files: files beside the images that are not taken for images by their ending.
+        collection: the images and their splits.
+        preprocessing: resizing and cropping in evaluation.
+        images: the description of each image, or the error that makes it unreadable.
+        same: groups of images with identical pixels.
+        near: groups of near duplicates, with identical copies of each.
+        unused: (name, reason) of the files in the folder that are not in the data set.
     """
 
     collection: Collection
     preprocessing: Preprocessing
-    seen: list[Seen]
+    images: list[Described]
     same: Groups
     near: Groups
-    ignored_files: list[str]
+    unused: list[tuple[str, str]]
 
     @classmethod
     def of(
@@ -46,94 +46,94 @@ class Inspection:
         near: int = NEAR,
         done: Callable[[], object] = lambda: None,
     ) -> "Inspection":
-        """Look at every picture.
+        """Inspect every image.
 
         Args:
-            collection: the pictures.
-            preprocessing: what evaluation would do to them.
-            near: bits of 128 in which near duplicates may differ.
-            done: called after each picture, for a progress bar.
+            collection: the images and their splits.
+            preprocessing: resizing and cropping in evaluation.
+            near: number of bits of 128 in which the hashes of near duplicates may differ.
+            done: called after each image, for a progress bar.
         """
-        seen = examine(collection.images, done)
-        same = same_groups([one.digest if isinstance(one, Look) else None for one in seen])
-        beside = ignored_files({path.parent for path in collection.images.paths or ()}, collection.root)
-        return cls(collection, preprocessing, seen, same, _near(seen, same, near), beside)
+        images = examine(collection.images, done)
+        same = same_groups([each.digest if isinstance(each, ImageFacts) else None for each in images])
+        paths = collection.images.paths
+        unused = unused_files(collection.root, paths) if collection.root is not None and paths else []
+        return cls(collection, preprocessing, images, same, _near_duplicates(images, same, near), unused)
 
     def __len__(self) -> int:
-        return len(self.seen)
+        return len(self.images)
 
     @cached_property
-    def looks(self) -> dict[int, Look]:
-        """The pictures that can be read, by index."""
-        return {index: one for index, one in enumerate(self.seen) if isinstance(one, Look)}
+    def readable(self) -> dict[int, ImageFacts]:
+        """Index -> description of the readable images."""
+        return {index: each for index, each in enumerate(self.images) if isinstance(each, ImageFacts)}
 
     @cached_property
-    def faults(self) -> dict[int, UnreadableImage]:
-        """The others."""
-        return {index: one for index, one in enumerate(self.seen) if not isinstance(one, Look)}
+    def unreadable(self) -> dict[int, UnreadableImage]:
+        """Index -> error of the unreadable images."""
+        return {index: each for index, each in enumerate(self.images) if not isinstance(each, ImageFacts)}
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
-        """Images per class and part, [classes, parts]."""
-        return self._counted(np.ones(len(self), dtype=bool))
+        """Number of images per class and split, [classes, splits]."""
+        return self._count(np.ones(len(self), dtype=bool))
 
     @cached_property
     def readable_counts(self) -> npt.NDArray[np.int64]:
-        """Those of them that can be read, [classes, parts]."""
+        """Number of readable images per class and split, [classes, splits]."""
         mask = np.zeros(len(self), dtype=bool)
-        mask[list(self.looks)] = True
-        return self._counted(mask)
+        mask[list(self.readable)] = True
+        return self._count(mask)
 
-    def _counted(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def _count(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         counts = np.zeros((len(self.collection.classes), len(self.collection.parts)), dtype=np.int64)
         np.add.at(counts, (self.collection.images.labels[mask], self.collection.part[mask]), 1)
         return counts
 
     @cached_property
     def sizes(self) -> Floats:
-        """(width, height) of each readable picture, in the order of `looks`, [M, 2]."""
-        return np.array([look.size for look in self.looks.values()], dtype=np.float64).reshape(-1, 2)
+        """(width, height) of each readable image, in the order of `readable`, in pixels, [M, 2]."""
+        return np.array([facts.size for facts in self.readable.values()], dtype=np.float64).reshape(-1, 2)
 
     @property
     def target(self) -> int:
-        """The short side after the resize, in pixels."""
+        """Short side after resizing, in pixels."""
         return self.preprocessing.resize_size if self.preprocessing.fit == "crop" else self.preprocessing.input_size
 
     @cached_property
     def scale(self) -> Floats:
-        """How many times as long the resize makes the short side of each readable picture: above 1 it is enlarged and
-        gains no detail, [M]."""
+        """Scale factor of resizing for each readable image, [M]; above 1 it is enlarged without gaining detail."""
         return self.target / self.sizes.min(axis=1, initial=np.inf)
 
     @cached_property
     def cropped_share(self) -> Floats:
-        """Share of the area of each readable picture that the centre crop cuts off, 0 to 1, [M]."""
+        """Fraction of the area of each readable image that the centre crop cuts off, in [0, 1], [M]."""
         return 1 - visible(self.sizes, self.preprocessing).prod(axis=1)
 
     @cached_property
     def aspect(self) -> Floats:
-        """Width / height of each readable picture, [M]."""
+        """Width / height of each readable image, [M]."""
         return self.sizes[:, 0] / self.sizes[:, 1]
 
     def name(self, index: int) -> str:
-        """What the picture is called."""
+        """Name of an image."""
         return self.collection.images.names[index]
 
     def parts_of(self, group: list[int]) -> set[str]:
-        """The parts that pictures belong to."""
+        """Names of the splits of these images."""
         return {self.collection.parts[part] for part in np.unique(self.collection.part[group]).tolist()}
 
     def classes_of(self, group: list[int]) -> set[str]:
-        """The classes that pictures belong to."""
+        """Names of the classes of these images."""
         return {self.collection.classes[label] for label in np.unique(self.collection.images.labels[group]).tolist()}
 
 
 def visible(sizes: Floats, preprocessing: Preprocessing) -> Floats:
-    """Share of the width and of the height of pictures that the network sees, [N, 2].
+    """Fractions of the width and the height of images that remain after cropping, in [0, 1], [N, 2].
 
     Args:
         sizes: (width, height) in pixels, [N, 2].
-        preprocessing: "crop" shows the middle, "squash" everything.
+        preprocessing: fit="crop" keeps the middle, "squash" everything.
     """
     if preprocessing.fit != "crop":
         return np.ones_like(sizes)
@@ -141,16 +141,18 @@ def visible(sizes: Floats, preprocessing: Preprocessing) -> Floats:
     return np.minimum(preprocessing.input_size / (sizes * scale[:, None]), 1)
 
 
-def _near(seen: list[Seen], same: Groups, most: int) -> Groups:
-    """Near duplicates, each with its copies; pictures of one colour and very small ones are left out."""
+def _near_duplicates(images: list[Described], same: Groups, most: int) -> Groups:
+    """Groups of near duplicates with their identical copies, without very small images and those of a single colour."""
     copies = {group[0]: group for group in same}
     others = {index for group in same for index in group[1:]}
     chosen = [
         index
-        for index, one in enumerate(seen)
-        if isinstance(one, Look) and not one.blank and min(one.size) >= SMALLEST and index not in others
+        for index, each in enumerate(images)
+        if isinstance(each, ImageFacts) and not each.blank and min(each.size) >= SMALLEST and index not in others
     ]
-    looks: list[Look] = [seen[index] for index in chosen]  # type: ignore[misc]
-    groups = near_groups([look.hash for look in looks], [look.thumb for look in looks], most)
-    whole = [[index for place in group for index in copies.get(chosen[place], [chosen[place]])] for group in groups]
-    return [sorted(group) for group in whole]
+    facts: list[ImageFacts] = [images[index] for index in chosen]  # type: ignore[misc]
+    groups = near_groups([each.hash for each in facts], [each.thumb for each in facts], most)
+    with_copies = [
+        [index for position in group for index in copies.get(chosen[position], [chosen[position]])] for group in groups
+    ]
+    return [sorted(group) for group in with_copies]

@@ -1,4 +1,4 @@
-"""Pictures that come twice: the same pixels, or nearly the same to the eye."""
+"""Duplicate images: identical pixels, or near duplicates by perceptual hash and thumbnail."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -8,33 +8,34 @@ import numpy.typing as npt
 from PIL import Image
 
 NEAR = 12
-"""Near duplicates differ in at most so many of the 128 bits of their hashes.
+"""Most bits of 128 in which the hashes of near duplicates differ.
 
-Looked at: all 21 such pairs of the 3,670 flower photographs (recoloured, recompressed or recropped copies) and samples
-of those of CIFAR-10's 60,000 and of the mask set are what they are said to be; hymenoptera has none. The first pairs
-of different subjects come at 14 bits in CIFAR-10 and at 17 in the flowers."""
+All 21 such pairs of the 3,670 flower photographs (recoloured, recompressed or recropped copies) and samples of those of
+CIFAR-10 and of the mask set were checked by eye and are duplicates; hymenoptera has none. The first pairs of different
+subjects differ in 14 bits in CIFAR-10 and in 17 in the flowers."""
 
 ALIKE = 0.85
-"""And their grey miniatures correlate at least so much. Pictures that are mostly of one shade (stars, blots, signs on
-paper) agree in most bits without being alike."""
+"""Least correlation of the grey thumbnails of near duplicates. Images that are mostly of one shade (stars, drawings on
+paper) have similar hashes without being alike."""
 
 SMALLEST = 16
-"""Pictures with a side below so many pixels are left out: their few pixels are alike as soon as their subjects are."""
+"""Least side, in pixels, of images that are compared: smaller images are alike as soon as their subjects are."""
 
 THUMB = 16
-"""Side of the miniature, in pixels."""
+"""Side of a thumbnail, in pixels."""
 
-_WORDS, _BITS = 8, 16  # a hash as words of as many bits
+_WORDS, _BITS = 8, 16  # a hash is 8 words of 16 bits
 _PAIRS = 1_000_000
-"""So many pairs are compared at a time."""
+"""Pairs that are compared at a time."""
 
 Index = npt.NDArray[np.int64]
 
 
 def difference_hash(grey: Image.Image) -> bytes:
-    """128 bits (16 bytes): whether it gets brighter from each of 8x8 fields to the next, across and then down.
+    """Perceptual hash of 128 bits (16 bytes): whether each of 8x8 cells is darker than the next, horizontally, then
+    vertically.
 
-    Resizing, recompressing and recolouring change few of them. Krawetz 2013, "Kind of Like That" (dHash), in both
+    Resizing, recompressing and recolouring change few of its bits. Krawetz 2013, "Kind of Like That" (dHash), in both
     directions.
     """
     across = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
@@ -43,13 +44,13 @@ def difference_hash(grey: Image.Image) -> bytes:
     return np.packbits(bits).tobytes()
 
 
-def miniature(grey: Image.Image) -> bytes:
-    """uint8 [THUMB, THUMB], row by row."""
+def thumbnail(grey: Image.Image) -> bytes:
+    """Grey thumbnail, uint8 [THUMB, THUMB], as bytes in row order."""
     return grey.resize((THUMB, THUMB), Image.Resampling.BOX).tobytes()
 
 
 def same_groups(digests: Sequence[bytes | None]) -> list[list[int]]:
-    """The indices of equal digests, two or more at a time, in order; None is equal to nothing."""
+    """Groups of two or more indices with equal digests, in order; None equals nothing."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
         if digest is not None:
@@ -58,19 +59,19 @@ def same_groups(digests: Sequence[bytes | None]) -> list[list[int]]:
 
 
 def near_groups(hashes: Sequence[bytes], thumbs: Sequence[bytes], most: int = NEAR) -> list[list[int]]:
-    """Indices of pictures that are near duplicates of each other, directly or by way of others, two or more at a time.
+    """Groups of two or more indices of images that are near duplicates, directly or through others in the group.
 
     Args:
-        hashes: as `difference_hash` gives them, N of them.
-        thumbs: as `miniature` gives them, N of them.
+        hashes: from `difference_hash`, length N.
+        thumbs: from `thumbnail`, length N.
         most: bits that the hashes of near duplicates may differ in, 0 to 15.
     """
     words = np.frombuffer(b"".join(hashes), dtype=np.uint16).reshape(-1, _WORDS)
     shades = _standardised(thumbs)
-    group = np.arange(len(words))  # of each picture: the least index of those it belongs with
+    group = np.arange(len(words))  # smallest index in the group of each image
     for one, other in near_pairs(words, most):
-        apart = group[one] != group[other]  # what is together already need not be compared
-        one, other = one[apart], other[apart]
+        separate = group[one] != group[other]  # pairs in one group need not be compared
+        one, other = one[separate], other[separate]
         alike = np.einsum("ij,ij->i", shades[one], shades[other]) >= ALIKE
         group = _merged(group, one[alike], other[alike])
     members: dict[int, list[int]] = defaultdict(list)
@@ -80,7 +81,7 @@ def near_groups(hashes: Sequence[bytes], thumbs: Sequence[bytes], most: int = NE
 
 
 def near_pairs(words: npt.NDArray[np.uint16], most: int = NEAR) -> Iterator[tuple[Index, Index]]:
-    """All pairs i < j of rows that differ in at most `most` bits, some of them more than once, in blocks.
+    """All pairs i < j of rows that differ in at most `most` bits, in blocks; some pairs are repeated.
 
     Two hashes that differ in at most 15 bits differ in at most one bit of one of their eight words, so that looking
     up each word and its sixteen neighbours finds them all (Norouzi et al. 2012, "Fast Search in Hamming Space with
@@ -96,18 +97,18 @@ def near_pairs(words: npt.NDArray[np.uint16], most: int = NEAR) -> Iterator[tupl
         order = np.argsort(column, kind="stable")
         begins = np.searchsorted(column[order], np.arange(2**_BITS + 1))
         for probe in probes:
-            wanted = (column ^ np.uint16(probe)).astype(np.int64)
-            for one, place in _places(begins[wanted], begins[wanted + 1]):
-                other = order[place]
-                once = one < other
-                one, other = one[once], other[once]
+            keys = (column ^ np.uint16(probe)).astype(np.int64)
+            for one, position in _ranges(begins[keys], begins[keys + 1]):
+                other = order[position]
+                ordered = one < other
+                one, other = one[ordered], other[ordered]
                 near = np.bitwise_count(halves[one] ^ halves[other]).sum(axis=1) <= most
                 if near.any():
                     yield one[near], other[near]
 
 
-def _places(begin: Index, end: Index) -> Iterator[tuple[Index, Index]]:
-    """(i, place) for every place of begin[i] … end[i] - 1 and every i, about `_PAIRS` at a time."""
+def _ranges(begin: Index, end: Index) -> Iterator[tuple[Index, Index]]:
+    """(i, position) for all i and all positions from begin[i] to end[i] - 1, about `_PAIRS` at a time."""
     counts = end - begin
     total = np.concatenate([[0], np.cumsum(counts)])
     start = 0
@@ -120,7 +121,7 @@ def _places(begin: Index, end: Index) -> Iterator[tuple[Index, Index]]:
 
 
 def _standardised(thumbs: Sequence[bytes]) -> npt.NDArray[np.float32]:
-    """Miniatures whose scalar product is their correlation, [N, THUMB²]; of one shade: zeros."""
+    """Thumbnails whose scalar products are their correlations, [N, THUMB²]; zeros for a single shade."""
     shades = np.frombuffer(b"".join(thumbs), dtype=np.uint8).reshape(-1, THUMB * THUMB).astype(np.float32)
     shades -= shades.mean(axis=1, keepdims=True)
     length = np.linalg.norm(shades, axis=1, keepdims=True)
@@ -128,13 +129,13 @@ def _standardised(thumbs: Sequence[bytes]) -> npt.NDArray[np.float32]:
 
 
 def _merged(group: Index, one: Index, other: Index) -> Index:
-    """`group` with those of each pair together."""
+    """`group` with the groups of each pair merged."""
     while len(one):
         low, high = np.minimum(group[one], group[other]), np.maximum(group[one], group[other])
-        apart = low != high
-        if not apart.any():
+        separate = low != high
+        if not separate.any():
             break
-        one, other, low, high = one[apart], other[apart], low[apart], high[apart]
+        one, other, low, high = one[separate], other[separate], low[separate], high[separate]
         parent = np.arange(len(group))
         np.minimum.at(parent, high, low)
         while (parent[parent] != parent).any():

@@ -1,4 +1,4 @@
-"""Every picture of a data set looked at once: whether it can be read, how large it is, what it looks like."""
+"""Decoding every image of a data set once, to describe its size, format and appearance."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,28 +13,28 @@ from PIL import Image
 from graft.data.images import ImageSet, opened, orientation, to_rgb
 from graft.data.splits import Splits
 from graft.errors import UnreadableImage
-from graft.inspection.duplicates import difference_hash, miniature
+from graft.inspection.duplicates import difference_hash, thumbnail
 from graft.system.cpu import available_cores
 
 BLOCK = 1024
-"""So many pictures are handed to the threads at a time, which bounds what waits in memory."""
+"""Images submitted to the threads at a time, which limits the memory for results."""
 
 _PAGED = ("MPO", "TIFF")
-"""Formats whose further pictures are other views or pages, not an animation."""
+"""Formats whose further images are views or pages, not frames of an animation."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A data set as it is to be inspected: every picture once.
+    """All images of a data set, each once, with their splits.
 
     Attributes:
-        classes: class names; a label is an index into them.
-        images: the pictures of all parts, one part after the other.
-        parts: what the parts are called: "train", "val", "test"; "val and test" where one serves as both; "all".
-        part: index into `parts` of each picture, int64 [N].
-        notes: what the division says of itself.
-        root: where the files lie; None when there are none.
-        undivided: why the set could not be divided as asked; then the pictures are as they lie.
+        classes: class names; labels are indices into them.
+        images: the images of all splits, concatenated.
+        parts: names of the splits: "train", "val", "test"; "val and test" if they are the same; "all".
+        part: index into `parts` of each image, int64 [N].
+        notes: of the splits.
+        root: folder of the files; None for images in memory.
+        undivided: why the set cannot be split as configured; the images are then in the splits of their folders.
     """
 
     classes: tuple[str, ...]
@@ -47,7 +47,7 @@ class Collection:
 
     @classmethod
     def of(cls, splits: Splits) -> "Collection":
-        """A data set that could be divided."""
+        """The images of a data set that has been split."""
         one = splits.test is splits.val
         parts = {"train": splits.train, "val and test" if one else "val": splits.val}
         return cls.joined(splits.classes, parts if one else parts | {"test": splits.test}, splits.notes, splits.root)
@@ -61,7 +61,7 @@ class Collection:
         root: Path | None = None,
         undivided: str | None = None,
     ) -> "Collection":
-        """The `parts`, at least one, put together."""
+        """The concatenated images of `parts` (split -> images), at least one."""
         first, *others = parts.values()
         for images in others:
             first = first.join(images)
@@ -70,18 +70,18 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What there is to know of one picture.
+class ImageFacts:
+    """Description of one readable image.
 
     Attributes:
-        size: (width, height) as it stands upright, in pixels.
-        format: Pillow's name of the file's format, e.g. "JPEG"; "" for pictures in memory.
-        mode: Pillow's name of the pixels' kind in the file, e.g. "RGB", "CMYK", "I;16".
-        rotated: the camera was turned (EXIF); it is shown upright.
-        animated: has further frames; the first is taken.
-        blank: all of one colour.
+        size: (width, height) in pixels, upright.
+        format: Pillow's name of the file format, e.g. "JPEG"; "" for images in memory.
+        mode: Pillow's name of the pixel format in the file, e.g. "RGB", "CMYK", "I;16".
+        rotated: whether it has an EXIF rotation, which is applied.
+        animated: whether it has further frames, which are ignored.
+        blank: whether all pixels have the same colour.
         digest: SHA-256 of size and RGB pixels.
-        hash, thumb: what near duplicates are known by, see `duplicates`.
+        hash, thumb: perceptual hash and thumbnail, see `duplicates`.
     """
 
     size: tuple[int, int]
@@ -95,49 +95,49 @@ class Look:
     thumb: bytes
 
 
-Seen = Look | UnreadableImage
+Described = ImageFacts | UnreadableImage
 
 
-def examine(images: ImageSet, done: Callable[[], object] = lambda: None) -> list[Seen]:
-    """Each picture decoded and described, or why it cannot be read; in order, by threads.
+def examine(images: ImageSet, done: Callable[[], object] = lambda: None) -> list[Described]:
+    """Describe each image, or the error that makes it unreadable, in order; decodes with threads.
 
     Args:
-        images: the pictures.
+        images: the images.
         done: called after each, for a progress bar.
     """
 
-    def look(index: int) -> Seen:
+    def describe(index: int) -> Described:
         if images.paths is None:
             return _described(images.load(index))
-        return look_at(images.paths[index])
+        return describe_file(images.paths[index])
 
-    seen: list[Seen] = []
+    described: list[Described] = []
     with ThreadPoolExecutor(available_cores(), "examine") as pool:
         for start in range(0, len(images), BLOCK):
-            for result in pool.map(look, range(start, min(start + BLOCK, len(images)))):
-                seen.append(result)
+            for result in pool.map(describe, range(start, min(start + BLOCK, len(images)))):
+                described.append(result)
                 done()
-    return seen
+    return described
 
 
-def look_at(path: Path) -> Seen:
-    """The picture in `path` described, or why it cannot be read."""
+def describe_file(path: Path) -> Described:
+    """Describe the image in `path`, or the error that makes it unreadable."""
     try:
         with opened(path) as image:
             animated = getattr(image, "is_animated", False) and image.format not in _PAGED
             rotated = orientation(image) != 1
             return _described(to_rgb(image), image.format or "", image.mode, rotated, animated)
-    except UnreadableImage as error:  # anew, without the stack, which holds on to the file's content
+    except UnreadableImage as error:  # a copy without the traceback, which references the file's content
         return UnreadableImage(error.path, error.kind, error.reason)
 
 
 def _described(
     rgb: Image.Image, format_: str = "", mode: str = "RGB", rotated: bool = False, animated: bool = False
-) -> Look:
+) -> ImageFacts:
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}".encode())
     digest.update(np.asarray(rgb).data)
     blank = all(low == high for low, high in rgb.getextrema())  # type: ignore[misc]
     grey = rgb.convert("L")
-    return Look(
-        rgb.size, format_, mode, rotated, animated, blank, digest.digest(), difference_hash(grey), miniature(grey)
+    return ImageFacts(
+        rgb.size, format_, mode, rotated, animated, blank, digest.digest(), difference_hash(grey), thumbnail(grey)
     )

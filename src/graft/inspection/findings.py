@@ -1,4 +1,4 @@
-"""What is wrong with a data set, or worth knowing: each check a function from what was seen to findings."""
+"""Findings about a data set: each check is a function from an inspection to findings."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -10,40 +10,39 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from graft.data.layout import NO_IMAGE, NOT_IN_SET, NOT_READ
 from graft.inspection.dataset import Inspection
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""What spoils training or its figures; what may; what is good to know."""
+"""Errors make training or its results useless, warnings may, notes are for information."""
 
 IMBALANCE = 4.0
-"""The largest class has so many times the training images of the smallest: of two classes, the smaller has 20 % (the
-border of mild imbalance in Google's machine-learning course)."""
+"""Ratio of the largest to the smallest class from which on imbalance is reported: of two classes, the smaller has 20 %
+(the limit of mild imbalance in Google's machine-learning course)."""
 
 CUT = 2 / 3
-"""The centre crop cuts off more than this share of a picture: its sides are as 2.3 to 1 or more."""
+"""Fraction of an image's area that the centre crop cuts off, above which it is reported (an aspect ratio of 2.3)."""
 
 STRETCHED = 2.0
-"""Squashing makes one side so many times shorter against the other."""
+"""Change of the aspect ratio by squashing from which on it is reported."""
 
 TESTING = {"test", "val and test"}
-"""Parts whose figures are a run's result."""
-
-_PICTURE_LIKE = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".jpe", ".svg", ".psd", ".dng", ".cr2", ".nef")
+"""Splits whose metrics are the result of a run."""
 
 _SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to tell.
+    """One problem of a data set, or information about it.
 
     Attributes:
-        severity: "error" spoils training or its figures, "warning" may, "note" is good to know.
-        kind: what it is, always in the same words, e.g. "unreadable".
-        message: the same in a sentence, with numbers.
-        files: (name, reason) of pictures or classes.
-        groups: (name, part) of pictures, or of classes with no part, that belong together.
+        severity: see `SEVERITIES`.
+        kind: a fixed name, e.g. "unreadable".
+        message: a sentence with numbers.
+        files: (name, reason) of images or classes.
+        groups: groups of (name, split) of images, or (name, "") of classes, that belong together.
     """
 
     severity: Severity
@@ -56,27 +55,27 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def findings(seen: Inspection) -> list[Finding]:
-    """All there is to tell, the worst first."""
-    found = [finding for check in CHECKS for finding in check(seen)]
+def findings(inspection: Inspection) -> list[Finding]:
+    """All findings, the most severe first."""
+    found = [finding for check in CHECKS for finding in check(inspection)]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 # The division and the classes
 
 
-def _undivided(seen: Inspection) -> Findings:
-    if seen.collection.undivided is not None:
-        yield Finding("error", "cannot be divided", seen.collection.undivided)
+def _undivided(inspection: Inspection) -> Findings:
+    if inspection.collection.undivided is not None:
+        yield Finding("error", "cannot be divided", inspection.collection.undivided)
 
 
-def _nothing_readable(seen: Inspection) -> Findings:
-    for number, part in enumerate(seen.collection.parts):
-        counts, readable = seen.counts[:, number], seen.readable_counts[:, number]
+def _nothing_readable(inspection: Inspection) -> Findings:
+    for number, part in enumerate(inspection.collection.parts):
+        counts, readable = inspection.counts[:, number], inspection.readable_counts[:, number]
         to_learn = part in ("train", "all")
         empty = [
             (
-                seen.collection.classes[label],
+                inspection.collection.classes[label],
                 f"has {counts[label]:,}, none readable" if counts[label] else "has no images",
             )
             for label in np.flatnonzero(readable == 0).tolist()
@@ -90,9 +89,9 @@ def _nothing_readable(seen: Inspection) -> Findings:
             )
 
 
-def _confusable_names(seen: Inspection) -> Findings:
+def _confusable_names(inspection: Inspection) -> Findings:
     names = defaultdict(list)
-    for name in seen.collection.classes:
+    for name in inspection.collection.classes:
         names[name.casefold().strip()].append((name, ""))
     groups = [group for group in names.values() if len(group) > 1]
     if groups:
@@ -100,57 +99,66 @@ def _confusable_names(seen: Inspection) -> Findings:
         yield Finding("warning", "confusable classes", message, groups=groups)
 
 
-def _imbalance(seen: Inspection) -> Findings:
-    counts, classes = seen.readable_counts[:, 0], seen.collection.classes
+def _imbalance(inspection: Inspection) -> Findings:
+    counts, classes = inspection.readable_counts[:, 0], inspection.collection.classes
     if len(counts) < 2 or not counts.min() or counts.max() < IMBALANCE * counts.min():
         return
     large, small = int(counts.argmax()), int(counts.argmin())
     yield Finding(
         "warning",
         "class imbalance",
-        f"{counts[large] / counts[small]:.1f} times as many {seen.collection.parts[0]} images of {classes[large]} "
-        f"({counts[large]:,}) as of {classes[small]} ({counts[small]:,}); always saying {classes[large]} would be "
-        f"right for {counts[large] / counts.sum():.0%}. loss.class_weights=balanced weighs the classes alike",
+        f"{counts[large] / counts[small]:.1f} times as many {inspection.collection.parts[0]} images of "
+        f"{classes[large]} ({counts[large]:,}) as of {classes[small]} ({counts[small]:,}); always predicting "
+        f"{classes[large]} gives {counts[large] / counts.sum():.0%} accuracy. "
+        "loss.class_weights=balanced gives classes equal weight",
     )
 
 
 # Files
 
 
-def _unreadable(seen: Inspection) -> Findings:
-    kinds = Counter(fault.kind for fault in seen.faults.values())
+def _unreadable(inspection: Inspection) -> Findings:
+    kinds = Counter(fault.kind for fault in inspection.unreadable.values())
     if kinds:
-        said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        reasons = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         yield Finding(
             "warning",
             "unreadable",
-            f"{_count(len(seen.faults), 'file')} that cannot be read: {said}",
-            [(seen.name(index), f"{fault.kind}: {fault.reason}") for index, fault in seen.faults.items()],
+            f"{_count(len(inspection.unreadable), 'file')} that cannot be read: {reasons}",
+            [
+                (inspection.name(index), f"{fault.kind}: {fault.reason}")
+                for index, fault in inspection.unreadable.items()
+            ],
         )
 
 
-def _wrong_endings(seen: Inspection) -> Findings:
+def _wrong_endings(inspection: Inspection) -> Findings:
     formats = Image.registered_extensions()
     files = [
-        (seen.name(index), f"its content is {look.format}")
-        for index, look in seen.looks.items()
-        if look.format
-        and formats.get(Path(seen.name(index)).suffix.lower()) != _SAME_FORMAT.get(look.format, look.format)
+        (inspection.name(index), f"its content is {facts.format}")
+        for index, facts in inspection.readable.items()
+        if facts.format
+        and formats.get(Path(inspection.name(index)).suffix.lower()) != _SAME_FORMAT.get(facts.format, facts.format)
     ]
     if files:
-        message = f"{_count(len(files), 'file')} whose ending is not that of the content (read all the same)"
+        message = f"{_count(len(files), 'file')} whose ending does not match the content (read by content)"
         yield Finding("warning", "mislabelled ending", message, files)
 
 
-def _passed_over(seen: Inspection) -> Findings:
-    like = [name for name in seen.ignored_files if name.lower().endswith(_PICTURE_LIKE)]
-    others = [name for name in seen.ignored_files if not name.lower().endswith(_PICTURE_LIKE)]
-    if like:
-        message = f"{_count(len(like), 'picture')} in a format that is passed over: {_endings(like)}"
-        yield Finding("warning", "passed over", message, [(name, "") for name in like])
-    if others:
-        message = f"{_count(len(others), 'file')} beside the images, passed over: {_endings(others)}"
-        yield Finding("note", "other files", message, [(name, "") for name in others])
+_UNUSED: dict[str, tuple[Severity, str]] = {
+    NOT_READ: ("warning", "format not read"),
+    NOT_IN_SET: ("warning", "unused images"),
+    NO_IMAGE: ("note", "other files"),
+}
+"""Reason of `unused_files` -> severity and kind of its finding."""
+
+
+def _unused(inspection: Inspection) -> Findings:
+    for reason, (severity, kind) in _UNUSED.items():
+        names = [name for name, why in inspection.unused if why == reason]
+        if names:
+            message = f"{_count(len(names), 'file')} not used ({reason}): {_endings(names)}"
+            yield Finding(severity, kind, message, [(name, "") for name in names])
 
 
 def _endings(names: list[str]) -> str:
@@ -158,14 +166,14 @@ def _endings(names: list[str]) -> str:
     return ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5))
 
 
-# Pictures that come twice
+# Images that come twice
 
 
 _COPIES: tuple[tuple[Severity, str, str], ...] = (
     (
         "error",
         "same image in train and test",
-        "both trained and tested on: what is learned by heart counts as understood",
+        "both trained and tested on, so that test metrics are too good",
     ),
     ("warning", "same image in train and val", "both trained and validated on"),
     ("warning", "same image in val and test", "both validated and tested on"),
@@ -173,13 +181,13 @@ _COPIES: tuple[tuple[Severity, str, str], ...] = (
 )
 
 
-def _same(seen: Inspection) -> Findings:
+def _same(inspection: Inspection) -> Findings:
     found = defaultdict(list)
-    for group in seen.same:
-        found[_kind_of_copies(seen.parts_of(group))].append(_names(seen, group))
+    for group in inspection.same:
+        found[_kind_of_copies(inspection.parts_of(group))].append(_names(inspection, group))
     for severity, kind, message in _COPIES:
         if groups := found[kind]:
-            yield Finding(severity, kind, f"{_count(len(groups), 'picture')} {message}", groups=groups)
+            yield Finding(severity, kind, f"{_count(len(groups), 'image')} {message}", groups=groups)
 
 
 def _kind_of_copies(parts: set[str]) -> str:
@@ -190,10 +198,10 @@ def _kind_of_copies(parts: set[str]) -> str:
     return f"same image in train and {'test' if parts & TESTING else 'val'}"
 
 
-def _same_in_two_classes(seen: Inspection) -> Findings:
-    groups = [_names(seen, group) for group in seen.same if len(seen.classes_of(group)) > 1]
+def _same_in_two_classes(inspection: Inspection) -> Findings:
+    groups = [_names(inspection, group) for group in inspection.same if len(inspection.classes_of(group)) > 1]
     if groups:
-        message = f"{_count(len(groups), 'picture')} under more than one class"
+        message = f"{_count(len(groups), 'image')} in more than one class"
         yield Finding("warning", "same image in two classes", message, groups=groups)
 
 
@@ -204,64 +212,64 @@ _NEAR: tuple[tuple[Severity, str, str], ...] = (
 )
 
 
-def _near(seen: Inspection) -> Findings:
+def _near(inspection: Inspection) -> Findings:
     found = defaultdict(list)
-    for group in seen.near:
-        apart = len(seen.parts_of(group)) > 1
-        found["near duplicates across parts" if apart else "near duplicates"].append(_names(seen, group))
-        if len(seen.classes_of(group)) > 1:
-            found["near duplicates in two classes"].append(_names(seen, group))
+    for group in inspection.near:
+        across = len(inspection.parts_of(group)) > 1
+        found["near duplicates across parts" if across else "near duplicates"].append(_names(inspection, group))
+        if len(inspection.classes_of(group)) > 1:
+            found["near duplicates in two classes"].append(_names(inspection, group))
     for severity, kind, where in _NEAR:
         if groups := found[kind]:
-            message = f"{_count(len(groups), 'group')} of nearly the same pictures {where}"
+            message = f"{_count(len(groups), 'group')} of nearly the same images {where}"
             yield Finding(severity, kind, message, groups=groups)
 
 
-# What the pictures are, and what becomes of them
+# What the images are, and what becomes of them
 
 
-def _blank(seen: Inspection) -> Findings:
-    files = [(seen.name(index), "") for index, look in seen.looks.items() if look.blank]
+def _blank(inspection: Inspection) -> Findings:
+    files = [(inspection.name(index), "") for index, facts in inspection.readable.items() if facts.blank]
     if files:
-        yield Finding("warning", "blank", f"{_count(len(files), 'picture')} of a single colour", files)
+        yield Finding("warning", "blank", f"{_count(len(files), 'image')} of a single colour", files)
 
 
-def _enlarged(seen: Inspection) -> Findings:
-    files = _worst(seen, seen.scale, seen.scale > 1, "enlarged {:.1f} times")
+def _enlarged(inspection: Inspection) -> Findings:
+    files = _worst(inspection, inspection.scale, inspection.scale > 1, "enlarged {:.1f} times")
     if files:
-        share = len(files) / len(seen.looks)
+        share = len(files) / len(inspection.readable)
         yield Finding(
             "warning" if share >= 0.5 else "note",
             "enlarged",
-            f"{_count(len(files), 'picture')} ({share:.0%}) smaller than the {seen.target} pixels they are resized to",
+            f"{_count(len(files), 'image')} ({share:.0%}) smaller than the {inspection.target} pixels of the resize",
             files,
         )
 
 
-def _cut(seen: Inspection) -> Findings:
-    files = _worst(seen, seen.cropped_share, seen.cropped_share > CUT, "{:.0%} cut off")
+def _cut(inspection: Inspection) -> Findings:
+    files = _worst(inspection, inspection.cropped_share, inspection.cropped_share > CUT, "{:.0%} cut off")
     if files:
         message = (
-            f"{_count(len(files), 'picture')} with more than two thirds cut off by the centre crop; "
+            f"{_count(len(files), 'image')} with more than two thirds cut off by the centre crop; "
             "data.preprocess.fit=squash keeps everything"
         )
         yield Finding("warning", "cut off", message, files)
 
 
-def _stretched(seen: Inspection) -> Findings:
-    stretch = np.maximum(seen.aspect, 1 / seen.aspect)
-    files = _worst(seen, stretch, stretch >= STRETCHED, "{:.1f} to 1")
-    if files and seen.preprocessing.fit == "squash":
+def _stretched(inspection: Inspection) -> Findings:
+    stretch = np.maximum(inspection.aspect, 1 / inspection.aspect)
+    files = _worst(inspection, stretch, stretch >= STRETCHED, "{:.1f} to 1")
+    if files and inspection.preprocessing.fit == "squash":
         message = (
-            f"{_count(len(files), 'picture')} with the longer side squashed to half or less; "
+            f"{_count(len(files), 'image')} with the longer side squashed to half or less; "
             "data.preprocess.fit=crop keeps proportions"
         )
         yield Finding("warning", "squashed", message, files)
 
 
 _KINDS = {
-    "animated": "animated: the first frame is taken",
-    "turned": "turned by the camera (EXIF): put upright",
+    "animated": "animated: only the first frame is used",
+    "turned": "rotated by EXIF: turned upright",
     "CMYK": "in CMYK: converted to RGB without a colour profile",
     "LAB": "in Lab colours: converted to RGB",
     "I;16": "in grey of 16 bits: scaled to 8",
@@ -270,15 +278,15 @@ _KINDS = {
 }
 
 
-def _kinds(seen: Inspection) -> Findings:
+def _kinds(inspection: Inspection) -> Findings:
     kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for index, look in seen.looks.items():
-        mode = "I;16" if look.mode.startswith("I;16") else look.mode
-        for kind, holds in (("animated", look.animated), ("turned", look.rotated), (mode, mode in _KINDS)):
+    for index, facts in inspection.readable.items():
+        mode = "I;16" if facts.mode.startswith("I;16") else facts.mode
+        for kind, holds in (("animated", facts.animated), ("turned", facts.rotated), (mode, mode in _KINDS)):
             if holds:
-                kinds[kind].append((seen.name(index), ""))
+                kinds[kind].append((inspection.name(index), ""))
     for kind, files in kinds.items():
-        yield Finding("note", kind, f"{_count(len(files), 'picture')} {_KINDS[kind]}", files)
+        yield Finding("note", kind, f"{_count(len(files), 'image')} {_KINDS[kind]}", files)
 
 
 CHECKS: tuple[Callable[[Inspection], Findings], ...] = (
@@ -289,7 +297,7 @@ CHECKS: tuple[Callable[[Inspection], Findings], ...] = (
     _same_in_two_classes,
     _near,
     _wrong_endings,
-    _passed_over,
+    _unused,
     _blank,
     _imbalance,
     _confusable_names,
@@ -301,17 +309,17 @@ CHECKS: tuple[Callable[[Inspection], Findings], ...] = (
 
 
 def _worst(
-    seen: Inspection, values: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_], words: str
+    inspection: Inspection, values: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_], template: str
 ) -> list[tuple[str, str]]:
-    """(name, words with the value) of the readable pictures in `mask`, the largest values first."""
-    indices = list(seen.looks)
-    places = np.flatnonzero(mask)
-    order = places[np.argsort(-values[places], kind="stable")]
-    return [(seen.name(indices[place]), words.format(values[place])) for place in order.tolist()]
+    """(name, formatted value) of the readable images in `mask`, the largest values first."""
+    indices = list(inspection.readable)
+    positions = np.flatnonzero(mask)
+    order = positions[np.argsort(-values[positions], kind="stable")]
+    return [(inspection.name(indices[position]), template.format(values[position])) for position in order.tolist()]
 
 
-def _names(seen: Inspection, group: list[int]) -> list[tuple[str, str]]:
-    return [(seen.name(index), seen.collection.parts[seen.collection.part[index]]) for index in group]
+def _names(inspection: Inspection, group: list[int]) -> list[tuple[str, str]]:
+    return [(inspection.name(index), inspection.collection.parts[inspection.collection.part[index]]) for index in group]
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

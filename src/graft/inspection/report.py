@@ -1,4 +1,4 @@
-"""What `graft inspect` shows: tables for the terminal, plain values for a JSON file."""
+"""The report of `graft inspect`: tables for the terminal, plain values for a JSON file."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,39 +15,39 @@ from graft.inspection.findings import SEVERITIES, Finding
 from graft.system.escaping import printable
 
 MOST_CLASSES = 50
-"""The table shows no more classes; the JSON file has all."""
+"""Most classes in the table; the JSON file has all."""
 
 MOST_OF_A_GROUP = 6
-"""So many names are shown of pictures that belong together."""
+"""Most names shown of a group of images."""
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
-def tables(seen: Inspection, found: Sequence[Finding], title: str, rows: int) -> RenderableType:
-    """The whole report.
+def tables(inspection: Inspection, found: Sequence[Finding], title: str, rows: int) -> RenderableType:
+    """The report for the terminal.
 
     Args:
-        seen: what was seen.
-        found: what there is to tell of it.
-        title: the data set.
-        rows: so many names at most are listed of each finding.
+        inspection: the inspection.
+        found: its findings.
+        title: of the report.
+        rows: most names listed for each finding.
     """
-    parts: list[RenderableType] = [Text(printable(title), style="bold"), class_table(seen)]
-    parts += [Text(f"note  {printable(note)}") for note in seen.collection.notes]
-    if seen.looks:
-        parts += [size_table(seen), *(Text(line) for line in resize_lines(seen))]
+    parts: list[RenderableType] = [Text(printable(title), style="bold"), class_table(inspection)]
+    parts += [Text(f"note  {printable(note)}") for note in inspection.collection.notes]
+    if inspection.readable:
+        parts += [size_table(inspection), *(Text(line) for line in resize_lines(inspection))]
     return Group(*parts, finding_table(found, rows), Text(verdict(found), style="bold"))
 
 
-def class_table(seen: Inspection) -> Table:
-    """Images per class and part, and how many of them cannot be read."""
+def class_table(inspection: Inspection) -> Table:
+    """Table of the numbers of images per class and split, and of unreadable images."""
     table = Table()
     table.add_column("class")
-    for name in (*seen.collection.parts, *(["unreadable"] if seen.faults else [])):
+    for name in (*inspection.collection.parts, *(["unreadable"] if inspection.unreadable else [])):
         table.add_column(name, justify="right")
-    unreadable = (seen.counts - seen.readable_counts).sum(axis=1, keepdims=True)
-    counts = np.hstack([seen.counts, unreadable]) if seen.faults else seen.counts
-    for name, row in list(zip(seen.collection.classes, counts.tolist(), strict=True))[:MOST_CLASSES]:
+    unreadable = (inspection.counts - inspection.readable_counts).sum(axis=1, keepdims=True)
+    counts = np.hstack([inspection.counts, unreadable]) if inspection.unreadable else inspection.counts
+    for name, row in list(zip(inspection.collection.classes, counts.tolist(), strict=True))[:MOST_CLASSES]:
         table.add_row(Text(printable(name)), *(f"{count:,}" for count in row))
     hidden = len(counts) - MOST_CLASSES
     if hidden > 0:
@@ -57,47 +57,47 @@ def class_table(seen: Inspection) -> Table:
     return table
 
 
-def size_table(seen: Inspection) -> Table:
-    """Widths, heights and aspect ratios of the readable pictures."""
+def size_table(inspection: Inspection) -> Table:
+    """Table of the widths, heights and aspect ratios of the readable images."""
     table = Table()
     for name in ("", "least", "median", "most"):
         table.add_column(name, justify="right" if name else "left")
     for name, values, digits in (
-        ("width", seen.sizes[:, 0], 0),
-        ("height", seen.sizes[:, 1], 0),
-        ("width / height", seen.aspect, 2),
+        ("width", inspection.sizes[:, 0], 0),
+        ("height", inspection.sizes[:, 1], 0),
+        ("width / height", inspection.aspect, 2),
     ):
         table.add_row(name, *(f"{value:.{digits}f}" for value in spread(values).values()))
     return table
 
 
-def resize_lines(seen: Inspection) -> Iterator[str]:
-    """What the chosen resize does to them, and what they are stored as."""
-    own, scale = seen.preprocessing, seen.scale
-    names = [seen.name(index) for index in seen.looks]
+def resize_lines(inspection: Inspection) -> Iterator[str]:
+    """Lines about the effects of resizing and the formats of the images."""
+    own, scale = inspection.preprocessing, inspection.scale
+    names = [inspection.name(index) for index in inspection.readable]
     if own.fit != "crop":
         yield f"squashed to {own.input_size} x {own.input_size} pixels, nothing is cut off"
     else:
         middle = f"{own.input_size} x {own.input_size} in the middle"
-        what = f"short side to {own.resize_size} pixels, of which {middle} are seen"
-        worst = printable(names[int(seen.cropped_share.argmax())])
-        yield f"{what}: {np.median(seen.cropped_share):.0%} of the area of the median picture are cut off" + (
-            f", {seen.cropped_share.max():.0%} of {worst}"
-            if seen.cropped_share.max() > np.median(seen.cropped_share)
+        what = f"short side to {own.resize_size} pixels, of which {middle} are kept"
+        worst = printable(names[int(inspection.cropped_share.argmax())])
+        yield f"{what}: {np.median(inspection.cropped_share):.0%} of the area of the median image are cut off" + (
+            f", {inspection.cropped_share.max():.0%} of {worst}"
+            if inspection.cropped_share.max() > np.median(inspection.cropped_share)
             else ""
         )
     enlarged = int((scale > 1).sum())
     yield f"enlarged: {enlarged:,} of {len(names):,}" + (
         f", the smallest {scale.max():.1f} times ({printable(names[int(scale.argmax())])})" if enlarged else ""
     )
-    kinds = Counter(f"{look.format} {look.mode}".strip() for look in seen.looks.values())
+    kinds = Counter(f"{facts.format} {facts.mode}".strip() for facts in inspection.readable.values())
     yield "stored as " + ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
 
 
 def finding_table(found: Sequence[Finding], rows: int) -> RenderableType:
-    """The findings, the worst first, with some of the names of each."""
+    """Table of the findings, the most severe first, with some names of each."""
     if not found:
-        return Text("nothing found that stands in the way")
+        return Text("no problems found")
     table = Table(show_lines=True)
     table.add_column("")
     table.add_column("finding", ratio=2)
@@ -116,8 +116,8 @@ def _lines(finding: Finding) -> Iterator[str]:
     for name, reason in finding.files:
         yield printable(name) + (f"  ({printable(reason)})" if reason else "")
     for group in finding.groups:
-        apart = len({part for _, part in group}) > 1
-        names = [printable(name) + (f" ({part})" if apart else "") for name, part in group[:MOST_OF_A_GROUP]]
+        across = len({part for _, part in group}) > 1
+        names = [printable(name) + (f" ({part})" if across else "") for name, part in group[:MOST_OF_A_GROUP]]
         more = len(group) - len(names)
         yield sign.join(names) + (f" and {more:,} more" if more else "")
 
@@ -129,21 +129,21 @@ def verdict(found: Sequence[Finding]) -> str:
 
 
 def spread(values: Floats) -> dict[str, float]:
-    """Least, median and most of at least one value."""
+    """Minimum, median and maximum of at least one value."""
     return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
 
 
-def plain(seen: Inspection, found: Sequence[Finding], sheets: Mapping[str, Path]) -> dict[str, Any]:
-    """Everything as plain values. Parts are called as splits are: where one serves as both, "val" and "test" agree."""
-    own = seen.preprocessing
-    names = [seen.name(index) for index in seen.looks]
+def plain(inspection: Inspection, found: Sequence[Finding], sheets: Mapping[str, Path]) -> dict[str, Any]:
+    """The report as plain values; images that are both validation and test images are counted in "val" and "test"."""
+    own = inspection.preprocessing
+    names = [inspection.name(index) for index in inspection.readable]
     return {
         "ok": all(finding.severity != "error" for finding in found),
-        "root": None if seen.collection.root is None else str(seen.collection.root),
-        "classes": list(seen.collection.classes),
-        "notes": list(seen.collection.notes),
-        "counts": _per_split(seen, seen.counts),
-        "readable": _per_split(seen, seen.readable_counts),
+        "root": None if inspection.collection.root is None else str(inspection.collection.root),
+        "classes": list(inspection.collection.classes),
+        "notes": list(inspection.collection.notes),
+        "counts": _per_split(inspection, inspection.counts),
+        "readable": _per_split(inspection, inspection.readable_counts),
         "findings": [
             {
                 "severity": finding.severity,
@@ -155,28 +155,28 @@ def plain(seen: Inspection, found: Sequence[Finding], sheets: Mapping[str, Path]
             for finding in found
         ],
         "sizes": {
-            "width": spread(seen.sizes[:, 0]),
-            "height": spread(seen.sizes[:, 1]),
-            "aspect": spread(seen.aspect),
+            "width": spread(inspection.sizes[:, 0]),
+            "height": spread(inspection.sizes[:, 1]),
+            "aspect": spread(inspection.aspect),
         }
         if names
         else {},
         "resize": {
             "preprocessing": own.to_dict(),
-            "enlarged": int((seen.scale > 1).sum()),
-            "cropped": spread(seen.cropped_share) | {"worst": names[int(seen.cropped_share.argmax())]},
+            "enlarged": int((inspection.scale > 1).sum()),
+            "cropped": spread(inspection.cropped_share) | {"worst": names[int(inspection.cropped_share.argmax())]},
         }
         if names
         else {},
-        "formats": dict(Counter(look.format for look in seen.looks.values() if look.format).most_common()),
-        "modes": dict(Counter(look.mode for look in seen.looks.values()).most_common()),
+        "formats": dict(Counter(facts.format for facts in inspection.readable.values() if facts.format).most_common()),
+        "modes": dict(Counter(facts.mode for facts in inspection.readable.values()).most_common()),
         "sheets": {name: str(path) for name, path in sheets.items()},
     }
 
 
-def _per_split(seen: Inspection, counts: Any) -> dict[str, dict[str, int]]:
+def _per_split(inspection: Inspection, counts: Any) -> dict[str, dict[str, int]]:
     return {
-        split: dict(zip(seen.collection.classes, counts[:, number].tolist(), strict=True))
-        for number, part in enumerate(seen.collection.parts)
+        split: dict(zip(inspection.collection.classes, counts[:, number].tolist(), strict=True))
+        for number, part in enumerate(inspection.collection.parts)
         for split in part.split(" and ")
     }

@@ -5,8 +5,9 @@ from typing import Any
 
 from graft.config.commands import InspectConfig
 from graft.config.schema import DataConfig, TrainConfig
-from graft.data.scan import refuse_or_leave_out
-from graft.data.sources import is_data_module, load_splits, locate, source_arguments
+from graft.data.loading import load_splits, locate
+from graft.data.scan import exclude_unreadable
+from graft.data.sources import is_data_module, source_arguments
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, NotAvailable
 from graft.models.configured import recipe_of
@@ -70,7 +71,7 @@ def open_data(config: TrainConfig) -> Splits:
     splits = divide_data(config)
     total = sum(len(part.paths or ()) for part in splits.parts().values())
     with progress_bar("checking images", total) as bar:
-        return refuse_or_leave_out(splits, config.data.on_error, bar.advance)
+        return exclude_unreadable(splits, config.data.on_error, bar.advance)
 
 
 def open_module_data(config: TrainConfig) -> Splits:

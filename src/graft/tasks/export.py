@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from graft.config.commands import ExportConfig
 from graft.config.registration import typed
 from graft.data.images import ImageSet
-from graft.data.sources import locate
+from graft.data.loading import locate
 from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
 from graft.export.format import Format, build_formats

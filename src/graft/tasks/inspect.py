@@ -11,7 +11,8 @@ from graft.config.commands import InspectConfig
 from graft.config.fields import check_ranges, one_of
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
-from graft.data.sources import check_source, checked_name, locate, source_arguments, undivided
+from graft.data.loading import locate, undivided
+from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, DataError
 from graft.inspection.contact_sheets import contact_sheet
 from graft.inspection.dataset import Inspection
@@ -108,7 +109,7 @@ def title(config: InspectConfig) -> str:
 def write_sheets(seen: Inspection, folder: Path, classes: int, pictures: int) -> dict[str, Path]:
     """A contact sheet of each of the first `classes` classes into `folder`; returns class name → file."""
     images, written = seen.collection.images, {}
-    readable = np.array(sorted(seen.looks), dtype=np.int64)
+    readable = np.array(sorted(seen.readable), dtype=np.int64)
     names = list(enumerate(seen.collection.classes))[:classes]
     with progress_bar("contact sheets", len(names)) as bar:
         for label, name in names:

@@ -165,11 +165,11 @@ def annotate(picture: Found, prediction: Prediction, folder: Path) -> None:
     """Save a copy of the image with its prediction below it under the same path in `folder`, overwriting nothing."""
     from graft.review.annotate import annotated
 
-    file = (folder / picture.below).with_suffix(".jpg")
+    file = (folder / picture.relative).with_suffix(".jpg")
     for number in itertools.count(2):
         if not file.exists():
             break
-        file = (folder / picture.below).with_suffix(f".{number}.jpg")
+        file = (folder / picture.relative).with_suffix(f".{number}.jpg")
     file.parent.mkdir(parents=True, exist_ok=True)
     annotated(read_image(picture.path), prediction).save(file, quality=90)
 

@@ -7,7 +7,8 @@ from typing import Any
 from graft.config.commands import EvaluateConfig, ExportConfig
 from graft.config.recorded import demand_trust, recorded_run
 from graft.config.schema import DataConfig, TrainConfig
-from graft.data.sources import checked_name, known_sources, locate, source_target
+from graft.data.loading import locate
+from graft.data.sources import checked_name, known_sources, source_target
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
 from graft.tasks.data import data_root, open_data

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 "content": splits.source,
                 "validates_on_test": splits.val is splits.test,
                 "notes": list(splits.notes),
-                "left_out": dict(splits.left_out),
+                "left_out": dict(splits.unreadable),
+                "unused": dict(Counter(reason for _, reason in splits.unused)),
             },
         }
         fit.run(config, splits, run, resumption)

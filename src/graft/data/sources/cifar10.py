@@ -1,4 +1,4 @@
-"""CIFAR-10: 50,000 training and 10,000 test pictures of 32x32, as torchvision's batches or class folders."""
+"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32x32 pixels, in batches or class folders."""
 
 from pathlib import Path
 
@@ -20,38 +20,42 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def present(root: Path) -> bool:
-    """Whether the set lies at or below `root`, in either form."""
+    """Whether `root` is or contains the data set, as batches or as class folders."""
     return _batches(root) is not None or _images(root) is not None
 
 
 def target(root: Path) -> Path:
-    """Where the archive's folder belongs: below `root`, unless `root` is that folder."""
+    """Where to unpack the archive's folder: in `root`, unless `root` is named as that folder."""
     if root.name == BATCHES:
         return root
     return (root.parent if root.name == IMAGES else root) / BATCHES
 
 
 def load(root: Path) -> Source:
-    """Read `cifar-10-batches-py/`, else `cifar10/{train,test}/CLASS/`; `root` is one of them or holds it."""
+    """Read `cifar-10-batches-py/`, else `cifar10/{train,test}/CLASS/`; `root` is one of them or contains it.
+
+    Raises:
+        DataError: neither is there, or the batches are incomplete or damaged.
+    """
     if (batches := _batches(root)) is not None:
         return _read_batches(batches)
     images = _images(root)
     if images is None:
-        raise DataError(f"data.root={root}: neither {BATCHES}/ nor {IMAGES}/{{train,test}}/CLASS/ is there.")
+        raise DataError(f"data.root={root}: contains neither {BATCHES}/ nor {IMAGES}/{{train,test}}/CLASS/.")
     parts = split_folders(images)
     train, test = (read_class_folders(parts[part], prefix=f"{part}/", classes=CLASSES) for part in ("train", "test"))
     return Source(CLASSES, train, test=test)
 
 
 def _batches(root: Path) -> Path | None:
-    places = (root / BATCHES, target(root))
-    return next((place for place in places if (place / "data_batch_1").is_file()), None)
+    candidates = (root / BATCHES, target(root))
+    return next((folder for folder in candidates if (folder / "data_batch_1").is_file()), None)
 
 
 def _images(root: Path) -> Path | None:
-    places = (root / IMAGES, root)
+    candidates = (root / IMAGES, root)
     return next(
-        (place for place in places if place.is_dir() and {"train", "test"} <= split_folders(place).keys()),
+        (folder for folder in candidates if folder.is_dir() and {"train", "test"} <= split_folders(folder).keys()),
         None,
     )
 
@@ -70,5 +74,5 @@ def _read_batches(folder: Path) -> Source:
     except RuntimeError as error:
         raise DataError(
             f"{folder}: incomplete or damaged (a file's MD5 is not the published one).\n"
-            f"Remove the folder to have it fetched again from {DOWNLOAD.url}."
+            f"Remove the folder, and the next run downloads it again from {DOWNLOAD.url}."
         ) from error

@@ -1,18 +1,19 @@
-"""Is it a face? 200 real 25x25 photographs that come with scikit-image (`lfw_subset`), half of them faces."""
+"""Faces or not: 200 photographs of 25x25 pixels that scikit-image contains (`lfw_subset`), half of them faces."""
 
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.sources.base import Source, bundled_file, embedded_pool
+from graft.data.embedded import bundled_file, embedded_pool
+from graft.data.sources.base import Source
 
 CLASSES = ("face", "no_face")
 
 
 def load(*, test_fraction: float = 0.5, split_seed: int = 0) -> Source:
-    """One pool; with data.shots=K, K images of each class train and the others test.
+    """The photographs, not split; with data.shots=K, K images of each class train and all others test.
 
     Args:
-        test_fraction: share of each class to test on, without data.shots.
+        test_fraction: fraction of each class to test on without data.shots, in (0, 1).
         split_seed: seed of that draw.
     """
     labels = np.repeat([0, 1], 100)
@@ -21,7 +22,7 @@ def load(*, test_fraction: float = 0.5, split_seed: int = 0) -> Source:
 
 
 def photographs() -> npt.NDArray[np.float64]:
-    """scikit-image's [200, 25, 25], from 0 to 1; read without importing it where they lie where they always have."""
+    """scikit-image's photographs [200, 25, 25], from 0 to 1; its file is read directly if it is at the usual path."""
     file = bundled_file("skimage", "data/lfw_subset.npy")
     if file is None:
         from skimage.data import lfw_subset

@@ -1,4 +1,4 @@
-"""TensorFlow's flower photographs: 3,670 pictures of five kinds, CC-BY."""
+"""TensorFlow's flower photographs: 3,670 images of five classes, CC-BY."""
 
 from pathlib import Path
 
@@ -21,11 +21,14 @@ CLASSES = tuple(TEST_COUNTS)
 
 
 def load(root: Path, *, split_seed: int = 0) -> Source:
-    """3,130 images to train and validate on, 540 to test on, those of TEST_COUNTS in each class.
+    """The flowers: 3,130 images for training and validation, 540 for testing (`TEST_COUNTS` per class).
 
     Args:
-        root: class folders as in the archive, or `train` and `test` folders of such, which are then kept.
+        root: contains class folders as in the archive, or `train` and `test` folders of them, which are kept.
         split_seed: seed of the draw of the test images.
+
+    Raises:
+        DataError: a class folder is missing, or a class has too few images.
     """
     parts = split_folders(root)
     if {"train", "test"} <= parts.keys():
@@ -39,18 +42,16 @@ def load(root: Path, *, split_seed: int = 0) -> Source:
     missing = [name for name in CLASSES if not (root / name).is_dir()]
     if missing:
         raise DataError(
-            f"data.root={root}: there is no {missing[0]}. Wanted: class folders {', '.join(CLASSES)}, "
+            f"data.root={root}: there is no {missing[0]}. Expected: class folders {', '.join(CLASSES)}, "
             f"as unpacked from {DOWNLOAD.url}, or train and test folders of them.\n"
             f"For other flowers use data=folder data.root={root}."
         )
     pool = read_class_folders(root, classes=CLASSES)
     try:
-        train_side, test_side = stratified_split(
-            pool.labels, dict(enumerate(TEST_COUNTS.values())), split_seed, classes=CLASSES
-        )
+        kept, drawn = stratified_split(pool.labels, dict(enumerate(TEST_COUNTS.values())), split_seed, classes=CLASSES)
     except DataError as error:
         raise DataError(
             f"data.root={root}: {error}\nThe whole set has 3,670 images; for a part of it use data=folder "
             f"data.root={root}."
         ) from error
-    return Source(CLASSES, pool.select(train_side), test=pool.select(test_side))
+    return Source(CLASSES, pool.select(kept), test=pool.select(drawn))

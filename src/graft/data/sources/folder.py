@@ -1,4 +1,4 @@
-"""Anybody's own pictures: `train/val[/test]` folders of class folders, or one level of class folders."""
+"""Images in class folders, either directly in the root or in `train`, `val` and `test` folders."""
 
 from pathlib import Path
 
@@ -7,33 +7,38 @@ from graft.data.sources.base import Source
 from graft.data.splits import stratified_fraction
 from graft.errors import ConfigError, DataError
 
-WANTED = (
-    "Give data.root=FOLDER, where FOLDER has one folder of images a class, or such folders below train, val and test."
+LAYOUT_HELP = (
+    "Give data.root=FOLDER, where FOLDER has one folder of images per class, or train, val and test folders of them."
 )
 
 CLASS_FOLDERS = True
 
 
 def load(root: Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Source:
-    """Read the class folders below `root`.
+    """Read the class folders in `root`.
 
     Args:
-        root: has `train` with `val` and/or `test`, or class folders.
-        test_fraction: share of each class to test on, where there is no val or test folder.
+        root: contains class folders, or `train` with `val`, `test` or both.
+        test_fraction: fraction of each class to test on where there is no val or test folder, in (0, 1).
         split_seed: seed of that draw.
+
+    Raises:
+        ConfigError: `test_fraction` out of range.
+        DataError: no class folders, a class without images, or splits without train.
     """
     parts = split_folders(root)
     if "train" in parts and len(parts) > 1:
         return _from_splits(parts)
     if parts and "train" not in parts:
-        raise DataError(f"data.root={root}: has a {next(iter(parts.values())).name} folder but no train.\n{WANTED}")
+        name = next(iter(parts.values())).name
+        raise DataError(f"data.root={root}: has a {name} folder but no train folder.\n{LAYOUT_HELP}")
     if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.test_fraction={test_fraction:g}: above 0 and below 1.")
+        raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
     folder = parts.get("train", root)
     pool = read_class_folders(folder, prefix=f"{folder.name}/" if parts else "")
     classes = _class_names(folder)
     if len(classes) < 2:
-        return Source(classes, pool)  # refused with the reason where all sets are
+        return Source(classes, pool)  # refused by `divide`, as for every source
     try:
         train, test = stratified_fraction(
             pool.labels,
@@ -50,10 +55,10 @@ def load(root: Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Sour
 
 def _from_splits(parts: dict[str, Path]) -> Source:
     classes = _class_names(parts["train"])
-    sets = {
+    images = {
         name: read_class_folders(folder, prefix=f"{folder.name}/", classes=classes) for name, folder in parts.items()
     }
-    return Source(classes, sets["train"], sets.get("val"), sets.get("test"))
+    return Source(classes, images["train"], images.get("val"), images.get("test"))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Ants and bees, from PyTorch's transfer-learning tutorial: 244 training and 153 validation photographs."""
+"""Ants and bees of PyTorch's transfer-learning tutorial: 244 training and 153 validation photographs."""
 
 from pathlib import Path
 
@@ -11,15 +11,17 @@ DOWNLOAD = Download("https://download.pytorch.org/tutorial/hymenoptera_data.zip"
 
 
 def load(root: Path) -> Source:
-    """Read `train` and `val`; there is no test part, so validation serves as test (the tutorial does the
-    same).
+    """Read `train` and `val`; the validation images are also the test images, as in the tutorial.
 
-    The archive's stray `train/ants/imageNotFound.gif` is no image, as for torchvision's ImageFolder.
+    The archive's `train/ants/imageNotFound.gif` is ignored, as torchvision's ImageFolder does.
+
+    Raises:
+        DataError: there is no train or val folder.
     """
     parts = split_folders(root)
     if not {"train", "val"} <= parts.keys():
         raise DataError(
-            f"data.root={root}: wanted {root.name}/train and {root.name}/val, each with ants and bees.\n"
+            f"data.root={root}: must contain train and val folders, each with ants and bees.\n"
             f"For images of your own use data=folder data.root={root}."
         )
     classes = tuple(class_folders(parts["train"]))

@@ -1,0 +1,251 @@
+"""Locating, downloading, reading and splitting the data set of a source."""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from graft.config.targets import TARGET, accepts
+from graft.data.division import divide, with_fold
+from graft.data.images import ImageSet
+from graft.data.layout import read_as_found, unused_files
+from graft.data.sources import ResolvedSource, check_source, resolve_source
+from graft.data.sources.base import Download, Source
+from graft.data.splits import Splits
+from graft.errors import ConfigError, DataError, GraftError, NotAvailable
+from graft.system import archives, downloads
+
+
+def load_splits(
+    source: str,
+    *,
+    root: Path | None,
+    seed: int,
+    shots: int | None = None,
+    val_fraction: float = 0.1,
+    fold: int | None = None,
+    folds: int | None = None,
+    download: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+) -> Splits:
+    """The training, validation and test images of a data set.
+
+    Args:
+        source: dotted path of a source function, or the name of one of Graft's own ("flowers").
+        root: folder of the data set; None for embedded sets.
+        seed: of the draws of validation images and shots, and of the source's own.
+        shots: number of training images per class; None: all.
+        val_fraction: fraction of the training images to validate on, in [0, 1), for a data set without validation
+            images of its own; 0: validate on the test images.
+        fold, folds: validate on fold `fold` (from 0) of `folds` folds of all images that are not test images, and train
+            on the others; without test images of its own, the set is also tested on the fold. None: no folds.
+        download: whether to download a data set that is not in `root`.
+        arguments: of the source.
+
+    Raises:
+        ConfigError: an unknown source or argument (names the nearest), or a value out of range.
+        NotAvailable: the data set is not in `root` and cannot be downloaded.
+        DataError: no images, a single class, a class with too few images, or an unknown layout.
+    """
+    resolved = check_source(source, arguments or {})
+    _check_numbers(shots, val_fraction)
+    _check_fold(fold, folds)
+    if not resolved.embedded:
+        ensure(source, root, download)
+    supplied = {name: value for name, value in (("root", root), ("seed", seed)) if accepts(resolved.target, name)}
+    try:
+        published = resolved.function(**supplied, **(arguments or {}))
+    except OSError as error:
+        raise DataError(f"data.root={root}: {error.filename} cannot be read ({error.strerror}).") from error
+    if not isinstance(published, Source):
+        raise ConfigError(
+            f"data.{TARGET}={resolved.target}: returned a {type(published).__name__}, not a graft.data.sources.Source."
+        )
+    try:
+        folded = published if folds is None else with_fold(published, fold or 0, folds, seed)
+        splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
+        return _with_unused(replace(splits, source=published.fingerprint()), published, shots)
+    except DataError as error:
+        key = f"data={resolved.name}" if root is None else f"data.root={root}"
+        raise DataError(f"{key}: {error}") from error
+
+
+LISTED = 3
+"""Number of unused files that a note names for each reason."""
+
+
+def _with_unused(splits: Splits, published: Source, shots: int | None) -> Splits:
+    """`splits` with a list of, and notes about, the files and images that are not used."""
+    notes = list(splits.notes)
+    parts = [part for part in (published.train, published.val, published.test) if part is not None]
+    remaining = sum(map(len, parts)) - len(splits.part("all"))
+    if remaining and shots is not None:
+        notes.append(f"{remaining:,} images are not used (data.shots={shots})")
+    paths = [path for part in parts for path in part.paths or ()]
+    unused = tuple(unused_files(splits.root, paths)) if splits.root is not None and paths else ()
+    for reason, count in Counter(reason for _, reason in unused).most_common():
+        names = [name for name, why in unused if why == reason]
+        files = "1 file is" if count == 1 else f"{count:,} files are"
+        notes.append(f"{files} not used ({reason}): {', '.join(names[:LISTED])}{', …' if count > LISTED else ''}")
+    return replace(splits, notes=tuple(notes), unused=unused)
+
+
+def undivided(source: str, root: Path | None) -> tuple[tuple[str, ...], dict[str, ImageSet]] | None:
+    """(classes, split → images) of a data set that `load_splits` refuses; None if it has no class folders."""
+    if root is None or not root.is_dir() or not getattr(resolve_source(source).module, "CLASS_FOLDERS", False):
+        return None
+    classes, parts = read_as_found(root)
+    return (classes, parts) if classes else None
+
+
+def locate(source: str, root: Path | None, download: bool = True) -> GraftError | None:
+    """The error to report if a data set is neither in `root` nor can be downloaded, else None; changes nothing.
+
+    Returns at once if the set is in `root`, else within `download.timeout` seconds.
+    """
+    resolved = resolve_source(source)
+    if resolved.embedded:
+        return None
+    if root is None:
+        return _no_root(resolved.name)
+    if _is_present(resolved, root):
+        return None
+    archive = _archive_of(resolved)
+    if archive is None:
+        return _not_downloadable(resolved, root)
+    target = _target(resolved, root)
+    if _archive_file(archive, target).is_file():
+        return None
+    what, by_hand = f"{resolved.name} data", _download_by_hand(archive, target)
+    if not download:
+        return NotAvailable(what, archive.url, by_hand, "data.download=false")
+    try:
+        downloads.require_reachable(archive.url, what=what, place=by_hand)
+    except NotAvailable as error:
+        return error
+    return None
+
+
+def ensure(source: str, root: Path | None, download: bool = True) -> None:
+    """Download and unpack the data set of `source` unless it is in `root`.
+
+    An archive that the user saved next to the folder is unpacked and kept; a downloaded one is removed after unpacking.
+    Processes that start at the same time share one download.
+
+    Raises:
+        NotAvailable: neither in `root` nor downloadable; names the URL, and the paths for a download by hand.
+        DataError: the data set has no download, or the archive is damaged.
+    """
+    resolved = resolve_source(source)
+    if root is None:
+        raise _no_root(resolved.name)
+    if _is_present(resolved, root):
+        return
+    archive = _archive_of(resolved)
+    if archive is None:
+        raise _not_downloadable(resolved, root)
+    target = _target(resolved, root)
+    file, what, by_hand = _archive_file(archive, target), f"{resolved.name} data", _download_by_hand(archive, target)
+    if not file.is_file() and not download:
+        raise NotAvailable(what, archive.url, by_hand, "data.download=false")
+    _make_folder(target.parent)
+    with downloads.locked(target):
+        if not _is_present(resolved, root):
+            _fetch(what, archive, file, target, by_hand)
+
+
+def _fetch(what: str, archive: Download, file: Path, target: Path, by_hand: str) -> None:
+    """Unpack the archive `file` to the folder `target`, downloaded first unless the user saved it there."""
+    saved_by_user = file.is_file()
+    if saved_by_user:
+        downloads.verify(file, sha256=archive.sha256, md5=archive.md5)
+    else:
+        downloads.download(
+            archive.url, file, what=what, sha256=archive.sha256, md5=archive.md5, size=archive.size, place=by_hand
+        )
+    print(f"unpacking {file.name} …", file=sys.stderr)
+    for partial in archives.leftovers(target):  # of killed processes: this one has the lock
+        shutil.rmtree(partial, ignore_errors=True)
+    try:
+        archives.extract(file, target)
+    except DataError:
+        if not saved_by_user:
+            file.unlink(missing_ok=True)
+        raise
+    if not saved_by_user:
+        file.unlink(missing_ok=True)
+
+
+def _is_present(resolved: ResolvedSource, root: Path) -> bool:
+    check = getattr(resolved.module, "present", None)
+    try:
+        return check(root) if check else root.is_dir() and any(root.iterdir())
+    except OSError as error:
+        raise DataError(f"data.root={root}: cannot be read ({error.strerror}).") from error
+
+
+def _archive_of(resolved: ResolvedSource) -> Download | None:
+    return getattr(resolved.module, "DOWNLOAD", None)
+
+
+def _target(resolved: ResolvedSource, root: Path) -> Path:
+    """The folder that the archive's folder becomes."""
+    choose = getattr(resolved.module, "target", None)
+    return choose(root) if choose else root
+
+
+def _archive_file(archive: Download, target: Path) -> Path:
+    return target.parent / Path(urlparse(archive.url).path).name
+
+
+def _download_by_hand(archive: Download, target: Path) -> str:
+    return f"{_archive_file(archive, target).absolute()} (the archive as it is), or unpacked at {target.absolute()}"
+
+
+def _no_root(name: str) -> ConfigError:
+    return ConfigError(f"data.root is not set, and data={name} needs a folder.\nGive data.root=FOLDER.")
+
+
+def _not_downloadable(resolved: ResolvedSource, root: Path) -> DataError:
+    state = "is empty" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
+    layout = getattr(resolved.module, "LAYOUT_HELP", "Put the images there, or give data.root=FOLDER.")
+    return DataError(f"data.root={root}: {state}, and data={resolved.name} cannot be downloaded.\n{layout}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be created ({error.strerror}).\n"
+            "Set paths.data or data.root to a folder that you can write to."
+        ) from error
+
+
+def _check_numbers(shots: int | None, val_fraction: float) -> None:
+    if shots is not None and shots < 1:
+        raise ConfigError(f"data.shots={shots}: must be at least 1 training image per class, or null for all.")
+    if not 0 <= val_fraction < 1:
+        raise ConfigError(f"data.val_fraction={val_fraction}: must be at least 0 and below 1.")
+
+
+def _check_fold(fold: int | None, folds: int | None) -> None:
+    if fold is None and folds is None:
+        return
+    if fold is None or folds is None:
+        raise ConfigError(
+            f"data.fold={_null(fold)} and data.folds={_null(folds)} disagree: give both or neither, e.g. "
+            "data.fold=0 data.folds=5, swept with -m 'data.fold=range(0,5)'."
+        )
+    if folds < 2:
+        raise ConfigError(f"data.folds={folds}: must be at least 2.")
+    if not 0 <= fold < folds:
+        raise ConfigError(f"data.fold={fold}: with data.folds={folds} there are folds 0 to {folds - 1}.")
+
+
+def _null(value: int | None) -> str:
+    return "null" if value is None else str(value)
