@@ -159,6 +159,7 @@ def _become(words: Sequence[str], cwd: str, env: Mapping[str, str], out: str, er
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, stream)
         os.close(file)
+    sys.path[:0] = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder not in sys.path]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored by its children
     if words[0] == "-m":
         sys.path.insert(0, cwd)

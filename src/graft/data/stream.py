@@ -10,7 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from graft.data.images import EXTENSIONS, read_image
+from PIL import Image
+
+from graft.data.images import EXTENSIONS, read_image, to_rgb
 from graft.data.layout import walk_images
 from graft.errors import DataError
 
@@ -24,9 +26,31 @@ class Found:
     path: Path
     below: str
 
+    def read(self) -> Image.Image:
+        """The picture as upright RGB; raises UnreadableImage."""
+        return read_image(self.path)
+
     def __str__(self) -> str:
         """The path as text that any file or terminal can hold."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A picture in memory, called `name`."""
+
+    image: Image.Image
+    name: str
+
+    def read(self) -> Image.Image:
+        """The picture as upright RGB."""
+        return to_rgb(self.image)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+P = TypeVar("P", Found, Found | InMemory)
 
 
 def find_images(sources: Sequence[str]) -> Iterator[Found]:
@@ -101,8 +125,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def read_ahead(
-    found: Iterable[Found], transform: Callable[..., T], *, workers: int, ahead: int
-) -> Generator[tuple[Found, T | DataError]]:
+    found: Iterable[P], transform: Callable[..., T], *, workers: int, ahead: int
+) -> Generator[tuple[P, T | DataError]]:
     """Each picture through `transform` in a thread, or the reason why it cannot be read; in the order they were found.
 
     Args:
@@ -112,18 +136,18 @@ def read_ahead(
         ahead: so many results at most are in memory.
     """
 
-    def read(path: Path) -> T | DataError:
+    def read(picture: P) -> T | DataError:
         try:
-            picture = read_image(path)
+            image = picture.read()
         except DataError as error:
             return error
-        return transform(picture)
+        return transform(image)
 
-    waiting: deque[tuple[Found, Future[T | DataError]]] = deque()
+    waiting: deque[tuple[P, Future[T | DataError]]] = deque()
     pool = ThreadPoolExecutor(workers, "read")
     try:
         for picture in found:
-            waiting.append((picture, pool.submit(read, picture.path)))
+            waiting.append((picture, pool.submit(read, picture)))
             if len(waiting) >= ahead:
                 first, result = waiting.popleft()
                 yield first, result.result()

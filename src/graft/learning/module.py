@@ -23,6 +23,7 @@ from graft.learning.callbacks import AveragedWeights
 from graft.learning.confusion_counts import Counts, Tally, widest
 from graft.learning.loss_monitor import WAY_OUT, LossWatch
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
+from graft.learning.metrics import computed
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, RunLength, apply_changes
 from graft.learning.schedulers import Length, build_schedule
@@ -327,14 +328,7 @@ class Learner(pl.LightningModule):
 
     def _computed(self, split: str) -> dict[str, float]:
         """The configured metrics of a split: "val/NAME", or "val/NAME/CLASS" where a metric has a value per class."""
-        figures: dict[str, float] = {}
-        for name, metric in self._metrics(split).items():
-            value = metric.compute()
-            if value.ndim:
-                figures |= {f"{split}/{name}/{c}": float(v) for c, v in zip(self.classes, value.flatten(), strict=True)}
-            else:
-                figures[f"{split}/{name}"] = float(value)
-        return figures
+        return {f"{split}/{name}": value for name, value in computed(self._metrics(split), self.classes).items()}
 
     # -- logging -------------------------------------------------------------------------------------------
 

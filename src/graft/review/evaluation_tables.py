@@ -23,12 +23,12 @@ TITLES = {
 
 
 def overall_table(figures: Mapping[str, float]) -> Table:
-    """One row a figure; `figures` by their names in `TITLES`."""
+    """One row a figure; `figures` by their names, which `TITLES` explains as far as they are Graft's own."""
     table = Table(show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
-        table.add_row(TITLES[name], f"{value:.4f}")
+        table.add_row(TITLES.get(name, name), f"{value:.4f}")
     return table
 
 

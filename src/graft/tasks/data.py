@@ -33,6 +33,16 @@ def check_available(config: TrainConfig) -> None:
         raise DataError("\n\n".join([*said, f"Offline, with what is embedded: {QUICKSTART}"]))
 
 
+def available_data(config: TrainConfig) -> Splits:
+    """The splits of the configured data set, once both it and the weights are known to be within reach.
+
+    Raises:
+        DataError: data or weights are not, see `check_available`; or images cannot be read, see `open_data`.
+    """
+    check_available(config)
+    return open_data(config)
+
+
 def weights_out_of_reach(recipe: Recipe, weights: str | None, *, only_known: bool = False) -> NotAvailable | None:
     """The error where `weights` are neither here nor within reach; torch is imported only for an address that its
     libraries alone know, and with `only_known` such an address is not looked up."""

@@ -6,14 +6,17 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from graft.config.checks import check_class_weights
 from graft.config.schema import TrainConfig, TrainerConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
@@ -36,7 +39,8 @@ from graft.system.device import Device, benchmark, choose_device, telling_of_det
 from graft.system.gpu_memory import telling_what_fits
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import settle_batch_size
-from graft.tasks.build import assemble, loaders, parameter_counts
+from graft.tasks.build import Experiment, assemble, loaders, parameter_counts
+from graft.tasks.data import available_data
 from graft.tasks.resume import Resumption, forget_earlier_attempt
 from graft.tasks.run import Run
 from graft.transfer import TransferPlan
@@ -94,26 +98,112 @@ def one_process(
         return _from_weights_to_test(config, splits, device, choices, folder)
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a run consists of, ready for `trainer.fit(experiment.learner, datamodule=experiment.data)`.
+
+    Attributes:
+        config: of the run, with a number for data.batch_size.
+        experiment: the LightningModule and the LightningDataModule.
+        trainer: with the configured callbacks and loggers.
+        review: what TensorBoard shows of the run; None where only the parts are wanted.
+        notes: what the user should know before training, one sentence each.
+    """
+
+    config: TrainConfig
+    experiment: Experiment
+    trainer: pl.Trainer
+    review: Review | None
+    notes: tuple[str, ...]
+
+
+def assemble_training(
+    config: TrainConfig,
+    splits: Splits,
+    device: Device,
+    folder: Path,
+    *,
+    fingerprint: str | None,
+    resume: Path | None = None,
+    choices: RunChoices | None = None,
+) -> Training:
+    """Build module, data and Trainer.
+
+    Args:
+        config: of the run, settled.
+        splits: the data.
+        device: where to compute.
+        folder: the run's folder.
+        fingerprint: of the data, for the checkpoints.
+        resume: the checkpoint that the run resumes from.
+        choices: the run's, for its review; None for a run without one.
+    """
+    config, batch_size = settle_batch_size(config, splits, device, folder, resume)
+    experiment = assemble(config, splits, folder)
+    learner, data = experiment.learner, experiment.data
+    learner.provenance["fingerprint"] = fingerprint
+    review = None if choices is None else Review(config, learner, data, folder, choices)
+    batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
+    callbacks = review.callbacks() if review else ()
+    trainer = build_trainer(config, device, folder, learner.plan, resume, batches, callbacks)
+    return Training(config, experiment, trainer, review, (*experiment.notes, *([batch_size] if batch_size else [])))
+
+
+def build(config: TrainConfig, folder: Path) -> Training:
+    """The parts of a run for a program of the user's own, which decides what to do with them.
+
+    Args:
+        config: of the run, settled.
+        folder: where the Trainer writes.
+
+    Raises:
+        ConfigError: a key whose effect is part of the command `graft train`: resume, several devices, views of
+            test-time augmentation that need larger images.
+    """
+    quiet()
+    if config.resume is not None:
+        raise ConfigError(
+            f"resume={config.resume}: graft.build starts no run.\nGive the checkpoint to the Trainer: "
+            "trainer.fit(module, datamodule=data, ckpt_path=FILE, weights_only=True); or use graft.train."
+        )
+    device = choose_device(config.trainer)
+    if device.devices * config.trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.devices={device.devices}: graft.build returns the objects of one process.\n"
+            "Set trainer.devices=1, or use graft.train, which starts the others."
+        )
+    splits = available_data(config)
+    check_class_weights(config.loss.class_weights, splits.classes)
+    training = assemble_training(config, splits, device, folder, fingerprint=splits.fingerprint())
+    learner, data = training.experiment.learner, training.experiment.data
+    if with_margin(data.preprocessing, learner.views) != data.preprocessing:
+        raise ConfigError(
+            f"tta=true with views=[{','.join(learner.views)}]: needs larger images for the test than for validation.\n"
+            "Use views=[identity,hflip], or graft.train."
+        )
+    return training
+
+
 def _from_weights_to_test(
     config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
 ) -> dict[str, Any]:
     resume = resume_point(config.resume, folder)
-    config, batch = settle_batch_size(config, splits, device, folder, resume)
-    experiment = assemble(config, splits, folder)
+    training = assemble_training(
+        config, splits, device, folder, fingerprint=choices.fingerprint, resume=resume, choices=choices
+    )
+    config, experiment, trainer, review = training.config, training.experiment, training.trainer, training.review
+    assert review is not None
     learner, data = experiment.learner, experiment.data
-    learner.provenance["fingerprint"] = choices.fingerprint
     seen = with_margin(data.preprocessing, learner.views)
     tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.unreadable)
     parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
     title = f"{parameters['trainable']:,} of {parameters['total']:,} parameters train"
     tell(layer_table(learner.plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
-    notes = [*experiment.notes, *([batch] if batch else [])]
+    notes = [*training.notes]
     for note in notes:
         log.info("note  %s", note)
-    review = Review(config, learner, data, folder, choices)
-    batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
-    trainer = build_trainer(config, device, folder, learner.plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
+    log_choices(trainer, choices)
     cache = FeatureCache(config, learner, data, trainer, begins=go_on_from(learner, resume))
     if config.trainer.baseline and resume is None:
         trainer.validate(learner, datamodule=data, verbose=False)
@@ -242,6 +332,13 @@ def validation_interval(config: TrainerConfig, batches: int) -> int | float | No
         return every
     epoch = batches if limit is None else limit if isinstance(limit, int) else int(limit * batches)
     return max(1, min(every * config.accumulate_grad_batches, batches, epoch))
+
+
+def log_choices(trainer: pl.Trainer, choices: RunChoices) -> None:
+    """Log the run's choices as hyperparameters to loggers such as MLflow's; TensorBoard gets them from the review."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(dict(choices.choices))
 
 
 def go_on_from(learner: Learner, resume: Path | None) -> int:
