@@ -171,6 +171,7 @@ def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
         module, data, trainer = graft.build("experiment=quickstart")
         trainer.fit(module, datamodule=data)
         trainer.test(module, datamodule=data, ckpt_path="best", weights_only=True)
+        module.results["test/acc"]
 
     The data are downloaded where needed, pretrained weights are loaded and the global generators are seeded with
     `seed`. Training so gives the weights of `graft.train`. What that adds is left to the caller: the baseline

@@ -145,7 +145,7 @@ def test_predict_and_export(workshop: Workshop, installed: None) -> None:
     assert all(np.array_equal(archive[name], tensor.numpy()) for name, tensor in weights.items())
     predictor = graft.load(workshop.whole, trust=["bouquet"])
     first = predictions[0]
-    assert predictor.predict(workshop.folder / first["image"])[0].classes[0] == first["predicted"]
+    assert predictor.predict(workshop.folder / first["image"])[0].classes[0] == first["predictions"][0]["class"]
 
 
 def test_from_python_the_option_files_are_found_too(installed: None) -> None:
