@@ -36,6 +36,10 @@ WITH_TORCH = (
 """Modules that a server imports before it forks: most of those that Graft imports, but none of its own."""
 
 
+ENVIRONMENT = dict(os.environ)
+"""Of the servers: that of the session, whatever the test that starts them has changed."""
+
+
 class Program:
     """A program that runs; the part of `subprocess.Popen` that tests need."""
 
@@ -98,7 +102,8 @@ def _server(modules: tuple[str, ...]) -> str:
     folder = tempfile.mkdtemp(prefix="preloaded-")
     address = os.path.join(folder, "socket")
     # It ends when the other end of its standard input is closed, which the end of this process does.
-    server = subprocess.Popen([sys.executable, __file__, address, *modules], stdin=subprocess.PIPE, cwd=folder)
+    words = [sys.executable, __file__, address, *modules]
+    server = subprocess.Popen(words, stdin=subprocess.PIPE, cwd=folder, env=ENVIRONMENT)
     while not os.path.exists(address):
         assert server.poll() is None, "the server of preloaded programs did not start"
         time.sleep(0.02)

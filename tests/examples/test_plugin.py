@@ -23,7 +23,7 @@ SHORT = (
     "trainer.max_epochs=4", "trainer.precision=32-true", "data.num_workers=0", "data.batch_size=8", "review=none",
     "callbacks.checkpoint=last", "callbacks.checkpoint_every_n_steps=2",
 )  # fmt: skip
-BY_COMMAND_LINE = "-c", "import sys; sys.argv[0] = 'graft'; from graft.cli import main; main()"
+TRAIN_WITHOUT_TORCH = ("-c", "from graft.cli import main; main()", "train")
 TRUST = "trust=[bouquet]"
 
 
@@ -186,7 +186,7 @@ def test_an_unknown_argument_is_refused_with_the_nearest_name_before_data_are_re
 ) -> None:
     (tmp_path / "weights.safetensors").touch()
     words = ("experiment=bouquet", "data.root=nowhere", "model.weights=weights.safetensors", mistake)
-    refused = command(tmp_path / "run", *BY_COMMAND_LINE, *OPTIONS, *words, "hydra.run.dir=run")
+    refused = command(tmp_path / "run", *TRAIN_WITHOUT_TORCH, *OPTIONS, *words, "hydra.run.dir=run")
     assert refused.code == 1
     assert f"Did you mean {MISTAKES[mistake]}?" in refused.err
     assert "nowhere" not in refused.err
