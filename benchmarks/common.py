@@ -6,9 +6,9 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from graft.config import conf_dir
-from graft.config.checks import settle
 from graft.config.registration import register
 from graft.data.images import ImageSet
+from graft.tasks.checks import settle
 
 
 def composed(*words: str) -> Any:

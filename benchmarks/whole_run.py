@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.common import composed
 from benchmarks.plain import CPU, Timed, train_plainly
-from graft.config.recipes import recipe_of
 from graft.data.splits import Splits
 from graft.models import build_network
+from graft.models.configured import recipe_of
 from graft.models.weights import load_weights
 from graft.review.training_review import RunChoices
 from graft.tasks import fit

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import nn
 
 from graft.config import conf_dir
-from graft.config.checks import settle
 from graft.config.registration import register
 from graft.models.recipe import Recipe
 from graft.models.weights import WeightsReport, default_preprocessing
 from graft.system.device import Device
 from graft.tasks import build as assembly
 from graft.tasks import fit
+from graft.tasks.checks import settle
 from graft.tasks.data import open_data
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -76,7 +76,7 @@ class Experiment:
             count: so many, chosen by their names alone: the same ones each time.
             columns: so many in a row.
         """
-        from graft.config.recipes import preprocessing_of
+        from graft.models.configured import preprocessing_of
         from graft.review.evaluated_images import labelled
 
         splits = self.splits()
@@ -131,9 +131,9 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     Raises:
         ConfigError, DataError, WeightsError, …: as the command would say it, before long work begins.
     """
-    from graft.config.locations import check_locations
     from graft.config.registration import typed
     from graft.config.schema import TrainConfig
+    from graft.tasks.locations import check_locations
     from graft.tasks.prepare import prepare
     from graft.tasks.train import Command
     from graft.tasks.train import train as run_to_its_end
@@ -187,11 +187,11 @@ def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
     Raises:
         ConfigError, DataError, WeightsError, …: as `train`; also for `resume` and for several devices.
     """
-    from graft.config.checks import settle
-    from graft.config.locations import check_locations
     from graft.config.registration import typed
     from graft.config.schema import TrainConfig
     from graft.system import downloads
+    from graft.tasks.checks import settle
+    from graft.tasks.locations import check_locations
     from graft.tasks.prepare import prepare
 
     chosen = _chosen("build", experiment)
@@ -258,7 +258,7 @@ def predict(source: "Images", *overrides: str) -> "list[Prediction]":
 
 
 def _predictor(overrides: Sequence[str]) -> "Predictor":
-    from graft.config.command_checks import check_predictor
+    from graft.tasks.command_checks import check_predictor
     from graft.tasks.predict import Predictor, restore
 
     config = compose(*overrides, task="predict").config

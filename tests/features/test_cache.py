@@ -14,9 +14,6 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from graft.config import conf_dir
-from graft.config.checks import choices, settle
-from graft.config.locations import FEATURES
-from graft.config.recipes import recipe_of
 from graft.config.registration import plain, register
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
@@ -24,11 +21,14 @@ from graft.errors import ConfigError
 from graft.features.cache import FeatureCache
 from graft.learning.module import Learner
 from graft.models import Recipe, build_network
+from graft.models.configured import recipe_of
 from graft.models.weights import default_preprocessing
 from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of
+from graft.tasks.checks import choices, settle
 from graft.tasks.data import open_data
+from graft.tasks.locations import FEATURES
 
 FACES = (
     "model=vgg_mini", "model.weights=bundled", "data=faces", "data.batch_size=16", "strategy=feature_extract",

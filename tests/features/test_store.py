@@ -23,10 +23,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from graft.config.locations import FEATURES
 from graft.data.feature_batches import Features, Layout
 from graft.features.store import MARKER, FeatureStore, NoRoom, NotOurs, Stored, Wanted, in_words
 from graft.system import leases
+from graft.tasks.locations import FEATURES
 
 ROWS, WIDTH = 10, 100
 SIZE = ROWS * WIDTH * 4

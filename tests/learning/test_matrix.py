@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from graft.config import conf_dir
-from graft.config.checks import settle
 from graft.config.registration import register
 from graft.data.datasets import Batch
 from graft.data.preprocessing import Preprocessing
@@ -19,6 +18,7 @@ from graft.learning.module import Learner, Objective
 from graft.learning.optimizers import build_optimizer
 from graft.models import Recipe, build_network
 from graft.models.heads import belongs, head_modules
+from graft.tasks.checks import settle
 from graft.transfer import TransferPlan, plan_transfer
 
 SIDES = {"resnet18": 32, "alexnet": 63, "vgg11_bn": 32, "squeezenet1_0": 32, "densenet121": 32, "inception_v3": 299}

@@ -9,10 +9,10 @@ import torch
 from one_training_step import composed
 from PIL import Image
 
-from graft.config.checks import settle
 from graft.config.config_hash import config_hash
 from graft.system.device import Device
 from graft.tasks import fit
+from graft.tasks.checks import settle
 from graft.tasks.data import open_data
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graft.config.checks import settle
 from graft.data.augment import Augment
 from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.datasets import Batch
@@ -25,6 +24,7 @@ from graft.data.resident import CroppedDataset, ResidentDataset
 from graft.learning import module as learning
 from graft.system.device import Device
 from graft.tasks import fit
+from graft.tasks.checks import settle
 from graft.tasks.data import open_data
 
 aten = torch.ops.aten

@@ -12,16 +12,16 @@ from one_training_step import ONE_STEP, composed, run_one_step
 from safetensors.torch import save_file
 from torch import nn
 
-from graft.config.checks import settle
-from graft.config.recipes import preprocessing_of, recipe_of
 from graft.data.preprocessing import IMAGENET_MEAN, Preprocessing
 from graft.errors import ConfigError, RecordError, WeightsError
 from graft.features.cut import find_cut
 from graft.learning.restore import Restored, from_checkpoint
 from graft.models import Recipe, build_network, suggest_model
+from graft.models.configured import preprocessing_of, recipe_of
 from graft.models.families import family_of
 from graft.models.heads import head_modules
 from graft.models.weights import default_preprocessing, load_weights
+from graft.tasks.checks import settle
 from graft.transfer.stages import stages_of
 
 PACKAGE = '''

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import graft
-from graft.config.checks import settle
 from graft.config.registration import plain
 from graft.data.images import read_image
 from graft.data.transforms import eval_transform
@@ -16,6 +15,7 @@ from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.heads import head_modules
 from graft.models.weights import load_weights
+from graft.tasks.checks import settle
 
 CLASSES = ("ants", "bees")
 

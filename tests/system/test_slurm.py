@@ -6,11 +6,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from graft.config import conf_dir
-from graft.config.checks import settle
 from graft.config.registration import register
 from graft.errors import ConfigError
 from graft.system.slurm import Tasks, first_task, slurm_tasks
 from graft.tasks import fit
+from graft.tasks.checks import settle
 from graft.tasks.run import Run
 
 STEP = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_ID": "17",

@@ -8,11 +8,11 @@ import torch
 from commands import succeeded, train
 from one_training_step import composed
 
-from graft.config.checks import settle
 from graft.errors import ConfigError, TrainingError
 from graft.system.device import Device
 from graft.tasks import batch_size as batch
 from graft.tasks.build import assemble
+from graft.tasks.checks import settle
 from graft.tasks.data import open_data
 
 DIGITS = ("model=vgg_mini", "strategy=finetune", "model.weights=bundled", "data=digits", "data.batch_size=auto")

@@ -7,8 +7,8 @@ from commands import TINY
 from one_training_step import composed
 
 import graft
-from graft.config.checks import settle
 from graft.errors import ConfigError
+from graft.tasks.checks import settle
 
 WORDS = (*TINY, "trainer.baseline=false", "logger.tensorboard=false", "callbacks.progress=none")
 LAST = ("callbacks.checkpoint=last",)

@@ -1,6 +1,9 @@
-"""Where the configuration lives and what it may say."""
+"""The schema of every command, its parts named by `_target_`, and the folder of option files."""
 
 from pathlib import Path
+
+FEATURES = "graft-features"
+"""The folder in `paths.cache` that holds the feature cache."""
 
 
 def conf_dir() -> Path:

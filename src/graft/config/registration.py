@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from graft.config.commands import CompareConfig, EvaluateConfig, ExportConfig, InspectConfig, PredictConfig
 from graft.config.fields import Open
 from graft.config.schema import TrainConfig
+from graft.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -50,12 +51,15 @@ def typed(config: DictConfig, schema: type[T]) -> T:
     """The composed configuration as an instance of its schema: attributes for keys, extra keys of open nodes too.
 
     Raises:
-        ConfigError: a key that nothing reads; names the nearest.
-        OmegaConfBaseException: a missing value, or an interpolation that leads nowhere.
+        ConfigError: a key that nothing reads (names the nearest), or a required one without a value.
+        OmegaConfBaseException: an interpolation that leads nowhere.
     """
     from graft.config.unknown_keys import refuse_unknown_keys
 
     refuse_unknown_keys(config, schema)
+    for key in sorted(OmegaConf.missing_keys(config)):
+        if not key.startswith("hydra."):
+            raise ConfigError(f"{key} is not set. Give {key}=….")
     values = {str(key): config[key] for key in config if key != "hydra"}
     return schema(
         **{key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in values.items()}

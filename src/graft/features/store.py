@@ -31,7 +31,7 @@ from typing import Any
 
 from torch import Tensor
 
-from graft.config.locations import FEATURES
+from graft.config import FEATURES
 from graft.data.feature_batches import Layout
 from graft.system.files import sync, write_atomically
 from graft.system.leases import Lease, Watch, is_live

@@ -14,12 +14,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from graft.config.config_hash import config_hash
-from graft.config.locations import check_locations
 from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
 from graft.sweep.job_folders import folder_of, restore_index
 from graft.system.gpu import require_gpu
+from graft.tasks.locations import check_locations
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from graft.config.checks import check_class_weights
-from graft.config.recipes import recipe_of
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
 from graft.data.augment import Augment
@@ -23,9 +21,11 @@ from graft.learning.metrics import build_metrics
 from graft.learning.module import Learner, Objective
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
+from graft.models.configured import recipe_of
 from graft.models.normalise import Normalise
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.system.device import compile_mode
+from graft.tasks.checks import check_class_weights
 from graft.transfer import TransferPlan, plan_transfer
 
 SAMPLE = 5000

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from graft.config.checks import QUICKSTART
-from graft.config.recipes import recipe_of
 from graft.config.schema import DataConfig, TrainConfig
 from graft.data.scan import refuse_or_leave_out
 from graft.data.sources import is_data_module, load_splits, locate, source_arguments
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, NotAvailable
+from graft.models.configured import recipe_of
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
 from graft.system.progress import progress_bar
+from graft.tasks.checks import QUICKSTART
 
 
 def check_available(config: TrainConfig) -> None:

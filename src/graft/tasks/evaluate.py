@@ -4,7 +4,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from graft.config.command_checks import check_evaluate, overridden_keys
 from graft.config.commands import EvaluateConfig
 from graft.config.registration import typed
 from graft.errors import ConfigError
@@ -13,6 +12,7 @@ from graft.system import downloads
 from graft.system.files import require_writable
 from graft.system.folder_lock import new_folder
 from graft.system.startup import uncollected
+from graft.tasks.command_checks import check_evaluate, overridden_keys
 
 
 def main(config: DictConfig) -> float:

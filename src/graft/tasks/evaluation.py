@@ -11,7 +11,6 @@ import torch
 from torchmetrics import Metric
 
 from graft.config.commands import EvaluateConfig
-from graft.config.locations import check_written
 from graft.config.recorded import demand_trust, is_graft_view, is_library_part
 from graft.config.registration import plain
 from graft.config.schema import MetricsConfig, TrainConfig
@@ -33,6 +32,7 @@ from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.tasks.build import loaders, objective_of
 from graft.tasks.fit import tell
+from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import different_data, open_splits, run_config, summary_next_to
 from graft.tasks.run import versions
 

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
-from graft.config.command_checks import check_export, overridden_keys
 from graft.config.commands import ExportConfig
-from graft.config.locations import check_written
 from graft.config.registration import typed
 from graft.data.images import ImageSet
 from graft.data.sources import locate
@@ -25,7 +23,9 @@ from graft.learning.checkpoints import checkpoint_file
 from graft.system.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
 from graft.system.folder_lock import folder_of
 from graft.system.startup import uncollected
+from graft.tasks.command_checks import check_export, overridden_keys
 from graft.tasks.data import data_root, open_data
+from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import run_config
 from graft.tasks.run import versions
 

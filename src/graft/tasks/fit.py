@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from graft.config.checks import check_class_weights
 from graft.config.schema import TrainConfig, TrainerConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
@@ -40,6 +39,7 @@ from graft.system.gpu_memory import telling_what_fits
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import settle_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameter_counts
+from graft.tasks.checks import check_class_weights
 from graft.tasks.data import available_data
 from graft.tasks.resume import Resumption, forget_earlier_attempt
 from graft.tasks.run import Run

@@ -9,8 +9,6 @@ import numpy as np
 
 from graft.config.commands import InspectConfig
 from graft.config.fields import check_ranges, one_of
-from graft.config.locations import check_locations
-from graft.config.recipes import preprocessing_of
 from graft.config.schema import DataConfig
 from graft.data.sources import check_source, checked_name, locate, source_arguments, undivided
 from graft.errors import ConfigError, DataError
@@ -19,6 +17,7 @@ from graft.inspection.dataset import Inspection
 from graft.inspection.examine import Collection
 from graft.inspection.findings import Finding, findings
 from graft.inspection.report import plain, tables
+from graft.models.configured import preprocessing_of
 from graft.system import downloads
 from graft.system.escaping import say
 from graft.system.files import require_writable, safe_name, write_atomically
@@ -26,6 +25,7 @@ from graft.system.folder_lock import folder_of
 from graft.system.progress import progress_bar
 from graft.system.terminal import PlainConsole
 from graft.tasks.data import data_root, divide_data
+from graft.tasks.locations import check_locations
 
 
 def main(config: Any) -> None:

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graft.config.command_checks import check_predict, sources_of
-from graft.config.recipes import recipe_of
 from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, InMemory, find_images, read_ahead
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
+from graft.models.configured import recipe_of
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.system import downloads
 from graft.system.cpu import available_cores
@@ -27,6 +26,7 @@ from graft.system.folder_lock import folder_of
 from graft.system.progress import Bar, progress_bar
 from graft.system.startup import uncollected
 from graft.system.terminal import PlainConsole
+from graft.tasks.command_checks import check_predict, sources_of
 from graft.tasks.data import weights_out_of_reach
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.config.checks import settle
 from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
@@ -19,6 +18,7 @@ from graft.system.gpu import require_gpu
 from graft.system.locks import locked
 from graft.system.slurm import first_task
 from graft.system.startup import uncollected
+from graft.tasks.checks import settle
 from graft.tasks.resume import LEFT_BY_A_RUN, Resumption, open_resumption
 from graft.tasks.run import read_summary
 

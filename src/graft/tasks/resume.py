@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from graft.config.command_checks import overridden_keys
 from graft.config.resuming import compare
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError, DataError, TrainingError
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, Progress, best_of, progress_of, read_checkpoint
 from graft.system.files import writing_atomically
+from graft.tasks.command_checks import overridden_keys
 from graft.tasks.run import read_summary
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from graft.config.checks import check_class_weights, choices, settle
 from graft.config.config_hash import config_hash
-from graft.config.locations import check_locations
 from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
 from graft.system import downloads
@@ -20,7 +18,9 @@ from graft.system.gpu import require_gpu
 from graft.system.signals import STOP
 from graft.system.slurm import first_task
 from graft.system.startup import uncollected
+from graft.tasks.checks import check_class_weights, choices, settle
 from graft.tasks.data import available_data
+from graft.tasks.locations import check_locations
 from graft.tasks.prepare import Prepared, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
 

@@ -9,17 +9,17 @@ from omegaconf import DictConfig
 
 from graft.config.config_hash import flat, matches
 from graft.config.fields import check_ranges, one_of
-from graft.config.locations import check_locations
-from graft.config.recipes import recipe_of
 from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
 from graft.config.targets import TARGET, accepts, check_target, short_name
 from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
+from graft.models.configured import recipe_of
 from graft.models.families import family_of
 from graft.system.files import why_no_file
 from graft.system.slurm import slurm_tasks
+from graft.tasks.locations import check_locations
 
 QUICKSTART = "graft train experiment=quickstart"
 
@@ -106,8 +106,8 @@ def _parts(cfg: TrainConfig) -> None:
         )
     if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
         raise ConfigError(
-            f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum} disagree: Nesterov's step looks "
-            "ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
+            f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum or 0:g} disagree: Nesterov's step "
+            "looks ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
         )
     for name, value in cfg.trainer.extra().items():
         if name in DECIDED_ELSEWHERE:
@@ -141,6 +141,8 @@ def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> t
     """
     if weights is None or weights == "balanced":
         return None
+    if isinstance(weights, str):
+        one_of("loss.class_weights", weights, ["balanced"])
     named = {str(name): weight for name, weight in weights.items()} if isinstance(weights, Mapping) else None
     values = list(weights if named is None else named.values())
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

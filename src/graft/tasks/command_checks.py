@@ -5,13 +5,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from graft.config.checks import check_views
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from graft.config.fields import check_ranges, one_of
 from graft.config.recorded import MODULE
 from graft.config.targets import check_target
 from graft.errors import ConfigError
 from graft.system.files import safe_name
+from graft.tasks.checks import check_views
 
 SPLITS = ("test", "val", "train", "all")
 

@@ -9,8 +9,8 @@ from commands import command, train
 from image_folders import fill, state
 
 import graft
-from graft.config.locations import FEATURES, check_locations, check_written
 from graft.errors import ConfigError
+from graft.tasks.locations import FEATURES, check_locations, check_written
 
 NAMES = {"a": 12, "b": 12}
 SMALL = (

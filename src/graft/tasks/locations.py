@@ -11,11 +11,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from graft.config import FEATURES
 from graft.errors import ConfigError, GraftError
 from graft.system.files import lies_in
-
-FEATURES = "graft-features"
-"""The folder in `paths.cache` that holds all of the cache."""
 
 
 class CheckLocations(Callback):
