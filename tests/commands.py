@@ -88,11 +88,11 @@ def succeeded(run: Finished) -> Finished:
 
 
 def signal_after_first_checkpoint(
-    folder: Path, number: signal.Signals, *overrides: str, delay: float = 0
+    folder: Path, number: signal.Signals, *overrides: str, delay: float = 0, options: Sequence[str] = ()
 ) -> tuple[int, str]:
-    """Start `python train.py OVERRIDES` and send it a signal `delay` seconds after it has written last.ckpt; returns
-    its exit code and what it printed."""
-    words = (str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides)
+    """Start `python train.py OPTIONS OVERRIDES` and send it a signal `delay` seconds after it has written last.ckpt;
+    returns its exit code and what it printed."""
+    words = (str(ROOT / "train.py"), *options, f"hydra.run.dir={folder}", *overrides)
     with tempfile.TemporaryDirectory() as outputs:
         out = Path(outputs) / "out"
         program = Program(words, folder.parent, os.environ, out, Path(os.devnull))

@@ -38,6 +38,10 @@ WITH_TORCH = (
 """Modules that a server imports before it forks: most of those that Graft imports, but none of its own."""
 
 
+ENVIRONMENT = dict(os.environ)
+"""Of the servers: that of the session, whatever the test that starts them has changed."""
+
+
 class Program:
     """A program that runs; the part of `subprocess.Popen` that tests need."""
 
@@ -100,7 +104,8 @@ def _server(modules: tuple[str, ...]) -> str:
     folder = tempfile.mkdtemp(prefix="preloaded-")
     address = os.path.join(folder, "socket")
     # It ends when the other end of its standard input is closed, which the end of this process does.
-    server = subprocess.Popen([sys.executable, __file__, address, *modules], stdin=subprocess.PIPE, cwd=folder)
+    words = [sys.executable, __file__, address, *modules]
+    server = subprocess.Popen(words, stdin=subprocess.PIPE, cwd=folder, env=ENVIRONMENT)
     while not os.path.exists(address):
         assert server.poll() is None, "the server of preloaded programs did not start"
         time.sleep(0.02)
@@ -161,6 +166,7 @@ def _become(words: Sequence[str], cwd: str, env: Mapping[str, str], out: str, er
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, stream)
         os.close(file)
+    sys.path[:0] = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder not in sys.path]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored by its children
     try:
         _run(words, cwd)

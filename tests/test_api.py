@@ -114,13 +114,14 @@ def test_a_real_cat_by_its_imagenet_classes(shared_weights: Path, tmp_path: Path
     ("word", "answer"),
     [
         ("model=vgg61", "Did you mean vgg16 or vgg19"),
+        ("optimizer.lrr=1", "Did you mean lr"),
         ("strategy.layer_decai=1", "strategy.layer_decai: there is no such key. Did you mean strategy.layer_decay"),
         ("seed=many", "Integer"),
     ],
 )
 def test_a_mistyped_word_is_answered_as_on_the_command_line(word: str, answer: str) -> None:
     with pytest.raises(ConfigError, match=answer):
-        graft.compose(word)
+        graft.train(word)
 
 
 def test_an_experiment_can_be_changed_and_is_left_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -136,6 +137,65 @@ def test_an_experiment_can_be_changed_and_is_left_as_it_was(tmp_path: Path, caps
     assert runs[0].folder != runs[1].folder
     with pytest.raises(ConfigError, match="not both"):
         graft.train(experiment, "seed=1")
+
+
+BUILT = ("model=vgg_mini", "model.weights=bundled", "data=faces", "data.shots=4", "data.batch_size=4", "augment=basic",
+         "trainer.max_epochs=2", "trainer.limit_val_batches=2", "trainer.baseline=false", "trainer.test=false",
+         "logger=csv", "review=none", "callbacks.checkpoint=last", "callbacks.progress=none")  # fmt: skip
+
+
+def test_the_built_parts_train_to_the_bit_as_graft_train_does(tmp_path: Path) -> None:
+    import torch
+
+    module, data, trainer = graft.build(*BUILT, folder=tmp_path / "built")
+    trainer.fit(module, datamodule=data)
+    run = graft.train(*BUILT, folder=tmp_path / "trained", echo=False)
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "built", run.folder)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (tmp_path / "built" / "metrics.csv").read_text() == (run.folder / "metrics.csv").read_text()
+    trainer.test(module, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
+    assert 0 <= module.results["test/acc"] <= 1
+    with pytest.raises(ConfigError, match=r"holds .*last\.ckpt"):
+        graft.build(*BUILT, folder=tmp_path / "built")
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("resume=auto", "graft.build starts no run"),
+        ("trainer.devices=2", "trainer.devices=1"),
+        ("optimizer.lrr=1", "Did you mean lr"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_and_leaves_no_folder(override: str, answer: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=answer):
+        graft.build(*BUILT, "trainer.accelerator=cpu", override, f"paths.outputs={tmp_path}")
+    assert [*tmp_path.glob("build/*")] == []
+
+
+def test_a_loaded_network_predicts_paths_images_and_arrays_alike(digits_run: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    image = graft.compose(*WORDS).splits().test.load(3)
+    image.save(tmp_path / "three.png")
+    predictor = graft.load(digits_run)
+    array = np.asarray(image)
+    predictions = predictor.predict([tmp_path / "three.png", image, array, array[..., 0]], topk=2)
+    assert [each.image for each in predictions] == [str(tmp_path / "three.png"), "image 1", "image 2", "image 3"]
+    assert len({(each.classes, each.probabilities) for each in predictions}) == 1
+    assert predictor.predict(np.stack([array, array]), topk=2)[1].probabilities == predictions[0].probabilities
+    assert graft.predict(image, f"checkpoint={digits_run}", "topk=2")[0].classes == predictions[0].classes
+    for wrong in (array / 255, [array, 3], None):
+        with pytest.raises(DataError, match="uint8 array"):
+            predictor.predict(wrong)  # type: ignore[arg-type]
+
+
+def test_the_public_functions_are_listed() -> None:
+    assert {"build", "compose", "load", "predict", "train"} <= set(dir(graft))
 
 
 def test_what_is_no_finished_run(tmp_path: Path) -> None:

@@ -11,17 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graft.api import Experiment, FinishedRun, compose, predict, train
+    from graft.api import Built, Experiment, FinishedRun, build, compose, load, predict, train
 
 for switch, value in {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
     os.environ.setdefault(switch, value)  # nothing that Graft runs reports home, unless somebody says that it may
 
 __version__ = "0.1.0"
 
-__all__ = ["Experiment", "FinishedRun", "compose", "predict", "train"]
+__all__ = ["Built", "Experiment", "FinishedRun", "build", "compose", "load", "predict", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("graft.api"), name)
     raise AttributeError(f"module 'graft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,13 @@
-"""Graft from Python, e.g. in a notebook: the words of the command line, and what comes of them as objects.
+"""Graft from Python, e.g. in a notebook: the overrides of the command line, with objects as results.
 
     import graft
     experiment = graft.compose("experiment=quickstart", "seed=1")   # as in `graft train experiment=quickstart seed=1`
     experiment.pictures()                                           # some of the training images
     run = graft.train(experiment)
     run.metrics["test/acc"], run.curve("val/acc"), run.review().worst()
-    graft.predict("photo.jpg", f"checkpoint={run.folder}")
+    predictor = graft.load(run.folder)                              # stays in memory
+    predictor.predict(["photo.jpg", array])
+    module, data, trainer = graft.build(experiment)                 # the parts, for a program of your own
 
 Nothing here imports torch until something is computed. Mistakes are GraftErrors, as on the command line.
 """
@@ -14,23 +16,27 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graft.errors import ConfigError, DataError
 from graft.system.escaping import PrintableFormatter
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
     from PIL import Image
 
     from graft.data.splits import Splits
+    from graft.data.training_data import TrainingData
+    from graft.learning.module import TransferModule
     from graft.review.evaluated_images import EvaluatedImages
     from graft.review.predictions import Prediction
+    from graft.tasks.predict import Images, Predictor
 
-__all__ = ["Experiment", "FinishedRun", "compose", "predict", "train"]
+__all__ = ["Built", "Experiment", "FinishedRun", "build", "compose", "load", "predict", "train"]
 
 Source = str | os.PathLike[str]
 
@@ -77,12 +83,13 @@ class Experiment:
         return labelled(splits.parts()[part], splits.classes, preprocessing_of(self.config), part, count, columns)
 
 
-def compose(*overrides: str, task: str = "train") -> Experiment:
-    """Compose a configuration from the words of a command.
+def compose(*overrides: str, task: str = "train", config_dir: Source | None = None) -> Experiment:
+    """Compose a configuration from the overrides of a command.
 
     Args:
         overrides: as on the command line, e.g. "model=vgg16", "optimizer.lr=1e-3".
         task: whose configuration: "train", "evaluate", "predict", ….
+        config_dir: a folder of further option files, as --config-dir on the command line.
 
     Raises:
         ConfigError: a group, an option or a key that does not exist, a value of the wrong kind; names the nearest.
@@ -97,9 +104,12 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
     from graft.config.registration import register
 
     register(task)
+    words = literal_words(overrides, task)
+    if config_dir is not None:
+        words = [*words, _search_path(config_dir)]
     try:
         with initialize_config_dir(str(conf_dir())):
-            config = hydra_compose(task, literal_words(overrides, task), return_hydra_config=True)
+            config = hydra_compose(task, words, return_hydra_config=True)
     except Exception as error:
         if said := explain(error, task):
             raise ConfigError(said.strip()) from None
@@ -128,52 +138,134 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     from graft.tasks.train import Command
     from graft.tasks.train import train as run_to_its_end
 
-    if len(experiment) == 1 and isinstance(experiment[0], Experiment):
-        chosen = experiment[0]
-    else:
-        chosen = compose(*_words(experiment))
+    chosen = _chosen("train", experiment)
     config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
-    usual = Path(config.paths.outputs) / "train" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    place = usual if folder is None else Path(folder)
-    with prepare(config, chosen.overrides, place, own_name=folder is None) as prepared:
-        place = prepared.folder
-        _write_down(chosen, place)
-        with _log_of(place, echo):
-            run_to_its_end(config, Command(place, list(chosen.overrides), dict(chosen.picked or {})), prepared)
-    return FinishedRun(place)
+    wanted = _new_name(config.paths.outputs, "train", folder)
+    with prepare(config, chosen.overrides, wanted, own_name=folder is None) as prepared:
+        command = Command(prepared.folder, list(chosen.overrides), dict(chosen.picked or {}))
+        _write_down(chosen, command.folder)
+        with _log_of(command.folder, echo):
+            run_to_its_end(config, command, prepared)
+    return FinishedRun(command.folder)
 
 
-def predict(source: Source | Sequence[Source], *overrides: str) -> "list[Prediction]":
-    """Names and probabilities for pictures, as `graft predict` gives them.
+class Built(NamedTuple):
+    """The parts of a run, see `build`.
+
+    Attributes:
+        module: the network with its loss, optimizer and schedule; called with uint8 images [B, 3, S, S] it gives logits
+            [B, C].
+        data: `train_dataloader`, `val_dataloader` and `test_dataloader` give batches of images, labels and indices.
+        trainer: with the configured callbacks and loggers.
+    """
+
+    module: "TransferModule"
+    data: "TrainingData"
+    trainer: "pl.Trainer"
+
+
+def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
+    """Build what `graft train` trains, without training it: for a loop, a Trainer or a data set of your own.
+
+        module, data, trainer = graft.build("experiment=quickstart")
+        trainer.fit(module, datamodule=data)
+        trainer.test(module, datamodule=data, ckpt_path="best", weights_only=True)
+        module.results["test/acc"]
+
+    The data are downloaded where needed, pretrained weights are loaded and the global generators are seeded with
+    `seed`. Training so gives the weights of `graft.train`. What that adds is left to the caller: the baseline
+    (`trainer.baseline`), the test of the best checkpoint (`trainer.test`), cached features (`cache`), the figures in
+    TensorBoard (`review`) and summary.json, so that `graft compare` does not list the folder. Its checkpoints are
+    complete: `graft evaluate`, `predict`, `export` and `graft.load` read them.
 
     Args:
-        source: a file, a folder (at any depth), a pattern, or several of these.
+        experiment: a composed one, or the overrides to compose one from.
+        folder: where checkpoints, metrics.csv and TensorBoard files go; it must not hold another run. By default a new
+            one, `outputs/build/DATE_TIME`.
+
+    Raises:
+        ConfigError, DataError, WeightsError, …: as `train`; also for `resume` and for several devices.
+    """
+    from graft.config.registration import typed
+    from graft.config.schema import TrainConfig
+    from graft.system import downloads
+    from graft.tasks.checks import settle
+    from graft.tasks.locations import check_locations
+    from graft.tasks.prepare import prepare
+
+    chosen = _chosen("build", experiment)
+    config = typed(chosen.config, TrainConfig)
+    check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
+    wanted = _new_name(config.paths.outputs, "build", folder)
+    prepared = prepare(config, chosen.overrides, wanted, own_name=folder is None)
+    try:
+        with prepared:
+            settle(config, chosen.overrides)
+            downloads.configure(config.download)
+            from graft.tasks import fit  # torch and Lightning only now
+
+            training = fit.build(config, prepared.folder)
+    except BaseException:
+        with suppress(OSError):
+            prepared.folder.rmdir()  # which fails unless it is empty
+        raise
+    for note in training.notes:
+        log.warning("note  %s", note)
+    return Built(training.experiment.module, training.experiment.data, training.trainer)
+
+
+def load(checkpoint: Source | None, *overrides: str, trust: Sequence[str] = ()) -> "Predictor":
+    """Load a network once, to predict any number of images with it.
+
+        predictor = graft.load(run.folder)
+        [prediction] = predictor.predict("photo.jpg")
+        prediction.classes[0], prediction.probabilities[0]
+
+    Args:
+        checkpoint: a run's folder or a .ckpt file; None with an override such as "model=vgg16", for ImageNet's classes.
+        overrides: of `graft predict`, e.g. "topk=3", "trainer.accelerator=cpu".
+        trust: packages that may be imported where the checkpoint names a network of your own, e.g. ["my_package"].
+
+    Raises:
+        ConfigError: neither a checkpoint nor a model, or both; a network of a package that is not trusted.
+        TrainingError: no checkpoint of Graft, or a damaged one.
+    """
+    words = [*overrides]
+    if checkpoint is not None:
+        words.append(f"checkpoint={os.fspath(checkpoint)}")
+    if trust:
+        words.append(f"trust=[{','.join(trust)}]")
+    return _predictor(words)
+
+
+def predict(source: "Images", *overrides: str) -> "list[Prediction]":
+    """Classes and probabilities of images, as `graft predict` gives them; to predict repeatedly, see `load`.
+
+    Args:
+        source: one or several of: a path (a file, a folder at any depth, a pattern), a PIL image, a uint8 array
+            [H, W, 3] (RGB) or [H, W] (grey).
         overrides: by what, e.g. "checkpoint=RUN_FOLDER", or "model=vgg16" for ImageNet's classes; "topk=3".
 
     Returns:
-        One a picture, in the order they are found, each with its `topk` classes, the most probable first.
+        One per image, in the order they are found, each with its `topk` classes, the most probable first.
 
     Raises:
         ConfigError: neither a checkpoint nor a model, or both.
-        DataError: no picture there, or one that cannot be read.
+        DataError: no image there, or one that cannot be read.
     """
+    return _predictor(overrides).predict(source)
+
+
+def _predictor(overrides: Sequence[str]) -> "Predictor":
     from graft.config.commands import PredictConfig
     from graft.config.registration import typed
-    from graft.tasks.command_checks import check_predict, sources_of
-    from graft.tasks.predict import outcomes, require_images, restore
+    from graft.tasks.command_checks import check_predictor
+    from graft.tasks.predict import Predictor, restore
 
     cfg = typed(compose(*overrides, task="predict").config, PredictConfig)
-    cfg.source = os.fspath(source) if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
-    check_predict(cfg)
-    sources = sources_of(cfg)
-    require_images(sources)
-    predictions = []
-    for _, outcome in outcomes(cfg, restore(cfg), sources):
-        if isinstance(outcome, DataError):
-            raise outcome
-        predictions.append(outcome)
-    return predictions
+    check_predictor(cfg)
+    return Predictor(restore(cfg), cfg)
 
 
 @dataclass(frozen=True)
@@ -264,11 +356,32 @@ class FinishedRun:
         return review(self.checkpoint, part, trust)
 
 
-def _words(given: Sequence[Experiment | str]) -> list[str]:
-    words = [word for word in given if isinstance(word, str)]
-    if len(words) < len(given):
-        raise ConfigError("train: either one composed experiment, or words such as 'model=vgg16'; not both.")
-    return words
+def _chosen(name: str, given: Sequence[Experiment | str]) -> Experiment:
+    """The experiment of the function `name`, which takes a composed one or overrides."""
+    if len(given) == 1 and isinstance(given[0], Experiment):
+        return given[0]
+    overrides = [each for each in given if isinstance(each, str)]
+    if len(overrides) < len(given):
+        raise ConfigError(f"{name}: either one composed experiment, or overrides such as 'model=vgg16'; not both.")
+    return compose(*overrides)
+
+
+def _new_name(outputs: str, kind: str, folder: Source | None) -> Path:
+    """`folder`, or a name for a new one."""
+    return Path(outputs) / kind / f"{datetime.now():%Y-%m-%d_%H-%M-%S}" if folder is None else Path(folder)
+
+
+def _search_path(config_dir: Source) -> str:
+    """The override by which Hydra looks for options in `config_dir` too.
+
+    Raises:
+        ConfigError: it is no folder.
+    """
+    folder = Path(config_dir).expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"config_dir={folder}: there is no such folder.")
+    quoted = f"file://{folder}".replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.searchpath=['{quoted}']"
 
 
 def _write_down(experiment: Experiment, folder: Path) -> None:

@@ -160,6 +160,7 @@ def test_resident_augmentation_is_unchanged_by_a_loss(images: ImageSet, tmp_path
 
 
 def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet, tmp_path: Path) -> None:
+    from graft.learning.metrics import Scores
     from graft.tasks.evaluation import measure
 
     class AlwaysFirst:
@@ -173,6 +174,7 @@ def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet
     for index in (0, 1, 2, 3, 4, 5, 6, 7, 8):  # the whole first batch, and all but one of the second
         images.paths[index].unlink()  # type: ignore[index]
     data = module(images, UnreadableImages(tmp_path / "x"))
-    scored = measure(AlwaysFirst(), data, "test", ("a", "b"), tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
+    scores = Scores(("a", "b"), torch.device("cpu"))
+    scored = measure(AlwaysFirst(), data, "test", scores, tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
     assert scored.confusion == [[0, 0], [1, 0]]
     assert (tmp_path / "predictions.csv").read_text().count("\n") == 2

@@ -26,6 +26,10 @@ ENDS = {
         "assert [len(row.seeds) for row in found] == [3, 3, 3] and found[0].mean('test/acc') > 0.85\n"
         "assert page.is_file()"
     ),
+    "7_build_it_yourself": (
+        "assert after > 0.8 > before, (before, after); assert len(margins.means) == 8\n"
+        "assert module.results['test/acc'] > 0.8; assert by_image.probabilities == by_array.probabilities"
+    ),
 }
 """Run after the last cell, in the notebook's own kernel."""
 

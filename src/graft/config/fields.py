@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from omegaconf import MissingMandatoryValue
 
@@ -118,6 +118,13 @@ class Part(Open):
 @dataclass
 class Parts(Open):
     """A group of named parts: each extra key is a node with a `_target_`; null and false leave a part out."""
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Mapping[str, Any]]) -> Self:
+        """The group with these parts."""
+        group = cls()
+        vars(group).update(parts)
+        return group
 
     def parts(self) -> dict[str, dict[str, Any]]:
         return {name: node for name, node in self.extra().items() if node not in (None, False)}

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.config.schema import DataConfig
+from graft.config.schema import DataConfig, LossConfig
 from graft.errors import ConfigError, RecordError
 from graft.system.values import (
     Check,
@@ -70,8 +70,24 @@ def _argument(value: object) -> str:
     return name
 
 
+def _loss(value: object) -> dict[str, Any]:
+    """The loss and its class weights; older checkpoints, without a target, have cross-entropy."""
+    if not isinstance(value, Mapping) or "_target_" not in value:
+        return {}
+    own = {field.name for field in dataclasses.fields(LossConfig)} - {"_target_", "label_smoothing"}
+    weights = tree(scalar, 1_000_000, depth=2)(value.get("class_weights"))
+    return {**_part({name: each for name, each in value.items() if name not in own}), "class_weights": weights}
+
+
+def _metrics(value: object) -> dict[str, dict[str, Any]]:
+    """Name -> target and plain arguments of at most 100 metrics."""
+    if not isinstance(value, Mapping) or len(value) > 100:
+        raise Unexpected(value, "at most 100 metrics")
+    return {_identifier(name): _part(node) for name, node in value.items() if node not in (None, False)}
+
+
 RUN: dict[str, dict[str, Check]] = {
-    "": {"seed": integer(0, 2**32 - 1), "tta": flag, "views": _views},
+    "": {"seed": integer(0, 2**32 - 1), "tta": flag, "views": _views, "loss": _loss, "metrics": _metrics},
     "data": {
         "_target_": literal(200),
         "name": optional(literal(200)),
@@ -101,6 +117,16 @@ def is_graft_view(node: Mapping[str, Any]) -> bool:
     """Whether a recorded view is a name of `graft.learning.views`."""
     module, _, name = node["_target_"].rpartition(".")
     return module == GRAFT_VIEWS and not name.startswith("_")
+
+
+LIBRARY_PARTS = re.compile(
+    r"torch\.nn\.[A-Z]\w*Loss|torch\.nn\.functional\.(\w+_loss|\w*cross_entropy)|torchmetrics\.classification\.[A-Z]\w*"
+)
+
+
+def is_library_part(node: Mapping[str, Any]) -> bool:
+    """Whether a recorded loss or metric is one of torch or torchmetrics, which does nothing but compute."""
+    return LIBRARY_PARTS.fullmatch(node["_target_"]) is not None
 
 
 def recorded_run(config: Mapping[str, object], source: str) -> dict[str, Any]:

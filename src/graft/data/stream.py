@@ -10,7 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from graft.data.images import EXTENSIONS, read_image
+from PIL import Image
+
+from graft.data.images import EXTENSIONS, read_image, to_rgb
 from graft.data.layout import walk_images
 from graft.errors import DataError
 
@@ -24,9 +26,31 @@ class Found:
     path: Path
     relative: str
 
+    def read(self) -> Image.Image:
+        """The picture as upright RGB; raises UnreadableImage."""
+        return read_image(self.path)
+
     def __str__(self) -> str:
         """The path as text; bytes that are not UTF-8 are escaped."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A picture in memory, called `name`."""
+
+    image: Image.Image
+    name: str
+
+    def read(self) -> Image.Image:
+        """The picture as upright RGB."""
+        return to_rgb(self.image)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+P = TypeVar("P", Found, Found | InMemory)
 
 
 def find_images(sources: Sequence[str]) -> Iterator[Found]:
@@ -103,9 +127,9 @@ def _names(folder: Path) -> list[str]:
 
 
 def read_ahead(
-    found: Iterable[Found], transform: Callable[..., T], *, workers: int, ahead: int
-) -> Generator[tuple[Found, T | DataError]]:
-    """Decode and transform images in threads; yields (file, result or the error that makes it unreadable) in order.
+    found: Iterable[P], transform: Callable[..., T], *, workers: int, ahead: int
+) -> Generator[tuple[P, T | DataError]]:
+    """Decode and transform images in threads; yields (image, result or the error that makes it unreadable) in order.
 
     Args:
         found: the image files, consumed only as far as needed.
@@ -114,18 +138,18 @@ def read_ahead(
         ahead: number of results kept in memory at most.
     """
 
-    def read(path: Path) -> T | DataError:
+    def read(picture: P) -> T | DataError:
         try:
-            picture = read_image(path)
+            image = picture.read()
         except DataError as error:
             return error
-        return transform(picture)
+        return transform(image)
 
-    waiting: deque[tuple[Found, Future[T | DataError]]] = deque()
+    waiting: deque[tuple[P, Future[T | DataError]]] = deque()
     pool = ThreadPoolExecutor(workers, "read")
     try:
         for picture in found:
-            waiting.append((picture, pool.submit(read, picture.path)))
+            waiting.append((picture, pool.submit(read, picture)))
             if len(waiting) >= ahead:
                 first, result = waiting.popleft()
                 yield first, result.result()

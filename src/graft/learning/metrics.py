@@ -1,5 +1,6 @@
 """Metrics of an evaluation, accumulated batch by batch on the device."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ from graft.config.schema import MetricsConfig
 from graft.config.targets import TARGET, accepts, build
 from graft.errors import ConfigError
 from graft.learning.confusion_counts import EvaluationCounts
+from graft.learning.losses import Loss
 
 TOP = 5
 BINS = 15
@@ -46,11 +48,13 @@ class Scored:
             classes that occur or are predicted), "ece".
         classes: one score per class, in the order of the classes.
         confusion: `confusion[t][p]` images of class t were predicted as class p.
+        configured: the run's own metrics, by name.
     """
 
     overall: dict[str, float]
     classes: list[ClassScore]
     confusion: list[list[int]]
+    configured: dict[str, float]
 
 
 class Scores:
@@ -60,11 +64,22 @@ class Scores:
     Neural Networks"): the mean difference between the probability of the predicted class and the accuracy.
 
     Args:
-        count: number of classes.
+        classes: names of the classes.
         device: of the logits.
+        loss: of the run; None for cross-entropy.
+        metrics: of the run, by name, as from `build_metrics`.
     """
 
-    def __init__(self, count: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str],
+        device: torch.device,
+        loss: Loss | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        count = len(classes)
+        self.classes, self.loss = classes, loss
+        self.configured = {name: metric.to(device) for name, metric in (metrics or {}).items()}
         self.counts = EvaluationCounts(count, device)
         self.per_class = _counted(count, "none").to(device)
         self.macro = _counted(count, "macro").to(device)
@@ -75,11 +90,13 @@ class Scores:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits [B, C] and labels [B] in [0, C)."""
         predicted = logits.argmax(1)
-        self.counts.update(logits, labels)
+        self.counts.update(logits, labels, None if self.loss is None else self.loss(logits, labels) * len(labels))
         for metric in (self.per_class, self.macro, self.confusion):
             metric.update(predicted, labels)
         probabilities = logits.softmax(1)
         self.calibration.update(probabilities, labels)
+        for own in self.configured.values():
+            own.update(probabilities, labels)
         if self.top is not None:
             self.top.update(probabilities, labels)
 
@@ -100,7 +117,26 @@ class Scores:
                 counts.images, figures["precision"], counts.per_class(), figures["f1"], strict=True
             )
         ]
-        return Scored(overall, classes, confusion)
+        return Scored(overall, classes, confusion, computed(self.configured, self.classes, counts.images))
+
+
+def computed(metrics: Mapping[str, Metric], classes: Sequence[str], images: Sequence[int]) -> dict[str, float]:
+    """The value of each metric by its name, or by NAME/CLASS, for the classes that have images, where it has one each.
+
+    Args:
+        metrics: by name.
+        classes: their names.
+        images: number of images of each class.
+    """
+    values: dict[str, float] = {}
+    for name, metric in metrics.items():
+        value = metric.compute()
+        if value.ndim:
+            rows = zip(classes, images, value.flatten().tolist(), strict=True)
+            values |= {f"{name}/{label}": each for label, count, each in rows if count}
+        else:
+            values[name] = float(value)
+    return values
 
 
 def _counted(count: int, average: Literal["none", "macro"]) -> MetricCollection:

@@ -23,6 +23,7 @@ from graft.learning.callbacks.averaging import AveragedWeights
 from graft.learning.confusion_counts import ClassCounts, EvaluationCounts, widest
 from graft.learning.loss_monitor import WAY_OUT, LossMonitor
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
+from graft.learning.metrics import computed
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, apply_changes
 from graft.learning.schedulers import Length, build_schedule
@@ -344,15 +345,8 @@ class TransferModule(pl.LightningModule):
 
     def _configured_metrics(self, split: str, counts: ClassCounts) -> dict[str, float]:
         """The configured metrics of a split: "val/NAME", or "val/NAME/CLASS" for each class that has images."""
-        figures: dict[str, float] = {}
-        for name, metric in self._metrics(split).items():
-            value = metric.compute()
-            if value.ndim:
-                rows = zip(self.classes, counts.images, value.flatten().tolist(), strict=True)
-                figures |= {f"{split}/{name}/{label}": each for label, images, each in rows if images}
-            else:
-                figures[f"{split}/{name}"] = float(value)
-        return figures
+        values = computed(self._metrics(split), self.classes, counts.images)
+        return {f"{split}/{name}": value for name, value in values.items()}
 
     # -- logging -------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def overall_table(figures: Mapping[str, float]) -> Table:
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
-        table.add_row(TITLES[name], f"{value:.4f}")
+        table.add_row(TITLES.get(name, name), f"{value:.4f}")
     return table
 
 

@@ -49,7 +49,16 @@ def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
 
 
 def check_predict(config: PredictConfig) -> None:
-    """Refuse mistakes in a PredictConfig.
+    """Refuse mistakes in a PredictConfig, see `check_predictor`, and one without a source."""
+    check_predictor(config)
+    if config.source is None or not sources_of(config):
+        raise ConfigError(
+            "source is not set.\nGive source=FILE, source=FOLDER, source='photos/*.jpg' or a [list,of,them]."
+        )
+
+
+def check_predictor(config: PredictConfig) -> None:
+    """Refuse mistakes in a PredictConfig, regardless of its source.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -63,10 +72,6 @@ def check_predict(config: PredictConfig) -> None:
         raise ConfigError(
             f"checkpoint or model: {problem}.\nGive checkpoint=RUN_FOLDER for a network you trained, "
             "or model=vgg16 for ImageNet's 1,000 classes."
-        )
-    if config.source is None or not sources_of(config):
-        raise ConfigError(
-            "source is not set.\nGive source=FILE, source=FOLDER, source='photos/*.jpg' or a [list,of,them]."
         )
     _check_trust(config.trust)
     _check_preprocess(config.preprocess)

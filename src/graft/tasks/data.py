@@ -36,6 +36,16 @@ def check_available(config: TrainConfig) -> None:
         raise DataError("\n\n".join([*errors, f"Offline, with what is embedded: {QUICKSTART}"]))
 
 
+def available_data(config: TrainConfig) -> Splits:
+    """The splits of the configured data set, once both it and the weights are known to be within reach.
+
+    Raises:
+        DataError: data or weights are not, see `check_available`; or images cannot be read, see `open_data`.
+    """
+    check_available(config)
+    return open_data(config)
+
+
 def unavailable_weights(recipe: Recipe, weights: str | None, *, only_known: bool = False) -> NotAvailable | None:
     """The error if `weights` are neither on this machine nor can be downloaded; None if they are available.
 

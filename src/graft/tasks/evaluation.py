@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchmetrics import Metric
 
 from graft.config.commands import EvaluateConfig
-from graft.config.recorded import demand_trust, is_graft_view
+from graft.config.recorded import demand_trust, is_graft_view, is_library_part
 from graft.config.registration import plain
-from graft.config.schema import TrainConfig
+from graft.config.schema import MetricsConfig, TrainConfig
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
@@ -20,7 +21,8 @@ from graft.data.unreadable import UnreadableImages
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError
 from graft.learning.inference import Inference, most_probable
-from graft.learning.metrics import Scored, Scores
+from graft.learning.losses import CROSS_ENTROPY, Loss
+from graft.learning.metrics import Scored, Scores, build_metrics
 from graft.learning.restore import Restored, from_checkpoint
 from graft.learning.views import View, build_views, with_margin
 from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
@@ -28,7 +30,7 @@ from graft.review.predictions import rank, writing
 from graft.system.device import as_trained
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
-from graft.tasks.build import loaders
+from graft.tasks.build import loaders, objective_of
 from graft.tasks.fit import log_table
 from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import notes_on_changed_data, open_splits, run_config, summary_next_to
@@ -72,14 +74,22 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
         if evaluated.data._target_ == restored.config.get("data", {}).get("_target_")
         else {}
     )
-    notes = [*splits.notes, *notes_on_changed_data(splits, summary), *notes_on_limits(evaluated, config.split)]
+    splits = splits.relabelled(restored.classes)
+    loss, metrics, differences = run_metrics(evaluated, splits, restored.source, config)
+    notes = [
+        *splits.notes,
+        *notes_on_changed_data(splits, summary),
+        *notes_on_limits(evaluated, config.split),
+        *differences,
+    ]
     for note in notes:
         log.info("note  %s", note)
 
     inference = Inference(restored, device, channels_last=channels_last, views=views)
     unreadable = UnreadableImages(folder / "unreadable.jsonl") if evaluated.data.on_error == "skip" else None
-    data = data_module(evaluated, splits.relabelled(restored.classes), config.split, preprocessing, unreadable)
-    scored = measure(inference, data, config.split, restored.classes, folder / "predictions.csv", config.topk)
+    data = data_module(evaluated, splits, config.split, preprocessing, unreadable)
+    scores = Scores(restored.classes, inference.device, loss, metrics)
+    scored = measure(inference, data, config.split, scores, folder / "predictions.csv", config.topk)
     notes += unreadable.notes() if unreadable else []
     result = {
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
@@ -91,7 +101,7 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
         "classes": {
             name: dataclasses.asdict(score) for name, score in zip(restored.classes, scored.classes, strict=True)
         },
-        "run": recorded_metrics(restored, summary, config.split, checkpoint),
+        "run": recorded_metrics(restored, summary, config.split, checkpoint, scored),
         "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
         "notes": notes,
         "versions": versions(),
@@ -119,6 +129,40 @@ def views_of(config: EvaluateConfig, run: TrainConfig, source: str) -> Mapping[s
     return build_views(tta, chosen or recorded)
 
 
+def run_metrics(
+    run: TrainConfig, splits: Splits, source: str, config: EvaluateConfig
+) -> tuple[Loss | None, dict[str, Metric], list[str]]:
+    """The run's own loss and metrics, and a note for each that cannot be computed here.
+
+    Args:
+        run: the run's configuration, as its checkpoint records it.
+        splits: the data, for class weights that are counted.
+        source: the checkpoint's file.
+        config: of the command.
+    """
+    loss: Loss | None = None
+    metrics: dict[str, Metric] = {}
+    notes = []
+    try:
+        if run.loss._target_ not in (None, CROSS_ENTROPY):
+            _demand("loss", run.loss.arguments(), source, config.trust)
+            loss = objective_of(run, splits).loss
+    except ConfigError as error:
+        notes.append(f"{config.split}/loss is the cross-entropy, not the run's loss. {error}")
+    for name, node in run.metrics.parts().items():
+        try:
+            _demand(f"metrics.{name}", node, source, config.trust)
+            metrics |= build_metrics(MetricsConfig.of({name: node}), len(splits.classes))
+        except ConfigError as error:
+            notes.append(f"no {config.split}/{name}. {error}")
+    return loss, metrics, notes
+
+
+def _demand(key: str, node: Mapping[str, Any], source: str, trust: Sequence[str]) -> None:
+    if not is_library_part(node):
+        demand_trust(f"{key}._target_", node["_target_"], source, trust)
+
+
 def notes_on_limits(run: TrainConfig, split: str) -> list[str]:
     """A note if the run evaluated only a part of the split."""
     limit = getattr(run.trainer, f"limit_{split}_batches", None)
@@ -137,13 +181,10 @@ def data_module(
     return loaders(run, replaced, preprocessing, unreadable)
 
 
-def measure(
-    inference: Inference, data: TrainingData, split: str, classes: Sequence[str], output: Path, topk: int
-) -> Scored:
+def measure(inference: Inference, data: TrainingData, split: str, scores: Scores, output: Path, topk: int) -> Scored:
     """Predict every image of a split, write each prediction to `output`, and score them."""
     part = "val" if split == "val" else "test"
     images = data.splits.parts()[part]
-    scores = Scores(len(classes), inference.device)
     with (
         explaining_worker_failures(),
         progress_bar("images", len(images)) as bar,
@@ -159,7 +200,7 @@ def measure(
             scores.update(logits, labels)
             probabilities, best = most_probable(logits, topk)
             names = [images.names[index] for index in batch.indices.tolist()]
-            for each in rank(names, probabilities.tolist(), best.tolist(), classes, batch.labels.tolist()):
+            for each in rank(names, probabilities.tolist(), best.tolist(), scores.classes, batch.labels.tolist()):
                 write(each)
     return scores.compute()
 
@@ -168,18 +209,21 @@ def metrics_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[
     """The metrics under their usual names; SPLIT/acc/CLASS for classes that have images."""
     pairs = zip(classes, scored.classes, strict=True)
     each = {name: score.recall for name, score in pairs if score.recall is not None}
-    return {f"{split}/{name}": value for name, value in scored.overall.items()} | {
+    return {f"{split}/{name}": value for name, value in (scored.overall | scored.configured).items()} | {
         f"{split}/acc/{name}": value for name, value in each.items()
     }
 
 
-def recorded_metrics(restored: Restored, summary: Mapping[str, Any], split: str, checkpoint: Path) -> dict[str, float]:
-    """Loss and accuracy that the run itself recorded for this split and checkpoint; empty if there are none."""
+def recorded_metrics(
+    restored: Restored, summary: Mapping[str, Any], split: str, checkpoint: Path, scored: Scored
+) -> dict[str, float]:
+    """Loss, accuracy and configured metrics that the run recorded for this split and checkpoint; empty without any."""
     if not summary:
         return {}
     tested = Path(summary.get("checkpoint") or "").name == checkpoint.name
     known = restored.metrics if split == "val" else summary["metrics"] if split == "test" and tested else {}
-    return {name: known[name] for name in (f"{split}/loss", f"{split}/acc") if name in known}
+    names = (f"{split}/{name}" for name in ("loss", "acc", *scored.configured))
+    return {name: known[name] for name in names if name in known}
 
 
 def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:
@@ -189,7 +233,7 @@ def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str]
     if len(result["views"]) > 1:
         title += f" · mean of {', '.join(result['views'])}"
     log.info("%s · %s · %s", title, device["accelerator"], device["precision"])
-    log_table(overall_table(scored.overall))
+    log_table(overall_table(scored.overall | scored.configured))
     log_table(class_table(result["classes"]))
     if mistakes := most_confused(classes, scored.confusion):
         log.info("most often confused  %s", mistakes)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from graft.config.schema import TrainConfig, TrainerConfig
@@ -41,7 +42,9 @@ from graft.system.gpu_memory import telling_what_fits
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
+from graft.tasks.checks import check_class_weights
 from graft.tasks.command_checks import overridden_keys
+from graft.tasks.data import available_data
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
 from graft.transfer import TransferPlan
@@ -167,21 +170,105 @@ def prepare_training(
 ) -> Training:
     """Build everything that a run needs; see `one_process` for the arguments."""
     resume = resume_point(config.resume, folder)
+    parts = assemble_training(config, splits, device, folder, choices.fingerprint, resume, choices)
+    config, experiment, trainer, notes = parts.config, parts.experiment, parts.trainer, parts.notes
+    module, data = experiment.module, experiment.data
+    test_data = data_for_test(config, experiment)  # refuses impossible views before training
+    log_plan(module.plan, config, device)
+    for note in notes:
+        log.info("note  %s", note)
+    assert parts.review is not None
+    parts.review.open(trainer, notes)
+    log_choices(trainer, choices)
+    cache = FeatureCache(config, module, data, trainer, begins=load_weights_to_resume(module, resume))
+    return Training(config, device, folder, resume, experiment, test_data, trainer, parts.review, cache, notes)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingParts:
+    """What a run consists of, ready for `trainer.fit(experiment.module, datamodule=experiment.data)`.
+
+    Attributes:
+        config: of the run, with a number for data.batch_size.
+        experiment: the LightningModule and the LightningDataModule.
+        trainer: with the configured callbacks and loggers.
+        review: the figures in TensorBoard; None where only the parts are needed.
+        notes: for the user, one sentence each.
+    """
+
+    config: TrainConfig
+    experiment: Experiment
+    trainer: pl.Trainer
+    review: Review | None
+    notes: list[str]
+
+
+def assemble_training(
+    config: TrainConfig,
+    splits: Splits,
+    device: Device,
+    folder: Path,
+    fingerprint: str | None,
+    resume: Path | None = None,
+    choices: RunChoices | None = None,
+) -> TrainingParts:
+    """Build module, data and Trainer.
+
+    Args:
+        config: of the run, settled.
+        splits: the data.
+        device: where to compute.
+        folder: of the run.
+        fingerprint: of the data, for the checkpoints.
+        resume: the checkpoint that the run resumes from.
+        choices: that identify the run, for its review; None for a run without one.
+    """
     config, batch_note = resolve_batch_size(config, splits, device, folder, resume)
     experiment = assemble(config, splits, folder)
     module, data = experiment.module, experiment.data
-    module.provenance["fingerprint"] = choices.fingerprint
-    test_data = data_for_test(config, experiment)  # refuses impossible views before training
-    log_plan(module.plan, config, device)
-    notes = [*experiment.notes, *([batch_note] if batch_note else [])]
-    for note in notes:
-        log.info("note  %s", note)
-    review = Review(config, module, data, folder, choices)
+    module.provenance["fingerprint"] = fingerprint
+    review = None if choices is None else Review(config, module, data, folder, choices)
     batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
-    trainer = build_trainer(config, device, folder, module.plan, resume, batches, review.callbacks())
-    review.open(trainer, notes)
-    cache = FeatureCache(config, module, data, trainer, begins=load_weights_to_resume(module, resume))
-    return Training(config, device, folder, resume, experiment, test_data, trainer, review, cache, notes)
+    callbacks = review.callbacks() if review else ()
+    trainer = build_trainer(config, device, folder, module.plan, resume, batches, callbacks)
+    return TrainingParts(
+        config, experiment, trainer, review, [*experiment.notes, *([batch_note] if batch_note else [])]
+    )
+
+
+def build(config: TrainConfig, folder: Path) -> TrainingParts:
+    """The parts of a run for a program of the user's own, which decides what to do with them.
+
+    Args:
+        config: of the run, settled.
+        folder: where the Trainer writes.
+
+    Raises:
+        ConfigError: a key whose effect is part of the command `graft train`: resume, several devices, views of
+            test-time augmentation that need larger images.
+    """
+    silence_lightning()
+    if config.resume is not None:
+        raise ConfigError(
+            f"resume={config.resume}: graft.build starts no run.\nGive the checkpoint to the Trainer: "
+            "trainer.fit(module, datamodule=data, ckpt_path=FILE, weights_only=True); or use graft.train."
+        )
+    device = choose_device(config.trainer)
+    if device.devices * config.trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.devices={device.devices}: graft.build returns the objects of one process.\n"
+            "Set trainer.devices=1, or use graft.train, which starts the others."
+        )
+    splits = available_data(config)
+    check_class_weights(config.loss.class_weights, splits.classes)
+    training = assemble_training(config, splits, device, folder, splits.fingerprint())
+    module, data = training.experiment.module, training.experiment.data
+    if with_margin(data.preprocessing, module.views) != data.preprocessing:
+        raise ConfigError(
+            f"tta=true with views=[{','.join(module.views)}]: needs larger images for the test than for validation.\n"
+            "Use views=[identity,hflip], or graft.train."
+        )
+    return training
 
 
 def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
@@ -367,6 +454,13 @@ def validation_interval(config: TrainerConfig, batches: int) -> int | float | No
         return every
     epoch = batches if limit is None else limit if isinstance(limit, int) else int(limit * batches)
     return max(1, min(every * config.accumulate_grad_batches, batches, epoch))
+
+
+def log_choices(trainer: pl.Trainer, choices: RunChoices) -> None:
+    """Log the run's choices as hyperparameters to loggers such as MLflow's; TensorBoard gets them from the review."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(dict(choices.choices))
 
 
 def load_weights_to_resume(module: TransferModule, resume: Path | None) -> int:

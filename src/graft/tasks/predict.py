@@ -2,17 +2,21 @@
 
 import contextlib
 import itertools
+import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import DictConfig
+from PIL import Image
 
 from graft.config.commands import PredictConfig
 from graft.config.registration import plain, typed
 from graft.data.images import EXTENSIONS, read_image
-from graft.data.stream import Found, find_images, read_ahead
+from graft.data.stream import Found, InMemory, find_images, read_ahead
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
 from graft.models.configured import recipe_of
@@ -33,7 +37,11 @@ if TYPE_CHECKING:
 
 MOST_THREADS = 16
 
-Outcome = tuple[Found, Prediction | DataError]
+Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+Images = Picture | Iterable[Picture]
+"""What `Predictor.predict` takes."""
+
+Outcome = tuple[Found | InMemory, Prediction | DataError]
 
 
 def main(config: DictConfig) -> None:
@@ -60,11 +68,12 @@ def main(config: DictConfig) -> None:
     copies = folder_of(config) if cfg.show else None
     shown: list[Prediction] = []
     predicted = unreadable = 0
+    predictor = Predictor(restored, cfg)
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(writing(output)) if output is not None else None
         bar = stack.enter_context(progress_bar("images"))
         count_in_background(sources, bar)
-        for picture, outcome in stack.enter_context(contextlib.closing(outcomes(cfg, restored, sources))):
+        for picture, outcome in stack.enter_context(contextlib.closing(predictor.outcomes(find_images(sources)))):
             bar.advance()
             if isinstance(outcome, DataError):
                 unreadable += 1
@@ -76,6 +85,7 @@ def main(config: DictConfig) -> None:
             if write is not None:
                 write(outcome)
             if copies is not None:
+                assert isinstance(picture, Found)
                 annotate(picture, outcome, copies)
     print_table(shown)
     summary = [f"and {predicted - len(shown):,} more"] if predicted > len(shown) else []
@@ -124,30 +134,108 @@ def restore(cfg: PredictConfig) -> "Restored":
     return from_pretrained(recipe, weights).prepared(plain(cfg.preprocess))
 
 
-def outcomes(cfg: PredictConfig, restored: "Restored", sources: Sequence[str]) -> Generator[Outcome]:
-    """Each image with its prediction, or with the error if it cannot be read, in the order in which they are found."""
-    import torch
+class Predictor:
+    """A network that stays in memory for any number of predictions.
 
-    from graft.data.transforms import eval_transform
-    from graft.learning.inference import Inference, most_probable
-    from graft.system.device import as_trained
+    Args:
+        restored: the network.
+        config: a PredictConfig, of which topk, batch_size, num_workers and trainer are used.
+    """
 
-    device, channels_last = as_trained(restored.config.get("trainer", {}), plain(cfg.trainer))
-    inference = Inference(restored, device, channels_last=channels_last)
-    topk = min(cfg.topk, len(restored.classes))
-    workers = min(available_cores(), MOST_THREADS) if cfg.num_workers == "auto" else max(1, int(cfg.num_workers))
-    transform = eval_transform(restored.preprocessing)
-    read = read_ahead(find_images(sources), transform, workers=workers, ahead=2 * cfg.batch_size + workers)
-    with contextlib.closing(read), inference.many():
-        while batch := list(itertools.islice(read, cfg.batch_size)):
-            names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
-            images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-            ranked: Iterator[Prediction] = iter(())
-            if images:
-                probabilities, best = most_probable(inference(torch.stack(images)), topk)
-                ranked = rank(names, probabilities.tolist(), best.tolist(), restored.classes)
-            for picture, pixels in batch:
-                yield picture, pixels if isinstance(pixels, DataError) else next(ranked)
+    def __init__(self, restored: "Restored", config: PredictConfig) -> None:
+        from graft.data.transforms import eval_transform
+        from graft.learning.inference import Inference
+        from graft.system.device import as_trained
+
+        device, channels_last = as_trained(restored.config.get("trainer", {}), plain(config.trainer))
+        self.classes = restored.classes
+        self.source = restored.source
+        self.topk, self.batch_size = config.topk, config.batch_size
+        self._inference = Inference(restored, device, channels_last=channels_last)
+        self._transform = eval_transform(restored.preprocessing)
+        cores = min(available_cores(), MOST_THREADS)
+        self._workers = cores if config.num_workers == "auto" else max(1, int(config.num_workers))
+
+    def predict(self, images: Images, topk: int | None = None) -> list[Prediction]:
+        """The most probable classes of each image, the most probable first.
+
+        Args:
+            images: one or several of: a path (a file, a folder at any depth, a pattern), a PIL image, a uint8 array
+                [H, W, 3] (RGB) or [H, W] (grey), or of N images [N, H, W, 3].
+            topk: number of classes of each image; None: as configured.
+
+        Returns:
+            One per image, in order. An image without a file is called "image 0", "image 1", … by its position.
+
+        Raises:
+            DataError: no image, one that cannot be read, or an array of another type or shape.
+        """
+        given = list(_given(images))
+        if paths := [each for each in given if isinstance(each, str)]:
+            require_images(paths)
+        predictions = []
+        for _, outcome in self.outcomes(_found(given), topk):
+            if isinstance(outcome, DataError):
+                raise outcome
+            predictions.append(outcome)
+        return predictions
+
+    def outcomes(self, pictures: Iterable[Found | InMemory], topk: int | None = None) -> Generator[Outcome]:
+        """Each picture with its prediction, or with the reason why it cannot be read, in order."""
+        import torch
+
+        from graft.learning.inference import most_probable
+
+        count = min(self.topk if topk is None else topk, len(self.classes))
+        ahead = 2 * self.batch_size + self._workers
+        read = read_ahead(pictures, self._transform, workers=self._workers, ahead=ahead)
+        with contextlib.closing(read), self._inference.many():
+            while batch := list(itertools.islice(read, self.batch_size)):
+                names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
+                images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
+                ranked: Iterator[Prediction] = iter(())
+                if images:
+                    probabilities, best = most_probable(self._inference(torch.stack(images)), count)
+                    ranked = rank(names, probabilities.tolist(), best.tolist(), self.classes)
+                for picture, pixels in batch:
+                    yield picture, pixels if isinstance(pixels, DataError) else next(ranked)
+
+
+def _given(images: Any) -> Iterator[str | InMemory]:
+    """The paths and pictures of what `Predictor.predict` takes; files that Pillow has opened keep their names."""
+    single = (
+        not isinstance(images, Iterable)
+        or isinstance(images, str | os.PathLike | Image.Image)
+        or (isinstance(images, np.ndarray) and images.ndim < 4)
+    )
+    for position, each in enumerate([images] if single else images):
+        if isinstance(each, str | os.PathLike):
+            yield os.fspath(each)
+        elif isinstance(each, Image.Image):
+            yield InMemory(each, str(getattr(each, "filename", "") or f"image {position}"))
+        else:
+            yield InMemory(_from_array(each, position), f"image {position}")
+
+
+def _found(given: Iterable[str | InMemory]) -> Iterator[Found | InMemory]:
+    """The pictures of each path, and those in memory."""
+    for each in given:
+        if isinstance(each, str):
+            yield from find_images([each])
+        else:
+            yield each
+
+
+def _from_array(array: Any, position: int) -> Image.Image:
+    """A uint8 array [H, W, 3] or [H, W] as a PIL image; raises DataError for anything else."""
+    fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.size
+    if not fits or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        shape = f" of {array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else ""
+        raise DataError(
+            f"image {position}: is a {type(array).__name__}{shape}.\n"
+            "Give a path, a PIL image, or a uint8 array [H, W, 3] (RGB) or [H, W] (grey)."
+        )
+    return Image.fromarray(array)
 
 
 def count_in_background(sources: Sequence[str], bar: Bar) -> None:

@@ -91,10 +91,9 @@ def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, own_
         resumption = find_resumption(config, overrides, folder)
         splits = None
         if resumption is not None:
-            from graft.tasks.data import check_available, open_data  # imports NumPy
+            from graft.tasks.data import available_data  # imports NumPy
 
-            check_available(config)
-            splits = open_data(config)
+            splits = available_data(config)
             resumption.require_data(splits)
         return PreparedRun(folder, resumption, splits, lock)
     except BaseException:

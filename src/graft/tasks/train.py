@@ -20,7 +20,7 @@ from graft.system.signals import STOP
 from graft.system.slurm import first_task
 from graft.system.startup import uncollected
 from graft.tasks.checks import check_class_weights, choices, settle
-from graft.tasks.data import check_available, open_data
+from graft.tasks.data import available_data
 from graft.tasks.locations import check_locations
 from graft.tasks.prepare import PreparedRun, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
@@ -88,8 +88,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
         downloads.configure(config.download)
         with uncollected():
             if splits is None:
-                check_available(config)
-                splits = open_data(config)
+                splits = available_data(config)
                 if resumption is not None:
                     resumption.require_data(splits)
             check_class_weights(config.loss.class_weights, splits.classes)
