@@ -93,13 +93,15 @@ def compose(*overrides: str, task: str = "train") -> Experiment:
 
     from graft.cli import explain
     from graft.config import conf_dir
-    from graft.config.overrides import literal_words
-    from graft.config.registration import register
+    from graft.config.overrides import quote_literals
+    from graft.config.registration import SCHEMAS, register
+    from graft.config.unknown_keys import refuse_unknown_keys
 
     register(task)
     try:
         with initialize_config_dir(str(conf_dir())):
-            config = hydra_compose(task, literal_words(overrides, task), return_hydra_config=True)
+            config = hydra_compose(task, quote_literals(overrides, task), return_hydra_config=True)
+            refuse_unknown_keys(config, SCHEMAS[task])
     except Exception as error:
         if said := explain(error, task):
             raise ConfigError(said.strip()) from None
@@ -136,7 +138,7 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
     usual = Path(config.paths.outputs) / "train" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     place = usual if folder is None else Path(folder)
-    with prepare(config, chosen.overrides, place, own_name=folder is None) as prepared:
+    with prepare(config, chosen.overrides, place, generated_name=folder is None) as prepared:
         place = prepared.folder
         _write_down(chosen, place)
         with _log_of(place, echo):

@@ -11,11 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from graft.config.overrides import literal_words
-from graft.errors import ConfigError, GraftError, Refused, did_you_mean, nearest, pip_install
+from graft.config.overrides import quote_literals
+from graft.errors import AbortCommand, ConfigError, GraftError, did_you_mean, nearest, pip_install
 from graft.system.escaping import printable
 from graft.system.files import DISK_FULL
-from graft.system.signals import end_when_asked_twice
+from graft.system.signals import exit_on_second_signal
 from graft.system.startup import SAFE_PATH
 
 TASKS = {
@@ -33,7 +33,7 @@ TRUSTED = ["graft.*", "hydra.*", "hydra_plugins.*", "logging.*"]
 EXTRAS = {"submitit": "slurm", "ray": "ray"}
 """Which extra brings which of Hydra's plugins; `sweep` the others."""
 
-REFUSED = (
+UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
 """What a file system answers to a path that cannot be written for another reason than a full disk."""
@@ -61,12 +61,12 @@ def main(task: str | None = None) -> None:
     if task is None:
         task = _task_from_arguments()
     os.environ[SAFE_PATH] = "1"  # for the processes of a sweep, whichever launcher starts them
-    end_when_asked_twice()
+    exit_on_second_signal()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     try:
         refuse_recorded_options(sys.argv[1:])
-        sys.argv[1:] = literal_words(sys.argv[1:], task)
+        sys.argv[1:] = quote_literals(sys.argv[1:], task)
         _hydra_app(task)()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -74,10 +74,10 @@ def main(task: str | None = None) -> None:
     except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (Exception, Refused) as raised:
+    except (Exception, AbortCommand) as raised:
         if full_error:
             raise
-        cause = raised.error if isinstance(raised, Refused) else raised
+        cause = raised.error if isinstance(raised, AbortCommand) else raised
         sys.stderr.write(printable(explain(cause, task) or traceback.format_exc(), lines=True))
         sys.exit(1)
 
@@ -142,6 +142,10 @@ def _runner(task: str) -> Callable[[Any], Any]:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from graft.config.registration import SCHEMAS
+        from graft.config.unknown_keys import refuse_unknown_keys
+
+        refuse_unknown_keys(config, SCHEMAS[task])
         is_job = task == "train" and HydraConfig.get().mode == RunMode.MULTIRUN
         return import_module("graft.sweep.job" if is_job else f"graft.tasks.{task}").main(config)
 
@@ -155,11 +159,11 @@ def explain(error: BaseException, task: str = "train") -> str | None:
 
     if isinstance(error, GraftError):
         return f"{error}\n"
-    if (full := _behind(error, DISK_FULL)) is not None:
+    if (full := _os_error_cause(error, DISK_FULL)) is not None:
         again = "resume=auto continues from the last checkpoint" if task == "train" else "run the command again"
         file = full.filename or ("the run's folder" if task == "train" else "the output of this command")
         return f"{file}: cannot be written ({full.strerror}).\nMake room; then {again}.\n"
-    refused = _behind(error, REFUSED)
+    refused = _os_error_cause(error, UNWRITABLE)
     if refused is not None and refused.filename is not None:
         reason = f"{refused.filename}: cannot be opened or written ({refused.strerror})"
         return f"{reason}.\nGive another folder: {OUTPUTS}.\n"
@@ -168,15 +172,15 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         options = list(error.options or _options(group))
         return (
             f"{group}={option}: there is no such {group or 'config'}."
-            + (_instead(group, option, options) or nearest(option, options, cutoff=0.5))
+            + (_suggest_option(group, option, options) or nearest(option, options, cutoff=0.5))
             + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
             + "\n"
         )
     if unknown := re.match("Could not override '([^']+)'", str(error)):
         from graft.config.registration import SCHEMAS
-        from graft.config.unknown_keys import suggestion
+        from graft.config.unknown_keys import no_such_key
 
-        return f"{unknown[1]}: there is no such key.{suggestion(unknown[1], SCHEMAS[task])}\n"
+        return f"{no_such_key(unknown[1], SCHEMAS[task])}\n"
     if "Unknown plugin class" in str(error):
         extra = next((extra for word, extra in EXTRAS.items() if word in str(error)), "sweep")
         return f"{error}\nIt is not installed: {pip_install(extra)}\n"
@@ -199,7 +203,7 @@ def _group_and_option(file: str) -> tuple[str, str]:
     return ("/".join(parts[:depth]), "/".join(parts[depth:])) if depth else (file.rpartition("/")[0], parts[-1])
 
 
-def _instead(group: str, option: str, options: Sequence[str]) -> str:
+def _suggest_option(group: str, option: str, options: Sequence[str]) -> str:
     """Return " Did you mean …?" for a network or a data set that exists without an option file of its name."""
     if group == "model":
         from graft.models import suggest_model
@@ -212,7 +216,7 @@ def _instead(group: str, option: str, options: Sequence[str]) -> str:
     return ""
 
 
-def _behind(error: BaseException | None, codes: Collection[int]) -> OSError | None:
+def _os_error_cause(error: BaseException | None, codes: Collection[int]) -> OSError | None:
     """The cause of `error` that is an OSError with one of these codes: others raise errors of their own for it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in codes:

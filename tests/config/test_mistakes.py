@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from commands import command
 
+import graft
 from graft.cli import explain
 from graft.config import conf_dir
+from graft.tasks.checks import settle
 
 PROBE = """
 import sys
@@ -31,6 +33,14 @@ MISTAKES = {
     "trainer.deterministic=wran": ["trainer.deterministic=wran", "Did you mean warn"],
     "trainer.compile=reduce-overhed": ["trainer.compile=reduce-overhed", "Did you mean reduce-overhead"],
     "scheduler.anneal_strategy=linera": ["scheduler.anneal_strategy=linera", "Did you mean linear"],
+    "lr=0.1": ["lr: there is no such key", "Did you mean optimizer.lr?"],
+    "+lr=7": ["lr=7: there is no such key", "Did you mean optimizer.lr?"],
+    "epochs=5": ["Did you mean trainer.max_epochs?"],
+    "+epochs=1": ["epochs=1: there is no such key", "Did you mean trainer.max_epochs?"],
+    "batch_size=8": ["Did you mean data.batch_size?"],
+    "accelerator=gpu": ["Did you mean trainer.accelerator?"],
+    "+accelerator=gpu": ["accelerator=gpu: there is no such key", "Did you mean trainer.accelerator?"],
+    "experiment=flowers_vgg16_feature_extract optimizer=adam": ["optimizer.momentum=0.0", "add ~optimizer.momentum"],
     "optimizer.lr=-1": ["optimizer.lr=-1"],
     "freeze=backbone freeze.every=2": ["freeze.every=2", "takes no arguments"],
     "strategy=gradual freeze.evry=2": ["freeze.evry", "every"],
@@ -77,6 +87,45 @@ def test_a_mistake_names_the_way_out_without_a_stack_trace_or_torch(overrides: s
     assert "Traceback" not in done.err
     for word in MISTAKES[overrides]:
         assert word in done.err, done.err
+
+
+# other commands: a word of the command, and what the answer must contain
+NOT_A_KEY = {
+    "evaluate +epochs=3": ["epochs=3", "trainer.max_epochs is a key of graft train, not of this command"],
+    "evaluate lr=0.1": ["lr", "optimizer.lr is a key of graft train, not of this command"],
+    "evaluate batch_size=8": ["Did you mean data.batch_size?"],
+    "evaluate accelerator=gpu": ["Did you mean trainer.accelerator?"],
+    "evaluate trainer=cpu": ["trainer: not a config group of this command", "trainer.accelerator, trainer.precision"],
+    "evaluate optimizer=adam": ["optimizer is a group of graft train, not of this command"],
+    "evaluate ckpt=run": ["Did you mean checkpoint?"],
+    "predict epochs=5": ["trainer.max_epochs is a key of graft train, not of this command"],
+    "predict model=vgg16 source=x +lr=7": ["lr=7", "optimizer.lr is a key of graft train, not of this command"],
+    "predict batch=8": ["Did you mean batch_size?"],
+    "predict image=photo.jpg": ["Did you mean source?"],
+    "predict +accelerator=gpu": ["accelerator=gpu", "Did you mean trainer.accelerator?"],
+    "export epochs=5": ["trainer.max_epochs is a key of graft train, not of this command"],
+    "export accelerator=gpu": ["trainer.accelerator is a key of graft train, not of this command"],
+    "export opset=17": ["Did you mean format.onnx.opset?"],
+    "inspect +lr=7": ["lr=7", "optimizer.lr is a key of graft train, not of this command"],
+    "inspect batch_size=8": ["Did you mean data.batch_size?"],
+    "compare +epochs=5": ["epochs=5", "trainer.max_epochs is a key of graft train, not of this command"],
+    "compare metric=val/loss": ["Did you mean sort?"],
+}
+
+
+@pytest.mark.parametrize("words", NOT_A_KEY)
+def test_a_key_that_a_command_does_not_have_is_refused_with_one_that_it_has(words: str, tmp_path: Path) -> None:
+    done = command(tmp_path / "run", "-c", PROBE.replace('main("train")', "main()"), *words.split())
+    assert done.code == 1
+    assert done.out.strip().endswith("False"), "torch was imported"
+    assert "Traceback" not in done.err
+    for word in NOT_A_KEY[words]:
+        assert word in done.err, done.err
+
+
+def test_an_argument_that_a_preset_sets_can_be_removed() -> None:
+    overrides = ("experiment=flowers_vgg16_feature_extract", "optimizer=adam", "~optimizer.momentum")
+    assert settle(graft.compose(*overrides).config).optimizer.momentum is None
 
 
 def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:

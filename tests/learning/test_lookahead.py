@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from graft.learning.lookahead import Lookahead
+from torch import Tensor, nn
 
 
 class Parabola(nn.Module):

@@ -22,7 +22,7 @@ from graft.config.schema import TrainConfig
 from graft.errors import ConfigError, DataError
 from graft.sweep import hooks as sweep_module
 from graft.sweep.grid import require_gpu_for_jobs
-from graft.sweep.job_folders import INDEX, folder_of, job_folder, restore_index
+from graft.sweep.job_folders import INDEX, existing_job_folder, job_folder, restore_index
 
 SPACE = ("model=vgg_mini", "data=digits", "strategy=scratch")
 
@@ -166,7 +166,7 @@ def test_an_entry_leads_to_a_job_folder_or_nowhere(name: str, tmp_path: Path) ->
     (tmp_path / "it" / INDEX).mkdir(parents=True)
     (tmp_path / "it" / "²").mkdir()
     (tmp_path / "it" / INDEX / ("0" * 16)).write_text(name)
-    assert folder_of(tmp_path / "it", "0" * 16) is None
+    assert existing_job_folder(tmp_path / "it", "0" * 16) is None
     assert job_folder(tmp_path / "it", 0, "0" * 16) == "0"
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
@@ -186,7 +186,7 @@ def test_of_two_folders_of_one_configuration_the_finished_one_counts(tmp_path: P
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps(whole | {"status": status, "identity": mine}))
     restore_index(tmp_path)
-    assert folder_of(tmp_path, "a" * 16) == tmp_path / "1"
+    assert existing_job_folder(tmp_path, "a" * 16) == tmp_path / "1"
     assert [path.name for path in entries(tmp_path / INDEX)] == ["a" * 16]
 
 

@@ -15,7 +15,7 @@ from graft.tasks import fit
 PROBE = """
 import platform, resource, sys
 import torch
-from graft.system.allocator import freed_memory_kept
+from graft.system.allocator import reuse_freed_memory
 
 if sys.argv[1:] == ["other"]:
     platform.libc_ver = lambda: ("", "")
@@ -27,9 +27,9 @@ def faults(size=100):
         torch.zeros(size, 2**20, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-with freed_memory_kept(False):
+with reuse_freed_memory(False):
     outside = faults()
-with freed_memory_kept():
+with reuse_freed_memory():
     faults()
     inside = faults()
     large = faults(300)
@@ -82,7 +82,7 @@ def test_a_run_keeps_its_memory_on_the_cpu_unless_it_is_told_not_to(monkeypatch:
         asked.append(wanted)
         return nullcontext()
 
-    monkeypatch.setattr(fit, "freed_memory_kept", noted)
+    monkeypatch.setattr(fit, "reuse_freed_memory", noted)
     monkeypatch.setattr(fit, "_from_weights_to_test", lambda *_: {})
     for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):
         config = SimpleNamespace(trainer=SimpleNamespace(keep_memory=wanted))

@@ -9,7 +9,7 @@ import torch
 from graft.data.feature_batches import Layout
 from graft.features.store import FeatureStore, Wanted
 from graft.learning.checkpoint_writing import WholeCheckpoints
-from graft.system.files import folder_in_place, remove_unfinished, sync, write_atomically, writing_atomically
+from graft.system.files import remove_unfinished, sync, write_atomically, writing_atomically, writing_folder_atomically
 
 
 class Disk:
@@ -52,7 +52,7 @@ def test_files_and_checkpoints_survive_a_crash_once_they_are_there(tmp_path: Pat
 
 
 def test_exported_files_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
-    with folder_in_place(tmp_path / "export") as part:
+    with writing_folder_atomically(tmp_path / "export") as part:
         for name in ("net.onnx", "net.onnx.json"):
             (part / name).write_bytes(name.encode())
     for name in ("net.onnx", "net.onnx.json"):

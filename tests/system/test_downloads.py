@@ -140,7 +140,7 @@ def test_a_missing_file_is_not_asked_for_again(served: Any, tmp_path: Path) -> N
 
 def test_a_refused_connection_names_the_address_and_the_place(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable) as raised:
-        download("http://127.0.0.1:1/x.zip", tmp_path / "x.zip", what="the x data", place="the shelf")
+        download("http://127.0.0.1:1/x.zip", tmp_path / "x.zip", what="the x data", manual_path="the shelf")
     message = str(raised.value)
     assert message.startswith("the x data: ")
     assert "http://127.0.0.1:1/x.zip" in message
@@ -189,7 +189,7 @@ def silent() -> Iterator[str]:
 def test_a_silent_server_is_unreachable(silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads._settings, "timeout", 0.2)
     with pytest.raises(NotAvailable, match="no answer"):
-        require_reachable(f"{silent}/x", what="x", place="there")
+        require_reachable(f"{silent}/x", what="x", manual_path="there")
     with pytest.raises(NotAvailable, match="no answer"):
         download(f"{silent}/x", tmp_path / "x", what="x")
 
@@ -200,14 +200,14 @@ def test_a_name_server_that_keeps_silent_does_not_hold_it_up(monkeypatch: pytest
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: never.wait())
     with pytest.raises(NotAvailable, match="no answer in time"):
-        require_reachable("http://example.invalid/x", what="x", place="there")
+        require_reachable("http://example.invalid/x", what="x", manual_path="there")
 
 
 def test_reachable_is_silent_and_moves_no_content(served: Any) -> None:
-    require_reachable(f"{served.url}/file.bin", what="x", place="there")
+    require_reachable(f"{served.url}/file.bin", what="x", manual_path="there")
     assert served.requests == []  # a HEAD, no GET
     with pytest.raises(NotAvailable, match="HTTP 404"):
-        require_reachable(f"{served.url}/none", what="x", place="there")
+        require_reachable(f"{served.url}/none", what="x", manual_path="there")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -275,7 +275,7 @@ def test_a_lock_held_by_another_process_is_waited_for_and_said(
     assert order == ["held here"]
     said = capsys.readouterr().err
     assert "waiting for " in said
-    assert "which is fetching set" in said
+    assert "which is downloading set" in said
     if sys.platform == "linux":
         assert f"waiting for process {other.pid} (" in said
 
@@ -466,7 +466,7 @@ def test_no_more_than_announced_is_taken(scripted: Callable[..., Scripted], tmp_
 
 
 def test_another_length_than_the_publisher_states_is_refused_before_it_is_fetched(served: Any, tmp_path: Path) -> None:
-    with pytest.raises(NotAvailable, match="has 1,024,000 bytes under this address, where the publisher states 1,000"):
+    with pytest.raises(NotAvailable, match="has 1,024,000 bytes at this address, but 1,000 are published"):
         fetch(served, tmp_path / "file.bin", size=1000)
     assert everything(tmp_path) == [".file.bin.lock"]
 
@@ -507,7 +507,7 @@ def test_an_overloaded_server_is_asked_again_when_it_says_so(
     later = email.utils.formatdate(time.time() + 30, usegmt=True)
     busy = [response(b"", f"Retry-After: {value}", status=status) for value in ("7", later)]
     server = scripted(*busy, response(b"", status=status), response(OLD))
-    require_reachable(f"{server.url}/x", what="x", place="there")
+    require_reachable(f"{server.url}/x", what="x", manual_path="there")
     server.steps[:0] = busy
     assert download(f"{server.url}/x", tmp_path / "x", what="x").read_bytes() == OLD
     assert waited[0] == 7
@@ -538,7 +538,7 @@ def test_redirects_to_other_schemes_are_not_followed(
 ) -> None:
     server = scripted(response(b"", f"Location: {target}", status="302 Found"))
     for act in (
-        lambda url: require_reachable(url, what="x", place="there"),
+        lambda url: require_reachable(url, what="x", manual_path="there"),
         lambda url: download(url, tmp_path / "x", what="x"),
     ):
         with pytest.raises(NotAvailable, match=r"redirect(ed from http to ftp, which)?.* is not followed"):
@@ -556,7 +556,7 @@ def test_a_redirect_is_followed_with_what_was_asked_for(
     served: Any, scripted: Callable[..., Scripted], tmp_path: Path
 ) -> None:
     server = scripted(response(b"moved", f"Location: {served.url}/file.bin", status="302 Found"))
-    require_reachable(f"{server.url}/x", what="x", place="there")
+    require_reachable(f"{server.url}/x", what="x", manual_path="there")
     assert served.requests == []  # HEAD stayed HEAD
     assert download(f"{server.url}/x", tmp_path / "x", what="x").read_bytes() == CONTENT
 
@@ -566,7 +566,7 @@ def test_a_redirect_is_followed_with_what_was_asked_for(
 )
 def test_a_failed_head_does_not_count_where_get_works(head: bytes, scripted: Callable[..., Scripted]) -> None:
     server = scripted(head, response(OLD))
-    require_reachable(f"{server.url}/x", what="x", place="there")
+    require_reachable(f"{server.url}/x", what="x", manual_path="there")
     assert [request.split()[0] for request in server.requests] == ["HEAD", "GET"]
     assert set(server.header("User-Agent")) == {f"graft/{graft.__version__}"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import QUICK, ROOT, succeeded, train
 
-from graft.system.startup import uncollected
+from graft.system.startup import garbage_collection_paused
 
 PROBE = """
 import gc, sys
@@ -32,7 +32,7 @@ def test_the_collector_is_afterwards_as_it_was(enabled: bool) -> None:
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
-        with uncollected():
+        with garbage_collection_paused():
             assert not gc.isenabled()
         assert gc.isenabled() == enabled
     finally:

@@ -17,7 +17,7 @@ from graft.errors import ConfigError
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
-def literal_words(words: Sequence[str], task: str) -> list[str]:
+def quote_literals(words: Sequence[str], task: str) -> list[str]:
     """The words of a command, each value in quotes that Hydra would change or could not read.
 
     A value of a path or name is text, except `null`, what is in quotes or brackets already, and with --multirun the
@@ -31,11 +31,11 @@ def literal_words(words: Sequence[str], task: str) -> list[str]:
         ConfigError: a group that the task needs is set to null.
     """
     sweep = any(word in ("-m", "--multirun", "hydra.mode=MULTIRUN") for word in words)
-    literal = (_literal_word(word, task, sweep) for word in words)
-    return [*_bare_options(words, task), *(word for word in literal if word is not None)]
+    literal = (_quote_literal(word, task, sweep) for word in words)
+    return [*_target_options(words, task), *(word for word in literal if word is not None)]
 
 
-def _bare_options(words: Sequence[str], task: str) -> list[str]:
+def _target_options(words: Sequence[str], task: str) -> list[str]:
     """GROUP=target for each GROUP._target_=… alone, so that no argument of the default option is left over."""
     named = [word.lstrip("+").partition("=")[0] for word in words if "=" in word]
     groups = dict.fromkeys(name.removesuffix("._target_") for name in named if name.endswith("._target_"))
@@ -46,7 +46,7 @@ def _bare_options(words: Sequence[str], task: str) -> list[str]:
     ]
 
 
-def _literal_word(word: str, task: str, sweep: bool) -> str | None:
+def _quote_literal(word: str, task: str, sweep: bool) -> str | None:
     key, _, value = word.partition("=")
     name = key.lstrip("+")
     if not value or word[0] in "-~'\"":

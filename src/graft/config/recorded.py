@@ -9,7 +9,7 @@ from graft.config.schema import DataConfig
 from graft.errors import ConfigError
 from graft.system.values import (
     Check,
-    Unexpected,
+    UnexpectedValue,
     among,
     either,
     flag,
@@ -42,14 +42,14 @@ def _views(value: object) -> dict[str, dict[str, Any]]:
         names: tuple[str, ...] = sequence(_identifier, 100, least=1)(value)
         return {name: {"_target_": f"{GRAFT_VIEWS}.{name}"} for name in names}
     if not isinstance(value, Mapping) or not 1 <= len(value) <= 100:
-        raise Unexpected(value, "1 to 100 views")
+        raise UnexpectedValue(value, "1 to 100 views")
     return {text(200)(name): _part(node) for name, node in value.items() if node is not None}
 
 
 def _identifier(value: object) -> str:
     checked: str = text(200)(value)
     if not checked.isidentifier():
-        raise Unexpected(value, "a name")
+        raise UnexpectedValue(value, "a name")
     return checked
 
 
@@ -57,7 +57,7 @@ def _part(value: object) -> dict[str, Any]:
     """A `_target_` with arguments that name no further targets."""
     target = value.get("_target_") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(target, str) or not MODULE.fullmatch(target):
-        raise Unexpected(value, "a mapping with a dotted _target_")
+        raise UnexpectedValue(value, "a mapping with a dotted _target_")
     plain = either(scalar, sequence(scalar, 1000))
     arguments = {_argument(name): plain(each) for name, each in value.items() if name != "_target_"}
     return {"_target_": text(200)(target), **arguments}
@@ -66,7 +66,7 @@ def _part(value: object) -> dict[str, Any]:
 def _argument(value: object) -> str:
     name = _identifier(value)
     if name.startswith("_"):  # _args_, _partial_, ...: keys of Hydra
-        raise Unexpected(value, "the name of an argument")
+        raise UnexpectedValue(value, "the name of an argument")
     return name
 
 
@@ -141,7 +141,7 @@ def _with_target(data: Mapping[str, object]) -> dict[str, object]:
     return values
 
 
-def demand_trust(key: str, name: str, source: str, trust: Sequence[str]) -> None:
+def require_trusted(key: str, name: str, source: str, trust: Sequence[str]) -> None:
     """Refuse to import a module that a file names, unless the user trusts its package.
 
     Args:

@@ -124,9 +124,9 @@ REASONS: Mapping[str, str] = {
     "callbacks.ema": "the checkpoint has no such average",
     "trainer.limit_val_batches": "validations before and after could not be compared",
 }
-OTHERWISE = "not known to be safe"
+DEFAULT_REASON = "not known to be safe"
 
-ABOUT_THE_COMMAND = ("resume", "sweep_name", "search.")
+COMMAND_KEYS = ("resume", "sweep_name", "search.")
 """Keys that differ whenever a run is resumed or belongs to another sweep."""
 
 
@@ -158,7 +158,7 @@ def compare(
     """
     effects, free, refused = [], [], []
     for change in _changes(before, after, epochs):
-        if matches(change.key, ABOUT_THE_COMMAND):
+        if matches(change.key, COMMAND_KEYS):
             continue
         if matches(change.key, WITHOUT_EFFECT):
             free.append(f"resume: {change} (changes no figure)")
@@ -192,7 +192,7 @@ def _same_batch_size(change: Change) -> bool:
 def _fault(change: Change, rule: Rule | None, overrides: Collection[str], within_epoch: bool) -> str | None:
     """Why the change cannot be made; None where it can."""
     if rule is None or (rule.allowed is not None and not rule.allowed(change)):
-        return next((reason for part, reason in REASONS.items() if matches(change.key, (part,))), OTHERWISE)
+        return next((reason for part, reason in REASONS.items() if matches(change.key, (part,))), DEFAULT_REASON)
     schedule = str(change.config["scheduler"].get("_target_"))
     if rule.length and schedule.lower().endswith(("onecycle", "onecyclelr")):
         return f"{schedule} plans its whole course from the length of the run"

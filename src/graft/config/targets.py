@@ -81,8 +81,10 @@ def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = 
             if name not in free:
                 usable = [each for each in free if each not in supplied]
                 takes = f"It takes {_listed(usable)}." if usable else "It takes no arguments."
+                hint = nearest(name, usable)
+                remove = "" if hint or "[" in key else f"\nLeave it out; if a preset sets it, add ~{key}.{name}."
                 raise ConfigError(
-                    f"{key}.{name}={_shown(node[name])}: {target} has no such argument.{nearest(name, usable)} {takes}"
+                    f"{key}.{name}={_shown(node[name])}: {target} has no such argument.{hint} {takes}{remove}"
                 )
     missing = [name for name in arguments.required[positional:] if name not in own and name not in supplied]
     if missing:
@@ -124,7 +126,7 @@ def bind(key: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     """The target of `node` with its arguments bound, still to be called; a nested node with `_partial_` is bound too.
 
     The module is imported: a configuration that comes from a file of unknown origin is checked before
-    (`graft.config.recorded.demand_trust`).
+    (`graft.config.recorded.require_trusted`).
 
     Raises:
         ConfigError: the target, or a nested one, cannot be imported or refuses its arguments.

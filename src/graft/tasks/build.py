@@ -68,7 +68,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     preprocessing = settle_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))
-    recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
+    recipe.require_input_size(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
     epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
@@ -99,7 +99,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
         views=build_views(config.tta, config.views.parts()),
         metrics=build_metrics(config.metrics, len(splits.classes)),
     )
-    notes = (*splits.notes, *weights.notes, *said_of_random_layers(plan, weights))
+    notes = (*splits.notes, *weights.notes, *random_layer_notes(plan, weights))
     return Experiment(learner, data, weights, notes)
 
 
@@ -173,7 +173,7 @@ def objective_of(config: TrainConfig, splits: Splits) -> Objective:
     )
 
 
-def said_of_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[str]:
+def random_layer_notes(plan: TransferPlan, weights: WeightsReport) -> list[str]:
     """A warning where the freeze policy would keep layers random for ever."""
     names = plan.frozen_but_random(weights)
     if not names:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from graft.config.commands import EvaluateConfig
-from graft.config.recorded import demand_trust, is_graft_view
+from graft.config.recorded import is_graft_view, require_trusted
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
 from graft.data.preprocessing import Preprocessing
@@ -25,7 +25,7 @@ from graft.learning.restore import Restored, from_checkpoint
 from graft.learning.views import View, build_views, with_margin
 from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
 from graft.review.predictions import rank, writing
-from graft.system.device import as_trained
+from graft.system.device import inference_device
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.tasks.build import loaders
@@ -65,7 +65,7 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
     views = views_of(config, evaluated, restored.source)
     preprocessing = with_margin(restored.preprocessing, views)
-    device, channels_last = as_trained(restored.config.get("trainer", {}), plain(config.trainer))
+    device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
     splits = open_splits(evaluated)
     summary = (
         summary_next_to(checkpoint)
@@ -115,7 +115,7 @@ def views_of(config: EvaluateConfig, run: TrainConfig, source: str) -> Mapping[s
             raise ConfigError(f"{source}: records no views for tta=true.\nGive some: views=[identity,hflip].")
         for name, node in recorded.items():
             if not is_graft_view(node):
-                demand_trust(f"views.{name}._target_", node["_target_"], source, config.trust)
+                require_trusted(f"views.{name}._target_", node["_target_"], source, config.trust)
     return build_views(tta, chosen or recorded)
 
 

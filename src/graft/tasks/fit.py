@@ -31,9 +31,9 @@ from graft.learning.pruning import PRUNED, Judge
 from graft.learning.views import IDENTITY, with_margin
 from graft.review.layers import layer_table
 from graft.review.training_review import Review, RunChoices
-from graft.system.allocator import freed_memory_kept
-from graft.system.device import Device, benchmark, choose_device, telling_of_determinism
-from graft.system.gpu_memory import telling_what_fits
+from graft.system.allocator import reuse_freed_memory
+from graft.system.device import Device, benchmark, choose_device, explaining_nondeterminism
+from graft.system.gpu_memory import explaining_out_of_memory
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import settle_batch_size
 from graft.tasks.build import assemble, loaders, parameter_counts
@@ -90,7 +90,7 @@ def one_process(
     """
     quiet()
     keep = device.accelerator == "cpu" and config.trainer.keep_memory
-    with freed_memory_kept(keep), explaining_worker_failures():
+    with reuse_freed_memory(keep), explaining_worker_failures():
         return _from_weights_to_test(config, splits, device, choices, folder)
 
 
@@ -120,7 +120,10 @@ def _from_weights_to_test(
         said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
         log.info("before the first step  %s", said)
     try:
-        with telling_what_fits(trainer, data.batch_size, trainer.accumulate_grad_batches), telling_of_determinism():
+        with (
+            explaining_out_of_memory(trainer, data.batch_size, trainer.accumulate_grad_batches),
+            explaining_nondeterminism(),
+        ):
             trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
     except Exception:
         review.failed()

@@ -21,7 +21,7 @@ from graft.models.configured import preprocessing_of
 from graft.system import downloads
 from graft.system.escaping import say
 from graft.system.files import require_writable, safe_name, write_atomically
-from graft.system.folder_lock import folder_of
+from graft.system.folder_lock import output_folder
 from graft.system.progress import progress_bar
 from graft.system.terminal import PlainConsole
 from graft.tasks.data import data_root, divide_data
@@ -42,7 +42,7 @@ def main(config: Any) -> None:
         seen = Inspection.of(collection, preprocessing, near=config.near, done=bar.advance)
     found = findings(seen)
     show(config, seen, found)
-    sheets = write_sheets(seen, folder_of(config), config.sheets, config.per_sheet) if config.sheets else {}
+    sheets = write_sheets(seen, output_folder(config), config.sheets, config.per_sheet) if config.sheets else {}
     if config.output is not None:
         text = json.dumps({"data": config.data.name} | plain(seen, found, sheets), indent=2, ensure_ascii=False)
         write_atomically(Path(config.output).expanduser(), (text + "\n").encode(errors="backslashreplace"))

@@ -17,9 +17,9 @@ from graft.system import downloads
 from graft.system.cpu import available_cores
 from graft.system.escaping import say
 from graft.system.files import require_writable
-from graft.system.folder_lock import folder_of
+from graft.system.folder_lock import output_folder
 from graft.system.progress import Bar, progress_bar
-from graft.system.startup import uncollected
+from graft.system.startup import garbage_collection_paused
 from graft.system.terminal import PlainConsole
 from graft.tasks.command_checks import check_predict, sources_of
 from graft.tasks.data import weights_out_of_reach
@@ -52,7 +52,7 @@ def main(config: Any) -> None:
         require_writable(Path(config.folder), "folder")
     restored = restore(config)
     say(f"by {restored.source}")
-    copies = folder_of(config) if config.show else None
+    copies = output_folder(config) if config.show else None
     shown: list[Prediction] = []
     predicted = unreadable = 0
     with contextlib.ExitStack() as stack:
@@ -63,7 +63,7 @@ def main(config: Any) -> None:
             bar.advance()
             if isinstance(outcome, DataError):
                 unreadable += 1
-                bar.say(f"skipped  {str(outcome).splitlines()[0]}")
+                bar.print_line(f"skipped  {str(outcome).splitlines()[0]}")
                 continue
             predicted += 1
             if len(shown) < config.rows:
@@ -101,7 +101,7 @@ def restore(config: Any) -> "Restored":
     """
     if config.checkpoint is not None:
         checkpoint = checkpoint_file(config.checkpoint)
-        with uncollected():
+        with garbage_collection_paused():
             from graft.learning.restore import (
                 from_checkpoint,  # torch is imported only once there is something to restore
             )
@@ -114,7 +114,7 @@ def restore(config: Any) -> "Restored":
         raise DataError(
             f"{lacking}\nOr give a file: model.weights=FILE. Without them: checkpoint=RUN_FOLDER, for your own network."
         )
-    with uncollected():
+    with garbage_collection_paused():
         from graft.learning.restore import from_pretrained
 
     return from_pretrained(recipe, weights).prepared(config.preprocess)
@@ -126,9 +126,9 @@ def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Gener
 
     from graft.data.transforms import eval_transform
     from graft.learning.inference import Inference, most_probable
-    from graft.system.device import as_trained
+    from graft.system.device import inference_device
 
-    device, channels_last = as_trained(restored.config.get("trainer", {}), config.trainer)
+    device, channels_last = inference_device(restored.config.get("trainer", {}), config.trainer)
     inference = Inference(restored, device, channels_last=channels_last)
     topk = min(config.topk, len(restored.classes))
     workers = min(available_cores(), MOST_THREADS) if config.num_workers == "auto" else max(1, int(config.num_workers))

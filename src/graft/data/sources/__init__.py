@@ -145,7 +145,7 @@ def locate(source: str, root: Path | None, download: bool = True) -> GraftError 
     if not download:
         return NotAvailable(f"{name} data", fetch.url, _destination(fetch, target), "data.download=false")
     try:
-        downloads.require_reachable(fetch.url, what=f"{name} data", place=_destination(fetch, target))
+        downloads.require_reachable(fetch.url, what=f"{name} data", manual_path=_destination(fetch, target))
     except NotAvailable as error:
         return error
     return None
@@ -192,7 +192,7 @@ def _fetch(name: str, fetch: Download, archive: Path, target: Path) -> None:
             sha256=fetch.sha256,
             md5=fetch.md5,
             size=fetch.size,
-            place=_destination(fetch, target),
+            manual_path=_destination(fetch, target),
         )
     print(f"unpacking {archive.name} …", file=sys.stderr)
     for leftover in archives.leftovers(target):  # the lock is held
