@@ -12,6 +12,8 @@ from commands import command
 import graft
 from graft.cli import explain
 from graft.config import conf_dir
+from graft.config.overrides import quote_literals
+from graft.errors import ConfigError
 from graft.tasks.checks import settle
 
 PROBE = """
@@ -121,6 +123,41 @@ def test_a_key_that_a_command_does_not_have_is_refused_with_one_that_it_has(word
     assert "Traceback" not in done.err
     for word in NOT_A_KEY[words]:
         assert word in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "overrides"),
+    [
+        ("predict", ["photo.jpg", "topk=1"], ["topk=1", "source='photo.jpg'"]),
+        ("predict", ["a (1).jpg", "b.jpg"], ["source=['a (1).jpg','b.jpg']"]),
+        ("evaluate", ["outputs/run", "split=val"], ["split=val", "checkpoint='outputs/run'"]),
+        ("compare", ["outputs/sweep"], ["runs='outputs/sweep'"]),
+        ("train", ["--cfg", "job", "-cd", "my/conf"], ["--cfg", "job", "-cd", "my/conf"]),
+    ],
+)
+def test_a_path_without_a_key_is_the_main_argument(task: str, words: list[str], overrides: list[str]) -> None:
+    assert quote_literals(words, task) == overrides
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "answer"),
+    [
+        ("train", ["photos"], r"photos: not an override"),
+        ("evaluate", ["run", "checkpoint=other"], r"checkpoint=… is given, too"),
+        ("export", ["a", "b"], r"takes one path"),
+        ("train", ["trainer.devices=[0]"], r"CUDA_VISIBLE_DEVICES=0 and trainer\.devices=1"),
+        ("train", ["trainer.devices=0,1"], r"CUDA_VISIBLE_DEVICES=0,1 and trainer\.devices=2"),
+    ],
+)
+def test_an_argument_without_a_meaning_is_refused(task: str, words: list[str], answer: str) -> None:
+    with pytest.raises(ConfigError, match=answer):
+        quote_literals(words, task)
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert command(tmp_path / "run", "-c", PROBE.replace('main("train")', "main()"), "--version").out.startswith(
+        f"graft {graft.__version__}\n"
+    )
 
 
 def test_an_argument_that_a_preset_sets_can_be_removed() -> None:

@@ -63,7 +63,7 @@ def typed(config: DictConfig, schema: type[T]) -> T:
     for name in map(str, config):
         node = None if name == "hydra" or OmegaConf.is_missing(config, name) else config[name]
         for key in sorted(OmegaConf.missing_keys(node) if OmegaConf.is_config(node) else ()):
-            raise ConfigError(f"{name}.{key}: not set, and this option needs it.\nGive {name}.{key}=….")
+            raise ConfigError(f"{key}: not set, and this option needs it.\nGive {key}=….")
     values = {str(key): config[key] for key in config if key != "hydra"}
     return schema(
         **{key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in values.items()}
