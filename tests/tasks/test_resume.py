@@ -193,7 +193,7 @@ def test_more_epochs_are_those_of_a_run_that_was_planned_so(tmp_path: Path) -> N
     found = {row["step"]: row["lr/head"] for row in resumed.table if "lr/head" in row}
     assert found.keys() == planned.keys()
     assert [step for step in found if step > 18 and found[step] != planned[step]] == []
-    assert any("the cosine schedule, which ends there" in note for note in resumed.summary["notes"])
+    assert any("the cosine schedule follows the new length" in note for note in resumed.summary["notes"])
 
 
 def test_another_batch_size_changes_between_epochs_and_the_schedule_still_ends_with_the_run(tmp_path: Path) -> None:
