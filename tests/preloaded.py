@@ -19,7 +19,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -160,6 +162,29 @@ def _become(words: Sequence[str], cwd: str, env: Mapping[str, str], out: str, er
         os.dup2(file, stream)
         os.close(file)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored by its children
+    try:
+        _run(words, cwd)
+        code = 0
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # an interpreter that was forked reports libraries that were loaded before as leaks when it is finalised
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(words: Sequence[str], cwd: str) -> None:
     if words[0] == "-m":
         sys.path.insert(0, cwd)
         sys.argv = list(words[1:])
@@ -173,7 +198,6 @@ def _become(words: Sequence[str], cwd: str, env: Mapping[str, str], out: str, er
         sys.path.insert(0, os.path.dirname(words[0]))
         sys.argv = list(words)
         runpy.run_path(words[0], run_name="__main__")
-    sys.exit(0)
 
 
 if __name__ == "__main__":

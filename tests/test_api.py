@@ -114,7 +114,7 @@ def test_a_real_cat_by_its_imagenet_classes(shared_weights: Path, tmp_path: Path
     ("word", "answer"),
     [
         ("model=vgg61", "Did you mean vgg16 or vgg19"),
-        ("optimizer.lrr=1", "Did you mean: 'lr'"),
+        ("strategy.layer_decai=1", "strategy.layer_decai: there is no such key. Did you mean strategy.layer_decay"),
         ("seed=many", "Integer"),
     ],
 )

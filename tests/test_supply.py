@@ -72,7 +72,7 @@ def test_a_run_on_data_that_are_here_opens_no_connection(
         *QUICK,
         "model.weights=bundled",
         "strategy=finetune",
-        "logger.tensorboard=true",
+        "logger=[tensorboard,csv]",
         f"data.num_workers={workers}",
     )
     run = graft.train(*words, folder=tmp_path / "run", echo=False)

@@ -10,8 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import graft
+from graft.config.commands import EvaluateConfig, ExportConfig
 from graft.config.fields import BOUNDS, Bounds, keys_of
-from graft.config.registration import SCHEMAS
+from graft.config.registration import SCHEMAS, typed
 from graft.config.schema import CropConfig
 from graft.errors import ConfigError
 from graft.tasks import inspect
@@ -20,9 +21,9 @@ from graft.tasks.command_checks import check_evaluate, check_export, check_predi
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "train": settle,
-    "evaluate": lambda config: check_evaluate(config, ()),
+    "evaluate": lambda config: check_evaluate(typed(config, EvaluateConfig), ()),
     "predict": check_predict,
-    "export": check_export,
+    "export": lambda config: check_export(typed(config, ExportConfig)),
     "inspect": inspect.check,
 }
 

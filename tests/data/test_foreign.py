@@ -45,11 +45,11 @@ def test_a_data_module_trains_resumes_to_the_bit_and_is_evaluated(tmp_path: Path
 
 def evaluated(folder: Path, *words: str) -> dict[str, Any]:
     from graft.learning.checkpoints import checkpoint_file
-    from graft.tasks import score
+    from graft.tasks import evaluation
 
     config = graft.compose(f"checkpoint={folder}/whole", *words, task="evaluate").config
     (folder / "evaluated").mkdir(exist_ok=True)
-    score.run(config, checkpoint_file(config.checkpoint), (), folder / "evaluated")
+    evaluation.run(config, checkpoint_file(config.checkpoint), (), folder / "evaluated")
     result: dict[str, Any] = json.loads((folder / "evaluated" / "evaluation.json").read_text())
     return result
 

@@ -163,7 +163,7 @@ def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet
     from graft.tasks.evaluation import measure
 
     class AlwaysFirst:
-        place = torch.device("cpu")
+        device = torch.device("cpu")
         many = nullcontext
 
         def __call__(self, pictures: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from one_training_step import ONE_STEP, composed_small, make_small_sets, run_one
 
 from graft.cli import TASKS
 from graft.config import conf_dir
+from graft.config.overrides import quote_literals
 from graft.sweep import hooks as sweep
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -127,7 +128,7 @@ def test_an_example_of_training_trains(
         for name, value in ONE_TASK.items():
             monkeypatch.setenv(name, value)
     said = [word for word in shlex.split(words) if "interval(" not in word and "choice(" not in word]
-    said = first_of_each_sweep(said)
+    said = quote_literals(first_of_each_sweep(said), "train")
     result = run_one_step(composed_small(*said, *ONE_STEP), tmp_path / "run", monkeypatch)
     assert "test/acc" in result["metrics"]
 

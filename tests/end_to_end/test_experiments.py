@@ -42,8 +42,9 @@ def test_the_tutorial_s_settings(network: str) -> None:
     config = composed(f"experiment=hymenoptera_{network}_finetune")
     assert config.model.name == network
     assert (config.data.batch_size, config.trainer.max_epochs) == (8, 15)
-    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.momentum) == ("sgd", 0.001, 0.9)
-    assert (config.optimizer.weight_decay, config.scheduler.name) == (0.0, "none")
+    assert config.optimizer._target_ == "torch.optim.SGD"
+    assert (config.optimizer.lr, config.optimizer.momentum) == (0.001, 0.9)
+    assert (config.optimizer.weight_decay, config.scheduler._target_) == (0.0, None)
     assert set(config.strategy.lr_multipliers.values()) == {1.0}
     assert config.data.preprocess.resize_size == (299 if network == "inception_v3" else 224)
     frozen = composed(f"experiment=hymenoptera_{network}_feature_extract").freeze

@@ -109,7 +109,7 @@ def test_ten_thousand_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             (folder / "a.png").symlink_to(tmp_path / "a.png")
     words = (word for word in QUICK if not word.startswith("data="))
     run = graft.train(
-        *words, "data=folder", f"data.root={tmp_path}/photos", "data.val_fraction=0", "logger.tensorboard=true",
+        *words, "data=folder", f"data.root={tmp_path}/photos", "data.val_fraction=0", "logger=[tensorboard,csv]",
         folder=tmp_path / "run", echo=False,
     )  # fmt: skip
     assert len(run.classes) == 10_000

@@ -128,7 +128,7 @@ class InPlace(Branching):
     [
         (Branching(), ["head.weight"], "cannot be traced"),
         (InPlace(), ["head.weight"], "cut exactly"),
-        (small(nn.BatchNorm2d(4, track_running_stats=False)), ["3.weight"], "several images at once"),
+        (small(nn.BatchNorm2d(4, track_running_stats=False)), ["3.weight"], "mix the images of a batch"),
         (small(), ["0.bias"], "no frozen layer"),
     ],
 )

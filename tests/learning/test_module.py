@@ -120,7 +120,7 @@ ALWAYS = ("feature_extract", "gradual", "adamw, onecycle, averaged, mixed")
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretrained: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, "model.batch_norm=true", "scheduler=step", "scheduler.step_size=1", *STRATEGIES[name]]
-    overrides += ["trainer.limit_train_batches=6", "trainer.limit_val_batches=2", "logger.tensorboard=true"]
+    overrides += ["trainer.limit_train_batches=6", "trainer.limit_val_batches=2", "logger=[tensorboard,csv]"]
     overrides += [f"model.weights={pretrained}"] if name != "scratch" else []
     overrides += ["trainer.max_epochs=5"]
     whole = succeeded(train(tmp_path / "whole", *overrides))

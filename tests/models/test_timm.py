@@ -114,7 +114,7 @@ def test_without_timm_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "timm", None)
     architectures.cache_clear()
     try:
-        with pytest.raises(ConfigError, match=r"model=timm .*: needs timm.*pip install 'graft\[timm\]'"):
+        with pytest.raises(ConfigError, match=r"model=timm .*: needs timm.*pip install 'graft-vision\[timm\]'"):
             Recipe("resnet50", family="timm").facts()
     finally:
         architectures.cache_clear()

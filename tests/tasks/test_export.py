@@ -243,7 +243,7 @@ def test_a_mistake_names_the_way_out(overrides: str, words: list[str]) -> None:
 
 def test_onnx_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_format, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"onnxscript(.|\n)*pip install 'graft\[export\]'"):
+    with pytest.raises(ConfigError, match=r"onnxscript(.|\n)*pip install 'graft-vision\[export\]'"):
         export(composed("checkpoint=x"))
 
 

@@ -154,7 +154,7 @@ def test_the_bundled_network_knows_its_own_classes() -> None:
 
 def test_weights_without_a_head_or_names_are_refused(shared_weights: Path) -> None:
     for weights in (None, str(shared_weights / "vgg16-features.safetensors")):
-        with pytest.raises(WeightsError, match="no classes with names"):
+        with pytest.raises(WeightsError, match="no head with named classes"):
             from_pretrained(Recipe("vgg16"), weights)
 
 

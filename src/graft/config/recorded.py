@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.config.schema import DataConfig
-from graft.errors import ConfigError
+from graft.errors import ConfigError, RecordError
 from graft.system.values import (
     Check,
     UnexpectedValue,
@@ -121,11 +121,14 @@ def recorded_run(config: Mapping[str, object], source: str) -> dict[str, Any]:
             found[section] = read_values(config[section], checks, source, f"config.{section}")
     if "data" in found:
         extra = {key: value for key, value in config["data"].items() if key not in DATA_KEYS}  # type: ignore[attr-defined]
-        limits = {"data": tree(scalar, 10_000, depth=5)}
-        found["data"] |= read_values({"data": extra}, limits, source, "config")["data"]
+        if len(extra) > MOST_ARGUMENTS:
+            raise RecordError(f"{source}: config.data has {len(extra)} keys of its source; at most {MOST_ARGUMENTS}.")
+        limits = dict.fromkeys(extra, tree(scalar, 10_000, depth=5))
+        found["data"] |= read_values(extra, limits, source, "config.data")
     return found
 
 
+MOST_ARGUMENTS = 100
 DATA_KEYS = frozenset(field.name for field in dataclasses.fields(DataConfig))
 
 

@@ -60,10 +60,9 @@ def typed(config: DictConfig, schema: type[T]) -> T:
     from graft.config.unknown_keys import refuse_unknown_keys
 
     refuse_unknown_keys(config, schema)
-    for name in map(str, config):
-        node = None if name == "hydra" or OmegaConf.is_missing(config, name) else config[name]
-        for key in sorted(OmegaConf.missing_keys(node) if OmegaConf.is_config(node) else ()):
-            raise ConfigError(f"{key}: not set, and this option needs it.\nGive {key}=….")
+    for key in sorted(OmegaConf.missing_keys(config)):
+        if not key.startswith("hydra."):
+            raise ConfigError(f"{key} is not set. Give {key}=….")
     values = {str(key): config[key] for key in config if key != "hydra"}
     return schema(
         **{key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in values.items()}

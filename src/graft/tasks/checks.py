@@ -106,8 +106,8 @@ def _parts(cfg: TrainConfig) -> None:
         )
     if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
         raise ConfigError(
-            f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum} disagree: Nesterov's step looks "
-            "ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
+            f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum or 0:g} disagree: Nesterov's step "
+            "looks ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
         )
     for name, value in cfg.trainer.extra().items():
         if name in DECIDED_ELSEWHERE:
@@ -141,6 +141,8 @@ def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> t
     """
     if weights is None or weights == "balanced":
         return None
+    if isinstance(weights, str):
+        one_of("loss.class_weights", weights, ["balanced"])
     named = {str(name): weight for name, weight in weights.items()} if isinstance(weights, Mapping) else None
     values = list(weights if named is None else named.values())
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
