@@ -123,7 +123,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("words", NONSENSE)
-def test_nonsense_is_refused_with_the_way_out(words: str) -> None:
+def test_invalid_values_are_refused_with_the_way_out(words: str) -> None:
     overrides = [words] if "{" in words else words.split()
     config = graft.compose(*overrides).config
     with pytest.raises(ConfigError) as raised:

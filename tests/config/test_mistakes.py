@@ -165,7 +165,7 @@ def test_an_argument_that_a_preset_sets_can_be_removed() -> None:
     assert settle(graft.compose(*overrides).config).optimizer.momentum is None
 
 
-def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_reported(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -175,7 +175,7 @@ def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert "trainer=cpu" in done.err
 
 
-def test_the_stack_trace_comes_when_asked_for(tmp_path: Path) -> None:
+def test_hydra_full_error_prints_the_stack_trace(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "optimizer.lr=-1"],
         cwd=tmp_path,
@@ -208,7 +208,7 @@ def test_the_timeout_of_downloads_is_a_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
-def test_help_and_config_come_without_torch(words: list[str], tmp_path: Path) -> None:
+def test_help_and_cfg_do_not_import_torch(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -223,7 +223,7 @@ def test_a_missing_plugin_names_the_extra_that_brings_it(launcher: str, extra: s
     assert f"pip install 'graft-vision[{extra}]'" in str(explain(error))
 
 
-def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     words = f"{sys.executable} -m graft.cli train --help | head -1"
     done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("graft train")

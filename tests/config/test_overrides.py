@@ -75,7 +75,7 @@ def test_home_is_found_behind_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPa
      "data.root=null", "data.root='a, b'", 'data.root="1e5"', "~data.root", "data.root=${paths.data}/x",
      "data.root=/photos/flowers", "model=vgg16,vgg11", "trainer.precision=32", "--config-dir=x (1)"],
 )  # fmt: skip
-def test_everything_else_is_hydras(word: str) -> None:
+def test_other_overrides_are_left_to_hydra(word: str) -> None:
     assert quote_literals([word], "train") == [word]
 
 
@@ -101,7 +101,7 @@ def test_a_sweep_over_paths_has_a_job_for_each(value: str, jobs: list[str]) -> N
     assert [value_of(f"x={choice}") for choice in found] == jobs
 
 
-def test_a_group_that_is_needed_is_not_null() -> None:
+def test_null_for_a_required_group_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^model=null: train needs an option of this group\.\nThere are: alexnet"):
         graft.compose("model=null")
     for task in ("train", "inspect"):
@@ -110,7 +110,7 @@ def test_a_group_that_is_needed_is_not_null() -> None:
                 graft.compose(f"{group}=null", task=task)
 
 
-def test_a_group_that_is_null_by_itself_may_be_so_by_word() -> None:
+def test_null_for_an_optional_group_is_allowed() -> None:
     assert graft.compose("experiment=null", "sweep=null").config == graft.compose().config
     assert OmegaConf.is_missing(graft.compose("model=null", task="predict").config.model, "name")
 

@@ -134,7 +134,7 @@ def test_an_example_of_training_trains(
 
 
 @pytest.mark.parametrize("words", TO_HYDRA)
-def test_what_an_example_says_to_hydra_is_understood(words: str, copied: Path) -> None:
+def test_hydra_composes_the_hydra_overrides_of_an_example(words: str, copied: Path) -> None:
     sweep.register()
     said = said_here(words)
     GlobalHydra.instance().clear()
@@ -150,7 +150,7 @@ def test_what_an_example_says_to_hydra_is_understood(words: str, copied: Path) -
 
 
 @pytest.mark.parametrize(("page", "task", "words"), USED)
-def test_an_example_of_using_a_network_runs(
+def test_an_example_of_the_other_commands_runs(
     page: str, task: str, words: str, places: Path, digits_run: Path, tmp_path: Path, shared_weights: Path
 ) -> None:
     said = [word.replace("RUN_FOLDER", str(digits_run)).replace("~/photos", "photos") for word in shlex.split(words)]
@@ -188,7 +188,7 @@ def test_there_are_examples_on_every_page() -> None:
     assert pages >= {page.name for page in PAGES} - {GENERATED, "architecture.md"}
 
 
-def test_every_test_that_a_promise_names_is_there() -> None:
+def test_every_test_named_by_a_guarantee_exists() -> None:
     named = re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())
     assert len(named) > 30
     for file, name in named:

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 """
 
 
-def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
+def test_the_function_runs_in_another_process_and_its_exit_code_is_returned(tmp_path: Path) -> None:
     assert run_in_subprocess(leave_a_note, tmp_path) == 0
     assert (tmp_path / "note").read_text() != str(os.getpid())
     assert run_in_subprocess(fail) == 1
@@ -40,7 +40,7 @@ sys.exit(run_in_subprocess(be_noticed))
 """
 
 
-def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:
+def test_slurm_signals_to_all_processes_are_handled_by_the_parent() -> None:
     # in a process of its own: here another test may have started the one that is forked from
     code = NOTICED.format(tests=str(ROOT / "tests"))
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
@@ -68,14 +68,14 @@ def gone(pid: int, seconds: float = 20) -> bool:
     return False
 
 
-def test_a_kill_9_of_the_parent_takes_it_along(tmp_path: Path) -> None:
+def test_the_child_ends_after_kill_9_of_the_parent(tmp_path: Path) -> None:
     parent, child = started(tmp_path, heeding=False)
     parent.kill()
     parent.wait()
     assert gone(child)
 
 
-def test_a_sigterm_reaches_it_so_that_it_can_leave_in_order(tmp_path: Path) -> None:
+def test_the_child_receives_sigterm_and_can_clean_up(tmp_path: Path) -> None:
     parent, child = started(tmp_path, heeding=True)
     parent.terminate()
     assert parent.wait(30) != 0

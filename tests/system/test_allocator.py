@@ -56,7 +56,7 @@ def small_pages(seen: list[int]) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
-def test_a_step_takes_no_page_again_that_the_one_before_has_freed() -> None:
+def test_a_step_reuses_the_pages_freed_by_the_previous_one() -> None:
     _, inside, large, freed = small_pages(probed())
     assert inside < 10 * MIB
     assert large > 2700 * MIB, "very large blocks are not kept"
@@ -68,14 +68,14 @@ def test_a_step_takes_no_page_again_that_the_one_before_has_freed() -> None:
     ("words", "environment"),
     [((), {"MALLOC_ARENA_MAX": "4"}), ((), {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}), (("other",), {})],
 )
-def test_another_library_and_its_users_own_limits_are_left_alone(
+def test_another_c_library_and_user_set_limits_are_not_changed(
     words: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     outside, inside, *_ = small_pages(probed(*words, **environment))
     assert inside > outside * 0.9
 
 
-def test_a_run_keeps_its_memory_on_the_cpu_unless_it_is_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_run_reuses_freed_memory_unless_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
     def noted(wanted: bool) -> AbstractContextManager[None]:

@@ -93,7 +93,7 @@ def test_two_processes_of_one_number_on_two_machines_write_one_file_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_only_what_graft_left_unfinished_is_removed(tmp_path: Path) -> None:
+def test_only_unfinished_files_of_graft_are_removed(tmp_path: Path) -> None:
     kept = [".last.ckpt.backup.part", ".last.ckpt.12.part", ".best.ckpt.12.0123abcd.part", "last.ckpt.12.0123abcd.part"]
     for name in (*kept, ".last.ckpt.12.0123abcd.part"):
         (tmp_path / name).touch()

@@ -21,7 +21,7 @@ def test_an_operation_that_cannot_be_repeated_is_named_with_a_way_out() -> None:
     assert "trainer.deterministic=warn" in str(raised.value)
 
 
-def test_any_other_error_goes_its_way() -> None:
+def test_other_errors_are_not_changed() -> None:
     with pytest.raises(RuntimeError, match="shape"), explaining_nondeterminism():
         raise RuntimeError("shape mismatch")
 

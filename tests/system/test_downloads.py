@@ -68,7 +68,7 @@ def test_a_file_arrives_whole_and_a_second_call_fetches_nothing(served: Any, tmp
     assert visible(target.parent) == ["file.bin"]
 
 
-def test_a_connection_cut_in_the_middle_is_taken_up_where_it_broke(served: Any, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed_at_the_last_byte(served: Any, tmp_path: Path) -> None:
     served.cut_after = 300_000
     assert fetch(served, tmp_path / "file.bin", sha256=SHA256).read_bytes() == CONTENT
     assert ranges(served) == [None, "bytes=300000-"]
@@ -109,7 +109,7 @@ def test_a_partial_file_that_is_none_is_refused_and_not_written_to(
     assert (tmp_path / "other").read_bytes() == b"the user's"
 
 
-def test_a_server_without_ranges_means_beginning_anew(served: Any, tmp_path: Path) -> None:
+def test_a_server_without_ranges_restarts_the_download(served: Any, tmp_path: Path) -> None:
     served.ranges, served.cut_after = False, 300_000
     assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
     assert ranges(served) == [None, "bytes=300000-"]
@@ -223,7 +223,7 @@ def test_a_file_in_the_way_of_the_folder_is_named(served: Any, tmp_path: Path) -
         fetch(served, tmp_path / "occupied" / "file.bin")
 
 
-def test_a_full_disk_is_said_to_be_full(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -250,9 +250,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_held_by_another_process_is_waited_for_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_waiting_for_another_process_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path / "set")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
@@ -450,7 +448,7 @@ ENDLESS: dict[str, tuple[Step, str]] = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_an_endless_body_is_not_taken(
+def test_an_endless_body_is_refused(
     kind: str, scripted: Callable[..., Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "MAX_UNANNOUNCED", 1 << 20)
@@ -460,7 +458,7 @@ def test_an_endless_body_is_not_taken(
     assert everything(tmp_path) == [".x.lock"]
 
 
-def test_no_more_than_announced_is_taken(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
+def test_a_body_longer_than_announced_is_refused(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
     server = scripted(functools_partial(endless, head=response(b"x" * 1000)))
     assert download(f"{server.url}/x", tmp_path / "x", what="x").read_bytes() == b"x" * 1000
 
@@ -571,9 +569,7 @@ def test_a_failed_head_does_not_count_where_get_works(head: bytes, scripted: Cal
     assert set(server.header("User-Agent")) == {f"graft/{graft.__version__}"}
 
 
-def test_a_process_that_dies_leaves_a_part_that_the_next_resumes(
-    scripted: Callable[..., Scripted], tmp_path: Path
-) -> None:
+def test_a_killed_download_is_resumed_by_the_next_process(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
     stuck = threading.Event()
 
     def hang(connection: socket.socket) -> None:
