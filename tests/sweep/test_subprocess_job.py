@@ -19,7 +19,7 @@ sys.path.insert(0, {tests!r})
 from graft.sweep.subprocess_job import run_in_subprocess
 from subprocess_targets import write_pid_and_wait
 if __name__ == "__main__":
-    run_in_subprocess(write_pid_and_wait, Path({folder!r}), {heeding})
+    run_in_subprocess(write_pid_and_wait, Path({folder!r}), {handles_sigterm})
 """
 
 
@@ -46,10 +46,12 @@ def test_slurm_signals_to_all_processes_are_handled_by_the_parent() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-def started(folder: Path, heeding: bool) -> tuple[subprocess.Popen[bytes], int]:
+def started(folder: Path, handles_sigterm: bool) -> tuple[subprocess.Popen[bytes], int]:
     """A parent in a process of its own, and the pid of what it runs apart."""
     tests = str(ROOT / "tests")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT.format(tests=tests, folder=str(folder), heeding=heeding)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(tests=tests, folder=str(folder), handles_sigterm=handles_sigterm)]
+    )
     pid = folder / "pid"
     while not (pid.is_file() and pid.read_text()):
         assert parent.poll() is None
@@ -69,14 +71,14 @@ def gone(pid: int, seconds: float = 20) -> bool:
 
 
 def test_the_child_ends_after_kill_9_of_the_parent(tmp_path: Path) -> None:
-    parent, child = started(tmp_path, heeding=False)
+    parent, child = started(tmp_path, handles_sigterm=False)
     parent.kill()
     parent.wait()
     assert gone(child)
 
 
 def test_the_child_receives_sigterm_and_can_clean_up(tmp_path: Path) -> None:
-    parent, child = started(tmp_path, heeding=True)
+    parent, child = started(tmp_path, handles_sigterm=True)
     parent.terminate()
     assert parent.wait(30) != 0
     assert gone(child)
