@@ -169,7 +169,7 @@ def _unpack_tar(archive: Path, destination: "_Destination") -> bool:
 
 
 class _TarReader(io.RawIOBase):
-    """Decompressed bytes of a tar archive that limits what tarfile reads and seeks, as untrusted headers tell it to.
+    """Decompressed bytes of a tar archive, for tarfile; limits reads and seeks, which follow untrusted headers.
 
     Args:
         archive: path for messages.
