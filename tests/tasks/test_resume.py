@@ -252,7 +252,7 @@ def test_a_schedule_that_plans_its_whole_course_refuses_another_length(tmp_path:
 
 def test_a_key_that_nobody_has_decided_about_is_refused() -> None:
     fixed: dict[str, Any] = {"scheduler": {"name": "none"}, "optimizer": {"lookahead": None}}
-    how: dict[str, Any] = {"epochs": 1, "within_epoch": False, "wanted": "x", "way_out": ""}
+    how: dict[str, Any] = {"epochs": 1, "within_epoch": False, "resume": "x", "way_out": ""}
     with pytest.raises(ConfigError, match=r"future\.key: 1 in the checkpoint, 2 now\n +not known to be safe"):
         compare(fixed | {"future": {"key": 1}}, fixed | {"future": {"key": 2}}, ["future.key"], **how)
     with pytest.raises(ConfigError, match=r"future\.key: \(not set\) in the checkpoint, 2 now"):
