@@ -183,9 +183,9 @@ def step(bench: Bench) -> None:
         config = _training(bench, batch_size)
         splits = loops.batches_of_noise(config, steps)
         experiment, chosen = _assembled(config, splits)
-        network = experiment.learner.network
+        network = experiment.module.network
         flops = loops.flops_an_image(copy.deepcopy(network), bench.size)
-        normalise = Normalise(experiment.learner.preprocessing).to(device)
+        normalise = Normalise(experiment.module.preprocessing).to(device)
         few = [batch for batch, _ in zip(experiment.data.train_dataloader(), range(4), strict=False)]
         held = [(batch.images.to(device), batch.labels.to(device)) for batch in few]
 
@@ -487,7 +487,7 @@ def _assembled(config: Any, splits: Any) -> tuple[Any, Any]:
     from graft.tasks import fit
     from graft.tasks.build import assemble
 
-    fit.quiet()
+    fit.silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         return assemble(config, splits, Path(folder)), choose_device(config.trainer)

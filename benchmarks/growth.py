@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128, help="of the images, where it does not vary")
     parser.add_argument("--batch-size", type=int, default=8, help="where it does not vary")
     wanted = parser.parse_args()
-    fit.quiet()
+    fit.silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     usual = {"model": wanted.model, "side": wanted.side, "batch_size": wanted.batch_size, "classes": 2}
     table(

@@ -48,7 +48,7 @@ def growth() -> Iterator[None]:
 def peak(way: str, model: str, size: int, batch_size: int) -> None:
     """The peak of two steps of `way`: "hand" (bf16 autocast, channels-last, fused SGD) or "graft"."""
     config = training(model, size, batch_size)
-    fit.quiet()
+    fit.silence_lightning()
     device = choose_device(config.trainer)
     splits = batches_of_noise(config, 2)
     with growth(), tempfile.TemporaryDirectory() as folder:
@@ -56,10 +56,10 @@ def peak(way: str, model: str, size: int, batch_size: int) -> None:
             by_graft(config, splits, device)
         else:
             experiment = assemble(config, splits, Path(folder))
-            normalise = Normalise(experiment.learner.preprocessing)
+            normalise = Normalise(experiment.module.preprocessing)
             loader = experiment.data.train_dataloader()
             batches = ((normalise(batch.images), batch.labels) for batch in loader)
-            by_loop(experiment.learner.network, lambda: batches, device.root, BEST)
+            by_loop(experiment.module.network, lambda: batches, device.root, BEST)
 
 
 def features(count: int) -> None:

@@ -203,12 +203,12 @@ def by_graft(config: Any, splits: Splits, device: Device) -> float:
     watch = Stopwatch(device.root)
     with tempfile.TemporaryDirectory() as folder:
         experiment = assemble(config, splits, Path(folder))
-        learner, data = experiment.learner, experiment.data
-        trainer = fit.build_trainer(config, device, Path(folder), learner.plan, None, data.steps_per_epoch, [watch])
+        module, data = experiment.module, experiment.data
+        trainer = fit.build_trainer(config, device, Path(folder), module.plan, None, data.steps_per_epoch, [watch])
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
         with reuse_freed_memory(device.accelerator == "cpu" and config.trainer.keep_memory):
-            trainer.fit(learner, datamodule=data)
+            trainer.fit(module, datamodule=data)
     return watch.step()
 
 
@@ -258,14 +258,14 @@ def main() -> None:
         arguments.model, arguments.size, arguments.batch_size, f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}",
         "optimizer.weight_decay=0", f"trainer.compile={arguments.compile}",
     )  # fmt: skip
-    fit.quiet()
+    fit.silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     device = choose_device(config.trainer)
     root = device.root
     splits = batches_of_noise(config, arguments.steps + 1)
     with tempfile.TemporaryDirectory() as folder:
         experiment = assemble(config, splits, Path(folder))
-    network, normalise = experiment.learner.network, Normalise(experiment.learner.preprocessing)
+    network, normalise = experiment.module.network, Normalise(experiment.module.preprocessing)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in experiment.data.train_dataloader():

@@ -29,7 +29,7 @@ from graft.models.configured import recipe_of
 from graft.models.weights import load_weights
 from graft.review.training_review import RunChoices
 from graft.tasks import fit
-from graft.tasks.build import augment_of, settle_preprocessing
+from graft.tasks.build import augment_of, resolve_preprocessing
 from graft.tasks.data import open_data
 from graft.transfer import plan_transfer
 
@@ -70,7 +70,7 @@ def plain(config: Any, splits: Splits, epochs: int, workers: int, device: torch.
     timed = train_plainly(
         network,
         splits,
-        settle_preprocessing(config, weights),
+        resolve_preprocessing(config, weights),
         augment_of(config),
         plan=plan,
         epochs=epochs,

@@ -160,16 +160,18 @@ def predict(source: Source | Sequence[Source], *overrides: str) -> "list[Predict
         ConfigError: neither a checkpoint nor a model, or both.
         DataError: no picture there, or one that cannot be read.
     """
+    from graft.config.commands import PredictConfig
+    from graft.config.registration import typed
     from graft.tasks.command_checks import check_predict, sources_of
-    from graft.tasks.predict import outcomes, require_pictures, restore
+    from graft.tasks.predict import outcomes, require_images, restore
 
-    config = compose(*overrides, task="predict").config
-    config.source = os.fspath(source) if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
-    check_predict(config)
-    sources = sources_of(config)
-    require_pictures(sources)
+    cfg = typed(compose(*overrides, task="predict").config, PredictConfig)
+    cfg.source = os.fspath(source) if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
+    check_predict(cfg)
+    sources = sources_of(cfg)
+    require_images(sources)
     predictions = []
-    for _, outcome in outcomes(config, restore(config), sources):
+    for _, outcome in outcomes(cfg, restore(cfg), sources):
         if isinstance(outcome, DataError):
             raise outcome
         predictions.append(outcome)

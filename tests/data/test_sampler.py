@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from graft.data.sampler import PADDING, EpochSampler
+from graft.data.sampler import PADDING, EpochSampler, stratified_order
 
 
 def sampler(length: int, shuffle: bool = True, seed: int = 0, **options: int) -> EpochSampler:
@@ -84,3 +85,13 @@ def test_a_skip_is_forgotten_when_the_epoch_changes_and_kept_when_it_is_said_aga
     assert one.start == 6
     one.set_epoch(3)
     assert one.start == 0
+
+
+def test_every_beginning_of_a_stratified_order_has_all_classes_in_proportion() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])  # sorted by class, as folders are
+    order = stratified_order(labels, seed=3)
+    assert sorted(order) == list(range(100))
+    for count in (10, 20, 50):
+        shares = np.bincount(labels[order[:count]], minlength=3) / count
+        assert shares == pytest.approx([0.6, 0.3, 0.1], abs=0.1), count
+    assert order == stratified_order(labels, seed=3) != stratified_order(labels, seed=4)

@@ -165,17 +165,17 @@ def test_a_stop_signal_saves_the_step_and_ends_the_run(number: signal.Signals, t
 
 
 def test_a_stop_signal_during_a_checkpoint_write_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.learning.checkpoint_writing import WholeCheckpoints
+    from graft.learning.checkpoint_writing import AtomicCheckpointIO
 
     words = (*WORDS, "callbacks.checkpoint_every_n_steps=null", "trainer.max_epochs=3")
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
-    save = WholeCheckpoints.save_checkpoint
+    save = AtomicCheckpointIO.save_checkpoint
 
-    def interrupted(self: WholeCheckpoints, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+    def interrupted(self: AtomicCheckpointIO, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         signal.raise_signal(signal.SIGINT)
         save(self, checkpoint, path, storage_options)
 
-    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", interrupted)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", interrupted)
     with pytest.raises(KeyboardInterrupt):
         graft.train(*words, folder=tmp_path / "part", echo=False)
     monkeypatch.undo()

@@ -91,16 +91,16 @@ def test_memory_does_not_grow_in_ten_thousand_steps(tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_ten_thousand_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.learning.module import Learner
+    from graft.learning.module import TransferModule
 
     monitored: set[str] = set()
-    log_dict = Learner.log_dict
+    log_dict = TransferModule.log_dict
 
-    def note(self: Learner, metrics: Any, **options: Any) -> None:
+    def note(self: TransferModule, metrics: Any, **options: Any) -> None:
         monitored.update(metrics)
         log_dict(self, metrics, **options)
 
-    monkeypatch.setattr(Learner, "log_dict", note)
+    monkeypatch.setattr(TransferModule, "log_dict", note)
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     for number in range(10_000):
         for part in ("train", "test"):

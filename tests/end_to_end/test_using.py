@@ -61,7 +61,7 @@ def test_an_evaluation_writes_its_own_folder_and_compares_its_metrics_with_the_r
     left = {"evaluation.json", "predictions.csv", "confusion_matrix.csv", "evaluate.log", ".hydra"}
     assert {file.name for file in folder.iterdir()} == left
     assert "equal to the run's metrics" in done.out
-    assert "class by class" in done.out
+    assert "per class" in done.out
     metrics = json.loads((digits_run / "summary.json").read_text())["metrics"]
     assert json.loads((folder / "evaluation.json").read_text())["metrics"]["test/loss"] == metrics["test/loss"]
     assert {file: file.stat().st_mtime_ns for file in digits_run.rglob("*")} == before

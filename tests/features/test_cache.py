@@ -19,7 +19,7 @@ from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
 from graft.errors import ConfigError
 from graft.features.cache import FeatureCache
-from graft.learning.module import Learner
+from graft.learning.module import TransferModule
 from graft.models import Recipe, build_network
 from graft.models.configured import recipe_of
 from graft.models.weights import default_preprocessing
@@ -137,14 +137,14 @@ def test_with_as_many_views_as_epochs_augmented_training_is_the_same_too(place: 
 
 def test_fewer_views_come_in_turn(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[int, torch.Tensor] = {}
-    step = Learner.training_step
+    step = TransferModule.training_step
 
     def watched(self: Any, batch: Any, batch_idx: int) -> Any:
         if 0 in batch.indices:
             seen[self.current_epoch] = batch.features[0][batch.indices == 0]
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(Learner, "training_step", watched)
+    monkeypatch.setattr(TransferModule, "training_step", watched)
     run = place.fit("run", "augment=basic", "cache.views=3", "trainer.max_epochs=5")
     assert parts(run)["train"]["views"] == 3
     assert [torch.equal(seen[epoch], seen[epoch % 3]) for epoch in range(5)] == [True] * 5

@@ -45,7 +45,7 @@ sys.exit(main("train"))
 
 NEVER_WAITS = """
 import functools, sys, torch
-from graft.learning.module import Learner
+from graft.learning.module import TransferModule
 from graft.cli import main
 def guarded(method):
     @functools.wraps(method)
@@ -58,7 +58,7 @@ def guarded(method):
             torch.cuda.set_sync_debug_mode(before)
     return without_waiting
 for name in ("training_step", "optimizer_step", "validation_step", "test_step"):
-    setattr(Learner, name, guarded(getattr(Learner, name)))
+    setattr(TransferModule, name, guarded(getattr(TransferModule, name)))
 sys.exit(main("train"))
 """
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import graft
-from graft.learning.checkpoint_writing import BestCheckpoint, LatestCheckpoint, WholeCheckpoints
+from graft.learning.checkpoint_writing import AtomicCheckpointIO, BestCheckpoint, LatestCheckpoint
 
 
 class Line(pl.LightningModule):
@@ -32,7 +32,7 @@ def fit(folder: Path, **limits: int) -> list[int]:
     """Train; returns the epoch in the checkpoint after each time it was written."""
     written: list[int] = []
 
-    class Counting(WholeCheckpoints):
+    class Counting(AtomicCheckpointIO):
         def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
             super().save_checkpoint(checkpoint, path, storage_options)
             written.append(torch.load(path, weights_only=True)["epoch"])
@@ -51,23 +51,23 @@ def fit(folder: Path, **limits: int) -> list[int]:
 @pytest.mark.parametrize(
     ("limits", "end"), [({"max_epochs": 5}, 4), ({"max_steps": 3}, 2), ({"max_epochs": 9}, 6)], ids=str
 )
-def test_what_costs_too_much_is_written_first_and_last(
+def test_checkpoints_that_take_too_long_are_written_at_the_start_and_end_only(
     limits: dict[str, int], end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LatestCheckpoint, "SHARE", 0)
     assert fit(tmp_path, **limits) == [0, end]
 
 
-def test_what_costs_little_is_written_in_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cheap_checkpoints_are_written_in_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LatestCheckpoint, "SHARE", 1e9)
     assert fit(tmp_path, max_epochs=4) == [0, 1, 2, 3]
 
 
-def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
-    WholeCheckpoints().save_checkpoint({"epoch": 1}, file)
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, file)
     with pytest.raises(AttributeError, match="pickle"):
-        WholeCheckpoints().save_checkpoint({"epoch": lambda: 2}, file)
+        AtomicCheckpointIO().save_checkpoint({"epoch": lambda: 2}, file)
     assert torch.load(file, weights_only=True) == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -83,13 +83,13 @@ def best_of(folder: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("words", [(), ("freeze=features",), ("callbacks.ema=0.9",), ("freeze=gradual",)], ids=str)
-def test_the_best_weights_that_wait_in_memory_are_those_that_would_have_been_written(
+def test_best_weights_kept_in_memory_equal_those_written_at_once(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    write = WholeCheckpoints.save_checkpoint
+    write = AtomicCheckpointIO.save_checkpoint
     monkeypatch.setattr(
-        WholeCheckpoints,
+        AtomicCheckpointIO,
         "save_checkpoint",
         lambda *given, **named: (written.append(Path(given[2]).name), write(*given, **named))[1],
     )

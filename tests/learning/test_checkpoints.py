@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from graft.errors import TrainingError, WeightsError
-from graft.learning.checkpoint_writing import WholeCheckpoints
-from graft.learning.checkpoints import fall_back, read_checkpoint
+from graft.learning.checkpoint_writing import AtomicCheckpointIO
+from graft.learning.checkpoints import read_checkpoint, replace_damaged_checkpoint
 from graft.models.weights.reading import read_file
 from graft.system.files import damage_in
 
@@ -20,7 +20,7 @@ def content(epoch: int = 0, size: int = 50) -> dict[str, object]:
 
 
 def save(file: Path, epoch: int = 0) -> Path:
-    WholeCheckpoints().save_checkpoint(content(epoch), file)
+    AtomicCheckpointIO().save_checkpoint(content(epoch), file)
     return file
 
 
@@ -39,7 +39,7 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
-def test_a_bit_that_has_flipped_anywhere_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_detected_or_changes_nothing(tmp_path: Path) -> None:
     whole = save(tmp_path / "whole.ckpt").read_bytes()
     file = tmp_path / "flipped.ckpt"
     noticed = 0
@@ -57,24 +57,24 @@ def test_a_bit_that_has_flipped_anywhere_is_noticed_or_changes_nothing(tmp_path:
     assert noticed > 40
 
 
-def test_wherever_it_is_cut_it_is_noticed(tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_detected(tmp_path: Path) -> None:
     whole = save(tmp_path / "whole.ckpt").read_bytes()
     file = tmp_path / "cut.ckpt"
     save(tmp_path / "last.ckpt")
     for length in (*range(0, len(whole), 97), len(whole) - 1):
         file.write_bytes(whole[:length])
         os.utime(file, (length, length))
-        with pytest.raises(TrainingError, match=r"cut\.ckpt: damaged \(.+\)\.\nBeside it there is last\.ckpt\."):
+        with pytest.raises(TrainingError, match=r"cut\.ckpt: damaged \(.+\)\.\nNext to it there is last\.ckpt\."):
             read_checkpoint(file)
 
 
-def test_one_that_was_written_without_us_loads(tmp_path: Path) -> None:
+def test_a_checkpoint_written_by_torch_save_loads(tmp_path: Path) -> None:
     torch.save(content(3), tmp_path / "plain.ckpt")
     assert read_checkpoint(tmp_path / "plain.ckpt")["epoch"] == 3
     assert torch.load(save(tmp_path / "last.ckpt", 4), weights_only=True)["epoch"] == 4
 
 
-def test_damaged_weights_to_start_from_are_noticed_too(tmp_path: Path) -> None:
+def test_damaged_initial_weights_are_detected(tmp_path: Path) -> None:
     file = save(tmp_path / "best.ckpt")
     weights = torch.arange(50, dtype=torch.float32).numpy().tobytes()
     flip(file, 8 * (file.read_bytes().index(weights) + 100))
@@ -92,14 +92,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_sound_one_is_left_alone(folder: Path, tmp_path: Path) -> None:
-    assert fall_back(folder) is None
+def test_an_intact_checkpoint_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    assert replace_damaged_checkpoint(folder) is None
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] == 2
-    assert fall_back(tmp_path / "empty") is None
+    assert replace_damaged_checkpoint(tmp_path / "empty") is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "killed between two renames"])
-def test_the_one_before_takes_the_place_of_a_damaged_one(damage: str, folder: Path) -> None:
+def test_the_previous_checkpoint_replaces_a_damaged_one(damage: str, folder: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     if damage == "cut":
         last.write_bytes(last.read_bytes()[:-30])
@@ -108,24 +108,24 @@ def test_the_one_before_takes_the_place_of_a_damaged_one(damage: str, folder: Pa
         assert damage_in(last) is not None
     else:
         last.unlink()
-    said = fall_back(folder)
+    said = replace_damaged_checkpoint(folder)
     assert said is not None
     assert said.startswith("last.ckpt was " + ("missing" if damage.startswith("killed") else "damaged ("))
     assert read_checkpoint(last)["epoch"] == 1
     assert [file.name for file in last.parent.iterdir()] == ["last.ckpt"]
-    assert fall_back(folder) is None
+    assert replace_damaged_checkpoint(folder) is None
 
 
-def test_when_both_are_damaged_nothing_is_begun_anew_unasked(folder: Path) -> None:
+def test_with_both_checkpoints_damaged_the_run_does_not_restart_unasked(folder: Path) -> None:
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / "checkpoints" / name).write_bytes(b"PK")
-    with pytest.raises(TrainingError, match=r"(?s)last\.ckpt is damaged .*previous\.ckpt.* is damaged .*begin anew"):
-        fall_back(folder)
+    with pytest.raises(TrainingError, match=r"(?s)last\.ckpt is damaged .*previous\.ckpt.* is damaged .*beginning"):
+        replace_damaged_checkpoint(folder)
 
 
-def test_a_full_disk_leaves_the_one_before_and_is_said_to_be_full(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_previous_checkpoint(small_disk: Path) -> None:
     file = save(small_disk / "last.ckpt", 1)
     with pytest.raises(TrainingError, match=r"last\.ckpt: the checkpoint cannot be written \(No space left on device"):
-        WholeCheckpoints().save_checkpoint(content(2, size=20_000_000), file)
+        AtomicCheckpointIO().save_checkpoint(content(2, size=20_000_000), file)
     assert [path.name for path in small_disk.iterdir()] == ["last.ckpt"]
     assert read_checkpoint(file)["epoch"] == 1

@@ -58,7 +58,7 @@ class Numbers:
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> pl.Trainer:
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     return pl.Trainer(
-        accelerator="cpu", default_root_dir=folder, callbacks=[*callbacks], num_sanity_val_steps=0, **quiet, **options
+        accelerator="cpu", default_root_dir=folder, callbacks=[*callbacks], num_sanity_val_steps=0, **(quiet | options)
     )
 
 
@@ -125,3 +125,16 @@ def test_the_number_of_averages_is_counted_on_the_cpu(tmp_path: Path) -> None:
 
     trainer(tmp_path, averaging, Counter(), max_epochs=1, enable_checkpointing=False).fit(Line(), Numbers(2))
     assert seen == ["True"]
+
+
+def test_the_progress_bar_counts_epochs_from_one(tmp_path: Path) -> None:
+    described: list[str] = []
+
+    class Recorder(compat.OneBasedProgressBar):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            described.append(str(self.train_progress_bar.description).strip())
+            super().on_train_epoch_end(trainer, pl_module)
+
+    options = {"max_epochs": 2, "enable_progress_bar": True, "enable_checkpointing": False}
+    trainer(tmp_path, Recorder(), **options).fit(Line(), Numbers(2))
+    assert described == ["Epoch 1/2", "Epoch 2/2"]

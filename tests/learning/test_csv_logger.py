@@ -15,7 +15,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_one_row_a_step_whatever_the_order(tmp_path: Path) -> None:
+def test_one_row_per_step_regardless_of_the_order(tmp_path: Path) -> None:
     table = TableLogger(tmp_path / "metrics.csv")
     table.log_metrics({"val/loss": 0.5, "epoch": 0}, 0)
     table.save()
@@ -31,7 +31,7 @@ def test_one_row_a_step_whatever_the_order(tmp_path: Path) -> None:
     ]
 
 
-def test_a_long_epoch_can_be_watched(tmp_path: Path) -> None:
+def test_rows_are_written_during_a_long_epoch(tmp_path: Path) -> None:
     """Nothing is saved, yet each step is there when the next one comes, whole."""
     table = TableLogger(tmp_path / "metrics.csv")
     for step in (10, 20, 30):
@@ -62,14 +62,14 @@ def test_a_class_may_have_a_comma_a_quotation_mark_or_two_lines_in_its_name(tmp_
     assert [[row[name] for name in names] for row in read(table.path)] == [["0.5"] * 5, ["1.5"] * 5]
 
 
-def test_going_on_drops_what_the_resumed_run_will_log_again(tmp_path: Path) -> None:
+def test_resuming_drops_the_rows_that_are_logged_again(tmp_path: Path) -> None:
     whole = TableLogger(tmp_path / "whole.csv")
     for step in range(4):
         whole.log_metrics({"train/loss": step / 7, "epoch": 0}, step)
     whole.save()
     before = whole.path.read_bytes()
     resumed = TableLogger(tmp_path / "whole.csv")
-    resumed.go_on_after(1)
+    resumed.resume_after(1)
     for step in (2, 3):
         resumed.log_metrics({"train/loss": step / 7, "epoch": 0}, step)
     resumed.save()
@@ -80,7 +80,9 @@ WHOLE = "step,epoch,train/loss\n0,0,0.5\n10,0,0.25\n"
 
 
 @pytest.mark.parametrize("torn", ["20,0,0.1", "20,0", "2", "20,0,1e", ",,", '"20', "\0\0\0\0", "20,0,0.1,7", "\x1b"])
-def test_a_torn_last_line_is_dropped_and_said(torn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_last_line_is_dropped_with_a_warning(
+    torn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(WHOLE + torn)
     table = TableLogger(path)
@@ -101,7 +103,7 @@ def test_a_torn_first_line_leaves_an_empty_table(torn: str, tmp_path: Path) -> N
     assert path.read_text() == "step,epoch,train/loss\n0,0,0.5\n"
 
 
-def test_damaged_lines_are_dropped_counted_and_kept_beside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_lines_are_dropped_counted_and_kept_in_a_copy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.csv"
     damaged = (
         b"step,epoch,train/loss\n0,0,0.5\n1\xff,0,0.3\n2,0,0.2,0.1\nx,0,1\ninf,0,1\n"
@@ -117,7 +119,7 @@ def test_damaged_lines_are_dropped_counted_and_kept_beside(tmp_path: Path, caplo
     assert path.read_text() == WHOLE
 
 
-def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_as_metrics_csv_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.csv")
     with pytest.raises(DataError, match=r"metrics\.csv: not a regular file"):
         TableLogger(tmp_path / "metrics.csv")

@@ -65,7 +65,7 @@ def test_shifts_are_crops_of_the_mirrored_border() -> None:
     assert [view[0, 0, 0, 100].item() for view in further] == [93, 107]
 
 
-def test_corners_see_the_whole_resized_centre_and_need_a_margin() -> None:
+def test_corner_crops_cover_the_resized_centre_and_need_a_margin() -> None:
     assert with_margin(PREPROCESSING, built("identity", "hflip")) == PREPROCESSING
     wide = with_margin(PREPROCESSING, built("identity", "corners"))
     assert (wide.input_size, wide.resize_size) == (6, 6)
@@ -83,7 +83,7 @@ def test_the_softmax_of_several_views_is_the_mean_of_theirs() -> None:
     assert not torch.allclose(mean, single(images).softmax(1))
 
 
-def test_a_network_may_overwrite_what_it_gave_before() -> None:
+def test_a_network_may_overwrite_its_earlier_output() -> None:
     """As one that replays a CUDA graph does."""
     given = torch.empty(2, 3)
 
@@ -97,7 +97,7 @@ def test_a_network_may_overwrite_what_it_gave_before() -> None:
     assert torch.equal(mean_of_views(logits_of, images, two, 4), fresh)
 
 
-def test_what_training_had_is_kept_unless_asked_otherwise() -> None:
+def test_inference_uses_the_options_of_training_unless_overridden() -> None:
     trained = {"accelerator": "cpu", "precision": "bf16-mixed", "channels_last": False, "devices": 4}
     nothing = {"accelerator": None, "precision": None, "channels_last": None}
     assert inference_device(trained, nothing) == (Device("cpu", 1, "bf16-mixed"), False)
@@ -109,13 +109,13 @@ def test_what_training_had_is_kept_unless_asked_otherwise() -> None:
             inference_device(trained, nothing | {"accelerator": "gpu"})
 
 
-def test_a_precision_for_training_alone_is_refused() -> None:
+def test_a_training_only_precision_is_refused() -> None:
     restored = Restored(Sums(), Recipe("vgg_mini"), ("a", "b"), PREPROCESSING, "")
     with pytest.raises(ConfigError, match=r"trainer\.precision=64-true"):
         Inference(restored, Device("cpu", 1, "64-true"), channels_last=False)
 
 
-def test_a_view_of_ones_own_is_averaged_with_its_own_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_view_is_averaged_with_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_views.py").write_text(
         "def rotations(images, turns=(1,)):\n    return [images.rot90(turn, (2, 3)) for turn in turns]\n\n\n"
         "def small(images):\n    return [images[..., :2, :2]]\n"
@@ -144,5 +144,5 @@ def test_of_equal_logits_the_class_that_accuracy_counts_comes_first() -> None:
     assert all(len(set(row)) == 4 for row in labels.tolist())
 
 
-def test_no_more_classes_than_there_are() -> None:
+def test_topk_is_limited_to_the_number_of_classes() -> None:
     assert most_probable(torch.zeros(1, 2), 5)[1].tolist() == [[0, 1]]

@@ -24,16 +24,16 @@ def a_trainer(step: int = 5, acc: float = 0.5, batches: int = 2) -> Any:
     )
 
 
-LEARNER: Any = SimpleNamespace(network=nn.ModuleDict({"head": nn.Linear(4, 3)}))
+MODULE: Any = SimpleNamespace(network=nn.ModuleDict({"head": nn.Linear(4, 3)}))
 
 
 def validate(
-    keep: KeepPredictions, trainer: Any, batches: list[Batch], head: nn.Module = LEARNER.network["head"]
+    keep: KeepPredictions, trainer: Any, batches: list[Batch], head: nn.Module = MODULE.network["head"]
 ) -> None:
-    keep.on_validation_epoch_start(trainer, LEARNER)
+    keep.on_validation_epoch_start(trainer, MODULE)
     for number, batch in enumerate(batches):
-        keep.on_validation_batch_end(trainer, LEARNER, head(batch.images), batch, number)
-    keep.on_validation_end(trainer, LEARNER)
+        keep.on_validation_batch_end(trainer, MODULE, head(batch.images), batch, number)
+    keep.on_validation_end(trainer, MODULE)
 
 
 def a_batch(indices: list[int]) -> Batch:
@@ -41,7 +41,7 @@ def a_batch(indices: list[int]) -> Batch:
     return Batch(torch.randn(len(indices), 4), torch.where(places < 0, -1, places % 3), places)
 
 
-def test_every_real_image_is_kept_once_in_the_order_of_the_set_and_nothing_hooks_on() -> None:
+def test_every_image_is_kept_once_in_order_and_no_hook_remains() -> None:
     keep = KeepPredictions(monitor="val/acc", head="head", scores=2, features=100)
     batches = [a_batch([3, 0, 4]), a_batch([2, 1, -1])]
     validate(keep, a_trainer(), batches)
@@ -49,13 +49,13 @@ def test_every_real_image_is_kept_once_in_the_order_of_the_set_and_nothing_hooks
     assert best is not None
     assert best.indices.tolist() == best.feature_indices.tolist() == [0, 1, 2, 3, 4]
     assert best.labels.tolist() == [0, 1, 2, 0, 1]
-    logits = LEARNER.network["head"](torch.cat([batch.images for batch in batches]))[[1, 4, 3, 0, 2]]
+    logits = MODULE.network["head"](torch.cat([batch.images for batch in batches]))[[1, 4, 3, 0, 2]]
     expected = logits.softmax(1).detach().numpy()
     np.testing.assert_allclose(best.confidence, expected.max(1), atol=1e-6)
     np.testing.assert_allclose(best.truth, expected[range(5), best.labels], atol=1e-6)
     np.testing.assert_allclose(best.scores, expected[:, :2], atol=1e-3)
     np.testing.assert_allclose(best.features[1], batches[1].images[1].numpy(), atol=1e-3)
-    assert not LEARNER.network["head"]._forward_pre_hooks
+    assert not MODULE.network["head"]._forward_pre_hooks
 
 
 def test_the_best_validation_is_kept_as_the_best_checkpoint_is() -> None:
@@ -80,7 +80,7 @@ def test_a_validation_before_the_first_step_is_not_kept() -> None:
     assert keep.state_dict() == {}
 
 
-def test_what_is_kept_goes_through_a_checkpoint(tmp_path: Any) -> None:
+def test_kept_predictions_are_restored_from_a_checkpoint(tmp_path: Any) -> None:
     keep = KeepPredictions(monitor="val/acc", head="head", scores=3, features=4)
     validate(keep, a_trainer(acc=0.7), [a_batch([0, 1, 2]), a_batch([3, 4, 5])])
     torch.save(keep.state_dict(), tmp_path / "state")
@@ -94,7 +94,7 @@ def test_what_is_kept_goes_through_a_checkpoint(tmp_path: Any) -> None:
     assert again.best.step == keep.best.step, "it remembers how good the best was"
 
 
-def test_of_a_large_set_few_images_keep_what_the_head_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_set_only_some_head_inputs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     keep = KeepPredictions(monitor=None, head="head", scores=0, features=10)
     batches = [a_batch(list(range(start, start + 20))) for start in range(0, 100, 20)]
     validate(keep, a_trainer(batches=5), batches)
@@ -105,7 +105,7 @@ def test_of_a_large_set_few_images_keep_what_the_head_saw(monkeypatch: pytest.Mo
     assert len(keep.best.feature_indices) == 5
 
 
-def test_a_network_that_has_diverged_is_sure_of_nothing() -> None:
+def test_a_diverged_network_has_zero_confidence() -> None:
     keep = KeepPredictions(monitor=None, head=None, scores=3, features=0)
     validate(keep, a_trainer(), [Batch(torch.full((2, 4), torch.nan), torch.tensor([0, 1]), torch.tensor([0, 1]))])
     assert keep.best is not None
@@ -113,7 +113,7 @@ def test_a_network_that_has_diverged_is_sure_of_nothing() -> None:
     assert keep.best.calibration().counts.sum() == 2
 
 
-def test_a_map_is_averaged_over_its_places() -> None:
+def test_a_feature_map_is_averaged_over_its_positions() -> None:
     assert module.flattened(torch.ones(2, 5, 3, 3)).shape == (2, 5)
     assert module.flattened(torch.ones(2, 5)).shape == (2, 5)
     assert module.flattened(torch.ones(2, 7, 5)).shape == (2, 35)

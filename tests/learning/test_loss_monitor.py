@@ -14,8 +14,8 @@ from torch import Tensor
 import graft
 from graft.data.datasets import Batch
 from graft.errors import ConfigError, TrainingError
-from graft.learning.loss_monitor import LossWatch
-from graft.learning.module import Learner
+from graft.learning.loss_monitor import LossMonitor
+from graft.learning.module import TransferModule
 from graft.system.gpu_memory import batch_that_fits
 
 WORDS = (
@@ -29,13 +29,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Give (epoch, batch) pairs: what the network is trained on in these steps is NaN, and so are its activations,
     its BatchNorm statistics, its loss."""
     spoiled: set[tuple[int, int]] = set()
-    prepared = Learner.prepared
+    prepared = TransferModule.prepared
 
-    def spoiling(self: Learner, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+    def spoiling(self: TransferModule, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         images, targets = prepared(self, batch, batch_idx)
         return (images * torch.nan if (self.current_epoch, batch_idx) in spoiled else images), targets
 
-    monkeypatch.setattr(Learner, "prepared", spoiling)
+    monkeypatch.setattr(TransferModule, "prepared", spoiling)
     return spoiled.update
 
 
@@ -43,7 +43,7 @@ def written(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "nan_batches.jsonl").read_text().splitlines()]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_the_names_of_the_images(spoil: Any, tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run_and_names_the_images(spoil: Any, tmp_path: Path) -> None:
     spoil([(1, 2)])
     with pytest.raises(TrainingError, match=r"train/loss is nan in epoch 2, batch 3: training diverged\.\n.*optimizer"):
         graft.train(*WORDS, folder=tmp_path)
@@ -57,27 +57,27 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_names_of_the_images(spoi
 
 
 @pytest.mark.parametrize("words", [(), ("optimizer=adamw", "trainer.gradient_clip_val=1", "scheduler=none")])
-def test_skip_leaves_such_a_step_out_to_the_bit(
+def test_a_skipped_step_changes_no_bit(
     words: tuple[str, ...], spoil: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil([(0, 1), (1, 0), (1, 3)])
     states: list[dict[str, Tensor]] = []
-    before_step = LossWatch.before_step
+    before_step = LossMonitor.before_step
 
-    def noting(self: LossWatch) -> None:
-        learner = self.learner
-        state = {name: values.clone() for name, values in learner.network.state_dict().items()}
-        for number, held in enumerate(learner.trainer.optimizers[0].state.values()):
+    def noting(self: LossMonitor) -> None:
+        module = self.module
+        state = {name: values.clone() for name, values in module.network.state_dict().items()}
+        for number, held in enumerate(module.trainer.optimizers[0].state.values()):
             state |= {f"{number} {name}": values.clone() for name, values in held.items() if torch.is_tensor(values)}
         states.append(state)
         before_step(self)
 
-    monkeypatch.setattr(LossWatch, "before_step", noting)
+    monkeypatch.setattr(LossMonitor, "before_step", noting)
     run = graft.train(*WORDS, *words, "loss.on_nan=skip", folder=tmp_path)
     for step, (before, after) in enumerate(pairwise(states)):
         same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
         assert same == (step in (1, 4)), step
-    assert "3 steps were left out, the loss was NaN or infinite" in " ".join(run.summary["notes"])
+    assert "3 steps were skipped, the loss was NaN or infinite" in " ".join(run.summary["notes"])
     assert [(entry["epoch"], entry["batch"]) for entry in written(tmp_path)] == [(0, 1), (1, 0), (1, 3)]
     assert all(value == value for value in run.metrics.values())
 
@@ -89,9 +89,7 @@ def test_skip_has_a_limit(spoil: Any, tmp_path: Path) -> None:
     assert len(written(tmp_path)) == 3
 
 
-def test_a_loss_that_explodes_is_noticed_while_it_still_is_a_number(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_exploding_loss_is_reported_before_it_is_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("trainer.log_every_n_steps=1", "scheduler=none", "optimizer.momentum=0", "model.batch_norm=false")
     steep = ("optimizer.lr=30", "trainer.gradient_clip_val=1", "trainer.limit_train_batches=20")
     run = graft.train(*WORDS, *words, *steep, "trainer.max_epochs=1", folder=tmp_path / "steep")
@@ -115,7 +113,7 @@ def test_a_loss_that_explodes_is_noticed_while_it_still_is_a_number(
         (1, 0, 0, 0, None),
     ],
 )
-def test_the_batch_to_try_is_half_or_what_was_seen_does_not_rule_out(
+def test_the_suggested_batch_is_half_or_what_the_observed_memory_allows(
     batch_size: int, capacity: int, fixed: int, demanded: int, fits: int | None
 ) -> None:
     assert batch_that_fits(batch_size, capacity=capacity, fixed=fixed, demanded=demanded) == fits
@@ -131,25 +129,25 @@ def test_the_batch_to_try_is_half_or_what_was_seen_does_not_rule_out(
     ids=["GPU", "CPU", "Python"],
 )
 def test_out_of_memory_says_the_batch_to_try(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(self: Learner, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+    def too_much(self: TransferModule, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         raise error
 
-    monkeypatch.setattr(Learner, "prepared", too_much)
+    monkeypatch.setattr(TransferModule, "prepared", too_much)
     with pytest.raises(TrainingError) as raised:
         graft.train(*WORDS, "data.batch_size=48", folder=tmp_path)
     assert str(raised.value).startswith("data.batch_size=48: memory ran out (cpu: ")
     assert "Try data.batch_size=16; with trainer.accumulate_grad_batches=3" in str(raised.value)
 
 
-def test_another_error_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(self: Learner, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+def test_other_errors_are_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: TransferModule, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Learner, "prepared", wrong)
+    monkeypatch.setattr(TransferModule, "prepared", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         graft.train(*WORDS, folder=tmp_path)
 
 
-def test_a_mistyped_word_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_value_of_on_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"loss\.on_nan=skp: unknown\. Did you mean skip\?"):
         graft.train(*WORDS, "loss.on_nan=skp", folder=tmp_path)

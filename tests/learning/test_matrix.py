@@ -14,7 +14,7 @@ from graft.config import conf_dir
 from graft.config.registration import register
 from graft.data.datasets import Batch
 from graft.data.preprocessing import Preprocessing
-from graft.learning.module import Learner, Objective
+from graft.learning.module import Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
 from graft.models import Recipe, build_network
 from graft.models.heads import belongs, head_modules
@@ -80,15 +80,17 @@ def expected(plan: TransferPlan, subject: Subject, part: str) -> set[str]:
     return {"all": names, "head": head, "above": head | below, "rest": names - first}[part]
 
 
-def learner_of(subject: Subject, config: Any, plan: TransferPlan) -> Learner:
-    return Learner(
+def transfer_module(subject: Subject, config: Any, plan: TransferPlan) -> TransferModule:
+    return TransferModule(
         subject.network, plan, classes=("a", "b", "c"), preprocessing=Preprocessing(), objective=Objective(),
         optimizer=config.optimizer, scheduler=config.scheduler, seed=0, provenance={},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("strategy", "freeze"), PAIRS)
-def test_each_strategy_and_policy_trains_what_it_says_at_its_rate(subject: Subject, strategy: str, freeze: str) -> None:
+def test_each_strategy_and_policy_trains_the_documented_parameters_at_their_rates(
+    subject: Subject, strategy: str, freeze: str
+) -> None:
     plan, config = planned(subject, strategy, freeze)
     assert plan.trainable(0) == expected(plan, subject, TRAINED_BY[freeze] or AUTO[strategy])
     rates = {"features": 0.1, "classifier": 0.5, "head": 1.0} if strategy in ("finetune", "gradual") else {}
@@ -97,18 +99,16 @@ def test_each_strategy_and_policy_trains_what_it_says_at_its_rate(subject: Subje
 
 
 @pytest.mark.parametrize("freeze", ["none", "features", "backbone", "gradual", "custom"])
-def test_a_step_of_the_learner_gives_gradients_to_what_trains_and_moves_nothing_else(
-    subject: Subject, freeze: str
-) -> None:
+def test_a_training_step_gives_gradients_to_trainable_parameters_only(subject: Subject, freeze: str) -> None:
     plan, config = planned(subject, "finetune", freeze)
-    learner = learner_of(subject, config, plan)
-    learner.zero_grad()
+    module = transfer_module(subject, config, plan)
+    module.zero_grad()
     plan.apply(0)
-    learner.train()
+    module.train()
     before = {name: tensor.clone() for name, tensor in subject.network.state_dict().items()}
     side = SIDES[subject.name]
     batch = Batch(torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8), torch.tensor([0, 2]), torch.arange(2))
-    loss = learner.training_step(batch, 0)
+    loss = module.training_step(batch, 0)
     loss.backward()
     trainable = plan.trainable(0)
     reached = {name for name, parameter in subject.network.named_parameters() if parameter.grad is not None}

@@ -151,7 +151,7 @@ def shown(run: Finished) -> dict[str, list[tuple[int, object]]]:
 
 
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM])
-def test_an_interrupted_run_says_so_and_how_to_go_on(number: Signals, tmp_path: Path) -> None:
+def test_an_interrupted_run_logs_the_command_that_resumes_it(number: Signals, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, out = signal_after_first_checkpoint(
         folder, number, *SMALL, "model.batch_norm=false", "trainer.max_epochs=500", delay=1
@@ -172,21 +172,21 @@ def test_gradual_unfreezing_trains_each_group_from_its_epoch_on(pretrained: Path
     )
     before = torch.load(pretrained, weights_only=True)["state_dict"]
 
-    def moved(epochs: int) -> set[str]:
+    def trained_groups(epochs: int) -> set[str]:
         after = weights(succeeded(train(tmp_path / str(epochs), *overrides, f"trainer.max_epochs={epochs}")))
         names = {name.removeprefix("network.") for name in before if not torch.equal(before[name], after[name])}
         return {"head" if name.startswith("classifier.6") else name.split(".")[0] for name in names}
 
-    assert moved(1) == {"head"}
-    assert moved(2) == {"head", "classifier"}
-    assert moved(3) == {"head", "classifier", "features"}
+    assert trained_groups(1) == {"head"}
+    assert trained_groups(2) == {"head", "classifier"}
+    assert trained_groups(3) == {"head", "classifier", "features"}
     third = weights(Finished(0, "", "", tmp_path / "3"))
     for statistic in ("running_mean", "num_batches_tracked"):
         name = f"network.features.1.{statistic}"
         assert not torch.equal(before[name], third[name]), "BatchNorm is unfrozen with its stage"
 
 
-def test_two_processes_learn_what_one_learns_from_the_same_global_batch(tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
     common = (
         *SMALL,
         "model.batch_norm=false",
@@ -241,7 +241,7 @@ def test_a_compiled_network_saves_clean_names(mode: str, tmp_path: Path) -> None
     assert all("_orig_mod" not in name for name in weights(run))
 
 
-def test_a_sweep_of_processes_stays_in_its_folders(tmp_path: Path) -> None:
+def test_a_sweep_of_multi_process_runs_writes_to_its_folders_only(tmp_path: Path) -> None:
     run = command(
         tmp_path / "run", str(ROOT / "train.py"), "-m", *SMALL, "model.batch_norm=false", "trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1", "trainer.limit_train_batches=2",
@@ -252,17 +252,17 @@ def test_a_sweep_of_processes_stays_in_its_folders(tmp_path: Path) -> None:
     assert folders == {"0", "1"}
 
 
-def test_grey_levels_on_the_gpu_or_cpu_are_normalised_as_torchvision_does() -> None:
+def test_normalisation_equals_that_of_torchvision() -> None:
     from types import SimpleNamespace
 
     from torchvision.transforms import v2
 
     from graft.data.preprocessing import Preprocessing
-    from graft.learning.module import Learner, Objective
+    from graft.learning.module import Objective, TransferModule
 
     network: Any = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
     plan: Any = SimpleNamespace(set_modes=lambda epoch: None)
-    learner = Learner(
+    module = TransferModule(
         network, plan, classes=("a", "b"), preprocessing=Preprocessing(), objective=Objective(), optimizer=None,
         scheduler=None, seed=0, provenance={},
     )  # fmt: skip
@@ -272,14 +272,14 @@ def test_grey_levels_on_the_gpu_or_cpu_are_normalised_as_torchvision_does() -> N
         v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     )
     expected = v2.Compose([to_float, normalise])
-    torch.testing.assert_close(learner.normalise(images), expected(images))
+    torch.testing.assert_close(module.normalise(images), expected(images))
 
 
-def test_a_network_that_sees_one_class_only_is_noticed_and_said(tmp_path: Path) -> None:
+def test_a_network_that_predicts_one_class_is_reported(tmp_path: Path) -> None:
     run = succeeded(
         train(tmp_path / "run", *SMALL, "loss.class_weights=[1000,1,1,1,1,1,1,1,1,1]", "trainer.max_epochs=2")
     )
-    said = "every validation image is taken for"
+    said = "every validation image is predicted as"
     assert run.out.count(said) == 1
     assert any(said in note for note in run.summary["notes"])
     quiet = succeeded(train(tmp_path / "quiet", *SMALL, "trainer.max_epochs=1"))

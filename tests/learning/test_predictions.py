@@ -72,7 +72,7 @@ def test_the_worst_are_wrong_and_least_expected_first() -> None:
     assert len(made([0], [0]).worst(3)) == 0
 
 
-def test_the_same_images_are_sampled_whatever_else_is_there_and_in_which_order() -> None:
+def test_the_sample_does_not_depend_on_other_images_or_their_order() -> None:
     names = [f"class/{i}.jpg" for i in range(50)]
     chosen = {names[i] for i in made([0] * 50, [0] * 50).sample(8, names)}
     shuffled = list(reversed(names))

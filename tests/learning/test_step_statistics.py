@@ -7,7 +7,7 @@ from torch import nn
 from graft.learning.callbacks.step_statistics import gradient_norms
 
 
-def test_the_norm_of_each_group_is_that_of_all_its_gradients_and_zero_where_it_is_frozen() -> None:
+def test_gradient_norms_cover_each_group_and_are_zero_for_frozen_ones() -> None:
     first, second = nn.Linear(3, 2), nn.Linear(2, 1)
     groups = [
         {"name": "features", "params": list(first.parameters())},

@@ -97,30 +97,30 @@ class Watch(pl.Callback):
     def _begin(self, part: str, number: int) -> None:
         self.waits.during = (part, number)
 
-    def _end(self, learner: Any, batch: Any) -> None:
+    def _end(self, module: Any, batch: Any) -> None:
         assert self.waits.during
         self.batches[self.waits.during[0]] += 1
         seen = batch.images if isinstance(batch, Batch) else batch.features[0]
-        self.places |= {each.device for each in (seen, batch.labels, next(learner.network.parameters()))}
+        self.places |= {each.device for each in (seen, batch.labels, next(module.network.parameters()))}
         self.waits.during = None
 
-    def on_train_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int) -> None:
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, number: int) -> None:
         self._begin("training", trainer.global_step + 1)
 
-    def on_train_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, number: int) -> None:
-        self._end(learner, batch)
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int) -> None:
+        self._end(module, batch)
 
-    def on_validation_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int, *_: Any) -> None:
+    def on_validation_batch_start(self, trainer: Any, module: Any, batch: Any, number: int, *_: Any) -> None:
         self._begin("validation", number + 1)
 
-    def on_validation_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._end(learner, batch)
+    def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._end(module, batch)
 
-    def on_test_batch_start(self, trainer: Any, learner: Any, batch: Any, number: int, *_: Any) -> None:
+    def on_test_batch_start(self, trainer: Any, module: Any, batch: Any, number: int, *_: Any) -> None:
         self._begin("test", number + 1)
 
-    def on_test_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._end(learner, batch)
+    def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._end(module, batch)
 
 
 def run_away(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[Waits, Watch]:
@@ -166,7 +166,7 @@ MINI = ("model=vgg_mini", "model.weights=bundled")
         (*MINI, "strategy=feature_extract", "freeze=backbone", "cache=features"),
     ],
 )
-def test_no_step_waits_for_the_device_but_those_that_are_logged(
+def test_only_logged_steps_synchronise_the_device(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, watch = run_away(tmp_path, monkeypatch, *words)
@@ -181,7 +181,7 @@ COLOURS = {"horizontal_flip": 0.5, "policy": "rand", "color_jitter": 0.4, "rando
 
 
 @pytest.mark.parametrize("augment", [None, Augment(random_crop_padding=2, **COLOURS)])
-def test_a_set_that_lies_on_the_device_is_augmented_there_without_waiting(augment: Augment | None) -> None:
+def test_data_on_the_device_are_augmented_without_synchronisation(augment: Augment | None) -> None:
     pixels, labels = np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.int64)
     waits = Waits()
     with waits:
@@ -192,7 +192,7 @@ def test_a_set_that_lies_on_the_device_is_augmented_there_without_waiting(augmen
     assert not waits.asked
 
 
-def test_random_crops_are_resized_on_the_device_without_waiting(tmp_path: Path) -> None:
+def test_random_crops_are_resized_on_the_device_without_synchronisation(tmp_path: Path) -> None:
     noise, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(20)]
     for number, path in enumerate(paths):
         Image.fromarray(noise.integers(0, 256, (9 + number, 30 - number, 3), dtype=np.uint8)).save(path)

@@ -111,9 +111,9 @@ def test_images_that_runs_see_differently_are_found_with_who_said_what(runs: Pat
     assert {image["name"].split("/")[-1] for image in found} == {"3.jpg", "4.jpg"}
     three = next(image for image in found if image["name"].endswith("/3.jpg"))
     assert three["true"] == CLASSES[3]
-    said = {answer["class"]: [number for number, _ in answer["runs"]] for answer in three["said"]}
-    assert said == {CLASSES[0]: [0, 1], CLASSES[3]: [2]}
-    assert [answer["right"] for answer in three["said"]] == [False, True]
+    predicted = {answer["class"]: [number for number, _ in answer["runs"]] for answer in three["predictions"]}
+    assert predicted == {CLASSES[0]: [0, 1], CLASSES[3]: [2]}
+    assert [answer["correct"] for answer in three["predictions"]] == [False, True]
 
 
 def test_what_differs_says_in_which_rows(runs: Path) -> None:
@@ -160,25 +160,25 @@ def test_a_run_without_record_and_curves_is_in_the_table(tmp_path: Path) -> None
     folder = a_run(tmp_path / "a", acc=0.5)
     (folder / "review.npz").write_bytes(b"broken")
     (folder / "metrics.csv").unlink()
-    (told,) = content(as_page(rows_of(tmp_path), "runs").text)["runs"]
-    assert told["curves"] == {}
-    assert "confusion" not in told
+    (shown,) = content(as_page(rows_of(tmp_path), "runs").text)["runs"]
+    assert shown["curves"] == {}
+    assert "confusion" not in shown
 
 
 def test_many_classes_are_cut_to_those_in_which_runs_differ(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
     monkeypatch.setattr(module, "LISTED", 1)
     monkeypatch.setattr(module, "CELLED", 2)
-    told = content(as_page(rows_of(runs), "runs").text)
-    (classes,) = told["classes"].values()
+    page = content(as_page(rows_of(runs), "runs").text)
+    (classes,) = page["classes"].values()
     assert classes["shown"] in ([3], [0])  # images 3 and 4 are of these classes
-    assert told["runs"][0]["mixed"] == [[3, 0, 1]]
+    assert page["runs"][0]["mixed"] == [[3, 0, 1]]
 
 
 def test_compare_writes_the_page_and_says_where(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = io.StringIO()
-    monkeypatch.setattr("graft.tasks.compare.PlainConsole", lambda: PlainConsole(file=said, width=200))
+    out = io.StringIO()
+    monkeypatch.setattr("graft.tasks.compare.PlainConsole", lambda: PlainConsole(file=out, width=200))
     show(runs, output=runs / "there")
-    assert f"page  {runs / 'there' / 'compare.html'}" in said.getvalue()
+    assert f"page  {runs / 'there' / 'compare.html'}" in out.getvalue()
     assert {file.name for file in (runs / "there").iterdir()} == {"compare.html", "compare.md", "compare.csv"}
 
 

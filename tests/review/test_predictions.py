@@ -15,8 +15,8 @@ from graft.review.annotate import LONGEST, annotated
 from graft.review.predictions import Prediction, prediction_table, writing
 
 AWKWARD = [
-    Prediction('a,"b"\n.jpg', ("it's [red]", "x,y"), (0.75, 0.25)),
-    Prediction("\x1b[31m.jpg", ("é", "日本"), (0.9999999, 1e-7)),
+    Prediction('a,"b"\n.jpg', ("it's [red]", "x,y"), (0.75, 0.25), (7, 0)),
+    Prediction("\x1b[31m.jpg", ("é", "日本"), (0.9999999, 1e-7), (1, 2)),
 ]
 
 
@@ -31,11 +31,14 @@ def test_what_is_written_reads_back(ending: str, tmp_path: Path) -> None:
     if ending == ".csv":
         rows = list(csv.DictReader(text.splitlines(keepends=True)))
         read = [(r["image"], (r["predicted"], r["class_2"]), (r["probability"], r["probability_2"])) for r in rows]
+        indices = [(int(row["index"]), int(row["index_2"])) for row in rows]
     else:
         values = json.loads(text) if ending.lower() == ".json" else [json.loads(line) for line in text.splitlines()]
         read = [
             (v["image"], *zip(*((p["class"], p["probability"]) for p in v["predictions"]), strict=True)) for v in values
         ]
+        indices = [tuple(each["index"] for each in value["predictions"]) for value in values]
+    assert indices == [prediction.indices for prediction in AWKWARD]
     assert [(image, tuple(names)) for image, names, _ in read] == [(p.image, p.classes) for p in AWKWARD]
     assert [[float(f) for f in figures] for _, _, figures in read] == [
         pytest.approx(list(p.probabilities), rel=1e-5) for p in AWKWARD
@@ -45,7 +48,7 @@ def test_what_is_written_reads_back(ending: str, tmp_path: Path) -> None:
 def test_a_file_name_that_is_no_text_can_be_written(tmp_path: Path) -> None:
     name = str(Found(Path(os.fsdecode(b"caf\xe9.jpg")), "x"))
     with writing(tmp_path / "out.csv") as write:
-        write(Prediction(name, ("a",), (1.0,)))
+        write(Prediction(name, ("a",), (1.0,), (0,)))
     assert r"caf\xe9.jpg" in (tmp_path / "out.csv").read_text()
 
 
@@ -84,7 +87,7 @@ def test_the_table_shows_names_as_they_are_and_moves_no_cursor() -> None:
 
 def test_an_annotated_copy_shows_bars_as_long_as_the_probabilities() -> None:
     picture = Image.new("RGB", (1000, 500), (0, 200, 0))
-    sheet = annotated(picture, Prediction("x", ("a", "b" * 500), (0.75, 0.25)))
+    sheet = annotated(picture, Prediction("x", ("a", "b" * 500), (0.75, 0.25), (0, 1)))
     assert sheet.width == LONGEST
     assert sheet.getpixel((10, 10)) == (0, 200, 0)
     bars = [

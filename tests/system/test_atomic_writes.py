@@ -8,7 +8,7 @@ import torch
 
 from graft.data.feature_batches import Layout
 from graft.features.store import FeatureStore, Wanted
-from graft.learning.checkpoint_writing import WholeCheckpoints
+from graft.learning.checkpoint_writing import AtomicCheckpointIO
 from graft.system.files import remove_unfinished, sync, write_atomically, writing_atomically, writing_folder_atomically
 
 
@@ -47,7 +47,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_files_and_checkpoints_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
     write_atomically(tmp_path / "summary.json", b"{}")
     assert disk.would_keep(tmp_path / "summary.json")
-    WholeCheckpoints().save_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
+    AtomicCheckpointIO().save_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
     assert disk.would_keep(tmp_path / "checkpoints" / "last.ckpt")
 
 

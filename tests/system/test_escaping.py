@@ -76,7 +76,7 @@ def test_an_error_is_printable(
 
 def test_tables_show_names_as_they_are(tmp_path: Path) -> None:
     row = {"images": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}
-    tables = [class_table({HOSTILE: row}), prediction_table([Prediction(HOSTILE, (HOSTILE,), (1.0,))])]
+    tables = [class_table({HOSTILE: row}), prediction_table([Prediction(HOSTILE, (HOSTILE,), (1.0,), (0,))])]
     own = Table(title=HOSTILE)
     own.add_column(HOSTILE)
     own.add_row(HOSTILE)
@@ -105,7 +105,7 @@ CELLS = ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "'=1", "''", "＝1", "a
 def test_predictions_and_confusions_hold_no_formulas_and_come_back(tmp_path: Path) -> None:
     with writing(tmp_path / "predictions.csv") as write:
         for name in CELLS:
-            write(Prediction(name, (name, "other"), (0.75, 1e-5), true=name))
+            write(Prediction(name, (name, "other"), (0.75, 1e-5), (0, 1), true=name))
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [from_csv_cell(row["image"]) for row in rows] == CELLS

@@ -23,7 +23,7 @@ from graft.learning.checkpoints import checkpoint_file, read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models.normalise import Normalise
 from graft.tasks import evaluation
-from graft.tasks.recorded_data import different_data, run_config, summary_next_to
+from graft.tasks.recorded_data import notes_on_changed_data, run_config, summary_next_to
 
 
 def composed(task: str, *overrides: str) -> Any:
@@ -48,7 +48,7 @@ def tested(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return evaluated(digits_run, tmp_path_factory.mktemp("evaluate"), "topk=10")
 
 
-def test_the_runs_test_figures_come_again_to_the_bit(digits_run: Path, tested: Any) -> None:
+def test_test_metrics_are_reproduced_to_the_bit(digits_run: Path, tested: Any) -> None:
     then = json.loads((digits_run / "summary.json").read_text())["metrics"]
     now = tested[0]["metrics"]
     of_test = {name: value for name, value in then.items() if name.startswith("test/")}
@@ -58,13 +58,13 @@ def test_the_runs_test_figures_come_again_to_the_bit(digits_run: Path, tested: A
     assert 0.2 < now["test/acc"] < 1, "a network that has learnt something, but not all, is what makes this test tell"
 
 
-def test_the_validation_figures_come_again_to_the_bit(digits_run: Path, tmp_path: Path) -> None:
+def test_validation_metrics_are_reproduced_to_the_bit(digits_run: Path, tmp_path: Path) -> None:
     then = read_checkpoint(digits_run / "checkpoints" / "best.ckpt")["graft"]["metrics"]
     now, _ = evaluated(digits_run, tmp_path, "split=val")
     assert (now["metrics"]["val/loss"], now["metrics"]["val/acc"]) == (then["val/loss"], then["val/acc"])
 
 
-def test_the_figures_are_scikit_learns(tested: Any) -> None:
+def test_metrics_equal_those_of_scikit_learn(tested: Any) -> None:
     result, rows = tested
     classes = [str(digit) for digit in range(10)]
     true, predicted = [row["true"] for row in rows], [row["predicted"] for row in rows]
@@ -96,7 +96,7 @@ def test_ece_is_the_gap_between_confidence_and_accuracy_over_15_bins(tested: Any
     assert result["metrics"]["test/ece"] == pytest.approx(sum(gaps), abs=1e-4)
 
 
-def test_the_confusion_matrix_names_what_is_taken_for_what(tested: Any) -> None:
+def test_the_confusion_matrix_has_true_and_predicted_names(tested: Any) -> None:
     rows = tested[1]
     with (Path(tested[0]["folder"]) / "confusion_matrix.csv").open() as file:
         header, *body = csv.reader(file)
@@ -126,7 +126,7 @@ def test_tta_averages_the_probabilities_of_the_views(digits_run: Path, tmp_path:
 SIX = "views=[identity,hflip,shifts,hflip_shifts]"
 
 
-def test_a_run_that_was_tested_in_several_views_is_evaluated_in_them(tmp_path: Path) -> None:
+def test_a_run_tested_in_several_views_is_evaluated_in_the_same(tmp_path: Path) -> None:
     """Its frozen layers' features were computed once for training; the test needs the images."""
     words = ("model=vgg_mini", "data=digits", "strategy=feature_extract", "freeze=backbone", "cache=features",
              "optimizer.lr=0.002", "trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false",
@@ -142,7 +142,7 @@ def test_a_run_that_was_tested_in_several_views_is_evaluated_in_them(tmp_path: P
     assert once["metrics"]["test/loss"] != then["test/loss"]
 
 
-def test_a_run_s_test_in_corners_has_a_margin_or_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_test_in_corners_has_a_margin_or_is_refused_at_once(tmp_path: Path) -> None:
     words = ("model=vgg_mini", "data=digits", "augment=none", "trainer.max_epochs=1", "trainer.limit_train_batches=2",
              "trainer.baseline=false", "logger=none", "review=none", "tta=true",
              "views=[identity,corners]")  # fmt: skip
@@ -180,7 +180,7 @@ def test_a_class_the_network_does_not_know_names_both_lists(digits_run: Path, tm
         evaluated(digits_run, tmp_path, "data=faces")
 
 
-def test_naming_the_runs_own_set_keeps_the_runs_splits() -> None:
+def test_naming_the_data_set_of_the_run_keeps_its_splits() -> None:
     made = OmegaConf.to_container(composed("train", "data=digits", "data.shots=60", "data.split_seed=3"))
     for overrides in ((), ("data=digits",)):
         config = composed("evaluate", "checkpoint=x", *overrides)
@@ -190,7 +190,7 @@ def test_naming_the_runs_own_set_keeps_the_runs_splits() -> None:
     assert run_config(asked, made, {"data", "data.shots"}).data.shots == 5
 
 
-def test_data_that_lie_elsewhere_now_are_found_by_paths_data_or_data_root() -> None:
+def test_moved_data_are_found_by_paths_data_or_data_root() -> None:
     made = OmegaConf.to_container(composed("train", "paths.data=/old", "data.val_fraction=0.3"), resolve=True)
     run = run_config(composed("evaluate", "checkpoint=x", "paths.data=/new"), made, {"paths.data"})
     assert (run.data.root, run.data.val_fraction) == ("/new/hymenoptera_data", 0.3)
@@ -199,7 +199,7 @@ def test_data_that_lie_elsewhere_now_are_found_by_paths_data_or_data_root() -> N
     assert run_config(composed("evaluate", "checkpoint=x"), made, ()).data.root == "/old/hymenoptera_data"
 
 
-def test_a_key_that_this_version_does_not_know_is_no_obstacle() -> None:
+def test_unknown_keys_of_a_checkpoint_are_ignored() -> None:
     made = OmegaConf.to_container(composed("train"), resolve=True)
     made["data"]["something_newer"] = 1
     del made["data"]["fold"]
@@ -209,11 +209,11 @@ def test_a_key_that_this_version_does_not_know_is_no_obstacle() -> None:
     )
 
 
-def test_data_that_changed_since_the_run_are_said() -> None:
+def test_data_changed_since_the_run_are_reported() -> None:
     splits = load_splits("digits", root=None, seed=0)
-    assert different_data(splits, {"data": {"fingerprint": splits.fingerprint()}}) == []
-    assert different_data(splits, {}) == []
-    assert "not those of the run" in different_data(splits, {"data": {"fingerprint": "0" * 64}})[0]
+    assert notes_on_changed_data(splits, {"data": {"fingerprint": splits.fingerprint()}}) == []
+    assert notes_on_changed_data(splits, {}) == []
+    assert "not those of the run" in notes_on_changed_data(splits, {"data": {"fingerprint": "0" * 64}})[0]
 
 
 def test_a_run_folder_means_its_best_checkpoint(digits_run: Path, tmp_path: Path) -> None:
@@ -224,6 +224,6 @@ def test_a_run_folder_means_its_best_checkpoint(digits_run: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"data": []}', '{"data": {"fingerprint": 3}}', "[" * 10**5])
-def test_a_summary_that_no_run_wrote_is_none(content: str, tmp_path: Path) -> None:
+def test_an_invalid_summary_is_ignored(content: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(content)
     assert summary_next_to(tmp_path / "checkpoints" / "best.ckpt") == {}

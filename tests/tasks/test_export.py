@@ -80,7 +80,7 @@ def handed(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_each_file_lies_beside_what_one_must_know_of_it(handed: Path, digits_run: Path) -> None:
+def test_each_file_has_a_json_that_describes_it(handed: Path, digits_run: Path) -> None:
     files = {"vgg_mini.onnx", "vgg_mini.pt2", "vgg_mini.pth", "vgg_mini.safetensors"}
     assert {file.name for file in handed.iterdir()} == files | {f"{name}.json" for name in files}
     assert [file.name for file in handed.parent.iterdir()] == ["handed"], "nothing half done is left"
@@ -97,7 +97,7 @@ def test_each_file_lies_beside_what_one_must_know_of_it(handed: Path, digits_run
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".pt2", ".pth", ".safetensors"])
-def test_each_file_computes_what_the_checkpoint_does_in_any_batch(
+def test_each_file_equals_the_checkpoint_for_any_batch_size(
     ending: str, handed: Path, digits_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restored = from_checkpoint(digits_run / "checkpoints" / "best.ckpt")
@@ -118,6 +118,17 @@ def test_onnx_names_its_input_output_and_batch(handed: Path) -> None:
     assert [side.dim_param or side.dim_value for side in images.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
 
 
+def test_the_opset_in_the_json_is_that_of_the_onnx_file(handed: Path) -> None:
+    opsets = {each.domain: each.version for each in onnx.load(handed / "vgg_mini.onnx").opset_import}
+    assert json.loads((handed / "vgg_mini.onnx.json").read_text())["opset"] == opsets[""]
+
+
+def test_an_opset_that_the_exporter_does_not_write_is_refused(digits_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"format\.onnx\.opset=11: torch wrote opset \d+"):
+        export(composed(f"checkpoint={digits_run}", "format.onnx.opset=11", f"folder={tmp_path}/out"))
+    assert not [*tmp_path.rglob("*.onnx")]
+
+
 def test_preprocessing_baked_in_takes_bytes(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(
         f"checkpoint={digits_run}", "preprocess=true", f"folder={tmp_path}", "format.onnx.opset=21", "name=scans"
@@ -132,7 +143,7 @@ def test_preprocessing_baked_in_takes_bytes(digits_run: Path, tmp_path: Path, mo
     assert "uint8" in json.loads((tmp_path / "scans.onnx.json").read_text())["input"]["values"]
 
 
-def test_exported_weights_are_weights_to_start_from_that_know_their_classes(handed: Path) -> None:
+def test_exported_weights_can_be_trained_on_and_have_class_names(handed: Path) -> None:
     restored = from_pretrained(Recipe("vgg_mini"), str(handed / "vgg_mini.safetensors"))
     assert restored.classes == tuple(str(digit) for digit in range(10))
     assert restored.preprocessing.fit == "squash"
@@ -169,7 +180,7 @@ def test_a_state_dict_loads_into_the_plain_network_of_its_library(
         torch.testing.assert_close(loaded(tmp_path / "out" / f"{name}{ending}", images, monkeypatch), ours)
 
 
-def test_a_network_of_ones_own_keeps_its_names_and_that_is_said(
+def test_a_custom_network_keeps_its_names_with_a_note(
     digits_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "graft"):
@@ -178,7 +189,7 @@ def test_a_network_of_ones_own_keeps_its_names_and_that_is_said(
     assert "graft.models" in json.loads((tmp_path / "vgg_mini.pth.json").read_text())["load"]
 
 
-def test_a_file_that_computes_something_else_is_an_error() -> None:
+def test_a_file_that_differs_from_the_checkpoint_is_an_error() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
     restored = Restored(network, Recipe("vgg_mini"), ("a", "b", "c"), Preprocessing(2, 2), "")
     original = ExportedNetwork(restored, preprocess=False)
@@ -194,7 +205,7 @@ def test_a_file_that_computes_something_else_is_an_error() -> None:
             verify(wrong, original, images, 1e-4, "f.onnx")
 
 
-def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_existing_files(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("old")
 
@@ -209,7 +220,7 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "old").read_text() == "old"
 
 
-def test_without_the_runs_data_other_photographs_serve(tmp_path: Path) -> None:
+def test_other_photographs_replace_missing_data(tmp_path: Path) -> None:
     network = build_network(Recipe("squeezenet1_1"), 3)
     checkpoint = saved(network, Recipe("squeezenet1_1"), tmp_path / "run", {"name": "folder", "root": "/nowhere"})
     words = (f"checkpoint={checkpoint}", "format=state_dict", f"folder={tmp_path}/out")
@@ -272,7 +283,7 @@ class Arrays(Format):
 """
 
 
-def test_a_format_of_ones_own_is_verified_and_described_like_ours(
+def test_a_custom_format_is_verified_and_described(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_formats.py").write_text(MINE)

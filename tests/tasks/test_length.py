@@ -24,7 +24,7 @@ LAST = ("callbacks.checkpoint=last",)
     ],
     ids=" ".join,
 )
-def test_the_last_step_is_validated_wherever_it_falls(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_last_step_is_always_validated(words: tuple[str, ...], tmp_path: Path) -> None:
     run = graft.train(*WORDS, *words, folder=tmp_path, echo=False)
     last = int(words[0].partition("=")[2])
     assert run.curve("val/acc")[0][-1] == last
@@ -32,7 +32,7 @@ def test_the_last_step_is_validated_wherever_it_falls(words: tuple[str, ...], tm
     assert run.metrics["val/acc"] == max(run.curve("val/acc")[1])
 
 
-def test_without_validation_the_last_weights_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_without_validation_the_last_weights_are_kept_with_checkpoint_last(tmp_path: Path) -> None:
     words = ("trainer.limit_val_batches=0", "callbacks.checkpoint=last", "trainer.max_epochs=2")
     run = graft.train(*WORDS, *words, folder=tmp_path, echo=False)
     assert run.checkpoint.is_file()
@@ -44,7 +44,7 @@ def test_without_validation_the_last_weights_are_kept_where_that_is_asked_for(tm
     [
         (("trainer.limit_val_batches=0",), r"limit_val_batches=0 and callbacks\.checkpoint=best disagree"),
         (("trainer.limit_val_batches=0.0", *LAST, "callbacks.early_stopping=1"), "early_stopping=1"),
-        (("trainer.limit_val_batches=0", *LAST, "scheduler=plateau"), "scheduler=plateau"),
+        (("trainer.limit_val_batches=0", *LAST, "scheduler=plateau"), r"scheduler\.monitor=val/loss"),
         (("trainer.limit_val_batches=0", *LAST, "search.pruner=median"), r"search\.pruner=median"),
         (("trainer.limit_train_batches=0",), "limit_train_batches=0: must be at least 1"),
         (("trainer.max_steps=0",), r"max_steps=0: nothing to train"),

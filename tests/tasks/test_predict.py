@@ -51,7 +51,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_csv_json_and_lines_say_the_same_whatever_the_batch(digits_run: Path, scans: Path, tmp_path: Path) -> None:
+def test_csv_json_and_json_lines_agree_for_any_batch_size(digits_run: Path, scans: Path, tmp_path: Path) -> None:
     words = (f"checkpoint={digits_run}", f"source={scans}", "topk=3", "trainer.precision=32")
     table = predicted(tmp_path / "out.csv", *words)
     array = predicted(tmp_path / "out.json", *words, "batch_size=7", "num_workers=1")
@@ -70,7 +70,7 @@ def test_csv_json_and_lines_say_the_same_whatever_the_batch(digits_run: Path, sc
         assert figures == sorted(figures, reverse=True)
 
 
-def test_the_table_shows_the_first_and_says_how_many_more(
+def test_the_table_shows_the_first_images_and_counts_the_others(
     digits_run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predicted(tmp_path / "out.csv", f"checkpoint={digits_run}", f"source={scans}", "rows=2", "topk=1")
@@ -80,7 +80,7 @@ def test_the_table_shows_the_first_and_says_how_many_more(
     assert str(tmp_path / "out.csv") in out
 
 
-def test_a_picture_that_cannot_be_read_is_skipped_and_the_end_is_an_error(
+def test_an_unreadable_image_is_skipped_and_ends_in_an_error(
     digits_run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = next(iter(sorted(scans.rglob("*.png"))))
@@ -94,9 +94,7 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_the_end_is_an_error(
         assert [Path(row["image"]).name for row in csv.DictReader(file)] == ["b.png"]
 
 
-def test_annotated_copies_leave_the_folder_as_it_was_and_overwrite_nothing(
-    digits_run: Path, scans: Path, tmp_path: Path
-) -> None:
+def test_annotated_copies_change_and_overwrite_nothing(digits_run: Path, scans: Path, tmp_path: Path) -> None:
     before = sorted((str(file), file.stat().st_mtime_ns) for file in scans.rglob("*"))
     words = (f"checkpoint={digits_run}", "show=true", f"folder={tmp_path}", "topk=3")
     for _ in range(2):
@@ -135,7 +133,7 @@ def test_ants_and_bees_are_named_by_imagenets_classes(shared_data: Path, shared_
     assert [item["predictions"][0]["class"] for item in found] == named
 
 
-def test_the_preset_resizes_to_224_and_can_be_told_otherwise(shared_weights: Path) -> None:
+def test_the_preset_resizes_to_224_unless_overridden(shared_weights: Path) -> None:
     words = ("experiment=imagenet_predict", "source=x.jpg")
     assert composed(*words).model.name == "vgg16"
     words += ("model=squeezenet1_0", f"model.weights={shared_weights}/squeezenet1_0-imagenet.safetensors")
@@ -145,7 +143,7 @@ def test_the_preset_resizes_to_224_and_can_be_told_otherwise(shared_weights: Pat
     assert (of_torchvision.resize_size, of_torchvision.input_size) == (256, 224)
 
 
-def test_the_bundled_network_knows_its_own_classes() -> None:
+def test_the_bundled_network_has_its_own_classes() -> None:
     restored = from_pretrained(Recipe("vgg_mini"), "bundled")
     assert len(restored.classes) == 10
     assert "airplane" in restored.classes
@@ -199,7 +197,7 @@ def test_a_fifo_among_the_sources_is_skipped_and_named(
 
 
 @pytest.mark.parametrize("words", ["checkpoint={}", "model=vgg16 model.weights={}"])
-def test_a_fifo_is_no_checkpoint_and_no_weights(words: str, scans: Path, tmp_path: Path) -> None:
+def test_a_fifo_as_checkpoint_or_weights_is_refused(words: str, scans: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ckpt")
     with pytest.raises(GraftError, match=r"pipe\.ckpt.*not a regular file but a FIFO"):
         predict.main(composed(f"source={scans}", *words.format(tmp_path / "pipe.ckpt").split()))

@@ -46,7 +46,7 @@ def test_a_second_run_into_the_folder_of_a_finished_one_changes_nothing(finished
     assert contents(finished) == before, ".hydra/ and train.log included"
 
 
-def test_a_run_that_was_interrupted_is_not_begun_again_unasked(stopped: Path) -> None:
+def test_an_interrupted_run_is_not_restarted_unasked(stopped: Path) -> None:
     before = contents(stopped)
     said = r"(?s)holds last\.ckpt and best\.ckpt of a run .* interrupted.*resume=auto continues.*resume=\S+stopped"
     with pytest.raises(ConfigError, match=said):
@@ -54,7 +54,7 @@ def test_a_run_that_was_interrupted_is_not_begun_again_unasked(stopped: Path) ->
     assert contents(stopped) == before
 
 
-def test_a_run_that_starts_over_reports_nothing_of_an_earlier_attempt(stopped: Path, tmp_path: Path) -> None:
+def test_a_restarted_run_keeps_nothing_of_an_earlier_attempt(stopped: Path, tmp_path: Path) -> None:
     fresh = graft.train(*WORDS, "seed=3", folder=tmp_path / "fresh", echo=False)
     (stopped / "checkpoints" / "last.ckpt").unlink()  # killed before its first
     (stopped / "unreadable.jsonl").write_text('{"name": "a", "reason": "of the earlier attempt"}\n')
@@ -65,7 +65,7 @@ def test_a_run_that_starts_over_reports_nothing_of_an_earlier_attempt(stopped: P
     assert {file.name for file in stopped.iterdir()} == {file.name for file in fresh.folder.iterdir()}
 
 
-def test_a_finished_run_that_kept_no_last_checkpoint_is_not_trained_anew(tmp_path: Path) -> None:
+def test_a_finished_run_without_last_checkpoint_is_not_retrained(tmp_path: Path) -> None:
     folder = graft.train(*WORDS, "callbacks.keep=best", folder=tmp_path / "run", echo=False).folder
     before = contents(folder)
     with pytest.raises(
@@ -77,7 +77,7 @@ def test_a_finished_run_that_kept_no_last_checkpoint_is_not_trained_anew(tmp_pat
 
 @pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "checkpoints/best.ckpt", "tensorboard/events.mine"])
 @pytest.mark.parametrize("resume", ["null", "auto"])
-def test_files_that_are_not_of_a_run_are_left_alone(name: str, resume: str, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(name: str, resume: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigError, match=r"hydra\.run\.dir=\S+: holds "):
@@ -96,7 +96,7 @@ def test_a_folder_in_use_is_refused_whether_to_begin_or_to_resume(stopped: Path)
     assert contents(stopped) == before
 
 
-def test_a_configuration_that_cannot_work_leaves_no_folder(tmp_path: Path) -> None:
+def test_an_invalid_configuration_leaves_no_folder(tmp_path: Path) -> None:
     for word in ("optimizer.lr=-1", "resume=nowhere", "trainer.limit_val_batches=0", "freeze=backbone"):
         refused = command(tmp_path / "x", str(ROOT / "train.py"), *QUICK, word)
         assert refused.code == 1

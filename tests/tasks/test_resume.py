@@ -100,9 +100,7 @@ def test_a_run_resumed_in_a_new_folder_equals_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("how", ["moved", "copied", "another mount"])
-def test_a_run_that_lies_elsewhere_now_keeps_its_best_checkpoint(
-    how: str, whole: graft.FinishedRun, part: Path, tmp_path: Path
-) -> None:
+def test_a_moved_run_keeps_its_best_checkpoint(how: str, whole: graft.FinishedRun, part: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "deep"
     elsewhere.parent.mkdir()
     {"moved": shutil.move, "copied": shutil.copytree, "another mount": lambda old, new: new.symlink_to(old)}[how](
@@ -132,7 +130,7 @@ def test_a_run_killed_between_its_last_epoch_and_its_test_makes_the_test(
     require_the_same(whole, train(tmp_path / "part", *WORDS, "resume=auto"))
 
 
-def test_a_best_checkpoint_that_is_gone_is_noticed_before_the_run_resumes(part: Path, tmp_path: Path) -> None:
+def test_a_missing_best_checkpoint_is_detected_before_the_run_resumes(part: Path, tmp_path: Path) -> None:
     (part / "checkpoints" / "best.ckpt").unlink()
     before = contents(part)
     for folder, resume in ((part, "auto"), (tmp_path / "new", str(part))):
@@ -142,7 +140,7 @@ def test_a_best_checkpoint_that_is_gone_is_noticed_before_the_run_resumes(part: 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_best_checkpoint_of_another_run_is_noticed(part: Path, tmp_path: Path) -> None:
+def test_a_best_checkpoint_of_another_run_is_detected(part: Path, tmp_path: Path) -> None:
     other = train(tmp_path / "other", *WORDS, "trainer.max_steps=2")
     shutil.copy(other.checkpoint, part / "checkpoints" / "best.ckpt")
     with pytest.raises(TrainingError, match=r"it is of step 2, and last\.ckpt says that .* saved at step 6"):
@@ -162,7 +160,7 @@ def test_within_an_epoch_its_time_is_counted_from_the_resume_on(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "onecycle", "plateau"])
-def test_a_learning_rate_that_is_asked_for_is_trained_with(scheduler: str, tmp_path: Path) -> None:
+def test_an_overridden_learning_rate_is_used(scheduler: str, tmp_path: Path) -> None:
     words = (*WORDS, f"scheduler={scheduler}")
     part = killed(tmp_path / "part", *words, after=2)
     then = rates(part)
@@ -173,18 +171,18 @@ def test_a_learning_rate_that_is_asked_for_is_trained_with(scheduler: str, tmp_p
     assert any(said.startswith(note) for said in resumed.summary["notes"])
 
 
-def test_a_weight_decay_that_is_asked_for_is_trained_with(part: Path) -> None:
+def test_an_overridden_weight_decay_is_used(part: Path) -> None:
     train(part, *WORDS, "resume=auto", "optimizer.weight_decay=0.25", "strategy.decay_norm_and_bias=true")
     assert set(torch_groups(part / "checkpoints" / "last.ckpt", "weight_decay")) == {0.25}
 
 
-def test_a_learning_rate_that_was_forgotten_is_not_silently_another(part: Path) -> None:
+def test_a_learning_rate_that_differs_without_an_override_is_refused(part: Path) -> None:
     words = [word for word in WORDS if not word.startswith("optimizer.lr")]
     with pytest.raises(ConfigError, match=r"optimizer\.lr=0\.2 continues as before, optimizer\.lr=0\.01 changes it"):
         train(part, *words, "resume=auto")
 
 
-def test_more_epochs_are_those_of_a_run_that_was_planned_so(tmp_path: Path) -> None:
+def test_more_epochs_equal_those_of_a_run_planned_that_way(tmp_path: Path) -> None:
     words = (*WORDS, "scheduler=cosine")
     longer = train(tmp_path / "longer", *words, "trainer.max_epochs=6")
     short = train(tmp_path / "short", *words, "trainer.max_epochs=3")
@@ -243,14 +241,14 @@ def test_what_cannot_change_is_refused_in_a_new_folder_too(part: Path, tmp_path:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_schedule_that_plans_its_whole_course_refuses_another_length(tmp_path: Path) -> None:
+def test_onecycle_refuses_another_length(tmp_path: Path) -> None:
     words = (*WORDS, "scheduler=onecycle")
     killed(tmp_path, *words, after=2)
     with pytest.raises(ConfigError, match=r"trainer\.max_epochs: 4 .*, 8 now\n +graft.*onecycle plans its whole"):
         train(tmp_path, *words, "trainer.max_epochs=8", "resume=auto")
 
 
-def test_a_key_that_nobody_has_decided_about_is_refused() -> None:
+def test_a_changed_key_without_a_rule_is_refused() -> None:
     fixed: dict[str, Any] = {"scheduler": {"name": "none"}, "optimizer": {"lookahead": None}}
     how: dict[str, Any] = {"epochs": 1, "within_epoch": False, "resume": "x", "way_out": ""}
     with pytest.raises(ConfigError, match=r"future\.key: 1 in the checkpoint, 2 now\n +not known to be safe"):
@@ -265,7 +263,7 @@ def test_a_key_that_nobody_has_decided_about_is_refused() -> None:
 # -- nothing to resume, or nothing left ------------------------------------------------------------------------
 
 
-def test_a_run_that_is_at_its_end_says_what_to_raise(whole: graft.FinishedRun, tmp_path: Path) -> None:
+def test_a_complete_run_names_the_key_to_raise(whole: graft.FinishedRun, tmp_path: Path) -> None:
     before = contents(whole.folder)
     said = r"the run has reached trainer\.max_epochs=4; raise it to continue"
     with pytest.raises(ConfigError, match=said):
@@ -298,7 +296,7 @@ def test_a_best_checkpoint_holds_nothing_to_resume_from(part: Path, tmp_path: Pa
         train(tmp_path / "new", *WORDS, f"resume={part}")
 
 
-def test_a_checkpoint_with_something_else_in_it_is_named(part: Path, tmp_path: Path) -> None:
+def test_a_malformed_checkpoint_is_named(part: Path, tmp_path: Path) -> None:
     last = part / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     for change in ({"loops": 7}, {"graft": {"config": 1}}, {"graft": {}}, {"callbacks": 3}):

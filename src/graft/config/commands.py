@@ -73,7 +73,8 @@ class PredictConfig:
 
     source: Any = None
     checkpoint: str | None = literal(None)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
+    """A pretrained network instead of a checkpoint; without a `_target_` there is none."""
     topk: int = bounded(5, least=1)
     rows: int = bounded(10, least=0)
     output: str | None = literal(None)

@@ -20,7 +20,7 @@ from graft.data.feature_batches import FeatureBatch, FeatureDataset, FeatureTabl
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.resident import CroppedDataset, DecodedDataset, ResidentDataset, readable
-from graft.data.sampler import EpochSampler
+from graft.data.sampler import EpochSampler, stratified_order
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.transforms import Picture, eval_transform
@@ -156,12 +156,18 @@ class ImageDataModule(TrainingData):
         return self._loader(self._dataset("train"), sampler, self.batch_size, keep_workers=True)
 
     def val_dataloader(self) -> ResumableLoader:
-        """In order, without augmentation."""
-        return self._eval_loader(self._dataset("val"), keep_workers=True)
+        """Without augmentation, in order; with trainer.limit_val_batches a stratified sample of all classes."""
+        return self._eval_loader(self._dataset("val"), self._limited_order("val"), keep_workers=True)
 
     def test_dataloader(self) -> ResumableLoader:
-        """In order, without augmentation."""
-        return self._eval_loader(self._dataset("test"))
+        """Without augmentation, in order; with trainer.limit_test_batches a stratified sample of all classes."""
+        return self._eval_loader(self._dataset("test"), self._limited_order("test"))
+
+    def _limited_order(self, part: str) -> list[int] | None:
+        """The order of a part of which the trainer evaluates only the first batches; None if it evaluates all."""
+        if self.trainer is None or getattr(self.trainer, f"limit_{part}_batches") == 1.0:
+            return None
+        return stratified_order(self.splits.parts()[part].labels, self.seed)
 
     def eval_loader(self, part: str) -> ResumableLoader:
         """The images of "train", "val" or "test" in order, without augmentation."""
@@ -327,9 +333,11 @@ class ImageDataModule(TrainingData):
             return self._decoded(name, images, None)
         return FileDataset(images, self.preprocessing, unreadable=self.unreadable)
 
-    def _eval_loader(self, dataset: Images | FeatureDataset, *, keep_workers: bool = False) -> ResumableLoader:
+    def _eval_loader(
+        self, dataset: Images | FeatureDataset, order: list[int] | None = None, *, keep_workers: bool = False
+    ) -> ResumableLoader:
         rank, world = self._rank_and_world()
-        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, rank=rank, world=world)
+        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False, order=order, rank=rank, world=world)
         return self._loader(dataset, sampler, self.eval_batch_size, keep_workers=keep_workers)
 
     def _train_sampler(self) -> EpochSampler:

@@ -1,8 +1,10 @@
 """In which order, and by which process, the images of an epoch are seen."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
@@ -23,6 +25,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         length: how many images there are.
         seed: decides the order, together with the epoch.
         shuffle: training's order or evaluation's.
+        order: evaluation's order; None: ascending.
         rank, world: this process and how many there are.
         drop_last_of: a batch size; when it leaves a last batch of a single image, that image sits this epoch
             out.
@@ -39,11 +42,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         *,
         seed: int,
         shuffle: bool,
+        order: Sequence[int] | None = None,
         rank: int = 0,
         world: int = 1,
         drop_last_of: int | None = None,
     ) -> None:
         self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
+        self.order = order
         self.epoch = 0
         self.start = 0
         share = math.ceil(length / world)
@@ -68,7 +73,25 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """All indices of an epoch, filled up so that each process gets the same number."""
         total = math.ceil(self.length / self.world) * self.world
         if not self.shuffle:
-            return [*range(self.length), *[PADDING] * (total - self.length)]
+            indices = range(self.length) if self.order is None else self.order
+            return [*indices, *[PADDING] * (total - self.length)]
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         order: list[int] = torch.randperm(self.length, generator=generator).tolist()
         return [order[i % self.length] for i in range(total)]
+
+
+def stratified_order(labels: npt.NDArray[np.int64], seed: int) -> list[int]:
+    """A random order of N images of which every beginning has nearly the same share of each class.
+
+    Args:
+        labels: class index of each image, [N].
+        seed: the only source of randomness.
+    """
+    generator = np.random.default_rng(seed_of(seed, "stratified order"))
+    positions = np.empty(len(labels))
+    for label in np.unique(labels):
+        (members,) = np.nonzero(labels == label)
+        ranks = generator.permutation(len(members)) + generator.random(len(members))
+        positions[members] = ranks / len(members)
+    order: list[int] = np.argsort(positions, kind="stable").tolist()
+    return order

@@ -45,6 +45,10 @@ class Format(ABC):
             A function from images on the CPU, as `network.prepare` makes them, to logits [B, C] on the CPU.
         """
 
+    def details(self, file: Path) -> dict[str, Any]:
+        """Further entries of the JSON file next to `file`, read from `file` itself; none by default."""
+        return {}
+
     @abstractmethod
     def how_to_load(self, network: "ExportedNetwork", file: Path) -> str:
         """Python statements that read `file`, for a person who has only the file and its JSON."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from graft.errors import ConfigError, pip_install
+from graft.errors import ConfigError, ExportError, pip_install
 from graft.export.format import Format
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Onnx(Format):
 
     Raises:
         ConfigError: a package is missing, or the opset is out of range.
+        ExportError: (`write`) the exporter writes another opset, because it cannot convert to this one.
     """
 
     suffix = ".onnx"
@@ -59,6 +60,15 @@ class Onnx(Format):
                 external_data=size > LARGEST_PROTOBUF,
                 verbose=False,
             )
+        written = opset_of(file)
+        if self.opset not in (None, written):
+            raise ExportError(
+                f"format.onnx.opset={self.opset}: torch wrote opset {written} instead, so the file is not kept.\n"
+                f"Give format.onnx.opset={written}, another that is not smaller, or leave it out."
+            )
+
+    def details(self, file: Path) -> dict[str, Any]:
+        return {"opset": opset_of(file)}
 
     def read(self, network: "ExportedNetwork", file: Path) -> "Callable[[Tensor], Tensor]":
         import onnxruntime
@@ -72,6 +82,14 @@ class Onnx(Format):
     def how_to_load(self, network: "ExportedNetwork", file: Path) -> str:
         session = f"session = onnxruntime.InferenceSession({file.name!r})"
         return f"{session}; (logits,) = session.run(None, {{'images': images}})"
+
+
+def opset_of(file: Path) -> int:
+    """The version of ONNX's own operators that an .onnx file uses."""
+    import onnx
+
+    imports = onnx.load(file, load_external_data=False).opset_import
+    return next(int(each.version) for each in imports if each.domain in ("", "ai.onnx"))
 
 
 @contextmanager

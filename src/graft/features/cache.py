@@ -23,7 +23,7 @@ from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
 from graft.features.store import FeatureStore, Stored, Wanted, in_words
-from graft.learning.module import Learner
+from graft.learning.module import TransferModule
 from graft.models.normalise import is_channels_last
 from graft.system.device import compile_mode
 from graft.system.files import user_name
@@ -84,7 +84,7 @@ class FeatureCache:
 
     Args:
         config: a TrainConfig.
-        learner: its network has the weights from which the run begins or goes on.
+        module: its network has the weights from which the run begins or goes on.
         data: whose loaders.
         trainer: whose device and precision.
         begins: the first epoch to come.
@@ -94,9 +94,9 @@ class FeatureCache:
     """
 
     def __init__(
-        self, config: TrainConfig, learner: Learner, data: TrainingData, trainer: pl.Trainer, *, begins: int = 0
+        self, config: TrainConfig, module: TransferModule, data: TrainingData, trainer: pl.Trainer, *, begins: int = 0
     ) -> None:
-        self.config, self.learner, self.trainer = config, learner, trainer
+        self.config, self.module, self.trainer = config, module, trainer
         self.data = cast(ImageDataModule, data)  # where `pictures` is set
         self.asked = config.cache.mode == "features"
         self.epochs = range(begins, max(begins + 1, config.trainer.max_epochs))
@@ -106,13 +106,13 @@ class FeatureCache:
         self._used: list[dict[str, Any]] = []
         self._reasons: dict[str, None] = {}
         self._fingerprints: dict[str, str] = {}
-        if config.cache.mode == "none" or not learner.plan.frozen(begins) or not data.pictures:
+        if config.cache.mode == "none" or not module.plan.frozen(begins) or not data.pictures:
             return
         self._provide(("val", "train"))
 
     def provide_test(self) -> None:
         """Let the test too begin from features, where what is frozen is so in every epoch."""
-        if self._used and self.learner.plan.static:
+        if self._used and self.module.plan.static:
             self._provide(("test",))
 
     def summary(self) -> dict[str, Any] | None:
@@ -203,7 +203,7 @@ class FeatureCache:
     @cached_property
     def _phases(self) -> list[Phase]:
         """The epochs to come, by what stands still in them."""
-        plan = self.learner.plan
+        plan = self.module.plan
         if plan.static:
             return [Phase(0, None)]
         by_state: dict[Any, list[int]] = {}
@@ -217,16 +217,16 @@ class FeatureCache:
         images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
         try:
             with self._computing(phase.first, training=training):
-                device = self.learner.device
-                frozen = self.learner.plan.untouched(phase.first)
-                return find_cut(self.learner.network, frozen, self.learner.normalise(images.to(device)))
+                device = self.module.device
+                frozen = self.module.plan.untouched(phase.first)
+                return find_cut(self.module.network, frozen, self.module.normalise(images.to(device)))
         except NoCut as reason:
             self._leave(str(reason))
             return None
 
     def _fingerprint(self, cut: Cut) -> str:
         if cut.code not in self._fingerprints:  # reading half a gigabyte of VGG takes a second
-            self._fingerprints[cut.code] = cut.fingerprint(self.learner.network)
+            self._fingerprints[cut.code] = cut.fingerprint(self.module.network)
         return self._fingerprints[cut.code]
 
     def _fits(self, part: str, cut: Cut, views: int) -> bool:
@@ -256,8 +256,8 @@ class FeatureCache:
             **self.data.pixels_of(need.part, need.view),
             "precision": str(self.trainer.precision),
             "matmul": torch.get_float32_matmul_precision(),
-            "channels_last": is_channels_last(self.learner.network),
-            "device": self.learner.device.type,
+            "channels_last": is_channels_last(self.module.network),
+            "device": self.module.device.type,
             "batch": BATCH,
             "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
         }
@@ -280,18 +280,18 @@ class FeatureCache:
             for batch in bar.track(loader, description=f"features of {need.part} images{view}"):
                 if self.data.unreadable is not None and self.data.unreadable.known():
                     raise OSError("some images cannot be read, and others stand in for them")
-                images = self.learner.normalise(batch.images.to(self.learner.device))
-                yield need.cut.prefix(self.learner.network, images)
+                images = self.module.normalise(batch.images.to(self.module.device))
+                yield need.cut.prefix(self.module.network, images)
 
     @contextlib.contextmanager
     def _computing(self, epoch: int, *, training: bool) -> Iterator[None]:
         """Inside, the network is where, in the modes and in the precision in which the Trainer will run it."""
-        self.learner.to(self.trainer.strategy.root_device)
-        network = self.learner.network
+        self.module.to(self.trainer.strategy.root_device)
+        network = self.module.network
         modes = [(module, module.training) for module in network.modules()]
         network.train(training)
         if training:
-            self.learner.plan.set_modes(epoch)
+            self.module.plan.set_modes(epoch)
         try:
             with self.trainer.precision_plugin.forward_context():
                 yield
@@ -302,7 +302,7 @@ class FeatureCache:
     # -- using ---------------------------------------------------------------------------------------------
 
     def _install(self, part: str, chosen: Sequence[tuple[Need, Stored]]) -> None:
-        """Let the loaders give these features and the learner take them."""
+        """Let the loaders give these features and the module take them."""
         by_epoch: dict[int, Features] = {}
         count = len(self.data.splits.parts()[part])
         for need, stored in chosen:
@@ -311,17 +311,17 @@ class FeatureCache:
             by_epoch |= dict.fromkeys((need.view,) if need.epochs is None else need.epochs, features)
         for name in dict.fromkeys(need.name for need, _ in chosen):
             self._record([(need, stored) for need, stored in chosen if need.name == name])
-        static = self.learner.plan.static
+        static = self.module.plan.static
         period = (self._views if part == "train" else 1) if static else None
         self.data.use_features(part, FeatureTable(by_epoch, period))
 
     def _record(self, views: Sequence[tuple[Need, Stored]]) -> None:
-        """One cut of one part of the data, in all its views: its suffix for the learner, and what is said of it."""
+        """One cut of one part of the data, in all its views: its suffix for the module, and what is said of it."""
         need = views[0][0]
         suffix, compiled = need.cut.suffix, self.config.trainer.compile
         if compiled:
             suffix = torch.compile(suffix, mode=compile_mode(compiled))
-        self.learner.suffixes[need.name] = suffix
+        self.module.suffixes[need.name] = suffix
         size = sum(file.stat().st_size for _, stored in views for file in stored.files)
         own = [stored.seconds for _, stored in views if stored.computed]
         self._used.append(

@@ -17,7 +17,7 @@ from graft.system.files import remove_unfinished, writing_atomically
 from graft.system.signals import STOP
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a temporary file next to the old checkpoint and renames it: a kill leaves the old one or the new one.
 
     The backup last.ckpt is kept as previous.ckpt, in case the last is damaged on disk. Lightning's own writer moves the
@@ -33,7 +33,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         try:
             with writing_atomically(path, backup=backup) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's writer fails on its own while the disk's error passes by
+        except (OSError, RuntimeError) as error:  # torch raises its own error while the disk's is the context
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
@@ -129,16 +129,16 @@ class BestCheckpoint(CheckpointCallback):
         )
 
 
-def _detached(checkpoint: dict[str, Any], learner: Any) -> dict[str, Any]:
-    """`checkpoint` with copies of those weights that training can still change."""
-    plan = learner.plan
+def _detached(checkpoint: dict[str, Any], module: Any) -> dict[str, Any]:
+    """`checkpoint` with copies of the weights that training can still change."""
+    plan = module.plan
     frozen = {f"network.{name}" for name in plan.frozen(0)} if plan.static else set()
     weights = {name: tensor if name in frozen else tensor.clone() for name, tensor in checkpoint["state_dict"].items()}
     return checkpoint | {"state_dict": weights}
 
 
 class LatestCheckpoint(BestCheckpoint):
-    """Kept up to date at the ends of epochs, but with no more than a tenth of the time, and at the end of training."""
+    """Writes the latest weights at the end of an epoch, with at most SHARE of the time, and at the end of training."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(save_on_train_epoch_end=True, **options)
@@ -148,7 +148,7 @@ class LatestCheckpoint(BestCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def _may_write(self) -> bool:
-        return True  # it is asked only where it is due
+        return True  # `_is_due` has decided
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """Whether this is the last epoch, or the last writing was long enough ago."""
@@ -157,17 +157,17 @@ class LatestCheckpoint(BestCheckpoint):
 
 
 class ResumePoint(LatestCheckpoint):
-    """last.ckpt: what a run goes on from, written at the ends of epochs, every so many steps, and before it stops.
+    """Writes last.ckpt, which a run resumes from: at the ends of epochs, every `every` steps, and before it stops.
 
-    A run that is asked to stop (see `signals`) finishes its step, writes last.ckpt and ends; in the last step of an
-    epoch and in a validation it finishes these first, for a while.
+    A run that gets a signal (see `signals`) finishes its step, writes last.ckpt and ends. In the last step of an epoch
+    and in a validation it finishes the epoch or the validation first, unless that takes too long.
 
     Args:
-        every: write also after each so many optimizer steps; None: not.
+        every: interval in optimizer steps; None: only at the ends of epochs.
     """
 
-    ASK_OTHERS_EVERY = 10
-    """Several processes must stop in the same step, but must not wait for one another in each."""
+    SYNC_EVERY = 10
+    """Interval, in steps, at which several processes agree whether to stop: all must stop in the same step."""
 
     def __init__(self, *, every: int | None = None, **options: Any) -> None:
         super().__init__(filename=Path(LAST).stem, **options)
@@ -188,7 +188,7 @@ class ResumePoint(LatestCheckpoint):
         end_restart(trainer)
         if not resumable_after_this_step(trainer):
             return
-        if self._asked_to_stop(trainer):
+        if self._stop_requested(trainer):
             self.save_now(trainer)
             raise KeyboardInterrupt
         if self.every and trainer.global_step // self.every > self.last_saved_step // self.every:
@@ -206,7 +206,7 @@ class ResumePoint(LatestCheckpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        if self._asked_to_stop(trainer, now=True):
+        if self._stop_requested(trainer, now=True):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -224,23 +224,25 @@ class ResumePoint(LatestCheckpoint):
         super().write(trainer, path)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
-        """As for any; and when this process is asked to stop (the first one's answer counts for all)."""
+        """Also if this process is requested to stop; rank 0 decides for all."""
         return STOP.requested_at is not None or super()._is_due(trainer)
 
     def _update_plateau(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What a plateau schedule does at the end of an epoch comes after the checkpoint of that epoch is written, and
-        Lightning leaves it out where a run goes on from there."""
+        """Step a plateau schedule for the epoch whose end the checkpoint was written at.
+
+        Lightning steps it after the checkpoint is written, and not again when a run resumes from there.
+        """
         figures: dict[str, float] = pl_module.results  # type: ignore[assignment]
         for schedule in trainer.lr_scheduler_configs:
             plateau: Any = schedule.scheduler
             if schedule.reduce_on_plateau and schedule.monitor in figures:
                 plateau.step(torch.tensor(figures[schedule.monitor]))  # in float32, as it was monitored
 
-    def _asked_to_stop(self, trainer: pl.Trainer, *, now: bool = False) -> bool:
-        asked = STOP.requested_at is not None
+    def _stop_requested(self, trainer: pl.Trainer, *, now: bool = False) -> bool:
+        requested = STOP.requested_at is not None
         if trainer.world_size == 1:
-            return asked
+            return requested
         self._steps += 1
-        if self._steps % self.ASK_OTHERS_EVERY and not now:
+        if self._steps % self.SYNC_EVERY and not now:
             return False
-        return trainer.strategy.reduce_boolean_decision(asked, all=False)
+        return trainer.strategy.reduce_boolean_decision(requested, all=False)

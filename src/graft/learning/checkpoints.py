@@ -11,7 +11,7 @@ from graft.system.values import Check, integer, mapping, read_values, text
 
 BEST = "best.ckpt"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-"""What a run goes on from, and the one before it."""
+"""The checkpoint that a run resumes from, and the one before it."""
 
 MISSING = "missing"
 
@@ -29,15 +29,15 @@ CONTENT: dict[str, Check] = {
     "global_step": integer(0, 2**62),
     "epoch": integer(0, 2**62),
 }
-"""What is in every checkpoint; the rest is Lightning's."""
+"""Keys of every checkpoint that Graft reads; the others are Lightning's."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU, read with weights_only=True.
 
     Raises:
-        TrainingError: no such file, not a checkpoint of ours, or damaged; names the file.
-        RecordError, WeightsError: it says what it cannot be, or claims tensors that it does not hold.
+        TrainingError: no such file, not a checkpoint of Graft, or damaged; names the file.
+        RecordError, WeightsError: a recorded value is out of its range, or a tensor is larger than the file.
     """
     import torch
 
@@ -62,12 +62,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run was when it wrote a checkpoint.
+    """Progress of a run at a checkpoint.
 
     Attributes:
-        epochs: those it had completed.
-        steps: optimizer steps.
-        within_epoch: it was within the next epoch.
+        epochs: number of completed epochs.
+        steps: number of optimizer steps.
+        within_epoch: whether the next epoch had begun.
     """
 
     epochs: int
@@ -76,75 +76,78 @@ class Progress:
 
 
 def progress_of(checkpoint: Mapping[str, Any]) -> Progress:
-    """How far the run was that wrote `checkpoint`, one that a run can resume from."""
+    """The progress recorded in `checkpoint`, one that a run can resume from."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     return Progress(epochs["processed"], checkpoint["global_step"], epochs["ready"] > epochs["processed"])
 
 
 def best_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What `checkpoint` says of the best one: the state of the callback that wrote it; empty where there is none."""
+    """The state of the callback that writes the best checkpoint, as `checkpoint` records it; empty without one."""
     states: Mapping[str, Mapping[str, Any]] = checkpoint.get("callbacks", {})
     found = (state for state in states.values() if state.get("monitor") and state.get("best_model_path"))
     return next(found, {})
 
 
 def _way_out(path: Path) -> str:
-    others = [name for name in (LAST, PREVIOUS, "best.ckpt") if name != path.name and path.with_name(name).is_file()]
-    return f"Beside it there is {' and '.join(others)}." if others else "Take a copy of it, or train again."
+    others = [name for name in (LAST, PREVIOUS, BEST) if name != path.name and path.with_name(name).is_file()]
+    return f"Next to it there is {' and '.join(others)}." if others else "Use a copy of it, or train again."
 
 
-def checkpoint_file(wanted: str) -> Path:
-    """The checkpoint that `checkpoint=` names: a file, or a run's folder, of which it is the best one.
+def checkpoint_file(value: str) -> Path:
+    """The checkpoint that `checkpoint=` names: a file, or best.ckpt of a run's folder.
 
     Raises:
-        TrainingError: there is none at that place.
+        TrainingError: there is no such file.
     """
-    path = Path(wanted).expanduser()
+    path = Path(value).expanduser()
     if path.is_dir():
-        path = path / "checkpoints" / "best.ckpt"
+        path = path / "checkpoints" / BEST
     if reason := why_unreadable(path):
         raise TrainingError(
-            f"checkpoint={wanted}: no checkpoint at {path} ({reason}).\nGive a .ckpt file or a run's folder."
+            f"checkpoint={value}: no checkpoint at {path} ({reason}).\nGive a .ckpt file or a run's folder."
         )
     return path
 
 
-def resume_point(wanted: str | None, folder: Path) -> Path | None:
-    """The checkpoint to go on from: none, `auto` (this run folder's last.ckpt, if there is one), a checkpoint, or a
-    run folder.
+def resume_point(value: str | None, folder: Path) -> Path | None:
+    """The checkpoint to resume from; None to start from the beginning.
+
+    Args:
+        value: of `resume`: None, "auto" (the run folder's last.ckpt, if there is one), a checkpoint, or a run folder.
+        folder: the run folder.
 
     Raises:
-        TrainingError: a path that holds no checkpoint.
+        TrainingError: a path without a checkpoint.
     """
-    if wanted is None:
+    if value is None:
         return None
-    if wanted == "auto":
+    if value == "auto":
         last = folder / "checkpoints" / LAST
         return last if last.is_file() else None
-    path = Path(wanted).expanduser()
+    path = Path(value).expanduser()
     if path.is_dir():
         path = path / "checkpoints" / LAST
     best = path.with_name(BEST)
     if not path.is_file() and path.name == LAST and best.is_file():
         raise TrainingError(
-            f"resume={wanted}: {path.parent} holds {BEST} and no {LAST} (callbacks.keep=best), and no run can continue "
+            f"resume={value}: {path.parent} holds {BEST} and no {LAST} (callbacks.keep=best), and no run can continue "
             f"from that.\nmodel.weights={best} begins a new run with its weights."
         )
     if reason := why_unreadable(path):
         raise TrainingError(
-            f"resume={wanted}: no checkpoint at {path} ({reason}).\nGive a run folder, a .ckpt file, or resume=auto."
+            f"resume={value}: no checkpoint at {path} ({reason}).\nGive a run folder, a .ckpt file, or resume=auto."
         )
     return path
 
 
-def fall_back(folder: Path) -> str | None:
-    """Where a run's last.ckpt is damaged, or was being replaced, let the one before it take its place.
+def replace_damaged_checkpoint(folder: Path) -> str | None:
+    """Replace a run's last.ckpt by the checkpoint before it if it is damaged or missing.
 
     Returns:
-        What to tell of it; None where last.ckpt is sound, or there is none at all.
+        A note for the user; None if last.ckpt is intact, or there is no checkpoint at all.
 
     Raises:
-        TrainingError: it is damaged and so is the one before it, or there is none.
+        TrainingError: the checkpoint before it is damaged or missing too.
     """
     last, previous = folder / "checkpoints" / LAST, folder / "checkpoints" / PREVIOUS
     fault, before = _fault(last), _fault(previous)
@@ -153,11 +156,11 @@ def fall_back(folder: Path) -> str | None:
     if before is not None:
         raise TrainingError(
             f"resume=auto: {last} is {fault}, and {PREVIOUS}, the one before it, is {before}.\n"
-            "Remove the damaged ones to begin anew, or begin with the weights of the best epoch: "
-            f"model.weights={last.with_name('best.ckpt')}."
+            "Remove the damaged ones to start from the beginning, or start with the weights of the best epoch: "
+            f"model.weights={last.with_name(BEST)}."
         )
     previous.replace(last)
-    return f"{LAST} was {fault}: going on from the checkpoint before it"
+    return f"{LAST} was {fault}: resuming from the checkpoint before it"
 
 
 def _fault(path: Path) -> str | None:

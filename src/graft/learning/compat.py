@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 
 
 class CheckpointCallback(ModelCheckpoint):
@@ -40,6 +40,19 @@ class CheckpointCallback(ModelCheckpoint):
     def last_saved_step(self) -> int:
         """Optimizer step of the last checkpoint; 0 before the first."""
         return self._last_global_step_saved
+
+
+class OneBasedProgressBar(RichProgressBar):
+    """RichProgressBar that counts epochs from 1.
+
+    Lightning 2.6 describes the last of three epochs as "Epoch 2/2"; no argument changes that.
+    """
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        description = f"Epoch {current_epoch + 1}"
+        if self.trainer.max_epochs not in (None, -1):
+            description += f"/{self.trainer.max_epochs}"
+        return f"{description:{len(self.validation_description)}}"
 
 
 def validate_at_the_end_too(trainer: pl.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""What validation and test count while they look at images, without once waiting for the device."""
+"""Confusion counts and loss of a validation or a test, accumulated without synchronising the device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,45 +12,51 @@ from graft.errors import DataError
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What an evaluation has counted, over all processes.
+class ClassCounts:
+    """Counts per class and the summed loss of an evaluation, over all processes.
 
     Attributes:
         loss: summed over the images.
-        images, right, taken_for: for each of the C classes how many images it has, how many of them were recognised,
-            and how many of any class were taken for it.
+        images: number of images of each of the C classes.
+        correct: number of correctly predicted images of each class.
+        predicted: number of images, of any class, that are predicted as each class.
     """
 
     loss: float
     images: tuple[int, ...]
-    right: tuple[int, ...]
-    taken_for: tuple[int, ...]
+    correct: tuple[int, ...]
+    predicted: tuple[int, ...]
 
     @property
     def mean_loss(self) -> float:
+        """Mean loss per image."""
         return self.loss / sum(self.images)
 
     @property
     def accuracy(self) -> float:
-        return sum(self.right) / sum(self.images)
+        """Share of correctly predicted images, in [0, 1]."""
+        return sum(self.correct) / sum(self.images)
 
     def figures(self, split: str) -> dict[str, float]:
-        """Loss and accuracy under the names of a split; raises DataError where there was no image."""
+        """Loss and accuracy under their metric names ("val/loss", …); raises DataError if there was no image."""
         if not sum(self.images):
             raise DataError(f"none of the {split} images can be read any more.")
         return {f"{split}/loss": self.mean_loss, f"{split}/acc": self.accuracy}
 
-    def per_class(self) -> list[float]:
-        """The accuracy on the images of each class; 0 where it has none."""
-        return [right / max(1, images) for right, images in zip(self.right, self.images, strict=True)]
+    def per_class(self) -> list[float | None]:
+        """Accuracy on the images of each class, in [0, 1]; None for a class without images."""
+        pairs = zip(self.correct, self.images, strict=True)
+        return [correct / images if images else None for correct, images in pairs]
 
 
-class Tally:
-    """Counts on the device and is read once: torchmetrics asks a GPU several things in every batch.
+class EvaluationCounts:
+    """Confusion counts and summed loss, accumulated on the device and read once per epoch.
+
+    torchmetrics synchronises with a GPU several times in every batch.
 
     Args:
-        classes: how many.
-        device: where the logits are.
+        classes: number of classes.
+        device: of the logits.
     """
 
     def __init__(self, classes: int, device: torch.device) -> None:
@@ -58,25 +64,30 @@ class Tally:
         self._loss = torch.zeros(1, dtype=widest(device), device=device)
         self._counts = torch.zeros(3, classes, dtype=torch.int64, device=device)
 
-    def count(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
-        """One batch: logits float32 [B, C], labels [B], which PADDING excludes, and the loss summed over its images; by
-        default the cross-entropy."""
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            logits: float32 [B, C].
+            labels: class indices [B]; PADDING excludes an image.
+            loss: summed over the images; None: the cross-entropy.
+        """
         if loss is None:
             loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=PADDING)
         self._loss += loss
         of_class = labels[:, None] == self._classes
-        taken_for = (logits.argmax(1)[:, None] == self._classes) & (labels != PADDING)[:, None]
-        self._counts += torch.stack([of_class, of_class & taken_for, taken_for]).sum(1)
+        predicted = (logits.argmax(1)[:, None] == self._classes) & (labels != PADDING)[:, None]
+        self._counts += torch.stack([of_class, of_class & predicted, predicted]).sum(1)
 
-    def read(self, over_processes: Callable[[Tensor], Tensor]) -> Counts:
-        """The sums of all processes, given what adds a tensor up over them."""
-        sums = over_processes(torch.cat([self._loss, self._counts.flatten().to(self._loss.dtype)]))
+    def compute(self, reduce: Callable[[Tensor], Tensor]) -> ClassCounts:
+        """The counts of all processes; `reduce` sums a tensor over them."""
+        sums = reduce(torch.cat([self._loss, self._counts.flatten().to(self._loss.dtype)]))
         loss, *counts = sums.tolist()
         classes = len(self._classes)
-        images, right, taken_for = (tuple(map(int, counts[row * classes :][:classes])) for row in range(3))
-        return Counts(loss, images, right, taken_for)
+        images, correct, predicted = (tuple(map(int, counts[row * classes :][:classes])) for row in range(3))
+        return ClassCounts(loss, images, correct, predicted)
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The float with the most digits that a device has."""
+    """The floating-point type of the highest precision that a device supports."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -55,7 +55,7 @@ class TableLogger(Logger):
         if table.torn or table.damaged:
             self._written = -1
 
-    def go_on_after(self, step: int) -> None:
+    def resume_after(self, step: int) -> None:
         """Drop the rows after optimizer step `step`, which a resumed run logs again."""
         self._rows = {key: row for key, row in self._rows.items() if key <= step}
         self._written = -1
@@ -81,7 +81,7 @@ class TableLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = step or 0
         if step not in self._rows:
-            self.save()  # the steps before are complete, and Lightning saves at ends of epochs, which may be hours off
+            self.save()  # earlier steps are complete, and Lightning saves only at the end of an epoch
         if step in self._rows and len(self._rows) <= self._written:
             self._written = -1  # a row on disk changes
         for name in metrics:

@@ -64,7 +64,7 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
 
 
 def environment_of(strategy: str) -> ClusterEnvironment:
-    """The environment by which a process finds the others of its run.
+    """The cluster environment through which the processes of a run find each other.
 
     Explicit, because Lightning would detect Slurm by its variables, which a Slurm job has even if it trains in one
     process.

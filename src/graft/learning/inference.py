@@ -36,8 +36,8 @@ class Inference:
         self, restored: Restored, device: Device, *, channels_last: bool, views: Mapping[str, View] = IDENTITY
     ) -> None:
         if device.precision not in (*AUTOCAST, *FULL):
-            there = ", ".join((*FULL, *AUTOCAST))
-            raise ConfigError(f"trainer.precision={device.precision}: for training only. Inference has {there}.")
+            supported = ", ".join((*FULL, *AUTOCAST))
+            raise ConfigError(f"trainer.precision={device.precision}: for training only. Inference has {supported}.")
         self.device = device.root
         self.size = restored.preprocessing.input_size
         self.views = dict(views)

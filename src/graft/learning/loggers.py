@@ -15,7 +15,7 @@ def csv(folder: Path, resume_step: int | None = None) -> TableLogger:
     """metrics.csv in the run's folder; a resumed run continues it after `resume_step`."""
     table = TableLogger(folder / "metrics.csv")
     if resume_step is not None:
-        table.go_on_after(resume_step)
+        table.resume_after(resume_step)
     return table
 
 

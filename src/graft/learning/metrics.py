@@ -18,7 +18,7 @@ from torchmetrics.classification import (
 from graft.config.schema import MetricsConfig
 from graft.config.targets import TARGET, accepts, build
 from graft.errors import ConfigError
-from graft.learning.confusion_counts import Tally
+from graft.learning.confusion_counts import EvaluationCounts
 
 TOP = 5
 BINS = 15
@@ -26,12 +26,15 @@ BINS = 15
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The number of images of a class, and its precision, recall (which is its accuracy) and F1, in [0, 1]."""
+    """Number of images of a class, and its precision, recall (equal to its accuracy) and F1, in [0, 1].
+
+    The three are None for a class without images.
+    """
 
     images: int
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Scored:
 
 
 class Scores:
-    """Loss and accuracy, equal to those of the test in training to the bit, and further metrics.
+    """Loss and accuracy, bit-identical to those of the test in training, and further metrics.
 
     ECE is the expected calibration error over 15 equal bins of confidence (Guo et al. 2017, "On Calibration of Modern
     Neural Networks"): the mean difference between the probability of the predicted class and the accuracy.
@@ -62,7 +65,7 @@ class Scores:
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
-        self.tally = Tally(count, device)
+        self.counts = EvaluationCounts(count, device)
         self.per_class = _counted(count, "none").to(device)
         self.macro = _counted(count, "macro").to(device)
         self.confusion = MulticlassConfusionMatrix(count).to(device)
@@ -72,7 +75,7 @@ class Scores:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits [B, C] and labels [B] in [0, C)."""
         predicted = logits.argmax(1)
-        self.tally.count(logits, labels)
+        self.counts.update(logits, labels)
         for metric in (self.per_class, self.macro, self.confusion):
             metric.update(predicted, labels)
         probabilities = logits.softmax(1)
@@ -81,8 +84,8 @@ class Scores:
             self.top.update(probabilities, labels)
 
     def compute(self) -> Scored:
-        """The figures of all that came."""
-        counts = self.tally.read(lambda sums: sums)
+        """The metrics of all batches."""
+        counts = self.counts.compute(lambda sums: sums)
         overall = {"loss": counts.mean_loss, "acc": counts.accuracy}
         if self.top is not None:
             overall["top5"] = float(self.top.compute())
@@ -92,7 +95,7 @@ class Scores:
         confusion = self.confusion.compute().tolist()
         figures = {name: values.tolist() for name, values in self.per_class.compute().items()}
         classes = [
-            ClassScore(images, precision, recall, f1)
+            ClassScore(images, precision, recall, f1) if images else ClassScore(0, None, None, None)
             for images, precision, recall, f1 in zip(
                 counts.images, figures["precision"], counts.per_class(), figures["f1"], strict=True
             )
@@ -101,7 +104,7 @@ class Scores:
 
 
 def _counted(count: int, average: Literal["none", "macro"]) -> MetricCollection:
-    """Precision, recall and F1 from one count of hits and misses."""
+    """Precision, recall and F1, which torchmetrics computes from shared counts."""
     kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
     return MetricCollection({name: kind(count, average=average) for name, kind in kinds.items()})
 
@@ -116,8 +119,8 @@ def build_metrics(cfg: MetricsConfig, num_classes: int) -> dict[str, Metric]:
     """
     metrics = {}
     for name, node in cfg.parts().items():
-        asks = "num_classes" not in node and accepts(node[TARGET], "num_classes")
-        metric = build(f"metrics.{name}", node, **({"num_classes": num_classes} if asks else {}))
+        needs_count = "num_classes" not in node and accepts(node[TARGET], "num_classes")
+        metric = build(f"metrics.{name}", node, **({"num_classes": num_classes} if needs_count else {}))
         if not isinstance(metric, Metric):
             raise ConfigError(f"metrics.{name}.{TARGET}={node[TARGET]}: gives a {type(metric).__name__}, not a Metric.")
         metrics[name] = metric

@@ -1,4 +1,4 @@
-"""A trial's connection to its Optuna study: it reports its metric and asks whether to stop early.
+"""Reports the metric of a trial to its Optuna study and tells whether the trial should stop early.
 
 Imports no torch: the process that runs a sweep uses it too.
 """
@@ -62,7 +62,7 @@ def build_pruner(search: Any, epochs: int) -> Any:
     return known[search.pruner]()
 
 
-class Judge:
+class TrialReporter:
     """Reports the metric of a trial to its study and asks the pruner whether to stop.
 
     Args:
@@ -75,7 +75,7 @@ class Judge:
         self._trial.study.pruner = build_pruner(search, epochs)
         self._reported = set(self._trial.study.get_trials(deepcopy=False)[search.trial].intermediate_values)
 
-    def hopeless(self, value: float, epoch: int) -> bool:
+    def should_prune(self, value: float, epoch: int) -> bool:
         """Whether the run should stop, given its metric `value` after epoch `epoch` (from 0)."""
         if epoch not in self._reported:  # a repeated trial has the values of the interrupted one
             self._trial.report(value, epoch)

@@ -19,7 +19,7 @@ from graft.models.weights import default_classes, load_weights, sized_by_weights
 from graft.system.values import Check, any_number, mapping, read_values, sequence, text, tree
 
 PREFIX = "network."
-"""Prefix of the network's parameter names in the Learner's state dict."""
+"""Prefix of the network's parameter names in the TransferModule's state dict."""
 
 GRAFT: dict[str, Check] = {
     "recipe": mapping,

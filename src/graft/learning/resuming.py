@@ -1,4 +1,4 @@
-"""What a resumed run takes from its new configuration, where Lightning would restore the checkpoint's."""
+"""Applies the new configuration of a resumed run where Lightning would restore the checkpoint's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,49 +11,37 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from graft.errors import TrainingError
 from graft.learning.checkpoints import Progress, progress_of
+from graft.learning.schedulers import Length
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""What optimizers and schedules keep of a learning rate in a parameter group."""
-
-
-@dataclass(frozen=True)
-class RunLength:
-    """Optimizer steps of a whole run, and of an epoch."""
-
-    steps: int
-    steps_per_epoch: int
-
-    @classmethod
-    def of(cls, trainer: pl.Trainer) -> "RunLength":
-        batches, every = int(trainer.num_training_batches), trainer.accumulate_grad_batches
-        return cls(int(trainer.estimated_stepping_batches), max(1, -(-batches // every)))
+"""Keys of a parameter group that hold a learning rate."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint says of the run that wrote it.
+    """The run that wrote a checkpoint, as recorded in it.
 
     Attributes:
         config: its configuration, as plain containers.
         length: of that run; None in checkpoints of earlier versions.
-        progress: how far it was.
+        progress: at the checkpoint.
     """
 
     config: dict[str, Any]
-    length: RunLength | None
+    length: Length | None
     progress: Progress
 
     @classmethod
     def of(cls, checkpoint: dict[str, Any]) -> "Origin":
         length = checkpoint.get("length")
-        return cls(checkpoint["graft"]["config"], RunLength(**length) if length else None, progress_of(checkpoint))
+        return cls(checkpoint["graft"]["config"], Length(**length) if length else None, progress_of(checkpoint))
 
 
 def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Let the restored optimizer, schedules and early stopping of a run follow its configuration.
+    """Change the restored optimizer, schedules and early stopping to what the new configuration says.
 
-    Nothing is touched where nothing has changed, so that the run equals an uninterrupted one to the bit. What may
-    change at all is decided in `graft.config.resuming`; here is what it then means.
+    Nothing is changed if the configuration is the same, so that the run is bit-identical to an uninterrupted one.
+    `graft.config.resuming` decides what may change.
 
     Args:
         trainer: its state is that of the checkpoint.
@@ -65,7 +53,7 @@ def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any]
         TrainingError: the run has another length than the checkpoint's, and something cannot follow that.
     """
     before = origin.config["optimizer"]
-    optimizer, length = trainer.optimizers[0], RunLength.of(trainer)
+    optimizer, length = trainer.optimizers[0], Length.of(trainer)
     _refuse_other_length(trainer, origin, length)
     factor = config["optimizer"]["lr"] / before["lr"]
     if factor != 1:
@@ -82,8 +70,8 @@ def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any]
             callback.patience = config["callbacks"]["early_stopping"]
 
 
-def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength) -> None:
-    """The configuration has been compared; this is for what only the machine tells, such as trainer.devices=auto."""
+def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: Length) -> None:
+    """Refuse a length that differs although the configurations agree, e.g. through trainer.devices=auto."""
     if origin.length is None or length == origin.length:
         return
     before, epoch = origin.length, origin.progress.epochs + 1
@@ -94,8 +82,8 @@ def _refuse_other_length(trainer: pl.Trainer, origin: Origin, length: RunLength)
         )
     if any(isinstance(each.scheduler, OneCycleLR) for each in trainer.lr_scheduler_configs):
         raise TrainingError(
-            f"resume: the run has {length.steps} steps now and had {before.steps}, and scheduler=onecycle plans its "
-            "whole course from that.\nResume it with as many processes and images as before."
+            f"resume: the run has {length.steps} steps now and had {before.steps}, which scheduler=onecycle depends "
+            "on.\nResume it with as many processes and images as before."
         )
 
 
@@ -112,8 +100,8 @@ def _scale_rates(trainer: pl.Trainer, optimizer: Optimizer, factor: float) -> No
                 setattr(schedule.scheduler, name, [rate * factor for rate in rates])
 
 
-def _follow(schedule: LambdaLR, optimizer: Optimizer, origin: Origin, length: RunLength, *, fixed: bool) -> None:
-    """Put a schedule that is a function of the step where it is in a run of this length.
+def _follow(schedule: LambdaLR, optimizer: Optimizer, origin: Origin, length: Length, *, fixed: bool) -> None:
+    """Move a schedule that is a function of the step to its position in a run of this length.
 
     Args:
         schedule, optimizer: restored.

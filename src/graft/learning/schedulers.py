@@ -1,10 +1,13 @@
-"""Learning-rate schedules that follow the length of the run, and the way to any of torch's."""
+"""Learning-rate schedules over the length of a run, and the builder of any schedule."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
@@ -13,13 +16,25 @@ from graft.config.schema import SchedulerConfig
 from graft.config.targets import accepts, build
 from graft.errors import ConfigError
 
+_warn = rank_zero_only(logging.getLogger("graft").warning)
+
 
 @dataclass(frozen=True)
 class Length:
-    """How long the run is: optimizer steps in all, and in an epoch."""
+    """Number of optimizer steps of a run, and of a whole epoch, which may be longer than the run."""
 
     steps: int
     steps_per_epoch: int
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> "Length":
+        """The length of the run that `trainer` makes; it loads the training data if that has not happened yet."""
+        if trainer.train_dataloader is None:
+            trainer.fit_loop.setup_data()
+        steps, batches = int(trainer.estimated_stepping_batches), trainer.num_training_batches
+        if math.isinf(batches):  # the data do not know their number
+            return cls(steps, steps)
+        return cls(steps, max(1, math.ceil(batches / trainer.accumulate_grad_batches)))
 
 
 def cosine_with_warmup(step: int, *, warmup: int, total: int, floor: float) -> float:
@@ -37,10 +52,16 @@ def cosine(optimizer: Optimizer, length: Length, warmup_epochs: float = 0.0, min
     Args:
         optimizer: its groups' learning rates are the highest of the schedule.
         length: of the run.
-        warmup_epochs: epochs of linear warm-up, at most half of the run.
-        min_lr_ratio: what is left of the learning rate at the end, in [0, 1].
+        warmup_epochs: epochs of linear warm-up, at most half of the run; what exceeds that is cut, with a warning.
+        min_lr_ratio: share of the learning rate at the end, in [0, 1].
     """
-    warmup = min(round(warmup_epochs * length.steps_per_epoch), length.steps // 2)
+    requested = round(warmup_epochs * length.steps_per_epoch)
+    warmup = min(requested, length.steps // 2)
+    if warmup < requested:
+        _warn(
+            "note  scheduler.warmup_epochs=%g: %d steps, more than half of the run's %d; the warm-up takes %d",
+            *(warmup_epochs, requested, length.steps, warmup),
+        )
     return LambdaLR(
         optimizer, lambda step: cosine_with_warmup(step, warmup=warmup, total=length.steps, floor=min_lr_ratio)
     )

@@ -76,10 +76,10 @@ def build_views(tta: bool, views: Mapping[str, Mapping[str, Any]]) -> Mapping[st
     """
     if not tta:
         return IDENTITY
-    return {name: _unwrapped(bind(f"views.{name}", node)) for name, node in views.items()}
+    return {name: _unwrap(bind(f"views.{name}", node)) for name, node in views.items()}
 
 
-def _unwrapped(view: Any) -> View:
+def _unwrap(view: Any) -> View:
     """The function itself where no argument is bound, so that views compare equal."""
     plain = isinstance(view, partial) and not view.args and not view.keywords
     return view.func if plain else view

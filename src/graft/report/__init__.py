@@ -1,1 +1,1 @@
-"""Runs compared: tables, Markdown and one HTML page."""
+"""Comparison of runs: tables, Markdown and an HTML page."""

@@ -223,8 +223,10 @@ def significance(found: Sequence[Row], metric: str) -> str | None:
 
 
 def differing(found: Sequence[Row]) -> list[str]:
-    """Every choice in which the rows differ: overridden and searched ones first, then the options of groups, then what
-    these entail; if the rows do not differ, the groups that identify the run."""
+    """Every choice in which the rows differ; if they do not differ, the groups that identify the run.
+
+    Overridden and searched keys come first, then the options of groups, then keys that follow from these.
+    """
     first, others = _differing(found)
     return [*first, *others]
 
@@ -258,10 +260,10 @@ class Column:
 
     Attributes:
         name: its header.
-        text: what stands in the row.
-        value: what it is sorted by.
-        numeric: it holds figures.
-        minor: it follows from other columns, and is left out where there is no room.
+        text: the cell of a row.
+        value: the value by which the cell is sorted.
+        numeric: whether its values are numbers.
+        minor: whether it follows from other columns; it is omitted where the table is too wide.
     """
 
     name: str
@@ -272,7 +274,7 @@ class Column:
 
 
 def columns(found: Sequence[Row]) -> list[Column]:
-    """Columns of the differences, the number of runs and the metrics; then of differences that others entail."""
+    """The columns: differences, number of runs, metrics; then differences that follow from the others."""
     first, others = _differing(found)
     metrics = dict.fromkeys([ordering(found), *(row.metric for row in found), *METRICS])
     shown = [_choice(key) for key in first]

@@ -1,4 +1,4 @@
-"""Runs side by side as one HTML page that needs nothing else: no network, no server, no file beside it."""
+"""A comparison of runs as one HTML file without any dependency: no network, no server, no other file."""
 
 import base64
 import hashlib
@@ -24,46 +24,44 @@ from graft.system.escaping import printable
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 DETAILED = 50
-"""Rows, the best ones, with curves, matrices and predictions on the page; the table has all."""
+"""Number of rows, the best ones, with curves, matrices and predictions on the page; the table has all rows."""
 
 MEMORY = 2**27
-"""Bytes of all records on a page."""
+"""Largest size of all records on a page, in bytes."""
 
 LARGEST_TABLE = 2**25
-"""Bytes of a metrics.csv whose curves are shown; in memory it takes ten times that."""
+"""Largest metrics.csv whose curves are shown, in bytes; in memory it takes ten times that."""
 
 NAMED = 40
-"""Files at most that are named as unreadable."""
+"""Largest number of unreadable files that are named."""
 
 POINTS = 120
-"""Of a learning curve; longer ones are thinned evenly."""
+"""Largest number of points of a learning curve; longer ones are thinned evenly."""
 
 CURVES = ("val/acc", "val/loss", "train/acc", "train/loss")
 CELLED, LISTED = 30, 40
-"""Classes up to which a confusion matrix is shown whole, and classes shown by accuracy at most."""
+"""Largest number of classes whose confusion matrix is shown whole, and that are shown by accuracy."""
 
 DISAGREEMENTS = 24
 
 
 @dataclass(frozen=True)
 class Page:
-    """The page as HTML, and the files of runs that it could not show."""
+    """The HTML page, and the files of runs that could not be read for it."""
 
     text: str
     unreadable: list[Unreadable]
 
     def encode(self) -> bytes:
-        """The content of the file; halves of characters, which UTF-8 cannot hold, as escapes."""
+        """The content of the file in UTF-8; lone surrogates are escaped."""
         return self.text.encode("utf-8", "backslashreplace")
 
 
 def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] = ()) -> Page:
-    """The page.
-
-    It holds everything of the best 50 rows (under 2 MB in all) and the table of all of them.
+    """The comparison page: the table of all rows, and the details of the best 50 (less than 2 MB).
 
     Args:
-        found: as from `comparison.rows`, the best first.
+        found: from `comparison.rows`, the best first.
         title: plain text.
         unreadable: summaries that could not be read.
     """
@@ -72,7 +70,7 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
     ignored = [*unreadable, *damaged]
     records = {number: detail.record for number, detail in enumerate(details) if detail.record is not None}
     content = {
-        "runs": [detail.told(_label(found[number], keys)) for number, detail in enumerate(details)],
+        "runs": [detail.to_json(_label(found[number], keys)) for number, detail in enumerate(details)],
         "classes": classes_of(records),
         "disagreements": disagreements(records),
     }
@@ -84,7 +82,7 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
         loader=FileSystemLoader(TEMPLATE.parent, encoding="utf-8"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=lambda value: printable(value) if type(value) is str else value,  # control characters written out
+        finalize=lambda value: printable(value) if type(value) is str else value,  # control characters are escaped
         keep_trailing_newline=True,
     )
     text = environment.get_template(TEMPLATE.name).render(
@@ -111,14 +109,14 @@ def _hash_of_script(template: str) -> str:
 
 @dataclass(frozen=True)
 class Detail:
-    """What the page shows of a row: the learning curves and the record of its best run."""
+    """Details of a row on the page: the learning curves and the record of its best run."""
 
     number: int
     curves: dict[str, list[list[float]]]
     record: Record | None
 
-    def told(self, label: str) -> dict[str, Any]:
-        """As plain values."""
+    def to_json(self, label: str) -> dict[str, Any]:
+        """The details as values for JSON, under a label."""
         shown: dict[str, Any] = {"label": label, "curves": self.curves}
         if self.record is None:
             return shown
@@ -139,7 +137,7 @@ class Detail:
 
 
 def read_details(found: Sequence[Row]) -> tuple[list[Detail], list[Unreadable]]:
-    """What the rows' best runs left behind, and what of it cannot be read; nothing need be there."""
+    """(details of each row's best run, unreadable files); missing files are no error."""
     details, unreadable = [], []
     room = MEMORY
     for number, row in enumerate(found):
@@ -192,13 +190,15 @@ def thinned(points: list[list[float]]) -> list[list[float]]:
 
 
 def class_set(record: Record) -> str:
-    """A key for the classes of a record: runs are only compared where they tell the same classes apart."""
+    """A key for the classes of a record: predictions are compared only between runs of the same classes."""
     return json.dumps(record.classes, ensure_ascii=False)
 
 
 def classes_of(records: Mapping[int, Record]) -> dict[str, dict[str, Any]]:
-    """For each set of classes: their names, and which are shown by accuracy (all of few; of many those in which runs
-    differ most)."""
+    """For each set of classes: their names, and which ones are shown by accuracy.
+
+    All of few classes; of many those in which the runs differ most.
+    """
     found: dict[str, dict[str, Any]] = {}
     for record in records.values():
         key = class_set(record)
@@ -219,9 +219,9 @@ def _spread(records: Sequence[Record], number: int) -> float:
 
 
 def disagreements(records: Mapping[int, Record]) -> list[dict[str, Any]]:
-    """Images that runs of the same classes see differently, the most divided first, with who said what.
+    """Images that runs of the same classes predict differently, with each run's prediction; most disagreement first.
 
-    Those of which some run kept a thumbnail: a sample that is the same in every run, and each run's worst.
+    Only images of which a run has a thumbnail: a sample that is the same in every run, and each run's worst.
     """
     answers = {number: _answers(record) for number, record in records.items()}
     images: dict[tuple[str, int], list[int]] = {}
@@ -230,34 +230,34 @@ def disagreements(records: Mapping[int, Record]) -> list[dict[str, Any]]:
             images.setdefault((class_set(record), key), []).append(number)
     found: list[dict[str, Any]] = []
     for (classes, key), holders in images.items():
-        said = [
+        predictions = [
             (number, *answers[number][key])
             for number, record in records.items()
             if key in answers[number] and class_set(record) == classes
         ]
-        counts = Counter(answer for _, _, answer, _ in said)
+        counts = Counter(answer for _, _, answer, _ in predictions)
         if len(counts) < 2:
             continue
         name, picture = records[holders[0]].thumbnails[key]
         names = records[holders[0]].classes
-        divided = 1 - max(counts.values()) / len(said)
+        disagreement = 1 - max(counts.values()) / len(predictions)
         found.append(
             {
-                "divided": divided,
+                "disagreement": disagreement,
                 "name": name,
-                "true": names[said[0][1]],
+                "true": names[predictions[0][1]],
                 "picture": base64.b64encode(picture).decode(),
-                "said": [
+                "predictions": [
                     {
                         "class": names[answer],
-                        "right": answer == said[0][1],
-                        "runs": [[number, round(sure, 2)] for number, _, other, sure in said if other == answer],
+                        "correct": answer == predictions[0][1],
+                        "runs": [[number, round(sure, 2)] for number, _, other, sure in predictions if other == answer],
                     }
                     for answer, _ in counts.most_common()
                 ],
             }
         )
-    return sorted(found, key=lambda image: (-image["divided"], image["name"]))[:DISAGREEMENTS]
+    return sorted(found, key=lambda image: (-image["disagreement"], image["name"]))[:DISAGREEMENTS]
 
 
 def _answers(record: Record) -> dict[int, tuple[int, int, float]]:
@@ -267,13 +267,13 @@ def _answers(record: Record) -> dict[int, tuple[int, int, float]]:
 
 
 def summary_line(found: Sequence[Row]) -> str:
-    """How many of what, and what the page leaves out."""
+    """The number of configurations and runs, and a note if details of some are not on the page."""
     runs, finished = sum(len(row.members) for row in found), sum(len(row.finished) for row in found)
-    said = f"{len(found):,} configurations, {runs:,} runs"
-    said += f", {runs - finished:,} of them not finished" if runs > finished else ""
+    text = f"{len(found):,} configurations, {runs:,} runs"
+    text += f", {runs - finished:,} of them not finished" if runs > finished else ""
     if len(found) > DETAILED:
-        said += f" · curves, matrices and predictions of the best {DETAILED}"
-    return said
+        text += f" · curves, matrices and predictions of the best {DETAILED}"
+    return text
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def _cell(text: str, value: Json, numeric: bool) -> Cell:
 
 
 def _label(row: Row, keys: Sequence[str]) -> str:
-    """What tells a row from the others: the options of its groups by themselves, other keys by their names."""
+    """The label of a row: its values of `keys`; groups without their names, other keys with them."""
     values = {key: short(row.choices.get(key)) for key in keys}
     return ", ".join(f"{printable(key)}={value}" if "." in key else value for key, value in values.items())
 

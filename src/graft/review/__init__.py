@@ -1,1 +1,1 @@
-"""What a person sees of runs: tables now, pictures in TensorBoard."""
+"""Pictures, figures and tables of a run's predictions, in TensorBoard and on the terminal."""

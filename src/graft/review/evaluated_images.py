@@ -14,7 +14,7 @@ from graft.review import figures, grids
 
 @dataclass(frozen=True)
 class EvaluatedImages:
-    """Predictions and their images. What it draws is a PIL image, which a notebook displays.
+    """Predictions of labelled images, with methods that draw PIL images for a notebook.
 
     Attributes:
         predictions: of every image of the part.

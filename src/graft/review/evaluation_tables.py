@@ -2,11 +2,15 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from graft.system.escaping import CsvWriter, printable
+
+if TYPE_CHECKING:
+    from graft.learning.confusion_counts import ClassCounts
 
 MOST_CLASSES = 40
 MOST_MISTAKES = 5
@@ -23,7 +27,11 @@ TITLES = {
 
 
 def overall_table(figures: Mapping[str, float]) -> Table:
-    """One row a figure; `figures` by their names in `TITLES`."""
+    """One row per metric, with its title.
+
+    Args:
+        figures: name, as in `TITLES` -> value.
+    """
     table = Table(show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -32,14 +40,41 @@ def overall_table(figures: Mapping[str, float]) -> Table:
     return table
 
 
+def accuracy_table(classes: Sequence[str], counts: "ClassCounts") -> Table:
+    """One row per class that has test images: correct predictions, images, accuracy; of more than 40 the lowest.
+
+    Args:
+        classes: names.
+        counts: of the test.
+    """
+    rows = [
+        (accuracy, name, correct, images)
+        for accuracy, name, correct, images in zip(
+            counts.per_class(), classes, counts.correct, counts.images, strict=True
+        )
+        if accuracy is not None
+    ]
+    title = "test accuracy per class"
+    if len(rows) > MOST_CLASSES:
+        title += f", the {MOST_CLASSES} lowest of {len(rows)}"
+        rows = sorted(rows, key=lambda row: row[0])[:MOST_CLASSES]
+    table = Table(title=title, title_justify="left")
+    table.add_column("class", overflow="fold")
+    for heading in ("correct", "images", "accuracy"):
+        table.add_column(heading, justify="right")
+    for accuracy, name, correct, images in rows:
+        table.add_row(Text(printable(name)), f"{correct:,}", f"{images:,}", f"{accuracy:.4f}")
+    return table
+
+
 def class_table(classes: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row a class that has images; of more than 40 those with the lowest F1.
+    """One row per class that has images; of more than 40 classes those with the lowest F1.
 
     Args:
         classes: class name -> images, precision, recall, f1.
     """
     rows = {name: row for name, row in classes.items() if row["images"]}
-    title = "class by class"
+    title = "per class"
     if len(rows) > MOST_CLASSES:
         title = f"the {MOST_CLASSES} of {len(rows)} classes with the lowest F1"
         rows = dict(sorted(rows.items(), key=lambda item: item[1]["f1"])[:MOST_CLASSES])
@@ -66,7 +101,7 @@ def most_confused(classes: Sequence[str], confusion: Sequence[Sequence[int]]) ->
 
 
 def confusion_csv(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """One row a true class, one column a predicted one."""
+    """The confusion matrix as CSV: one row per true class, one column per predicted class."""
     text = io.StringIO()
     writer = CsvWriter(text)
     writer.writerow(["true \\ predicted", *classes])

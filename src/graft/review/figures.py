@@ -112,7 +112,7 @@ def draw_confusion(confusion: Array, classes: Sequence[str], heading: str) -> Im
 
 
 def most_confused(confusion: Array, classes: Sequence[str], count: int = MOST_CONFUSED) -> list[str]:
-    """`12 × wolf as husky`: true and predicted class, the most frequent first."""
+    """The most frequent confusions as lines `12 × wolf as husky` (true as predicted), the most frequent first."""
     off = confusion.copy()
     np.fill_diagonal(off, 0)
     order = np.argsort(-off, axis=None, kind="stable")[:count]

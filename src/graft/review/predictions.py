@@ -18,11 +18,20 @@ from graft.system.files import writing_atomically
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, best first, with their probabilities, and its true class if known."""
+    """The most probable classes of an image, most probable first.
+
+    Attributes:
+        image: its name.
+        classes: names of the classes.
+        probabilities: of the classes.
+        indices: of the classes, in the order of the network's outputs.
+        true: name of the true class, if known.
+    """
 
     image: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    indices: tuple[int, ...]
     true: str | None = None
 
 
@@ -31,7 +40,7 @@ Write = Callable[[Prediction], None]
 
 @contextmanager
 def writing(path: Path) -> Iterator[Write]:
-    """A context that gives a function to write predictions with; the file exists once all are written.
+    """A context with a function that writes predictions; the file appears when all are written.
 
     `.csv` has a line per image, `.json` one array of objects, `.jsonl` an object per line.
 
@@ -58,7 +67,7 @@ def format_of(path: Path) -> Callable[[TextIO], AbstractContextManager[Write]]:
 
 @contextmanager
 def _csv(file: TextIO) -> Iterator[Write]:
-    """A line per image: image, [true,] predicted, probability, [correct,] class_2, probability_2, …
+    """A line per image: image, [true,] predicted, index, probability, [correct,] class_2, index_2, probability_2, …
 
     Names are escaped so that no spreadsheet evaluates them; `escaping.from_csv_cell` undoes it.
     """
@@ -77,15 +86,16 @@ def _csv(file: TextIO) -> Iterator[Write]:
 
 
 def _columns(prediction: Prediction) -> dict[str, Any]:
-    (first, *others), (probability, *probabilities) = prediction.classes, map(_figure, prediction.probabilities)
+    ranks = [*zip(prediction.classes, prediction.indices, map(_figure, prediction.probabilities), strict=True)]
+    first, index, probability = ranks[0]
     row: dict[str, Any] = {"image": prediction.image}
     if prediction.true is not None:
         row["true"] = prediction.true
-    row |= {"predicted": first, "probability": probability}
+    row |= {"predicted": first, "index": index, "probability": probability}
     if prediction.true is not None:
         row["correct"] = int(first == prediction.true)
-    for rank, (name, figure) in enumerate(zip(others, probabilities, strict=True), 2):
-        row |= {f"class_{rank}": name, f"probability_{rank}": figure}
+    for rank, (name, index, figure) in enumerate(ranks[1:], 2):
+        row |= {f"class_{rank}": name, f"index_{rank}": index, f"probability_{rank}": figure}
     return row
 
 
@@ -112,11 +122,13 @@ def _json_lines(file: TextIO) -> Iterator[Write]:
 
 
 def _object(prediction: Prediction) -> str:
-    ranked = zip(prediction.classes, map(_figure, prediction.probabilities), strict=True)
+    ranked = zip(prediction.classes, prediction.indices, map(_figure, prediction.probabilities), strict=True)
     values: dict[str, Any] = {"image": prediction.image}
     if prediction.true is not None:
         values |= {"true": prediction.true, "correct": prediction.classes[0] == prediction.true}
-    values["predictions"] = [{"class": name, "probability": float(figure)} for name, figure in ranked]
+    values["predictions"] = [
+        {"class": name, "index": index, "probability": float(figure)} for name, index, figure in ranked
+    ]
     return json.dumps(values, ensure_ascii=False)
 
 
@@ -156,8 +168,9 @@ def rank(
         images: N names.
         probabilities, labels: of the k most probable classes of each, best first, `[N][k]`.
         classes: names of all classes.
-        true: labels of the images, if known.
+        true: class indices of the images, if known.
     """
     for row, image in enumerate(images):
         names = tuple(classes[label] for label in labels[row])
-        yield Prediction(image, names, tuple(probabilities[row]), classes[true[row]] if true is not None else None)
+        label = None if true is None else classes[true[row]]
+        yield Prediction(image, names, tuple(probabilities[row]), tuple(labels[row]), label)

@@ -31,7 +31,7 @@ TYPES = {
     "told": np.uint8, "correct": np.uint32, "totals": np.uint32, "cells": np.uint64, "counts": np.uint32,
     "digests": np.uint64, "labels": np.uint32, "predicted": np.uint32, "confidence": np.uint8, "pictures": np.uint8,
 }  # fmt: skip
-"""The arrays of a record."""
+"""The arrays of a record; "told" is its description as JSON."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Record:
     """What review.npz holds.
 
     Attributes:
-        part: "test", or "val" where nothing was tested.
+        part: "test", or "val" if nothing was tested.
         classes: names.
         images: number of predicted images.
         correct, totals: per class, int [C].

@@ -1,4 +1,4 @@
-"""What TensorBoard and `graft compare` show of a training run, written while it trains and at its end."""
+"""The review of a training run: what TensorBoard and `graft compare` show, written during and after training."""
 
 import copy
 import dataclasses
@@ -19,14 +19,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from graft.config.schema import FiguresConfig, TrainConfig
+from graft.config.schema import FiguresConfig, ReviewConfig, TrainConfig
 from graft.config.targets import accepts, bind
 from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.learning.callbacks.first_batch import FirstBatch
 from graft.learning.callbacks.keep_predictions import KeepPredictions
 from graft.learning.callbacks.step_statistics import GradientNorms, StepTime
-from graft.learning.module import Learner
+from graft.learning.module import TransferModule
 from graft.learning.predictions import Array, Predictions
 from graft.models.heads import head_modules
 from graft.review import board, grids
@@ -44,8 +44,8 @@ class RunChoices:
 
     Attributes:
         choices: option of each group and value of each key that tells runs apart, and the seed.
-        overrides: the keys that were set for this run.
-        fingerprint: of its data, for checkpoints.
+        overrides: keys that were set for this run.
+        fingerprint: hash of its data, for checkpoints.
     """
 
     choices: Mapping[str, Any]
@@ -57,19 +57,19 @@ class Review:
     """Writes the review of a training run; only the first process writes.
 
     Args:
-        config: the whole TrainConfig.
-        learner: the network and its plan.
+        config: of the run.
+        module: the network and its plan.
         data: the images.
-        folder: the run's.
+        folder: of the run.
         choices: for HPARAMS.
     """
 
     def __init__(
-        self, config: TrainConfig, learner: Learner, data: TrainingData, folder: Path, choices: RunChoices
+        self, config: TrainConfig, module: TransferModule, data: TrainingData, folder: Path, choices: RunChoices
     ) -> None:
-        self.config, self.learner, self.data, self.folder, self.choices = config, learner, data, folder, choices
+        self.config, self.module, self.data, self.folder, self.choices = config, module, data, folder, choices
         self.own = config.review if data.pictures else without_pictures(config.review)
-        self.classes = learner.classes
+        self.classes = module.classes
         self.figures = build_figures(config.review.figures)
         self.fresh = not any((folder / "tensorboard").glob("events*"))
         self.trainer: pl.Trainer | None = None
@@ -86,7 +86,7 @@ class Review:
         return KeepPredictions(
             monitor=self.config.optimized_metric if by_score else None,
             # a compiled network does not see hooks that come later
-            head=None if self.config.trainer.compile else head_modules(self.learner.network)[0],
+            head=None if self.config.trainer.compile else head_modules(self.module.network)[0],
             scores=min(own.curves, len(self.classes)) if "tensorboard" in loggers else 0,
             features=own.embedding if "tensorboard" in loggers else 0,
         )
@@ -123,9 +123,9 @@ class Review:
                 choices = self.choices.choices
                 files = {key for key, value in choices.items() if isinstance(value, str) and "/" in value}
                 board.open_session(self.writer, choices, first=set(self.choices.overrides) - files)
-                config = yaml.safe_dump(self.learner.provenance["config"], sort_keys=False, allow_unicode=True)
+                config = yaml.safe_dump(self.module.provenance["config"], sort_keys=False, allow_unicode=True)
                 board.put_text(self.writer, board.CONFIG, board.verbatim(config))
-                board.put_text(self.writer, board.LAYERS, layer_markdown(self.learner.plan))
+                board.put_text(self.writer, board.LAYERS, layer_markdown(self.module.plan))
                 lines = [board.literal(note) for note in notes] or ["nothing to note"]
                 board.put_text(self.writer, board.NOTES, "\n".join(f"- {line}" for line in lines))
         if self.own.graph:
@@ -133,15 +133,15 @@ class Review:
                 self._put_graph()
 
     def _put_graph(self) -> None:
-        size, learner = self.data.preprocessing.input_size, self.learner
-        modes = {name: module.training for name, module in learner.named_modules()}
-        learner.eval()
+        size, module = self.data.preprocessing.input_size, self.module
+        modes = {layer: layer.training for layer in module.modules()}
+        module.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing
             blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-            self.writer.add_graph(learner.network, learner.normalise(blank))
-        for name, module in learner.named_modules():
-            module.training = modes[name]
+            self.writer.add_graph(module.network, module.normalise(blank))
+        for layer, training in modes.items():
+            layer.training = training
 
     def _show_batch(self, images: Tensor, targets: Tensor, indices: Sequence[int]) -> None:
         if self.writer is None:
@@ -162,7 +162,7 @@ class Review:
         """Write the pictures of the best epoch and of the test, the record for comparisons, and the final metrics.
 
         Args:
-            trainer: after fit and test; the learner holds the best weights.
+            trainer: after fit and test; the module holds the best weights.
             metrics: the run's final metrics.
             checkpoint: best.ckpt, whose weights those are.
         """
@@ -186,11 +186,11 @@ class Review:
     def failed(self) -> None:
         """Mark the run as failed in HPARAMS."""
         if self.trainer is not None and self.writer is not None and self.own.texts:
-            board.close_session(self.writer, self.learner.results, self.trainer.global_step, success=False)
+            board.close_session(self.writer, self.module.results, self.trainer.global_step, success=False)
 
     def _show(self, best: Predictions | None, test: Predictions | None) -> None:
-        for what, wanted, predictions, put in self._pictures(best, test):
-            if wanted and predictions is not None and len(predictions):
+        for what, enabled, predictions, put in self._pictures(best, test):
+            if enabled and predictions is not None and len(predictions):
                 with logging_failure(what):
                     put(predictions)
 
@@ -251,12 +251,12 @@ class Review:
     def _put_grad_cam(self, best: Predictions) -> None:
         positions = best.sample(self.own.gradcam, self.data.splits.val.names)
         images = np.stack([self._image(best, position, "val") for position in positions])
-        learner = self.learner
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(learner.device)
-        predicted = torch.from_numpy(best.predicted[positions]).to(learner.device)
-        heat = grad_cam(learner.network, pixels, predicted, learner.normalise)
+        module = self.module
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(module.device)
+        predicted = torch.from_numpy(best.predicted[positions]).to(module.device)
+        heat = grad_cam(module.network, pixels, predicted, module.normalise)
         if heat is None:
-            log.info("note  no Grad-CAM: this network has no map of places before its head")
+            log.info("note  no Grad-CAM: this network has no feature map before its head")
             return
         overlaid = [grids.overlaid(image, weights.numpy()) for image, weights in zip(images, heat, strict=True)]
         tiles = grids.verdicts(best, positions, overlaid, self.classes)
@@ -288,8 +288,8 @@ class Review:
         return f"{when} · {len(predictions):,} images · accuracy {predictions.accuracy:.3f}"
 
 
-def without_pictures(review: Any) -> Any:
-    """A ReviewConfig without what shows single images, for data that cannot give them."""
+def without_pictures(review: ReviewConfig) -> ReviewConfig:
+    """A copy of the review's configuration without pictures of single images, for data that cannot give them."""
     reduced = copy.copy(review)
     for key in ("images", "worst", "gradcam", "embedding", "record"):
         setattr(reduced, key, 0)

@@ -65,10 +65,10 @@ def _advice(trainer: pl.Trainer, batch_size: int, accumulated: int, message: str
 
 
 def _fixed_bytes(trainer: pl.Trainer) -> int:
-    """Bytes of the weights, their gradients and the optimizer state."""
-    learner: Any = trainer.lightning_module
-    tensors = [*learner.parameters(), *learner.buffers()]
-    tensors += [parameter.grad for parameter in learner.parameters() if parameter.grad is not None]
+    """Of weights, their gradients and the optimizer's state, as they are now."""
+    module: Any = trainer.lightning_module
+    tensors = [*module.parameters(), *module.buffers()]
+    tensors += [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     for optimizer in trainer.optimizers:
         tensors += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

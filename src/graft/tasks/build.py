@@ -1,7 +1,8 @@
-"""From configuration and data to what Lightning trains: network, weights, transfer plan, learner, loaders."""
+"""Builds what a run trains from its configuration and data: network, weights, transfer plan, module, loaders."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,7 +19,7 @@ from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics
-from graft.learning.module import Learner, Objective
+from graft.learning.module import Objective, TransferModule
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.configured import recipe_of
@@ -29,43 +30,43 @@ from graft.tasks.checks import check_class_weights
 from graft.transfer import TransferPlan, plan_transfer
 
 SAMPLE = 5000
-"""Training images that decide what a network computes of them once, such as whitening."""
+"""Number of training images from which a network computes fixed layers, such as whitening."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run trains, and on what.
+    """The module and the data of a run.
 
     Attributes:
-        learner: the network with its plan, its loss and its optimizer.
+        module: the network with its plan, loss and optimizer.
         data: the loaders.
-        weights: where the network's tensors come from.
-        notes: what the user should hear before training, one sentence each.
+        weights: the origin of the network's tensors.
+        notes: for the user, before training, one sentence each.
     """
 
-    learner: Learner
+    module: TransferModule
     data: TrainingData
     weights: WeightsReport
     notes: tuple[str, ...]
 
 
 def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
-    """Build an experiment; from its seed on, everything drawn is the same.
+    """Build the experiment of a configuration; the seed determines everything that is random in it.
 
     Args:
         config: of the run, settled.
         splits: the images.
-        folder: the run's, for the names of images that cannot be read.
+        folder: of the run; the names of unreadable images are written there.
 
     Raises:
-        ConfigError, WeightsError: what only the weights or the classes can tell to be wrong.
+        ConfigError, WeightsError: mistakes that show only with the weights or the classes.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
     head_from = config.model.head_from
     weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
-    preprocessing = settle_preprocessing(config, weights)
+    preprocessing = resolve_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))
     recipe.require_input_size(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
@@ -79,7 +80,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     data = loaders(config, splits, preprocessing, unreadable, avoid_single=has_batch_norm(network))
     if weights.source == "random" and hasattr(network, "fit_to"):  # what is computed, not learned
         network.fit_to(Normalise(preprocessing)(data.sample(SAMPLE)))  # type: ignore[operator]
-    learner = Learner(
+    module = TransferModule(
         network,
         plan,
         classes=splits.classes,
@@ -99,8 +100,8 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
         views=build_views(config.tta, config.views.parts()),
         metrics=build_metrics(config.metrics, len(splits.classes)),
     )
-    notes = (*splits.notes, *weights.notes, *random_layer_notes(plan, weights))
-    return Experiment(learner, data, weights, notes)
+    notes = (*splits.notes, *weights.notes, *notes_on_random_layers(plan, weights))
+    return Experiment(module, data, weights, notes)
 
 
 def loaders(
@@ -136,33 +137,34 @@ def loaders(
     )
 
 
-def parameter_counts(plan: TransferPlan, epochs: int) -> dict[str, int]:
-    """How many numbers the network has, and how many of them train in any epoch."""
+def parameters_of(plan: TransferPlan, epochs: int) -> dict[str, Any]:
+    """The number of parameters, "total" and "trainable" in at least one epoch, and the names of the trainable ones."""
     ever = frozenset[str]().union(*(plan.trainable(epoch) for epoch in range(1 if plan.static else max(1, epochs))))
     sizes = {name: parameter.numel() for name, parameter in plan.network.named_parameters()}
-    return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in ever)}
+    names = [name for name in sizes if name in ever]
+    return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in names), "names": names}
 
 
-def settle_preprocessing(config: TrainConfig, weights: WeightsReport) -> Preprocessing:
-    """The network's own preprocessing, with what data.preprocess says otherwise."""
+def resolve_preprocessing(config: TrainConfig, weights: WeightsReport) -> Preprocessing:
+    """The preprocessing of the network's weights, changed by data.preprocess."""
     own = weights.preprocessing or default_preprocessing(recipe_of(config), config.model.weights)
     return own.changed(plain(config.data.preprocess), "data.preprocess")
 
 
 def augment_of(config: TrainConfig) -> Augment:
-    """The augmentation done to images one by one; MixUp and CutMix are the learner's."""
+    """The augmentation of single images; the module does MixUp and CutMix."""
     return Augment.of(plain(config.augment))
 
 
 def objective_of(config: TrainConfig, splits: Splits) -> Objective:
-    """The loss, with class weights counted from the training images where `balanced` asks for it."""
-    wanted = config.loss.class_weights
+    """The loss; with class_weights=balanced its weights are computed from the training images."""
+    class_weights = config.loss.class_weights
     weights: tuple[float, ...] | None = None
-    if wanted == "balanced":
+    if class_weights == "balanced":
         counts = splits.train.counts(len(splits.classes))
         weights = tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
     else:
-        weights = check_class_weights(wanted, splits.classes)
+        weights = check_class_weights(class_weights, splits.classes)
     return Objective(
         loss=build_loss(config.loss, weights),
         target=str(config.loss._target_),
@@ -173,8 +175,8 @@ def objective_of(config: TrainConfig, splits: Splits) -> Objective:
     )
 
 
-def random_layer_notes(plan: TransferPlan, weights: WeightsReport) -> list[str]:
-    """A warning where the freeze policy would keep layers random for ever."""
+def notes_on_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[str]:
+    """A warning if layers are frozen at their random initialisation."""
     names = plan.frozen_but_random(weights)
     if not names:
         return []
@@ -186,6 +188,6 @@ def random_layer_notes(plan: TransferPlan, weights: WeightsReport) -> list[str]:
 
 
 def has_batch_norm(network: torch.nn.Module) -> bool:
-    """Does any layer average over the batch?"""
+    """Whether any layer normalises over the batch."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     return any(isinstance(module, kinds) for module in network.modules())

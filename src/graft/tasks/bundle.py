@@ -20,7 +20,7 @@ MOST_STAGES = 10
 
 
 def bundle(folder: Path, target: Path | None = None) -> Path:
-    """Write the best checkpoint of the run in `folder` to `target` (default: the package's own place)."""
+    """Write the best checkpoint of the run in `folder` to `target` (default: the package's bundled weights)."""
     checkpoint = read_checkpoint(folder / "checkpoints" / "best.ckpt")
     summary = read_summary(folder)
     made = checkpoint["graft"]
@@ -34,7 +34,7 @@ def bundle(folder: Path, target: Path | None = None) -> Path:
         if key.startswith(prefix)
     }
     stages = [made["config"]]
-    # what it was trained on from, first of all
+    # the runs whose weights this one started from, the first run first
     while (source := Path(stages[0]["model"]["weights"] or "")).is_file() and len(stages) < MOST_STAGES:
         stages.insert(0, read_checkpoint(source)["graft"]["config"])
     metadata = {

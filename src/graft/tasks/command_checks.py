@@ -3,8 +3,6 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from graft.config.fields import check_ranges, one_of
 from graft.config.recorded import MODULE
@@ -50,14 +48,14 @@ def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
         )
 
 
-def check_predict(config: Any) -> None:
+def check_predict(config: PredictConfig) -> None:
     """Refuse mistakes in a PredictConfig.
 
     Raises:
         ConfigError: names the key and the way out.
     """
     check_ranges(config, PredictConfig)
-    named = not OmegaConf.is_missing(config.model, "name")
+    named = config.model._target_ is not None
     if (config.checkpoint is None) != named:
         problem = "neither is set"
         if named:
@@ -98,7 +96,7 @@ def check_export(config: ExportConfig) -> None:
         check_target(f"format.{name}", node)
 
 
-def sources_of(config: Any) -> list[str]:
+def sources_of(config: PredictConfig) -> list[str]:
     """`source` as a list, whether one or many."""
     return [str(each) for each in config.source] if not isinstance(config.source, str | int) else [str(config.source)]
 

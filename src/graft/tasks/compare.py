@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from omegaconf import DictConfig
 from rich.measure import Measurement
 
+from graft.config.commands import CompareConfig
 from graft.config.fields import one_of
+from graft.config.registration import typed
 from graft.errors import DataError
 from graft.report.comparison import (
     Row,
@@ -29,9 +31,14 @@ LISTED = 10
 """Largest number of files that are listed."""
 
 
-def main(config: Any) -> None:
-    """Print the table of the runs in `config.runs`; write compare.md, compare.csv and compare.html."""
-    show(Path(config.runs), sort=config.sort, output=config.output and Path(config.output))
+def main(config: DictConfig) -> None:
+    """Run `graft compare`: print the table of the runs in `runs`, and write compare.md, compare.csv and compare.html.
+
+    Args:
+        config: a CompareConfig, composed by Hydra.
+    """
+    cfg = typed(config, CompareConfig)
+    show(Path(cfg.runs), sort=cfg.sort, output=None if cfg.output is None else Path(cfg.output))
 
 
 def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -> None:

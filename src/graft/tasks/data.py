@@ -1,7 +1,9 @@
 """The data set of a run: whether it and the weights are available, and the images it gives."""
 
 from pathlib import Path
+from typing import Any
 
+from graft.config.commands import InspectConfig
 from graft.config.schema import DataConfig, TrainConfig
 from graft.data.scan import refuse_or_leave_out
 from graft.data.sources import is_data_module, load_splits, locate, source_arguments
@@ -15,27 +17,32 @@ from graft.tasks.checks import QUICKSTART
 
 
 def check_available(config: TrainConfig) -> None:
-    """Stop before anything is downloaded or built when data or weights are neither here nor within reach.
+    """Refuse a run whose data or weights are neither on this machine nor can be downloaded, before long work.
 
     Raises:
-        DataError: names what is missing, its address, the place to put it, and what trains without it.
+        DataError: names what is missing, its address, where to put it, and what trains without it.
     """
     data, weights = config.data, config.model.weights
-    said = []
+    errors = []
     missing = locate(data._target_, data_root(config), download=data.download)
     if missing is not None:
-        said.append(f"{missing}\nWithout it: data=faces or data=digits (embedded), or data=folder data.root=FOLDER.")
-    if missing is None or isinstance(missing, NotAvailable):  # without a network both may be out of reach
-        lacking = weights_out_of_reach(recipe_of(config), weights, only_known=missing is not None)
-        if lacking is not None:
-            said.append(f"{lacking}\nWithout them: strategy=scratch.")
-    if said:
-        raise DataError("\n\n".join([*said, f"Offline, with what is embedded: {QUICKSTART}"]))
+        errors.append(f"{missing}\nWithout it: data=faces or data=digits (embedded), or data=folder data.root=FOLDER.")
+    if missing is None or isinstance(missing, NotAvailable):  # offline, both may be unavailable
+        unavailable = unavailable_weights(recipe_of(config), weights, only_known=missing is not None)
+        if unavailable is not None:
+            errors.append(f"{unavailable}\nWithout them: strategy=scratch.")
+    if errors:
+        raise DataError("\n\n".join([*errors, f"Offline, with what is embedded: {QUICKSTART}"]))
 
 
-def weights_out_of_reach(recipe: Recipe, weights: str | None, *, only_known: bool = False) -> NotAvailable | None:
-    """The error where `weights` are neither here nor within reach; torch is imported only for an address that its
-    libraries alone know, and with `only_known` such an address is not looked up."""
+def unavailable_weights(recipe: Recipe, weights: str | None, *, only_known: bool = False) -> NotAvailable | None:
+    """The error if `weights` are neither on this machine nor can be downloaded; None if they are available.
+
+    Args:
+        recipe: the network.
+        weights: of `model.weights`.
+        only_known: skip addresses that only torchvision or timm knows, which importing torch would tell.
+    """
     name = recipe.torchvision_name()
     address = None if name is None or weights is None else torchvision_address(name, weights)
     if weights is None or (address is None and only_known):
@@ -53,10 +60,10 @@ def weights_out_of_reach(recipe: Recipe, weights: str | None, *, only_known: boo
 
 
 def open_data(config: TrainConfig) -> Splits:
-    """The splits of the configured data set, downloaded where needed, without images that cannot be read.
+    """The splits of the configured data set, downloaded if needed, without unreadable images.
 
     Raises:
-        DataError: there are such images and data.on_error=raise; names them.
+        DataError: there are unreadable images and data.on_error=raise; names them.
     """
     if is_data_module(config.data._target_):
         return open_module_data(config)
@@ -67,12 +74,16 @@ def open_data(config: TrainConfig) -> Splits:
 
 
 def open_module_data(config: TrainConfig) -> Splits:
-    """What is known of the data of a LightningDataModule, which is built and set up for it."""
+    """The splits of a LightningDataModule, which is built and set up.
+
+    Raises:
+        ConfigError: an option that a data module cannot follow.
+    """
     from graft.data.foreign import open_module
 
-    data, usual = config.data, DataConfig()
-    options = {f"data.{name}": value for name, value in vars(usual).items() if getattr(data, name) != value}
-    options = {key: getattr(data, key.removeprefix("data.")) for key in options}
+    data, defaults = config.data, DataConfig()
+    changed = [name for name, default in vars(defaults).items() if getattr(data, name) != default]
+    options: dict[str, Any] = {f"data.{name}": getattr(data, name) for name in changed}
     if config.augment.transforms:
         options["augment.transforms"] = config.augment.transforms
     if config.cache.mode == "features":
@@ -89,8 +100,8 @@ def open_module_data(config: TrainConfig) -> Splits:
     return open_module(data._target_, source_arguments(data, DataConfig), supplied, options)
 
 
-def divide_data(config: TrainConfig) -> Splits:
-    """The splits of the configured data set, downloaded where needed; its files are not looked at."""
+def divide_data(config: TrainConfig | InspectConfig) -> Splits:
+    """The splits of the configured data set, downloaded if needed; its files are not opened."""
     data = config.data
     if is_data_module(data._target_):
         raise ConfigError(
@@ -109,6 +120,6 @@ def divide_data(config: TrainConfig) -> Splits:
     )
 
 
-def data_root(config: TrainConfig) -> Path | None:
-    """The folder of the configured set; None for embedded ones."""
+def data_root(config: TrainConfig | InspectConfig) -> Path | None:
+    """The folder of the configured data set; None for an embedded one."""
     return None if config.data.root is None else Path(config.data.root).expanduser()

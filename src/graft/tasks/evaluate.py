@@ -1,4 +1,4 @@
-"""`graft evaluate`: the figures of a checkpoint again, on its own data set or another."""
+"""`graft evaluate`: the metrics of a checkpoint on its own data set or another."""
 
 from pathlib import Path
 

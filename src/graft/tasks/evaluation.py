@@ -29,9 +29,9 @@ from graft.system.device import inference_device
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.tasks.build import loaders
-from graft.tasks.fit import tell
+from graft.tasks.fit import log_table
 from graft.tasks.locations import check_written
-from graft.tasks.recorded_data import different_data, open_splits, run_config, summary_next_to
+from graft.tasks.recorded_data import notes_on_changed_data, open_splits, run_config, summary_next_to
 from graft.tasks.run import versions
 
 log = logging.getLogger("graft")
@@ -72,7 +72,7 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
         if evaluated.data._target_ == restored.config.get("data", {}).get("_target_")
         else {}
     )
-    notes = [*splits.notes, *different_data(splits, summary), *notes_on_limits(evaluated, config.split)]
+    notes = [*splits.notes, *notes_on_changed_data(splits, summary), *notes_on_limits(evaluated, config.split)]
     for note in notes:
         log.info("note  %s", note)
 
@@ -166,7 +166,8 @@ def measure(
 
 def metrics_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[str, float]:
     """The metrics under their usual names; SPLIT/acc/CLASS for classes that have images."""
-    each = {name: score.recall for name, score in zip(classes, scored.classes, strict=True) if score.images}
+    pairs = zip(classes, scored.classes, strict=True)
+    each = {name: score.recall for name, score in pairs if score.recall is not None}
     return {f"{split}/{name}": value for name, value in scored.overall.items()} | {
         f"{split}/acc/{name}": value for name, value in each.items()
     }
@@ -188,8 +189,8 @@ def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str]
     if len(result["views"]) > 1:
         title += f" · mean of {', '.join(result['views'])}"
     log.info("%s · %s · %s", title, device["accelerator"], device["precision"])
-    tell(overall_table(scored.overall))
-    tell(class_table(result["classes"]))
+    log_table(overall_table(scored.overall))
+    log_table(class_table(result["classes"]))
     if mistakes := most_confused(classes, scored.confusion):
         log.info("most often confused  %s", mistakes)
     recorded = result["run"]

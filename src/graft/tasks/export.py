@@ -53,7 +53,7 @@ def main(config: DictConfig) -> None:
 
 
 def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
-    """Write each format; a file is kept once it was read back and found to compute what the checkpoint does.
+    """Write each format; a file is kept only if, read back, it computes what the checkpoint does.
 
     Raises:
         DataError: no images to compare on.
@@ -99,10 +99,10 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
 
 
 def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[str]) -> "Tensor":
-    """Images to compare on, uint8 [N, 3, S, S]: of `samples`, else of the run's own test images (embedded or on disk).
+    """Images to compare on, uint8 [N, 3, S, S]: of `samples`, else test images of the run.
 
     Raises:
-        DataError: there are none within reach.
+        DataError: there are none on this machine.
     """
     import torch
 
@@ -113,7 +113,7 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
         paths = [picture.path for picture in found]
         images = ImageSet([str(picture) for picture in found], np.zeros(len(found), dtype=np.int64), paths=paths)
         if not len(images):
-            raise DataError(f"samples={cfg.samples}: no picture found there.")
+            raise DataError(f"samples={cfg.samples}: no image found.")
     else:
         run = run_config(cfg, restored.config, overrides, restored.source)
         check_written(run.data.root, cfg.paths.outputs, {"folder": cfg.folder})
@@ -121,7 +121,7 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
         if missing is not None:
             raise DataError(
                 f"No images to compare the exported network with the checkpoint on: {missing}\n"
-                "Give samples=FOLDER (any photographs), or say where the data lie: paths.data=FOLDER, data.root=FOLDER."
+                "Give samples=FOLDER (any photographs), or say where the data are: paths.data=FOLDER, data.root=FOLDER."
             )
         test = open_data(run).test
         images = test.select(test.spread(cfg.images))
@@ -132,7 +132,7 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
 def description(
     network: "ExportedNetwork", form: Format, file: Path, verification: "Verification", checkpoint: Path
 ) -> dict[str, Any]:
-    """The content of the JSON next to a file: all that a person needs who has nothing else."""
+    """The content of the JSON file next to an exported file: everything that its user needs to know."""
     restored = network.restored
     size = restored.preprocessing.input_size
     return {
@@ -140,6 +140,7 @@ def description(
         "sha256": sha256(file),
         "network": restored.recipe.name,
         "load": form.how_to_load(network, file),
+        **form.details(file),
         "classes": list(restored.classes),
         "input": {
             "name": "images",

@@ -1,4 +1,4 @@
-"""The heavy part of `graft train`: fit, test. Imported only when configuration and data are in order."""
+"""Train and test a run: the part of `graft train` that imports torch and Lightning."""
 
 import dataclasses
 import io
@@ -7,173 +7,289 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from graft.config.schema import TrainConfig, TrainerConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
+from graft.data.training_data import TrainingData
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError
 from graft.features.cache import FeatureCache
-from graft.learning.callbacks import Pace, Pruning, build_callbacks
-from graft.learning.checkpoint_writing import WholeCheckpoints
-from graft.learning.checkpoints import PREVIOUS, read_checkpoint, resume_point
+from graft.learning.callbacks.build import build_callbacks
+from graft.learning.callbacks.pruning import Pruning
+from graft.learning.callbacks.throughput import Throughput
+from graft.learning.checkpoint_writing import AtomicCheckpointIO
+from graft.learning.checkpoints import BEST, PREVIOUS, read_checkpoint, resume_point
 from graft.learning.compat import validate_at_the_end_too
 from graft.learning.distributed import environment_of, launch
 from graft.learning.loggers import build_loggers
-from graft.learning.module import Learner
-from graft.learning.pruning import PRUNED, Judge
+from graft.learning.module import TransferModule
+from graft.learning.pruning import PRUNED, TrialReporter
 from graft.learning.views import IDENTITY, with_margin
+from graft.review.evaluation_tables import accuracy_table
 from graft.review.layers import layer_table
 from graft.review.training_review import Review, RunChoices
 from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device, benchmark, choose_device, explaining_nondeterminism
 from graft.system.gpu_memory import explaining_out_of_memory
 from graft.system.terminal import PlainConsole
-from graft.tasks.batch_size import settle_batch_size
-from graft.tasks.build import assemble, loaders, parameter_counts
-from graft.tasks.resume import Resumption, forget_earlier_attempt
+from graft.tasks.batch_size import resolve_batch_size
+from graft.tasks.build import Experiment, assemble, loaders, parameters_of
+from graft.tasks.command_checks import overridden_keys
+from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
 from graft.transfer import TransferPlan
 
 log = logging.getLogger("graft")
 
+T = TypeVar("T", bound=Callback)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A run that is ready to train, with everything that its steps need.
+
+    Attributes:
+        config: of the run, with every "auto" resolved.
+        device: where it computes.
+        folder: of the run.
+        resume: the checkpoint that it resumes from, if any.
+        experiment: module, data and weights.
+        test_data: of the test, which may need a margin around the images.
+        trainer: Lightning's.
+        review: the figures in TensorBoard.
+        cache: features of frozen layers.
+        notes: for the summary, one sentence each; the steps append to it.
+    """
+
+    config: TrainConfig
+    device: Device
+    folder: Path
+    resume: Path | None
+    experiment: Experiment
+    test_data: TrainingData
+    trainer: pl.Trainer
+    review: Review
+    cache: FeatureCache
+    notes: list[str]
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint."""
+        return self.folder / "checkpoints" / BEST
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a search has stopped the run early."""
+        return any(callback.pruned for callback in self.callbacks(Pruning))
+
+    def callbacks(self, kind: type[T]) -> list[T]:
+        """The trainer's callbacks of a class."""
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
+
 
 def run(config: TrainConfig, splits: Splits, record: Run, resumption: Resumption | None = None) -> None:
-    """Fit and test as `config` says, in as many processes as it takes; the figures go into `record`."""
+    """Train and test a run in as many processes as it is configured for; the results go to `record.summary`."""
     device = choose_device(config.trainer)
+    refuse_several_processes(config, splits, device)
+    start_folder(record, resumption)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
-    overrides = keys_of(record.summary["overrides"])
+    overrides = overridden_keys(record.summary["overrides"])
     choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint)
-    if resumption is not None:
-        for note in resumption.notes:
-            log.warning("note  %s", note)
-        for note in resumption.free:
-            log.info("%s", note)
-        if record.writes:
-            resumption.carry_into(record.folder)
-    elif record.writes:
-        forget_earlier_attempt(record.folder)
-    if isinstance(splits, ModuleSplits) and device.devices * config.trainer.num_nodes > 1:
-        raise ConfigError(
-            f"data._target_={splits.target} and trainer.devices={device.devices} disagree: each process "
-            "would train on all batches of a LightningDataModule.\nGive trainer.devices=1."
-        )
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, config, splits, device, choices, record.folder)
     else:
         record.summary |= one_process(config, splits, device, choices, record.folder)
     if resumption is not None:
         record.summary["notes"][:0] = resumption.notes
-    (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # it has served
+    (record.folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # last.ckpt is complete
+
+
+def refuse_several_processes(config: TrainConfig, splits: Splits, device: Device) -> None:
+    """Raise ConfigError for a LightningDataModule in several processes."""
+    if isinstance(splits, ModuleSplits) and device.devices * config.trainer.num_nodes > 1:
+        raise ConfigError(
+            f"data._target_={splits.target} and trainer.devices={device.devices} disagree: each process "
+            "would train on all batches of a LightningDataModule.\nGive trainer.devices=1."
+        )
+
+
+def start_folder(record: Run, resumption: Resumption | None) -> None:
+    """Bring the run's folder to the state that the run starts from, and log what a resumed run changes."""
+    if resumption is None:
+        if record.writes:
+            remove_earlier_attempt(record.folder)
+        return
+    for note in resumption.notes:
+        log.warning("note  %s", note)
+    for note in resumption.free:
+        log.info("%s", note)
+    if record.writes:
+        resumption.copy_into(record.folder)
 
 
 def one_process(
     config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
 ) -> dict[str, Any]:
-    """The run of one process (of all, where there are several): from weights to the test's figures.
+    """Train and test in this process, which may be one of several of the run.
 
     Args:
         config: of the run, settled.
         splits: the data.
         device: where to compute.
-        choices: the run's.
-        folder: the run's folder.
+        choices: that identify the run.
+        folder: of the run.
 
     Returns:
-        What the summary says of it: metrics, epochs, parameters, weights, checkpoint, notes, ….
+        Keys of the summary: metrics, epochs, parameters, weights, checkpoint, notes, ….
     """
-    quiet()
+    silence_lightning()
     keep = device.accelerator == "cpu" and config.trainer.keep_memory
     with reuse_freed_memory(keep), explaining_worker_failures():
-        return _from_weights_to_test(config, splits, device, choices, folder)
+        return fit_and_test(prepare_training(config, splits, device, choices, folder))
 
 
-def _from_weights_to_test(
+def fit_and_test(training: Training) -> dict[str, Any]:
+    """Train, test the best checkpoint, and return the keys of the summary."""
+    validate_baseline(training)
+    fit(training)
+    return conclude(training, run_test(training))
+
+
+def prepare_training(
     config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
-) -> dict[str, Any]:
+) -> Training:
+    """Build everything that a run needs; see `one_process` for the arguments."""
     resume = resume_point(config.resume, folder)
-    config, batch = settle_batch_size(config, splits, device, folder, resume)
+    config, batch_note = resolve_batch_size(config, splits, device, folder, resume)
     experiment = assemble(config, splits, folder)
-    learner, data = experiment.learner, experiment.data
-    learner.provenance["fingerprint"] = choices.fingerprint
-    seen = with_margin(data.preprocessing, learner.views)
-    tested = data if seen == data.preprocessing else loaders(config, splits, seen, data.unreadable)
-    parameters = parameter_counts(learner.plan, config.trainer.max_epochs)
-    title = f"{parameters['trainable']:,} of {parameters['total']:,} parameters train"
-    tell(layer_table(learner.plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
-    notes = [*experiment.notes, *([batch] if batch else [])]
+    module, data = experiment.module, experiment.data
+    module.provenance["fingerprint"] = choices.fingerprint
+    test_data = data_for_test(config, experiment)  # refuses impossible views before training
+    log_plan(module.plan, config, device)
+    notes = [*experiment.notes, *([batch_note] if batch_note else [])]
     for note in notes:
         log.info("note  %s", note)
-    review = Review(config, learner, data, folder, choices)
+    review = Review(config, module, data, folder, choices)
     batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
-    trainer = build_trainer(config, device, folder, learner.plan, resume, batches, review.callbacks())
+    trainer = build_trainer(config, device, folder, module.plan, resume, batches, review.callbacks())
     review.open(trainer, notes)
-    cache = FeatureCache(config, learner, data, trainer, begins=go_on_from(learner, resume))
-    if config.trainer.baseline and resume is None:
-        trainer.validate(learner, datamodule=data, verbose=False)
-        said = "  ".join(f"{name} {value:.4f}" for name, value in learner.results.items())
-        log.info("before the first step  %s", said)
+    cache = FeatureCache(config, module, data, trainer, begins=load_weights_to_resume(module, resume))
+    return Training(config, device, folder, resume, experiment, test_data, trainer, review, cache, notes)
+
+
+def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
+    """Log which parameters train, and at which learning rates."""
+    counts = parameters_of(plan, config.trainer.max_epochs)
+    title = f"{counts['trainable']:,} of {counts['total']:,} parameters train"
+    log_table(layer_table(plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
+
+
+def validate_baseline(training: Training) -> None:
+    """Validate once before the first step (trainer.baseline)."""
+    if training.config.trainer.baseline and training.resume is None:
+        module = training.experiment.module
+        training.trainer.validate(module, datamodule=training.experiment.data, verbose=False)
+        log.info("baseline (step 0)  %s", "  ".join(f"{name} {value:.4f}" for name, value in module.results.items()))
+
+
+def fit(training: Training) -> None:
+    """Train; the warnings of the training are added to the notes."""
+    trainer, module, data = training.trainer, training.experiment.module, training.experiment.data
     try:
         with (
             explaining_out_of_memory(trainer, data.batch_size, trainer.accumulate_grad_batches),
             explaining_nondeterminism(),
         ):
-            trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=training.resume, weights_only=True)
     except Exception:
-        review.failed()
+        training.review.failed()
         raise
-    epochs = trainer.current_epoch
-    notes += [*([learner.collapsed] if learner.collapsed else []), *learner.watch.notes()]
+    for callback in training.callbacks(EarlyStopping):
+        if callback.stopped_epoch:
+            note = (
+                f"early stopping after epoch {trainer.current_epoch} of {trainer.max_epochs}: {callback.monitor} has "
+                f"not improved in {callback.patience} validations (callbacks.early_stopping)"
+            )
+            log.info("note  %s", note)
+            training.notes.append(note)
+    training.notes.extend([*([module.collapsed] if module.collapsed else []), *module.loss_monitor.notes()])
 
-    best = folder / "checkpoints" / "best.ckpt"
-    figures = load_best(learner, best)
-    pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    if config.trainer.test and not pruned:
-        if learner.views == IDENTITY:
-            cache.provide_test()
-        trainer.test(learner, datamodule=tested, verbose=False)
-        figures |= {name: value for name, value in learner.results.items() if name.startswith("test/")}
-    review.conclude(trainer, figures, read_checkpoint(best))
-    cache.close()
-    for logger in trainer.loggers:
+
+def run_test(training: Training) -> dict[str, float]:
+    """Load the best checkpoint and test it, unless the run is not to be tested; returns its metrics."""
+    module = training.experiment.module
+    metrics = load_best(module, training.best)
+    if training.config.trainer.test and not training.pruned:
+        if module.views == IDENTITY:
+            training.cache.provide_test()
+        training.trainer.test(module, datamodule=training.test_data, verbose=False)
+        metrics |= {name: value for name, value in module.results.items() if name.startswith("test/")}
+    return metrics
+
+
+def data_for_test(config: TrainConfig, experiment: Experiment) -> TrainingData:
+    """The data of the test, with the margin that its views need.
+
+    Raises:
+        ConfigError: a view needs a margin that the preprocessing does not leave.
+    """
+    data = experiment.data
+    preprocessing = with_margin(data.preprocessing, experiment.module.views)
+    if preprocessing == data.preprocessing:
+        return data
+    return loaders(config, data.splits, preprocessing, data.unreadable)
+
+
+def conclude(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
+    """Write the review, close what is open, log the result, and return the keys of the summary."""
+    training.review.conclude(training.trainer, metrics, read_checkpoint(training.best))
+    training.cache.close()
+    for logger in training.trainer.loggers:
         logger.finalize("success")
-    log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.count("/") == 1))
-    for note in data.unreadable.notes() if data.unreadable else []:
+    module = training.experiment.module
+    if module.test_counts is not None:
+        log_table(accuracy_table(module.classes, module.test_counts))
+    log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.count("/") == 1))
+    unreadable = training.experiment.data.unreadable
+    for note in unreadable.notes() if unreadable else []:
         log.warning("note  %s", note)
-        notes.append(note)
-    pace = next(callback for callback in trainer.callbacks if isinstance(callback, Pace))  # type: ignore[attr-defined]
+        training.notes.append(note)
+    return summary_of(training, metrics)
+
+
+def summary_of(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
+    """The keys of the summary that training and test determine."""
+    module, data, weights = training.experiment.module, training.experiment.data, training.experiment.weights
+    (throughput,) = training.callbacks(Throughput)
+    hardware = {"name": device_name(training.trainer.strategy.root_device), "threads": torch.get_num_threads()}
     return {
-        **({"status": PRUNED} if pruned else {}),
-        "metrics": figures,
-        "epochs": epochs,
-        "images_per_second": pace.images_per_second,
-        "training_seconds": round(pace.seconds, 3),
-        "parameters": parameters,
+        **({"status": PRUNED} if training.pruned else {}),
+        "metrics": metrics,
+        "epochs": training.trainer.current_epoch,
+        "best_epoch": read_checkpoint(training.best)["epoch"] + 1,
+        "images_per_second": throughput.images_per_second,
+        "training_seconds": round(throughput.seconds, 3),
+        "parameters": parameters_of(module.plan, training.config.trainer.max_epochs),
         "weights": {
-            "source": experiment.weights.source,
-            "sha256": experiment.weights.sha256,
-            "loaded": len(experiment.weights.loaded),
-            "random": list(experiment.weights.random),
+            "source": weights.source,
+            "sha256": weights.sha256,
+            "loaded": len(weights.loaded),
+            "random": list(weights.random),
         },
-        "views": list(learner.views),
-        "checkpoint": str(best.relative_to(folder)),
-        "device": dataclasses.asdict(device)
-        | {"name": name_of(trainer.strategy.root_device), "threads": torch.get_num_threads()},
-        "cache": cache.summary(),
-        "notes": [*notes, *cache.notes],
+        "views": list(module.views),
+        "checkpoint": str(training.best.relative_to(training.folder)),
+        "device": dataclasses.asdict(training.device) | hardware,
+        "cache": training.cache.summary(),
+        "notes": [*training.notes, *training.cache.notes],
         "unreadable": data.unreadable.known() if data.unreadable else {},
     }
-
-
-def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The keys that the command line, or a sweep, sets for this run."""
-    return tuple(word.lstrip("+").partition("=")[0] for word in overrides)
 
 
 def build_trainer(
@@ -183,17 +299,26 @@ def build_trainer(
     plan: TransferPlan,
     resume: Path | None,
     batches: int,
-    watching: Sequence[Callback] = (),
+    extra: Sequence[Callback] = (),
 ) -> pl.Trainer:
-    """Lightning's Trainer as the configuration and the device want it, for epochs of `batches` training batches;
-    `watching` are callbacks beside the usual ones."""
+    """Lightning's Trainer for a run.
+
+    Args:
+        config: of the run.
+        device: where to compute.
+        folder: of the run.
+        plan: of the network; a static one lets DDP skip its search for unused parameters.
+        resume: the checkpoint that the run resumes from, if any.
+        batches: number of training batches of an epoch.
+        extra: callbacks in addition to those of the configuration.
+    """
     own = config.trainer
     resume_step = None if resume is None else read_checkpoint(resume)["global_step"]
     loggers = build_loggers(config.logger, folder, resume_step)
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
         strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
-    callbacks = [*build_callbacks(config, folder, log), *watching, *pruning(config)]
+    callbacks = [*build_callbacks(config, folder, log), *extra, *pruning(config)]
     trainer = pl.Trainer(
         accelerator=device.accelerator,
         devices=device.devices,
@@ -206,11 +331,11 @@ def build_trainer(
         gradient_clip_val=own.gradient_clip_val,
         accumulate_grad_batches=own.accumulate_grad_batches,
         deterministic=own.deterministic,  # type: ignore[arg-type]
-        benchmark=benchmark(own, steps_of(own, batches)),
+        benchmark=benchmark(own, total_batches(own, batches)),
         log_every_n_steps=own.log_every_n_steps,
         logger=loggers or False,
         callbacks=callbacks,
-        plugins=[WholeCheckpoints(), environment_of(own.strategy)],
+        plugins=[AtomicCheckpointIO(), environment_of(own.strategy)],
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -225,21 +350,21 @@ def build_trainer(
     return trainer
 
 
-def steps_of(config: TrainerConfig, batches: int) -> float:
-    """Batches that the whole run trains on, at most, by a TrainerConfig and the batches of an epoch."""
+def total_batches(config: TrainerConfig, batches: int) -> float:
+    """Largest number of batches that the run trains on, given the number of batches of an epoch."""
     steps = batches * config.max_epochs if config.max_epochs >= 0 else math.inf
     return min(steps, config.max_steps * config.accumulate_grad_batches) if config.max_steps >= 0 else steps
 
 
 def pruning(config: TrainConfig) -> list[Pruning]:
-    """What stops a hopeless trial of a search early; nothing in a run that is no trial."""
+    """The callback that stops a hopeless trial of a search early; none for other runs."""
     if config.search.trial is None:
         return []
-    return [Pruning(config.optimized_metric, Judge(config.search, config.trainer.max_epochs).hopeless)]
+    return [Pruning(config.optimized_metric, TrialReporter(config.search, config.trainer.max_epochs).should_prune)]
 
 
 def validation_interval(config: TrainerConfig, batches: int) -> int | float | None:
-    """trainer.val_check_interval as Lightning has it: in batches, and no more than an epoch of `batches` has."""
+    """trainer.val_check_interval in batches, as Lightning expects it, and at most an epoch of `batches`."""
     every, limit = config.val_check_interval, config.limit_train_batches
     if not isinstance(every, int):
         return every
@@ -247,37 +372,37 @@ def validation_interval(config: TrainerConfig, batches: int) -> int | float | No
     return max(1, min(every * config.accumulate_grad_batches, batches, epoch))
 
 
-def go_on_from(learner: Learner, resume: Path | None) -> int:
-    """The epoch in which a run begins; a resumed one has the weights of its checkpoint from now on."""
+def load_weights_to_resume(module: TransferModule, resume: Path | None) -> int:
+    """Load the weights of the checkpoint to resume from, if any; returns the epoch in which the run begins."""
     if resume is None:
         return 0
     checkpoint = read_checkpoint(resume)
-    learner.load_state_dict(checkpoint["state_dict"])
+    module.load_state_dict(checkpoint["state_dict"])
     epoch: int = checkpoint["epoch"]
     return epoch
 
 
-def load_best(learner: Learner, best: Path) -> dict[str, float]:
-    """Put the best weights into `learner`; returns the figures of the moment they were saved."""
+def load_best(module: TransferModule, best: Path) -> dict[str, float]:
+    """Load the weights of the best checkpoint; returns the metrics that were recorded with them."""
     checkpoint = read_checkpoint(best)
-    learner.load_state_dict(checkpoint["state_dict"])
+    module.load_state_dict(checkpoint["state_dict"])
     return dict(checkpoint["graft"]["metrics"])
 
 
-def name_of(device: torch.device) -> str:
-    """A GPU's own name; else the kind of device."""
+def device_name(device: torch.device) -> str:
+    """The name of a GPU; for other devices their type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def tell(table: Any) -> None:
-    """A table, into the log: the terminal and train.log."""
+def log_table(table: Any) -> None:
+    """Log a table: to the terminal and train.log."""
     text = io.StringIO()
     PlainConsole(file=text, width=110).print(table)
     log.info("%s", text.getvalue().rstrip())
 
 
-def quiet() -> None:
-    """Silence what tells a user nothing: Lightning's tips and notes to developers."""
+def silence_lightning() -> None:
+    """Silence Lightning's warnings and tips that are of no use to a user of Graft."""
     for pattern in (
         "does not have many workers",
         "LeafSpec",

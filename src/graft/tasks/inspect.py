@@ -3,12 +3,13 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from graft.config.commands import InspectConfig
 from graft.config.fields import check_ranges, one_of
+from graft.config.registration import typed
 from graft.config.schema import DataConfig
 from graft.data.sources import check_source, checked_name, locate, source_arguments, undivided
 from graft.errors import ConfigError, DataError
@@ -28,32 +29,36 @@ from graft.tasks.data import data_root, divide_data
 from graft.tasks.locations import check_locations
 
 
-def main(config: Any) -> None:
-    """Inspect the data set of `config` (an InspectConfig) and show what was found.
+def main(config: DictConfig) -> None:
+    """Run `graft inspect`: examine a data set and show what was found.
+
+    Args:
+        config: an InspectConfig, composed by Hydra.
 
     Raises:
         DataError: something was found that spoils training; after everything is shown and written.
     """
-    check(config)
-    downloads.configure(config.download)
-    preprocessing = preprocessing_of(config)
-    collection = open_collection(config)
+    cfg = typed(config, InspectConfig)
+    check(cfg)
+    downloads.configure(cfg.download)
+    preprocessing = preprocessing_of(cfg)
+    collection = open_collection(cfg)
     with progress_bar("images", len(collection.images)) as bar:
-        seen = Inspection.of(collection, preprocessing, near=config.near, done=bar.advance)
+        seen = Inspection.of(collection, preprocessing, near=cfg.near, done=bar.advance)
     found = findings(seen)
-    show(config, seen, found)
-    sheets = write_sheets(seen, output_folder(config), config.sheets, config.per_sheet) if config.sheets else {}
-    if config.output is not None:
-        text = json.dumps({"data": config.data.name} | plain(seen, found, sheets), indent=2, ensure_ascii=False)
-        write_atomically(Path(config.output).expanduser(), (text + "\n").encode(errors="backslashreplace"))
+    show(cfg, seen, found)
+    sheets = write_sheets(seen, output_folder(config), cfg.sheets, cfg.per_sheet) if cfg.sheets else {}
+    if cfg.output is not None:
+        text = json.dumps({"data": cfg.data.name} | plain(seen, found, sheets), indent=2, ensure_ascii=False)
+        write_atomically(Path(cfg.output).expanduser(), (text + "\n").encode(errors="backslashreplace"))
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
         said = "\n".join(f"{finding.kind}: {finding.message}" for finding in errors)
-        raise DataError(f"{title(config)}: training would be spoiled.\n{said}")
+        raise DataError(f"{title(cfg)}: training would be spoiled.\n{said}")
 
 
-def check(config: Any) -> None:
-    """Refuse what an InspectConfig must not say, before anything is read or written.
+def check(config: InspectConfig) -> None:
+    """Refuse mistakes in an InspectConfig, before anything is read or written.
 
     Raises:
         ConfigError: names the key and the way out.
@@ -71,7 +76,7 @@ def check(config: Any) -> None:
     check_locations(config, {"output": config.output, "folder": config.folder})
 
 
-def open_collection(config: Any) -> Collection:
+def open_collection(config: InspectConfig) -> Collection:
     """The configured set, divided as training would; as it lies where that cannot be.
 
     Raises:
@@ -90,12 +95,12 @@ def open_collection(config: Any) -> Collection:
         return Collection.joined(*found, root=root, undivided=str(error))
 
 
-def show(config: Any, seen: Inspection, found: list[Finding]) -> None:
+def show(config: InspectConfig, seen: Inspection, found: list[Finding]) -> None:
     """The report, on the terminal or whatever stands for it."""
     PlainConsole().print(tables(seen, found, title(config), config.rows))
 
 
-def title(config: Any) -> str:
+def title(config: InspectConfig) -> str:
     """What the set is called, and where it lies."""
     return f"data={config.data.name}" + (f" data.root={config.data.root}" if config.data.root else "")
 

@@ -5,8 +5,12 @@ import itertools
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
+from graft.config.commands import PredictConfig
+from graft.config.registration import plain, typed
 from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, find_images, read_ahead
 from graft.errors import DataError
@@ -22,7 +26,7 @@ from graft.system.progress import Bar, progress_bar
 from graft.system.startup import garbage_collection_paused
 from graft.system.terminal import PlainConsole
 from graft.tasks.command_checks import check_predict, sources_of
-from graft.tasks.data import weights_out_of_reach
+from graft.tasks.data import unavailable_weights
 
 if TYPE_CHECKING:
     from graft.learning.restore import Restored
@@ -32,41 +36,42 @@ MOST_THREADS = 16
 Outcome = tuple[Found, Prediction | DataError]
 
 
-def main(config: Any) -> None:
+def main(config: DictConfig) -> None:
     """Run `graft predict`.
 
     Args:
         config: a PredictConfig, composed by Hydra.
 
     Raises:
-        DataError: there is no image at all; or, after all others were predicted, that some could not be read.
+        DataError: there is no image; or, after all others are predicted, some could not be read.
     """
-    check_predict(config)
-    sources = sources_of(config)
-    require_pictures(sources)
-    output = None if config.output is None else Path(config.output).expanduser()
+    cfg = typed(config, PredictConfig)
+    check_predict(cfg)
+    sources = sources_of(cfg)
+    require_images(sources)
+    output = None if cfg.output is None else Path(cfg.output).expanduser()
     if output is not None:
         format_of(output)
         require_writable(output.parent, "output")
-    if config.show:
-        require_writable(Path(config.folder), "folder")
-    restored = restore(config)
+    if cfg.show:
+        require_writable(Path(cfg.folder), "folder")
+    restored = restore(cfg)
     say(f"by {restored.source}")
-    copies = output_folder(config) if config.show else None
+    copies = output_folder(config) if cfg.show else None
     shown: list[Prediction] = []
     predicted = unreadable = 0
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(writing(output)) if output is not None else None
         bar = stack.enter_context(progress_bar("images"))
-        count_meanwhile(sources, bar)
-        for picture, outcome in stack.enter_context(contextlib.closing(outcomes(config, restored, sources))):
+        count_in_background(sources, bar)
+        for picture, outcome in stack.enter_context(contextlib.closing(outcomes(cfg, restored, sources))):
             bar.advance()
             if isinstance(outcome, DataError):
                 unreadable += 1
                 bar.print_line(f"skipped  {str(outcome).splitlines()[0]}")
                 continue
             predicted += 1
-            if len(shown) < config.rows:
+            if len(shown) < cfg.rows:
                 shown.append(outcome)
             if write is not None:
                 write(outcome)
@@ -85,57 +90,56 @@ def main(config: Any) -> None:
         )
 
 
-def require_pictures(sources: Sequence[str]) -> None:
-    """Raise DataError unless there is at least one image."""
+def require_images(sources: Sequence[str]) -> None:
+    """Raise DataError unless the sources hold at least one image."""
     if next(find_images(sources), None) is None:
         raise DataError(
             f"source={', '.join(sources)}: no picture found (looked for {', '.join(EXTENSIONS)}, at any depth)."
         )
 
 
-def restore(config: Any) -> "Restored":
-    """The network that predicts: a checkpoint's, or a pretrained one with the classes of its weights.
+def restore(cfg: PredictConfig) -> "Restored":
+    """The network that predicts: of a checkpoint, or a pretrained one with the classes of its weights.
 
     Raises:
         DataError: the weights are not on this machine and cannot be downloaded; says where to put them.
     """
-    if config.checkpoint is not None:
-        checkpoint = checkpoint_file(config.checkpoint)
-        with garbage_collection_paused():
-            from graft.learning.restore import (
-                from_checkpoint,  # torch is imported only once there is something to restore
-            )
+    if cfg.checkpoint is not None:
+        checkpoint = checkpoint_file(cfg.checkpoint)
+        with garbage_collection_paused():  # torch is imported only once there is something to restore
+            from graft.learning.restore import from_checkpoint
 
-        return from_checkpoint(checkpoint, config.trust).prepared(config.preprocess)
-    downloads.configure(config.download)
-    recipe, weights = recipe_of(config), config.model.weights
-    lacking = weights_out_of_reach(recipe, weights)
-    if lacking is not None:
+        return from_checkpoint(checkpoint, cfg.trust).prepared(plain(cfg.preprocess))
+    downloads.configure(cfg.download)
+    recipe, weights = recipe_of(cfg), cfg.model.weights
+    unavailable = unavailable_weights(recipe, weights)
+    if unavailable is not None:
         raise DataError(
-            f"{lacking}\nOr give a file: model.weights=FILE. Without them: checkpoint=RUN_FOLDER, for your own network."
+            f"{unavailable}\nOr give a file: model.weights=FILE. "
+            "Without them: checkpoint=RUN_FOLDER, for your own network."
         )
     with garbage_collection_paused():
         from graft.learning.restore import from_pretrained
 
-    return from_pretrained(recipe, weights).prepared(config.preprocess)
+    return from_pretrained(recipe, weights).prepared(plain(cfg.preprocess))
 
 
-def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Generator[Outcome]:
-    """Each image with its prediction, or with the reason why it cannot be read, in the order they are found."""
+def outcomes(cfg: PredictConfig, restored: "Restored", sources: Sequence[str]) -> Generator[Outcome]:
+    """Each image with its prediction, or with the error if it cannot be read, in the order in which they are found."""
     import torch
 
     from graft.data.transforms import eval_transform
     from graft.learning.inference import Inference, most_probable
     from graft.system.device import inference_device
 
-    device, channels_last = inference_device(restored.config.get("trainer", {}), config.trainer)
+    device, channels_last = inference_device(restored.config.get("trainer", {}), plain(cfg.trainer))
     inference = Inference(restored, device, channels_last=channels_last)
-    topk = min(config.topk, len(restored.classes))
-    workers = min(available_cores(), MOST_THREADS) if config.num_workers == "auto" else max(1, int(config.num_workers))
+    topk = min(cfg.topk, len(restored.classes))
+    workers = min(available_cores(), MOST_THREADS) if cfg.num_workers == "auto" else max(1, int(cfg.num_workers))
     transform = eval_transform(restored.preprocessing)
-    read = read_ahead(find_images(sources), transform, workers=workers, ahead=2 * config.batch_size + workers)
+    read = read_ahead(find_images(sources), transform, workers=workers, ahead=2 * cfg.batch_size + workers)
     with contextlib.closing(read), inference.many():
-        while batch := list(itertools.islice(read, config.batch_size)):
+        while batch := list(itertools.islice(read, cfg.batch_size)):
             names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
             images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
             ranked: Iterator[Prediction] = iter(())
@@ -146,8 +150,8 @@ def outcomes(config: Any, restored: "Restored", sources: Sequence[str]) -> Gener
                 yield picture, pixels if isinstance(pixels, DataError) else next(ranked)
 
 
-def count_meanwhile(sources: Sequence[str], bar: Bar) -> None:
-    """Count the images in a thread of its own and give `bar` the total once it is known."""
+def count_in_background(sources: Sequence[str], bar: Bar) -> None:
+    """Count the images in a background thread and give `bar` the total once it is known."""
 
     def count() -> None:
         with contextlib.suppress(DataError):

@@ -1,4 +1,4 @@
-"""What precedes a run: nothing is written before its configuration is valid and its folder is its own."""
+"""Prepares a run: checks its configuration and claims its folder before anything is written."""
 
 import contextlib
 import copy
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
-from graft.learning.checkpoints import BEST, LAST, PREVIOUS, fall_back, resume_point
+from graft.learning.checkpoints import BEST, LAST, PREVIOUS, replace_damaged_checkpoint, resume_point
 from graft.system.files import is_within
 from graft.system.folder_lock import FolderLock, new_folder
 from graft.system.gpu import require_gpu
@@ -35,13 +35,14 @@ DONE = ("finished", "pruned")
 
 
 @dataclass
-class Prepared:
-    """A run that may begin. As a context manager it gives its folder free at the end.
+class PreparedRun:
+    """A run that may start; a context manager that releases its folder at the end.
 
     Attributes:
-        folder: the run's, claimed.
-        resumption: what it resumes from, found to fit; None where it begins at the start.
-        splits: its data, where they were compared with those of the checkpoint.
+        folder: of the run, claimed.
+        resumption: the checkpoint that it resumes from, which fits the configuration; None for a new run.
+        splits: its data, if they were read to compare them with the checkpoint's; else None.
+        lock: of the folder; None in all Slurm tasks but the first.
     """
 
     folder: Path
@@ -49,7 +50,7 @@ class Prepared:
     splits: "Splits | None"
     lock: FolderLock | None
 
-    def __enter__(self) -> "Prepared":
+    def __enter__(self) -> "PreparedRun":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,21 +58,21 @@ class Prepared:
             self.lock.release()
 
 
-def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, generated_name: bool) -> Prepared:
+def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, generated_name: bool) -> PreparedRun:
     """Check a run's configuration, claim its folder, and compare it with what it resumes from.
 
-    Of several tasks of Slurm, which share a folder, the first claims it; all of them check.
+    Slurm tasks of one job share the folder: the first claims it, all of them check.
 
     Args:
         config: of the run; not changed.
         overrides: of the command line.
         folder: the run's folder.
-        generated_name: Graft has named it, so that another name will do where it exists.
+        generated_name: Graft has made up the folder's name, so a suffix is added if it exists.
 
     Raises:
-        ConfigError: the configuration cannot work, the folder is in use or holds another run, or what the run is to
-            resume from was configured otherwise.
-        DataError, TrainingError: the data, or the checkpoint, are not those to resume with.
+        ConfigError: the configuration is invalid or differs from the checkpoint's in a key that cannot change, or the
+            folder is in use or holds another run.
+        DataError, TrainingError: the data or the checkpoint do not fit.
     """
     config = copy.deepcopy(config)
     resume_when_queued_again(config)
@@ -95,7 +96,7 @@ def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, gene
             check_available(config)
             splits = open_data(config)
             resumption.require_data(splits)
-        return Prepared(folder, resumption, splits, lock)
+        return PreparedRun(folder, resumption, splits, lock)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -106,40 +107,40 @@ def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, gene
 
 
 def resume_when_queued_again(config: TrainConfig) -> None:
-    """The folder of several tasks of Slurm is that of the job, which may have been queued again."""
+    """Set resume=auto in a Slurm job of several tasks: its folder is that of the job, which may have been requeued."""
     if config.trainer.strategy == "ddp_slurm" and config.resume is None:
         config.resume = "auto"
 
 
 def find_resumption(config: TrainConfig, overrides: Sequence[str], folder: Path) -> Resumption | None:
-    """What `resume` names, compared with `config`, a settled TrainConfig; None where the run begins at the start.
+    """The checkpoint that `resume` names, compared with a settled configuration; None for a new run.
 
-    Where last.ckpt of the run's own folder is damaged, the one before it takes its place, and a note says so.
+    If last.ckpt of the run's own folder is damaged, the checkpoint before it replaces it, with a note.
     """
-    mended = None
+    note = None
     if config.resume == "auto":
-        with _one_at_a_time(config, folder):
-            mended = fall_back(folder)
+        with _one_task_at_a_time(config, folder):
+            note = replace_damaged_checkpoint(folder)
     checkpoint = resume_point(config.resume, folder)
     if checkpoint is None:
         return None
-    with garbage_collection_paused():  # the checkpoint needs torch
+    with garbage_collection_paused():  # reading the checkpoint imports torch
         resumption = open_resumption(plain(config), checkpoint, overrides)
-    return resumption.with_note(mended) if mended else resumption
+    return resumption.with_note(note) if note else resumption
 
 
-def _one_at_a_time(config: TrainConfig, folder: Path) -> contextlib.AbstractContextManager[Any]:
-    """Lets the tasks of srun, which share a folder, in one by one: the first mends what the others then find sound."""
+def _one_task_at_a_time(config: TrainConfig, folder: Path) -> contextlib.AbstractContextManager[Any]:
+    """A lock for Slurm tasks, which share a folder: one replaces a damaged checkpoint before the others read it."""
     if config.trainer.strategy != "ddp_slurm":
         return contextlib.nullcontext()
     return locked(folder / ".tasks.lock", lambda holder: log.info("waiting for %s, a task of this run", holder))
 
 
 def refuse_reuse(folder: Path, resume: str | None) -> None:
-    """Refuse a folder that holds another run than the one that is to be resumed, or files that are not of a run.
+    """Refuse a folder that holds a run other than the one to resume, or files that are not of a run.
 
     Raises:
-        ConfigError: names the folder, what it holds and the way out.
+        ConfigError: names the folder, its content and the way out.
     """
     summary, where = read_summary(folder), f"{KEY}={folder}"
     kept = [name for name in (LAST, PREVIOUS, BEST) if (folder / "checkpoints" / name).is_file()]
@@ -159,7 +160,7 @@ def refuse_reuse(folder: Path, resume: str | None) -> None:
         raise ConfigError(
             f"{where}: holds {' and '.join(kept)} of {f'a run that was {status}' if status else 'a run'}.\n"
             + (f"resume=auto continues it there, and resume={folder} in another folder. " if resumable else "")
-            + "To begin at the start, give another folder, or remove this one."
+            + "To start from the beginning, give another folder, or remove this one."
         )
     patterns = ("summary.json", *LEFT_BY_A_RUN) if status is None else ()
     found = [file.name for pattern in patterns for file in folder.glob(pattern)]
@@ -170,8 +171,8 @@ def refuse_reuse(folder: Path, resume: str | None) -> None:
         )
 
 
-_CLAIMED: list[Prepared] = []
-"""The run of this process between Hydra's callback, which claims its folder, and the task."""
+_CLAIMED: list[PreparedRun] = []
+"""The run that Hydra's callback has prepared for the task, in this process."""
 
 
 def claim(config: "DictConfig", folder: Path, generated_name: bool) -> Path:
@@ -183,6 +184,6 @@ def claim(config: "DictConfig", folder: Path, generated_name: bool) -> Path:
     return prepared.folder
 
 
-def claimed() -> Prepared | None:
-    """The run that `claim` has prepared in this process, once."""
+def claimed() -> PreparedRun | None:
+    """Take the run that `claim` has prepared in this process; None without one, and in later calls."""
     return _CLAIMED.pop() if _CLAIMED else None

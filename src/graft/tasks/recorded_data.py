@@ -1,4 +1,4 @@
-"""The configuration and the data that a checkpoint is evaluated with: its run's own, unless a command names others."""
+"""The configuration and data that a checkpoint is evaluated with: those of its run, or what a command overrides."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,28 +16,27 @@ from graft.tasks.run import valid_summary
 
 def run_config(
     config: EvaluateConfig | ExportConfig,
-    made: Mapping[str, Any],
+    recorded: Mapping[str, Any],
     overrides: Collection[str],
     source: str = "checkpoint",
 ) -> TrainConfig:
     """The configuration of a run as far as its checkpoint records it, with the data that `config` names.
 
-    All other keys have their defaults: how a network was trained does not matter here. Nothing is downloaded to a
-    folder that only the checkpoint names.
+    All other keys have their defaults, because training does not matter here. Nothing is downloaded to a folder that
+    only the checkpoint names.
 
     Args:
         config: of the command.
-        made: what `recorded_run` reads of the run's configuration.
+        recorded: the run's configuration, as `recorded_run` reads it.
         overrides: keys set on the command line. A key of `data` that is not among them is the run's, so that the run's
             own data set has the run's own splits.
         source: the checkpoint's file, for messages.
 
     Raises:
-        ConfigError: the checkpoint names no data set, or one that would have to be imported from a package that is
-            not in `config.trust`.
+        ConfigError: the checkpoint names no data set, or one of a package that is not in `config.trust`.
     """
     run = TrainConfig()
-    for key, value in recorded_run(made, source).items():
+    for key, value in recorded_run(recorded, source).items():
         if isinstance(value, Mapping):
             vars(getattr(run, key)).update(value)
         else:
@@ -53,7 +52,7 @@ def run_config(
     else:
         run.data.download = "paths.data" in overrides
         if "paths.data" in overrides and run.data.root is not None:
-            run.data.root = moved(run.data.root, run.paths.data, config.paths.data)
+            run.data.root = with_new_parent(run.data.root, run.paths.data, config.paths.data)
     for key in overrides:
         if key.startswith("data."):
             _copy(config, run, key)
@@ -82,7 +81,7 @@ def require_trusted_source(target: str | None, source: str, trust: Sequence[str]
         require_trusted("data._target_", target, source, trust)
 
 
-def moved(root: str, old: str, new: str) -> str:
+def with_new_parent(root: str, old: str, new: str) -> str:
     """`root` with its parent folder `old` replaced by `new`; unchanged if it is not in `old`."""
     return str(Path(new) / Path(root).relative_to(old)) if Path(root).is_relative_to(old) else root
 
@@ -108,7 +107,7 @@ def summary_next_to(checkpoint: Path) -> dict[str, Any]:
     return valid_summary(checkpoint.absolute().parents[1]) if len(checkpoint.absolute().parents) > 1 else {}
 
 
-def different_data(splits: Splits, summary: dict[str, Any]) -> list[str]:
+def notes_on_changed_data(splits: Splits, summary: dict[str, Any]) -> list[str]:
     """A note if the images are not those of the run."""
     data, current = summary.get("data"), splits.fingerprint()
     recorded = data.get("fingerprint") if isinstance(data, dict) else None

@@ -1,4 +1,4 @@
-"""Resuming a run: what it resumes from, compared with what is asked for before anything is written."""
+"""Compares the checkpoint that a run resumes from with its configuration and data, before anything is written."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,27 +21,27 @@ from graft.tasks.run import read_summary
 if TYPE_CHECKING:
     from graft.data.splits import Splits
 
-CARRIED = ("metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "tensorboard/events*")
-"""What a run that is resumed in a new folder takes along, in addition to its checkpoints."""
+COPIED = ("metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "tensorboard/events*")
+"""Files that a run resumed in a new folder gets from the old one, in addition to its checkpoints."""
 
 
 LEFT_BY_A_RUN = (
-    *CARRIED, "review.npz", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
+    *COPIED, "review.npz", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
 )  # fmt: skip
-"""Files of an earlier attempt, which a run that begins in its folder removes; it has replaced summary.json by then."""
+"""Files of an earlier attempt that a new run in the same folder removes; summary.json is already replaced."""
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """A checkpoint that a run resumes from, with a configuration that was found to fit.
+    """A checkpoint to resume from that fits the configuration of the run.
 
     Attributes:
         checkpoint: the file.
-        classes: the names of its classes, by index.
+        classes: names of its classes.
         fingerprint: of its data; None in checkpoints of earlier versions.
-        notes: what changes, one sentence each.
-        free: what changes without an effect on any figure.
-        has_best: the run has a best checkpoint by now, next to `checkpoint`.
+        notes: changes of the configuration, one sentence each.
+        free: changes without an effect on any result.
+        has_best: whether the run already has a best checkpoint, next to `checkpoint`.
     """
 
     checkpoint: Path
@@ -52,7 +52,7 @@ class Resumption:
     has_best: bool
 
     def with_note(self, note: str) -> "Resumption":
-        """The same, with one more to tell, ahead of the others."""
+        """A copy with `note` before the others."""
         return replace(self, notes=(note, *self.notes))
 
     def require_data(self, splits: "Splits") -> None:
@@ -73,15 +73,15 @@ class Resumption:
                 f"between training, validation and test.\n{_as_before(self.checkpoint)}"
             )
 
-    def carry_into(self, folder: Path) -> None:
-        """Copy what makes `folder` a run as if it had been there from the start; nothing where it was."""
+    def copy_into(self, folder: Path) -> None:
+        """Copy checkpoints and logs to `folder`, so that it is a complete run; nothing if it is the run's folder."""
         source = self.checkpoint.parent
         if source.resolve() == (folder / "checkpoints").resolve():
             return
         _copy(self.checkpoint, folder / "checkpoints" / LAST)
         if self.has_best:
             _copy(source / BEST, folder / "checkpoints" / BEST)
-        for pattern in CARRIED if source.name == "checkpoints" else ():
+        for pattern in COPIED if source.name == "checkpoints" else ():
             for file in source.parent.glob(pattern):
                 _copy(file, folder / file.relative_to(source.parent))
 
@@ -95,8 +95,8 @@ def open_resumption(plain: Mapping[str, Any], checkpoint: Path, overrides: Seque
         overrides: of the command line.
 
     Raises:
-        ConfigError: something differs that cannot change, or there is nothing left to train.
-        TrainingError: nothing can resume from this file, or its run's best checkpoint is missing.
+        ConfigError: a key differs that cannot change, or there is nothing left to train.
+        TrainingError: the file is no checkpoint to resume from, or the best checkpoint of its run is missing.
     """
     content = read_checkpoint(checkpoint)
     if "optimizer_states" not in content or "loops" not in content:
@@ -106,7 +106,7 @@ def open_resumption(plain: Mapping[str, Any], checkpoint: Path, overrides: Seque
             f"resume={checkpoint}: it holds weights and no state of the optimizer, so no run can continue from it.\n"
             f"{instead}model.weights={checkpoint} begins a new run with its weights."
         )
-    with _malformed(checkpoint):
+    with _naming_malformed(checkpoint):
         return _compared(plain, checkpoint, content, overrides)
 
 
@@ -138,8 +138,8 @@ def _compared(
 
 
 @contextmanager
-def _malformed(checkpoint: Path) -> Iterator[None]:
-    """Say plainly that a checkpoint lacks what every run writes, or has something else in its place."""
+def _naming_malformed(checkpoint: Path) -> Iterator[None]:
+    """Turn an error about a missing or wrong value of a checkpoint into a TrainingError that names the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OmegaConfBaseException) as error:
@@ -149,14 +149,14 @@ def _malformed(checkpoint: Path) -> Iterator[None]:
 
 
 def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's configuration, with the defaults of the keys that its version did not have."""
+    """A checkpoint's configuration, with defaults for the keys that its version did not have."""
     # plain, not the schema itself: another version's checkpoint may have keys that this one does not know
     merged = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(TrainConfig)), config)
     return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
 
 
 def _require_best(checkpoint: Path, content: Mapping[str, Any], progress: Progress, effects: Sequence[str]) -> None:
-    """Refuse to continue without the best checkpoint that the run has by now: its result would be another."""
+    """Refuse to continue without the run's best checkpoint so far: the result would be worse."""
     state = best_of(content)
     if not state:
         return
@@ -174,7 +174,7 @@ def _require_best(checkpoint: Path, content: Mapping[str, Any], progress: Progre
             f"{best}: it is of step {found}, and {checkpoint.name} says that the best epoch so far, with {score}, was "
             f"saved at step {saved_at}.\nPut the file of this run back, or begin a new run: model.weights={checkpoint}."
         )
-    if effects:  # it is of an epoch that is about to be repeated, and must then come out as it was
+    if effects:  # the epoch that wrote it is repeated, and must give the same result
         raise ConfigError(
             f"{best}: it is of step {found}, after the last step of {checkpoint.name}, {progress.steps}: the run was "
             "killed in between.\nResume it once without changes, for an epoch at least, and change then:\n"
@@ -183,7 +183,7 @@ def _require_best(checkpoint: Path, content: Mapping[str, Any], progress: Progre
 
 
 def _require_more(plain: Mapping[str, Any], before: Mapping[str, Any], progress: Progress, status: str | None) -> None:
-    """Refuse to resume where nothing is left to train; a run that was stopped after that has its test to make."""
+    """Refuse to resume a finished run with nothing left to train; an unfinished one may still need its test."""
     trainer, patience = plain["trainer"], plain["callbacks"]["early_stopping"]
     done = {"max_epochs": progress.epochs, "max_steps": progress.steps}
     for key, count in done.items():
@@ -221,9 +221,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _as_before(checkpoint: Path, run: Mapping[str, Any] | None = None) -> str:
     words = [str(word) for word in (run or {}).get("overrides", ()) if str(word).isprintable()]
-    said = f" (its overrides were: {' '.join(words)})" if words else ""
+    overrides = f" (its overrides were: {' '.join(words)})" if words else ""
     weights = checkpoint.with_name(BEST) if checkpoint.with_name(BEST).is_file() else checkpoint
-    return f"Resume with what the run had{said}, or begin a new run with its weights: model.weights={weights}."
+    return f"Resume with what the run had{overrides}, or begin a new run with its weights: model.weights={weights}."
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -231,8 +231,8 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(read, write)
 
 
-def forget_earlier_attempt(folder: Path) -> None:
-    """A run that begins at the start, where one was stopped before its first checkpoint, keeps none of its files."""
+def remove_earlier_attempt(folder: Path) -> None:
+    """Remove the files of an attempt that was stopped before its first checkpoint."""
     for pattern in LEFT_BY_A_RUN:
         for file in folder.glob(pattern):
             file.unlink()

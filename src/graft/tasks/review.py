@@ -1,4 +1,4 @@
-"""The predictions of a run's checkpoint for its own images, for a notebook; nothing is written."""
+"""Predictions of a run's checkpoint for its own images, for a notebook; nothing is written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ def review(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> EvaluatedI
 
     Args:
         checkpoint: the file.
-        part: which images.
-        trust: packages that the checkpoint may name its data set's module of.
+        part: of the data set.
+        trust: packages that may be imported where the checkpoint names them.
 
     Raises:
         ConfigError: no such part.
-        DataError: the data set is not where the run found it.
+        DataError: the data set is no longer where the run found it.
     """
     from graft.config.commands import EvaluateConfig
     from graft.config.fields import one_of
@@ -37,7 +37,7 @@ def review(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> EvaluatedI
     device, channels_last = inference_device(restored.config.get("trainer", {}), {})
     inference = Inference(restored, device, channels_last=channels_last)
     data = data_module(run, splits, part, restored.preprocessing)
-    loader = "val" if part == "val" else "test"  # which `data_module` gives the images
+    loader = "val" if part == "val" else "test"  # the part of `data_module` that holds the images
     with inference.many():
         rows = [columns_of(inference(batch.images), batch, 0) for batch in data.eval_loader(loader)]
     columns = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}

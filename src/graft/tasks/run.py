@@ -1,4 +1,4 @@
-"""A run's folder and its summary.json, written whole whatever happens."""
+"""A run's folder and its summary.json, which is written atomically, also if the run fails."""
 
 import contextlib
 import json
@@ -28,11 +28,11 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "
 
 
 class Run:
-    """One run: its folder and what will be said of it.
+    """The record of a run: its folder and its summary.
 
     Args:
-        folder: where everything of the run goes.
-        summary: what is known so far; the tasks add to it.
+        folder: of the run.
+        summary: content of summary.json so far; the tasks add to it.
     """
 
     def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
@@ -42,22 +42,22 @@ class Run:
 
     @classmethod
     def open(
-        cls, folder: Path, *, seed: int, identity: str, overrides: Sequence[str] = (), going_on: bool = False
+        cls, folder: Path, *, seed: int, identity: str, overrides: Sequence[str] = (), resuming: bool = False
     ) -> "Run":
-        """Take `folder` for a run of this seed.
+        """Start the record of a run in `folder`.
 
         Args:
-            folder: the run's folder.
-            seed: the run's seed.
-            identity: what `graft.config.config_hash` says of its configuration.
-            overrides: what its command said, e.g. "optimizer.lr=0.1".
-            going_on: a run of the same identity that `folder` holds is taken up again, and its time counts.
+            folder: of the run.
+            seed: of the run.
+            identity: hash of its configuration (`graft.config.config_hash`).
+            overrides: of the command line, e.g. "optimizer.lr=0.1".
+            resuming: continue the time and attempts of the run in `folder`, if it has the same identity.
         """
-        earlier = earlier_run(folder, identity) if going_on else {}
+        earlier = earlier_run(folder, identity) if resuming else {}
         return cls(
             folder,
             {
-                "status": "interrupted",  # until something better is known: it may be killed without a word
+                "status": "interrupted",  # until it ends: a killed run cannot update it
                 "metrics": {},
                 "epochs": 0,
                 "seconds": seconds_spent(folder, earlier),
@@ -76,7 +76,7 @@ class Run:
 
     @contextmanager
     def recording(self) -> Iterator["Run"]:
-        """Inside, the run is under way; on leaving, summary.json says how it ended."""
+        """A context for the run itself; at its end summary.json has the status and the duration."""
         started = time.perf_counter() - self.summary["seconds"]
         self.write()
         try:
@@ -97,12 +97,12 @@ class Run:
             self.write()
 
     def fail(self, reason: str) -> None:
-        """Say of a run that could not say it itself that it failed, and why."""
+        """Record a failure of the run from outside, e.g. if its process was killed."""
         self.summary |= {"status": "failed", "error": reason, "ended": now()}
         self.write()
 
     def write(self) -> None:
-        """summary.json, atomically; by the first of several tasks of Slurm."""
+        """Write summary.json atomically; of several Slurm tasks only the first writes."""
         if not self.writes:
             return
         text = json.dumps(self.summary, indent=2, ensure_ascii=False) + "\n"
@@ -110,7 +110,7 @@ class Run:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json in `folder` says; nothing where there is none, or none that can be read."""
+    """The content of summary.json in `folder`; empty if it is missing or unreadable."""
     try:
         summary = json.loads(read_regular(folder / FILE, LARGEST))
     except (OSError, ValueError, RecursionError):
@@ -119,7 +119,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def valid_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json in `folder` says, if all of it is as a run writes it; else nothing, which is logged."""
+    """The content of summary.json in `folder` if it is valid; else empty, with a warning in the log."""
     summary = read_summary(folder)
     try:
         if summary:
@@ -131,13 +131,13 @@ def valid_summary(folder: Path) -> dict[str, Any]:
 
 
 def earlier_run(folder: Path, identity: str) -> dict[str, Any]:
-    """The summary of the run that `folder` holds, if it was one of the same identity; else nothing."""
+    """The summary of the run in `folder` if it has the same identity; else empty."""
     summary = valid_summary(folder)
     return summary if summary.get("identity") == identity else {}
 
 
 def seconds_spent(folder: Path, earlier: dict[str, Any]) -> float:
-    """How long the unfinished run `earlier` took, up to its last checkpoint if it was killed; 0 where it has none."""
+    """Duration of the unfinished run `earlier`, up to its last checkpoint if it was killed; 0 without one."""
     last = folder / "checkpoints" / "last.ckpt"
     if not earlier or not last.is_file():
         return 0.0
@@ -147,12 +147,12 @@ def seconds_spent(folder: Path, earlier: dict[str, Any]) -> float:
 
 
 def now() -> str:
-    """The time, as summaries write it."""
+    """The current time in UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def versions() -> dict[str, str]:
-    """What the figures were made with."""
+    """Versions of Python, the platform, Graft and the packages that affect results."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "graft": __version__}
     for name in PACKAGES:
         try:

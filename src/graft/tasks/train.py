@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -21,14 +21,24 @@ from graft.system.startup import garbage_collection_paused
 from graft.tasks.checks import check_class_weights, choices, settle
 from graft.tasks.data import check_available, open_data
 from graft.tasks.locations import check_locations
-from graft.tasks.prepare import Prepared, claimed, find_resumption, prepare, resume_when_queued_again
+from graft.tasks.prepare import PreparedRun, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
+
+if TYPE_CHECKING:
+    from graft.data.splits import Splits
 
 log = logging.getLogger("graft")
 
+LISTED = 20
+"""Largest number of classes whose names are logged."""
+
 
 def main(config: DictConfig) -> float | None:
-    """Train as `config` (a TrainConfig, composed by Hydra) says; returns `optimized_metric` to a sweeper."""
+    """Run `graft train` and return the value of `optimized_metric`, for a sweeper.
+
+    Args:
+        config: a TrainConfig, composed by Hydra.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     hydra, cfg = HydraConfig.get(), typed(config, TrainConfig)
@@ -36,19 +46,19 @@ def main(config: DictConfig) -> float | None:
     if not first_task():
         logging.getLogger().handlers.clear()
     prepared = claimed() or prepare(cfg, command.overrides, command.folder, generated_name=False)
-    with _explaining_how_to_resume(command), prepared:
+    with _logging_resume_command(command), prepared:
         return train(cfg, command, prepared)["metrics"].get(cfg.optimized_metric)
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a run is told beside its configuration.
+    """The command that starts a run, in addition to its configuration.
 
     Attributes:
-        folder: where everything of the run goes.
-        overrides: what was said on the command line, e.g. "strategy=scratch".
-        picked: Hydra's choice of each group, e.g. {"augment": "basic"}.
-        in_sweep: the run is a job of a sweep, so that a value may be meant for others of its jobs.
+        folder: of the run.
+        overrides: of the command line, e.g. "strategy=scratch".
+        picked: the option of each config group, e.g. {"augment": "basic"}.
+        in_sweep: whether the run is a job of a sweep, whose overrides need not all apply to each job.
     """
 
     folder: Path
@@ -57,13 +67,13 @@ class Command:
     in_sweep: bool = False
 
 
-def train(config: TrainConfig, command: Command, prepared: Prepared | None = None) -> dict[str, Any]:
-    """One run from beginning to end; returns what its summary.json says.
+def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = None) -> dict[str, Any]:
+    """Train and test a run; returns the content of its summary.json.
 
     Args:
         config: of the run; it is settled in place.
         command: its command.
-        prepared: as `prepare` gives it; None for a job, whose folder its sweep has claimed.
+        prepared: from `prepare`; None for a job of a sweep, which has claimed its folder.
     """
     check_locations(config, {"hydra.run.dir": command.folder})
     resume_when_queued_again(config)
@@ -82,7 +92,8 @@ def train(config: TrainConfig, command: Command, prepared: Prepared | None = Non
                 if resumption is not None:
                     resumption.require_data(splits)
             check_class_weights(config.loss.class_weights, splits.classes)
-            from graft.tasks import fit  # torch and Lightning only now that nothing is known to stand in the way
+            log.info("data  %s", data_line(splits))
+            from graft.tasks import fit  # imports torch and Lightning, now that every check has passed
 
         run.summary |= {
             "classes": list(splits.classes),
@@ -99,26 +110,73 @@ def train(config: TrainConfig, command: Command, prepared: Prepared | None = Non
         fit.run(config, splits, run, resumption)
         if config.callbacks.keep == "none":
             run.summary["checkpoint"] = None
-    if run.writes:  # the summary says by now that nothing need go on from here
-        thin_out(run.folder, config.callbacks.keep)
-    log.info("run folder  %s", run.folder)
+    if run.writes:  # summary.json says "finished" by now, so no checkpoint is needed to resume
+        remove_checkpoints(run.folder, config.callbacks.keep)
+    chosen = f"the best {config.optimized_metric}" if config.callbacks.checkpoint == "best" else "the last"
+    log_outcome(run, chosen, next_steps=not command.in_sweep)
     return run.summary
 
 
-def thin_out(folder: Path, keep: str) -> None:
-    """Remove what a finished run is not to keep of its checkpoints (callbacks.keep)."""
+def log_outcome(run: Run, chosen: str, *, next_steps: bool) -> None:
+    """Log the end of a run.
+
+    Args:
+        run: its record.
+        chosen: why its checkpoint was kept: "the best val/acc" or "the last".
+        next_steps: whether to log the commands that show, evaluate and use the run.
+    """
+    summary, folder = run.summary, run.folder
+    if "best_epoch" in summary:
+        log.info(
+            "results are of epoch %d of %d (%s)  %s in all",
+            *(summary["best_epoch"], summary["epochs"], chosen, duration(summary["seconds"])),
+        )
+    log.info("run folder  %s", folder)
+    if not next_steps:
+        return
+    commands = [["tensorboard", "--logdir", str(folder)]] if (folder / "tensorboard").is_dir() else []
+    if summary.get("checkpoint"):
+        commands += [
+            ["graft", "evaluate", f"checkpoint={folder}"],
+            ["graft", "predict", f"checkpoint={folder}", "source=IMAGE_OR_FOLDER"],
+        ]
+    for words in commands:
+        log.info("  %s", shlex.join(words))
+
+
+def data_line(splits: "Splits") -> str:
+    """The number of images of each split, and the classes: "3,130 train · 540 val and test · 2 classes: ants, bees"."""
+    parts = [f"{len(splits.train):,} train"]
+    if splits.val is splits.test:
+        parts.append(f"{len(splits.val):,} val and test")
+    else:
+        parts += [f"{len(splits.val):,} val", f"{len(splits.test):,} test"]
+    names = ", ".join(splits.classes[:LISTED]) + (", …" if len(splits.classes) > LISTED else "")
+    return " · ".join([*parts, f"{len(splits.classes):,} classes: {names}"])
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: "12.3 s", "4 min 5 s", "2 h 3 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def remove_checkpoints(folder: Path, keep: str) -> None:
+    """Remove the checkpoints that a finished run does not keep (callbacks.keep)."""
     for name in {"all": (), "best": ("last.ckpt",), "none": ("last.ckpt", "best.ckpt")}[keep]:
         (folder / "checkpoints" / name).unlink(missing_ok=True)
 
 
 def open_run(config: TrainConfig, command: Command) -> Run:
-    """The record of the run that is about to begin."""
+    """The record of the run that is about to start."""
     run = Run.open(
         command.folder,
         seed=config.seed,
         identity=config_hash(config),
         overrides=command.overrides,
-        going_on=config.resume is not None,
+        resuming=config.resume is not None,
     )
     run.summary |= {"fold": config.data.fold, "config": choices(plain(config), command.picked)}
     run.summary["data"] = {"root": config.data.root}
@@ -126,12 +184,12 @@ def open_run(config: TrainConfig, command: Command) -> Run:
 
 
 @contextmanager
-def _explaining_how_to_resume(command: Command) -> Iterator[None]:
+def _logging_resume_command(command: Command) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         if (command.folder / "checkpoints" / "last.ckpt").is_file():
             kept = [word for word in command.overrides if not word.startswith(("resume=", "hydra.run.dir="))]
             words = shlex.join(["graft", "train", *kept, f"hydra.run.dir={command.folder}", "resume=auto"])
-            log.info("interrupted; go on with\n  %s", words)
+            log.info("interrupted; resume with\n  %s", words)
         raise

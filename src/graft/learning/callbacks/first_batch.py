@@ -1,4 +1,4 @@
-"""The first training batch, as the network gets it."""
+"""Shows the first training batch, as the network gets it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureBatch
-from graft.learning.module import Learner
+from graft.learning.module import TransferModule
 
 Show = Callable[[Tensor, Tensor, list[int]], None]
 
@@ -17,14 +17,13 @@ Show = Callable[[Tensor, Tensor, list[int]], None]
 class FirstBatch(Callback):
     """Passes the first images of a run's first batch to `show(images, targets, indices)`, in the first process.
 
-    The images are augmented and mixed as they are trained on (or, where the batch holds features, as those were made
-    of), but not normalised: uint8 [B, 3, S, S] on the CPU. Targets are class indices [B] or shares of the classes
-    [B, C]. A
-    resumed run has passed them on already.
+    The images are augmented and mixed, but not normalised: uint8 [B, 3, S, S] on the CPU. For a batch of cached
+    features they are the images that the features were computed from. Targets are class indices [B] or shares of the
+    classes [B, C]. A resumed run does not show them again.
 
     Args:
-        count: how many images.
-        show: what to do with them.
+        count: number of images.
+        show: called with them.
     """
 
     def __init__(self, count: int, show: Show) -> None:
@@ -35,7 +34,7 @@ class FirstBatch(Callback):
     ) -> None:
         if trainer.global_step or batch_idx or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Learner)
+        assert isinstance(pl_module, TransferModule)
         indices = batch.indices[: self.count].tolist()
         if isinstance(batch, FeatureBatch):
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]

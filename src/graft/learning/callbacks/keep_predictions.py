@@ -1,4 +1,4 @@
-"""Keeps the predictions of the validation and the test, without a pass of its own."""
+"""Keeps the predictions of validation and test while they run, without an extra pass."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from graft.config.metrics import direction
 from graft.data.datasets import Batch
 from graft.data.sampler import PADDING
-from graft.learning.callbacks import direction
 from graft.learning.predictions import Predictions
 
 Columns = dict[str, list[Tensor]]
@@ -56,10 +56,10 @@ class KeepPredictions(Callback):
 
     # -- collecting --------------------------------------------------------------------------------------------
 
-    def _begin(self, learner: pl.LightningModule, *, with_features: bool) -> None:
+    def _begin(self, module: pl.LightningModule, *, with_features: bool) -> None:
         self._columns = {name: [] for name in TYPES}
         if with_features and self.head is not None and self.features:
-            network: nn.Module = learner.network  # type: ignore[assignment]
+            network: nn.Module = module.network  # type: ignore[assignment]
             self._hook = network.get_submodule(self.head).register_forward_pre_hook(self._catch)
 
     def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
