@@ -42,7 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import noise, training
 from graft.data.splits import Splits
 from graft.models.normalise import Normalise
-from graft.system.allocator import freed_memory_kept
+from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device, choose_device
 from graft.tasks import fit
 from graft.tasks.build import assemble
@@ -155,7 +155,7 @@ def by_timm(network: nn.Module, batches: Batches, device: torch.device) -> float
 
 def kept(way: Callable[[], float]) -> float:
     """What `way` takes where freed memory is kept."""
-    with freed_memory_kept():
+    with reuse_freed_memory():
         return way()
 
 
@@ -207,7 +207,7 @@ def by_graft(config: Any, splits: Splits, device: Device) -> float:
         trainer = fit.build_trainer(config, device, Path(folder), module.plan, None, data.steps_per_epoch, [watch])
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
-        with freed_memory_kept(device.accelerator == "cpu" and config.trainer.keep_memory):
+        with reuse_freed_memory(device.accelerator == "cpu" and config.trainer.keep_memory):
             trainer.fit(module, datamodule=data)
     return watch.step()
 

@@ -1,4 +1,4 @@
-"""Running Graft as a user would, in a process of its own."""
+"""Runs Graft's commands as a user would, in a separate process."""
 
 import json
 import multiprocessing
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished command: exit code, what it printed, and its run folder."""
+    """A finished command: exit code, output and run folder."""
 
     code: int
     out: str
@@ -109,7 +109,7 @@ def signal_after_first_checkpoint(
 
 
 def started(folder: Path, *words: str) -> BaseProcess:
-    """A run in a process of its own that is there at once: it forks from one that has imported everything."""
+    """A run in a separate process that starts at once, because it forks from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["graft.tasks.fit"])
     child = context.Process(target=train_here, args=(folder, *words))
@@ -118,7 +118,7 @@ def started(folder: Path, *words: str) -> BaseProcess:
 
 
 def summaries(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the runs right below `folder` say, by the names of their folders."""
+    """The summaries of the runs in `folder`, by the names of their folders."""
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/summary.json")}
 
 
@@ -132,7 +132,7 @@ QUICK = (
     "trainer.limit_test_batches=2",
     "logger.tensorboard=false",
 )
-"""A run of seconds."""
+"""Overrides of a run that takes seconds."""
 
 TINY = (
     "model=vgg_custom",
@@ -149,7 +149,7 @@ TINY = (
     "trainer.limit_val_batches=2",
     "trainer.limit_test_batches=2",
 )
-"""A run of a second, once torch is there."""
+"""Overrides of a run that takes a second after the import of torch."""
 
 FOUR_JOBS = (*TINY, "seed=0,1", "optimizer.lr=0.05,0.02")
-"""A sweep of four."""
+"""Overrides of a sweep with four jobs."""

@@ -53,7 +53,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 32 MB (a tmpfs), where this machine lets us mount one."""
+    """A disk of 32 MB (a tmpfs), skipped if this machine does not permit mounting one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(folder)], capture_output=True)
@@ -65,7 +65,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def small_shared_memory(tmp_path: Path) -> Path:
-    """A program that runs its arguments where /dev/shm has 512 kB, where this machine lets us arrange that."""
+    """A program that runs its arguments with a /dev/shm of 512 kB; skipped if this machine does not permit it."""
     program = tmp_path / "small_shared_memory"
     program.write_text(
         '#!/bin/sh\nexec unshare -m sh -c \'mount -t tmpfs -o size=512k none /dev/shm && exec "$@"\' sh "$@"\n'
@@ -93,7 +93,7 @@ def browser() -> Iterator[Any]:
 
 @dataclass
 class FileServer:
-    """A local HTTP server over `folder`: `requests` lists (path, Range header) as they came in, `headers` go out."""
+    """A local HTTP server over `folder`: `requests` lists (path, Range header) in their order, `headers` go out."""
 
     folder: Path
     url: str = ""

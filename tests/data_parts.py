@@ -1,4 +1,4 @@
-"""What a user writes in a package of their own for data: transforms, sources, a LightningDataModule."""
+"""Custom data parts as a user would write them: transforms, sources, a LightningDataModule."""
 
 import random
 from typing import Any
@@ -23,7 +23,7 @@ class Speckle:
 
 
 def turned(image: Tensor) -> Tensor:
-    """The image, turned by a random multiple of 90 degrees."""
+    """The image rotated by a random multiple of 90 degrees."""
     return torch.rot90(image, int(torch.randint(4, ())), (1, 2))
 
 
@@ -95,7 +95,7 @@ class Digits(LightningDataModule):
 
 
 class Nameless(Digits):
-    """Does not say which classes there are."""
+    """A LightningDataModule that does not name its classes."""
 
     def __init__(self) -> None:
         super().__init__()

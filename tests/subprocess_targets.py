@@ -1,4 +1,4 @@
-"""Functions that tests run in a process of its own, where they are imported by name."""
+"""Functions that tests run in a separate process, which imports them by name."""
 
 import multiprocessing
 import os
@@ -30,8 +30,8 @@ def be_noticed() -> None:
     time.sleep(0.2)
 
 
-def write_pid_and_wait(folder: Path, heeding: bool) -> None:
-    if heeding:
+def write_pid_and_wait(folder: Path, handles_sigterm: bool) -> None:
+    if handles_sigterm:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / "asked").write_text("to stop")))
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(60)

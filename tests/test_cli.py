@@ -49,7 +49,7 @@ finally:
         "predict source=. model=vgg61": "Did you mean vgg",
     }.items(),
 )
-def test_help_and_mistakes_come_without_torch(words: str, answer: str, tmp_path: Path) -> None:
+def test_help_and_mistakes_do_not_import_torch(words: str, answer: str, tmp_path: Path) -> None:
     done = command(tmp_path / "run", "-c", PROBE, *words.split())
     assert done.out.strip().endswith("False"), "torch was imported"
     assert answer in done.out + done.err
@@ -57,7 +57,7 @@ def test_help_and_mistakes_come_without_torch(words: str, answer: str, tmp_path:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_full_disk_is_said_in_plain_words_that_fit_the_command(task: str) -> None:
+def test_a_full_disk_is_explained_for_each_command(task: str) -> None:
     said = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/metrics.csv"), task)
     assert said is not None
     assert said.startswith("/runs/metrics.csv: cannot be written (No space left on device).\nMake room")

@@ -14,7 +14,7 @@ def test_a_device_is_seeded_as_torch_seeds_all_of_them() -> None:
     assert not torch.equal(ours, torch.rand(5))
 
 
-def test_chance_outside_goes_on_as_if_nothing_had_happened() -> None:
+def test_generators_outside_of_the_block_continue_unchanged() -> None:
     torch.manual_seed(0)
     undisturbed = torch.rand(2)
     torch.manual_seed(0)

@@ -80,7 +80,7 @@ def test_a_run_on_data_that_are_here_opens_no_connection(
     assert asked == []
 
 
-def test_what_can_report_home_is_told_not_to() -> None:
+def test_telemetry_of_dependencies_is_disabled() -> None:
     asked = "import graft, os; print(os.environ['RAY_USAGE_STATS_ENABLED'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HF_"))}
     said = [

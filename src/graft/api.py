@@ -100,16 +100,18 @@ def compose(*overrides: str, task: str = "train", config_dir: Source | None = No
 
     from graft.cli import explain
     from graft.config import conf_dir
-    from graft.config.overrides import literal_words
-    from graft.config.registration import register
+    from graft.config.overrides import quote_literals
+    from graft.config.registration import SCHEMAS, register
+    from graft.config.unknown_keys import refuse_unknown_keys
 
     register(task)
-    words = literal_words(overrides, task)
+    words = quote_literals(overrides, task)
     if config_dir is not None:
         words = [*words, _search_path(config_dir)]
     try:
         with initialize_config_dir(str(conf_dir())):
             config = hydra_compose(task, words, return_hydra_config=True)
+            refuse_unknown_keys(config, SCHEMAS[task])
     except Exception as error:
         if said := explain(error, task):
             raise ConfigError(said.strip()) from None
@@ -142,7 +144,7 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
     wanted = _new_name(config.paths.outputs, "train", folder)
-    with prepare(config, chosen.overrides, wanted, own_name=folder is None) as prepared:
+    with prepare(config, chosen.overrides, wanted, generated_name=folder is None) as prepared:
         command = Command(prepared.folder, list(chosen.overrides), dict(chosen.picked or {}))
         _write_down(chosen, command.folder)
         with _log_of(command.folder, echo):
@@ -198,7 +200,7 @@ def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
     config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
     wanted = _new_name(config.paths.outputs, "build", folder)
-    prepared = prepare(config, chosen.overrides, wanted, own_name=folder is None)
+    prepared = prepare(config, chosen.overrides, wanted, generated_name=folder is None)
     try:
         with prepared:
             settle(config, chosen.overrides)

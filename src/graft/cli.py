@@ -1,4 +1,4 @@
-"""The `graft` command: picks the task, imports nothing heavy, and tells mistakes in plain words."""
+"""The `graft` command: selects the task, imports nothing large, and prints mistakes without a stack trace."""
 
 import errno
 import itertools
@@ -11,32 +11,33 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from graft.config.overrides import literal_words
-from graft.errors import ConfigError, GraftError, Refused, did_you_mean, nearest, pip_install
+from graft import __version__
+from graft.config.overrides import quote_literals
+from graft.errors import AbortCommand, ConfigError, GraftError, did_you_mean, nearest, pip_install
 from graft.system.escaping import printable
 from graft.system.files import DISK_FULL
-from graft.system.signals import end_when_asked_twice
+from graft.system.signals import exit_on_second_signal
 from graft.system.startup import SAFE_PATH
 
 TASKS = {
-    "train": "fit a network, keep its best checkpoint, test it, write the run folder",
-    "evaluate": "test a checkpoint, on its own data set or another",
-    "predict": "name what is in pictures, by a checkpoint or by ImageNet's classes",
-    "export": "hand a checkpoint over as ONNX, torch.export or state dict, checked against the original",
-    "inspect": "look at a data set before training: broken, doubled, lopsided; exit code 1 if it spoils training",
-    "compare": "all finished runs side by side",
+    "train": "train a network, keep its best checkpoint and test it",
+    "evaluate": "compute the metrics of a checkpoint on its own data set or another",
+    "predict": "predict the classes of images with a checkpoint or an ImageNet network",
+    "export": "export a checkpoint as ONNX, torch.export or state dict, and compare it with the original",
+    "inspect": "check a data set for broken, duplicate and unbalanced images; exit code 1 on an error",
+    "compare": "compare all finished runs in a table",
 }
 
 TRUSTED = ["graft.*", "hydra.*", "hydra_plugins.*", "logging.*"]
-"""What a configuration may call into being; anything else in it is data (see Hydra's execution whitelist)."""
+"""Targets that Hydra may instantiate; any other `_target_` is data for it (see Hydra's execution whitelist)."""
 
 EXTRAS = {"submitit": "slurm", "ray": "ray"}
-"""Which extra brings which of Hydra's plugins; `sweep` the others."""
+"""Word in the name of a Hydra plugin -> the extra that installs it; `sweep` installs the others."""
 
-REFUSED = (
+UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
-"""What a file system answers to a path that cannot be written for another reason than a full disk."""
+"""Error codes for a path that cannot be written for another reason than a full disk."""
 
 OUTPUTS = "paths.outputs=FOLDER for all of them, or the key that names this one (hydra.run.dir, folder, output)"
 
@@ -48,36 +49,36 @@ USAGE = """graft: transfer learning on images
 
   graft train experiment=quickstart             offline, on embedded data and weights
   graft train model=vgg16 strategy=finetune     the default: VGG16 fine-tuned on ants and bees
-  tensorboard --logdir outputs                  look at the runs
+  tensorboard --logdir outputs                  view the runs
 """
 
 
 def main(task: str | None = None) -> None:
     """Run `task`, or the one named by the first argument.
 
-    Exit codes: 0 done, 1 a mistake or a failed run (said in plain words; HYDRA_FULL_ERROR=1 shows the
-    stack trace), 2 unknown task, 130 interrupted.
+    Exit codes: 0 success, 1 a mistake or a failed run (HYDRA_FULL_ERROR=1 prints the stack trace), 2 unknown task,
+    130 interrupted.
     """
     if task is None:
         task = _task_from_arguments()
     os.environ[SAFE_PATH] = "1"  # for the processes of a sweep, whichever launcher starts them
-    end_when_asked_twice()
+    exit_on_second_signal()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     try:
         refuse_recorded_options(sys.argv[1:])
-        sys.argv[1:] = literal_words(sys.argv[1:], task)
+        sys.argv[1:] = quote_literals(sys.argv[1:], task)
         _hydra_app(task)()
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
+    except BrokenPipeError:  # the reader, e.g. `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (Exception, Refused) as raised:
+    except (Exception, AbortCommand) as raised:
         if full_error:
             raise
-        cause = raised.error if isinstance(raised, Refused) else raised
+        cause = raised.error if isinstance(raised, AbortCommand) else raised
         sys.stderr.write(printable(explain(cause, task) or traceback.format_exc(), lines=True))
         sys.exit(1)
 
@@ -87,6 +88,9 @@ def _task_from_arguments() -> str:
     if name in TASKS:
         sys.argv = [f"{sys.argv[0]}", *sys.argv[2:]]
         return name
+    if name == "--version":
+        print(f"graft {__version__}")
+        sys.exit(0)
     if name in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0)
@@ -95,9 +99,9 @@ def _task_from_arguments() -> str:
 
 
 def refuse_recorded_options(words: Sequence[str]) -> None:
-    """Refuse to take what a run wrote down in `.hydra/` for options or for a command.
+    """Refuse to use the recorded configuration in a run's `.hydra/` as options or as a command.
 
-    It says which modules are imported and which folders are written to, and may be from anybody.
+    It names modules to import and folders to write to, and may come from an untrusted source.
 
     Raises:
         ConfigError: names the folder and the way out.
@@ -106,20 +110,21 @@ def refuse_recorded_options(words: Sequence[str]) -> None:
         option, _, value = word.partition("=")
         if option.startswith("--e") and "--experimental-rerun".startswith(option):
             raise ConfigError(
-                f"{option}: a run's folder is not run as a command, because it says what is imported and written.\n"
-                "Read its .hydra/overrides.yaml, and give those that you want; resume=RUN_FOLDER continues a run."
+                f"{option}: a run's folder is not executed as a command: it names modules to import and folders to "
+                "write to.\n"
+                "Copy the overrides that you need from its .hydra/overrides.yaml; resume=RUN_FOLDER resumes a run."
             )
         named = f"{before} {word}" if before.startswith("-") else word
         options = named.startswith(("-c", "--config-")) or "hydra.searchpath" in option
         if options and ".hydra" in re.split(r"[^\w.-]+", f"{named} {os.path.realpath(value or word)}"):
             raise ConfigError(
-                f"{named}: what a run wrote down in .hydra is no folder of options, because it says what is imported "
-                "and written.\nRead it, and copy what you want into a folder of your own, or give it as overrides."
+                f"{named}: the recorded configuration in .hydra is not used as options, because it names modules to "
+                "import and folders to write to.\nCopy what you need to your own folder, or give it as overrides."
             )
 
 
 def usage() -> str:
-    """What `graft --help` prints."""
+    """Text of `graft --help`."""
     return USAGE.format(tasks="\n".join(f"  {name:<10}{what}" for name, what in TASKS.items()))
 
 
@@ -136,12 +141,16 @@ def _hydra_app(task: str) -> Callable[[], Any]:
 
 
 def _runner(task: str) -> Callable[[Any], Any]:
-    """What Hydra calls; the task's module is imported only then."""
+    """The function that Hydra calls; it imports the module of the task."""
 
     def run(config: Any) -> Any:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from graft.config.registration import SCHEMAS
+        from graft.config.unknown_keys import refuse_unknown_keys
+
+        refuse_unknown_keys(config, SCHEMAS[task])
         is_job = task == "train" and HydraConfig.get().mode == RunMode.MULTIRUN
         return import_module("graft.sweep.job" if is_job else f"graft.tasks.{task}").main(config)
 
@@ -149,17 +158,17 @@ def _runner(task: str) -> Callable[[Any], Any]:
 
 
 def explain(error: BaseException, task: str = "train") -> str | None:
-    """The plain words for a mistake of the user's in `task`, or None for what is a fault of ours."""
+    """Error message for a mistake of the user in `task`; None for an internal error, which needs a stack trace."""
     from hydra.errors import CompactHydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, GraftError):
         return f"{error}\n"
-    if (full := _behind(error, DISK_FULL)) is not None:
+    if (full := _os_error_cause(error, DISK_FULL)) is not None:
         again = "resume=auto continues from the last checkpoint" if task == "train" else "run the command again"
         file = full.filename or ("the run's folder" if task == "train" else "the output of this command")
         return f"{file}: cannot be written ({full.strerror}).\nMake room; then {again}.\n"
-    refused = _behind(error, REFUSED)
+    refused = _os_error_cause(error, UNWRITABLE)
     if refused is not None and refused.filename is not None:
         reason = f"{refused.filename}: cannot be opened or written ({refused.strerror})"
         return f"{reason}.\nGive another folder: {OUTPUTS}.\n"
@@ -168,15 +177,15 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         options = list(error.options or _options(group))
         return (
             f"{group}={option}: there is no such {group or 'config'}."
-            + (_instead(group, option, options) or nearest(option, options, cutoff=0.5))
+            + (_suggest_option(group, option, options) or nearest(option, options, cutoff=0.5))
             + (f"\nThere are: {' '.join(sorted(options))}" if options else "")
             + "\n"
         )
     if unknown := re.match("Could not override '([^']+)'", str(error)):
         from graft.config.registration import SCHEMAS
-        from graft.config.unknown_keys import suggestion
+        from graft.config.unknown_keys import no_such_key
 
-        return f"{unknown[1]}: there is no such key.{suggestion(unknown[1], SCHEMAS[task])}\n"
+        return f"{no_such_key(unknown[1], SCHEMAS[task])}\n"
     if "Unknown plugin class" in str(error):
         extra = next((extra for word, extra in EXTRAS.items() if word in str(error)), "sweep")
         return f"{error}\nIt is not installed: {pip_install(extra)}\n"
@@ -191,7 +200,7 @@ def explain(error: BaseException, task: str = "train") -> str | None:
 
 
 def _group_and_option(file: str) -> tuple[str, str]:
-    """("data", "/photos") of "data//photos": the group is the longest beginning that is a folder of conf/."""
+    """Split "data//photos" into ("data", "/photos"): the group is the longest prefix that is a folder of conf/."""
     from graft.config import conf_dir
 
     parts = file.split("/")
@@ -199,8 +208,8 @@ def _group_and_option(file: str) -> tuple[str, str]:
     return ("/".join(parts[:depth]), "/".join(parts[depth:])) if depth else (file.rpartition("/")[0], parts[-1])
 
 
-def _instead(group: str, option: str, options: Sequence[str]) -> str:
-    """Return " Did you mean …?" for a network or a data set that exists without an option file of its name."""
+def _suggest_option(group: str, option: str, options: Sequence[str]) -> str:
+    """Return " Did you mean …?" for a network or a data set that exists but has no option file of its name."""
     if group == "model":
         from graft.models import suggest_model
 
@@ -212,8 +221,8 @@ def _instead(group: str, option: str, options: Sequence[str]) -> str:
     return ""
 
 
-def _behind(error: BaseException | None, codes: Collection[int]) -> OSError | None:
-    """The cause of `error` that is an OSError with one of these codes: others raise errors of their own for it."""
+def _os_error_cause(error: BaseException | None, codes: Collection[int]) -> OSError | None:
+    """The first OSError with one of these codes in the chain of causes of `error`, because libraries wrap it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in codes:
             return error

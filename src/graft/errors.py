@@ -1,4 +1,4 @@
-"""What a user is told when something cannot be done: a plain sentence, never a stack trace."""
+"""Errors whose messages the user reads without a stack trace, and suggestions of similar names for such messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ def pip_install(extra: str) -> str:
 
 
 def similar(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Those of `among` that are spelt most like `word`, those with the same letters in another order first."""
+    """The names in `among` that are spelt most like `word`; those with the same letters in another order come first."""
     options = list(among)
     close = difflib.get_close_matches(word, options, n=max(1, len(options)), cutoff=cutoff)
     return sorted(close, key=lambda option: sorted(option) != sorted(word))[:most]
@@ -27,16 +27,16 @@ def did_you_mean(names: Iterable[str]) -> str:
 
 
 def nearest(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str:
-    """Return " Did you mean vgg16 or vgg11?" for a message; an empty text where none of `among` is similar."""
+    """Return " Did you mean vgg16 or vgg11?" for a message; an empty text if none of `among` is similar."""
     return did_you_mean(similar(word, among, most=most, cutoff=cutoff))
 
 
 class GraftError(Exception):
-    """A mistake the user can mend. The message names the thing, the reason and the way out."""
+    """Base of all errors that the user can correct. The message names the thing, the reason and the way out."""
 
 
-class Refused(BaseException):
-    """Carries an error to the user through code that turns exceptions into warnings."""
+class AbortCommand(BaseException):
+    """Carries an error to the user out of a Hydra callback, whose exceptions Hydra turns into warnings."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -44,21 +44,21 @@ class Refused(BaseException):
 
 
 class ConfigError(GraftError):
-    """The configuration asks for something impossible or unknown."""
+    """The configuration requests something impossible or unknown."""
 
 
 class DataError(GraftError):
-    """The data set is missing, empty or not as its source expects."""
+    """The data set is missing, empty or in a layout that its source does not expect."""
 
 
 class UnreadableImage(DataError):
-    """A file of the data set that is no picture, or no longer.
+    """A file of the data set cannot be read as an image.
 
     Args:
         path: the file.
         kind: "empty", "no image", "truncated", "damaged", "too large", "missing", "refused" or
             "not a regular file".
-        reason: the same in more words, e.g. "image file is truncated (12 bytes not processed)".
+        reason: details, e.g. "image file is truncated (12 bytes not processed)".
     """
 
     def __init__(self, path: Path, kind: str, reason: str) -> None:
@@ -74,32 +74,32 @@ class WeightsError(GraftError):
 
 
 class RecordError(GraftError):
-    """A file says of itself what it cannot be: a value of another type, or beyond its limit."""
+    """A value recorded in a file has the wrong type or is out of range."""
 
 
 class TrainingError(GraftError):
-    """Training cannot go on, or cannot be taken up again."""
+    """Training cannot continue, or cannot be resumed."""
 
 
 class ExportError(GraftError):
-    """A network handed over is not the one that was to be handed over."""
+    """An exported network does not compute what the original computes."""
 
 
 class NotAvailable(GraftError):
-    """Something that would be downloaded is neither here nor within reach.
+    """A file is not on this machine and cannot be downloaded.
 
     Args:
-        what: the thing, e.g. "hymenoptera data" or "ImageNet weights of vgg16".
+        what: description of the file, e.g. "hymenoptera data" or "ImageNet weights of vgg16".
         url: its address.
-        place: the file or folder where it belongs when fetched by hand.
-        reason: why it could not be fetched, e.g. "no network: Name or service not known".
+        manual_path: the file or folder where the user can put it.
+        reason: why it cannot be downloaded, e.g. "no network: Name or service not known".
     """
 
-    def __init__(self, what: str, url: str, place: str, reason: str) -> None:
-        self.what, self.url, self.place, self.reason = what, url, place, reason
+    def __init__(self, what: str, url: str, manual_path: str, reason: str) -> None:
+        self.what, self.url, self.manual_path, self.reason = what, url, manual_path, reason
         super().__init__(
-            f"{what}: not on this machine, and {url} cannot be fetched ({reason}).\nPut it by hand at {place}."
+            f"{what}: not on this machine, and {url} cannot be fetched ({reason}).\nPut it by hand at {manual_path}."
         )
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
-        return type(self), (self.what, self.url, self.place, self.reason)
+        return type(self), (self.what, self.url, self.manual_path, self.reason)

@@ -1,4 +1,4 @@
-"""Chance as a pure function: the same parts give the same seed, on every machine and in every process."""
+"""Seeds as a pure function of their purpose: the same parts give the same seed on every machine, in every process."""
 
 import contextlib
 import hashlib
@@ -11,14 +11,17 @@ if TYPE_CHECKING:
 
 
 def seed_of(*parts: int | str) -> int:
-    """A seed in [0, 2**63) from e.g. (run seed, "step", epoch, step); different parts give unrelated seeds."""
+    """Seed in [0, 2**63) derived from e.g. (run seed, "step", epoch, step); different parts give independent seeds."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def seed_device(device: "torch.device", *parts: int | str) -> None:
-    """Seed what draws on `device`, and on the CPU, from `parts`, as `torch.manual_seed` does for every kind of device
-    there is; for those not in use, that function takes down the call stack each time, for up to a millisecond."""
+    """Seed the generators of `device` and of the CPU from `parts`.
+
+    `torch.manual_seed` seeds the generators of every kind of device; for kinds that are not in use it records the call
+    stack each time, which takes up to a millisecond.
+    """
     import torch
 
     seed = seed_of(*parts)
@@ -31,11 +34,11 @@ def seed_device(device: "torch.device", *parts: int | str) -> None:
 
 @contextlib.contextmanager
 def seeded(*parts: int | str) -> Iterator[None]:
-    """Inside, torch's CPU generator is seeded from `parts`; outside, it goes on as if nothing had happened.
+    """Seed torch's CPU generator from `parts` in the block and restore its state afterwards.
 
-    That generator alone: `torch.manual_seed` would seed the GPUs' too.
+    Generators of GPUs are not changed, as they would be by `torch.manual_seed`.
     """
-    import torch  # only here: a sweeper, which trains nothing, draws seeds too
+    import torch  # imported late: a sweeper, which trains nothing, needs seeds too
 
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed_of(*parts))
@@ -47,8 +50,9 @@ def seeded(*parts: int | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded_everywhere(*parts: int | str) -> Iterator[None]:
-    """Seed the global CPU generators of torch, NumPy and Python from `parts`; after the block they continue as if
-    nothing had been drawn. For user code, which may draw from any of them.
+    """Seed the global CPU generators of torch, NumPy and Python from `parts` in the block and restore them afterwards.
+
+    For user code, which may use any of them.
     """
     import numpy as np
 

@@ -63,7 +63,7 @@ def test_scratch_ignores_pretrained_weights() -> None:
     assert settle(composed("strategy=scratch")).model.weights is None
 
 
-def test_runs_that_differ_only_in_seed_and_places_are_the_same_choice() -> None:
+def test_runs_that_differ_only_in_seed_and_paths_share_their_choices() -> None:
     def of(*overrides: str) -> dict:
         return choices(plain(settle(composed("strategy=scratch", *overrides))), {})
 
@@ -72,7 +72,7 @@ def test_runs_that_differ_only_in_seed_and_places_are_the_same_choice() -> None:
     assert of("model.dropout=0.3") != of()
 
 
-def test_conf_is_found_beside_the_checkout() -> None:
+def test_conf_is_found_in_the_checkout() -> None:
     assert conf_dir() == Path(__file__).resolve().parents[2] / "conf"
 
 

@@ -16,13 +16,13 @@ def of(*overrides: str) -> str:
         return config_hash(typed(compose("train", [*SMALL, *overrides]), TrainConfig))
 
 
-def test_where_it_writes_and_how_it_reads_make_no_other_run() -> None:
+def test_paths_and_loading_options_do_not_change_the_hash() -> None:
     same = ("paths.outputs=elsewhere", "data.num_workers=3", "logger=none", "sweep_name=x", "resume=auto",
             "callbacks.checkpoint_every_n_steps=9")  # fmt: skip
     assert of(*same) == of()
 
 
-def test_whatever_can_change_a_figure_makes_another_run() -> None:
+def test_every_key_that_can_change_a_result_changes_the_hash() -> None:
     different = (
         "seed=1",
         "optimizer.lr=0.123",

@@ -105,7 +105,7 @@ NONSENSE = {
     "scheduler.monitor=val_loss": "Did you mean val/loss",
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9]: must be a list of 2 numbers",
     "optimizer.betas=[0.9,1]": "each number must be at least 0 and less than 1",
-    "augment.random_resized_crop.scale=[1,0.5]": "the smaller number comes first",
+    "augment.random_resized_crop.scale=[1,0.5]": "must be in ascending order",
     "optimizer.nesterov=true optimizer.momentum=0": "optimizer.nesterov=true and optimizer.momentum=0 disagree",
     "trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5: must be more than 0 and at most 1 if",
     "trainer.limit_train_batches=0": "trainer.limit_train_batches=0: must be at least 1 if it is an integer",
@@ -123,7 +123,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("words", NONSENSE)
-def test_nonsense_is_refused_with_the_way_out(words: str) -> None:
+def test_invalid_values_are_refused_with_the_way_out(words: str) -> None:
     overrides = [words] if "{" in words else words.split()
     config = graft.compose(*overrides).config
     with pytest.raises(ConfigError) as raised:

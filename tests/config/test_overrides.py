@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 import graft
 from graft.config.fields import keys_of
-from graft.config.overrides import LITERAL, literal_words
+from graft.config.overrides import LITERAL, quote_literals
 from graft.config.registration import SCHEMAS
 from graft.errors import ConfigError
 
@@ -43,7 +42,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("key", ["source", "data.options.csv"])
 def test_an_existing_file_may_have_any_name_under_any_key(key: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
-    (word,) = literal_words([f"{key}={name}"], "predict")
+    (word,) = quote_literals([f"{key}={name}"], "predict")
     if name not in ("one,two.jpg", "[x]", "{x}"):  # lists and mappings stay what they are
         assert value_of(word) == name
 
@@ -52,7 +51,7 @@ def test_an_existing_file_may_have_any_name_under_any_key(key: str, name: str, t
 def test_a_folder_to_be_made_may_have_any_name(name: str) -> None:
     for task, key in LITERALS:
         for plus in ("", "+", "++"):
-            (word,) = literal_words([f"{plus}{key}={name}"], task)
+            (word,) = quote_literals([f"{plus}{key}={name}"], task)
             assert word.startswith(f"{plus}{key}=")
             assert value_of(word) == name
 
@@ -65,7 +64,7 @@ def test_the_value_arrives_as_it_was_written() -> None:
 
 def test_home_is_found_behind_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    words = literal_words(["data.root=~/photos", "source=~/photos", "-m"], "train")
+    words = quote_literals(["data.root=~/photos", "source=~/photos", "-m"], "train")
     assert [value_of(word) for word in words[:2]] == [f"{tmp_path}/photos"] * 2
 
 
@@ -75,8 +74,8 @@ def test_home_is_found_behind_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPa
      "data.root=null", "data.root='a, b'", 'data.root="1e5"', "~data.root", "data.root=${paths.data}/x",
      "data.root=/photos/flowers", "model=vgg16,vgg11", "trainer.precision=32", "--config-dir=x (1)"],
 )  # fmt: skip
-def test_everything_else_is_hydras(word: str) -> None:
-    assert literal_words([word], "train") == [word]
+def test_other_overrides_are_left_to_hydra(word: str) -> None:
+    assert quote_literals([word], "train") == [word]
 
 
 def test_an_interpolation_in_a_path_is_resolved() -> None:
@@ -95,13 +94,13 @@ def test_an_interpolation_in_a_path_is_resolved() -> None:
     }.items(),
 )
 def test_a_sweep_over_paths_has_a_job_for_each(value: str, jobs: list[str]) -> None:
-    word = literal_words(["-m", f"data.root={value}"], "train")[1]
+    word = quote_literals(["-m", f"data.root={value}"], "train")[1]
     override = OverridesParser.create().parse_override(word)
     found = list(override.sweep_string_iterator()) if override.is_sweep_override() else [word.partition("=")[2]]
     assert [value_of(f"x={choice}") for choice in found] == jobs
 
 
-def test_a_group_that_is_needed_is_not_null() -> None:
+def test_null_for_a_required_group_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^model=null: train needs an option of this group\.\nThere are: alexnet"):
         graft.compose("model=null")
     for task in ("train", "inspect"):
@@ -110,9 +109,9 @@ def test_a_group_that_is_needed_is_not_null() -> None:
                 graft.compose(f"{group}=null", task=task)
 
 
-def test_a_group_that_is_null_by_itself_may_be_so_by_word() -> None:
+def test_null_for_an_optional_group_is_allowed() -> None:
     assert graft.compose("experiment=null", "sweep=null").config == graft.compose().config
-    assert OmegaConf.is_missing(graft.compose("model=null", task="predict").config.model, "name")
+    assert graft.compose("model=null", task="predict").config.model.name is None
 
 
 @pytest.mark.parametrize("option", ["16", "true", "1e5"])

@@ -73,7 +73,7 @@ def test_a_broken_file_stops_the_run_before_torch_is_imported(photos: Path, tmp_
     assert run.summary["status"] == "failed"
 
 
-def test_skip_goes_on_and_says_what_was_left_out_and_what_was_lost(photos: Path, tmp_path: Path) -> None:
+def test_skip_trains_on_and_reports_excluded_and_unreadable_images(photos: Path, tmp_path: Path) -> None:
     before = {(file, file.lstat().st_mtime_ns) for file in photos.rglob("*")}
     words = (*SMALL, f"data.root={photos}", "data.on_error=skip", "data.resident_gb=0", "data.num_workers=1")
     run = succeeded(train(tmp_path / "run", *words))
@@ -92,7 +92,7 @@ def test_skip_goes_on_and_says_what_was_left_out_and_what_was_lost(photos: Path,
     assert {len(row) for row in rows} == {len(header)}
 
 
-def test_damage_found_while_training_is_named_without_a_stack_trace(photos: Path, tmp_path: Path) -> None:
+def test_an_image_damaged_during_training_is_named_without_a_stack_trace(photos: Path, tmp_path: Path) -> None:
     (photos / "train" / "[bold]" / "03.png").unlink()
     words = (*SMALL, f"data.root={photos}", "data.resident_gb=0", "data.num_workers=1", "trainer.baseline=false")
     run = train(tmp_path / "run", *words)

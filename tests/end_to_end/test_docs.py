@@ -17,6 +17,7 @@ from one_training_step import ONE_STEP, composed_small, make_small_sets, run_one
 
 from graft.cli import TASKS
 from graft.config import conf_dir
+from graft.config.overrides import quote_literals
 from graft.sweep import hooks as sweep
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -127,13 +128,13 @@ def test_an_example_of_training_trains(
         for name, value in ONE_TASK.items():
             monkeypatch.setenv(name, value)
     said = [word for word in shlex.split(words) if "interval(" not in word and "choice(" not in word]
-    said = first_of_each_sweep(said)
+    said = quote_literals(first_of_each_sweep(said), "train")
     result = run_one_step(composed_small(*said, *ONE_STEP), tmp_path / "run", monkeypatch)
     assert "test/acc" in result["metrics"]
 
 
 @pytest.mark.parametrize("words", TO_HYDRA)
-def test_what_an_example_says_to_hydra_is_understood(words: str, copied: Path) -> None:
+def test_hydra_composes_the_hydra_overrides_of_an_example(words: str, copied: Path) -> None:
     sweep.register()
     said = said_here(words)
     GlobalHydra.instance().clear()
@@ -149,7 +150,7 @@ def test_what_an_example_says_to_hydra_is_understood(words: str, copied: Path) -
 
 
 @pytest.mark.parametrize(("page", "task", "words"), USED)
-def test_an_example_of_using_a_network_runs(
+def test_an_example_of_the_other_commands_runs(
     page: str, task: str, words: str, places: Path, digits_run: Path, tmp_path: Path, shared_weights: Path
 ) -> None:
     said = [word.replace("RUN_FOLDER", str(digits_run)).replace("~/photos", "photos") for word in shlex.split(words)]
@@ -187,7 +188,7 @@ def test_there_are_examples_on_every_page() -> None:
     assert pages >= {page.name for page in PAGES} - {GENERATED, "architecture.md"}
 
 
-def test_every_test_that_a_promise_names_is_there() -> None:
+def test_every_test_named_by_a_guarantee_exists() -> None:
     named = re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())
     assert len(named) > 30
     for file, name in named:

@@ -78,7 +78,7 @@ def words_of(case: str, folder: Path) -> tuple[str, ...]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(case: str, tmp_path: Path) -> None:
+def test_a_run_killed_at_twenty_random_moments_ends_bit_identically(case: str, tmp_path: Path) -> None:
     words = (*words_of(case, tmp_path), f"trainer.max_epochs={80 if case == 'feature_extract, cached' else 16}")
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
     kills = killed_again_and_again(tmp_path / "part", words, 20, random.Random(case))
@@ -87,7 +87,7 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(case: str, t
     require_the_same(whole, graft.FinishedRun(tmp_path / "part"))
 
 
-def test_killed_at_some_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_killed_at_a_few_random_moments_ends_bit_identically(tmp_path: Path) -> None:
     words = (*words_of("gradual, cached", tmp_path), "trainer.max_epochs=3", "trainer.limit_train_batches=8")
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
     killed_again_and_again(tmp_path / "part", words, 2, random.Random(0))
@@ -95,7 +95,7 @@ def test_killed_at_some_random_moments_it_ends_with_the_same_bits(tmp_path: Path
 
 
 @pytest.mark.parametrize("epochs", [2, 3])
-def test_a_plateau_is_noticed_though_the_run_stopped_at_the_end_of_its_epoch(epochs: int, tmp_path: Path) -> None:
+def test_a_plateau_is_detected_after_an_interruption_at_the_end_of_its_epoch(epochs: int, tmp_path: Path) -> None:
     words = (*WORDS, "scheduler=plateau", "scheduler.patience=0", "augment=basic", "callbacks.checkpoint=last")
     whole = whole_plateau(tmp_path.parent / "whole_plateau", words)
     graft.train(*words, f"trainer.max_epochs={epochs}", "trainer.test=false", folder=tmp_path, echo=False)
@@ -114,7 +114,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("case", ["everything", *(pytest.param(case, marks=pytest.mark.slow) for case in SOME)])
-def test_it_goes_on_from_within_an_epoch(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_within_an_epoch(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from graft.learning.checkpoint_writing import ResumePoint
 
     words = words_of(case, tmp_path)
@@ -142,7 +142,7 @@ def test_it_goes_on_from_within_an_epoch(case: str, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name
 )
-def test_asked_to_stop_it_saves_the_step_and_ends(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_stop_signal_saves_the_step_and_ends_the_run(number: signal.Signals, tmp_path: Path) -> None:
     words = (
         *WORDS,
         "trainer.max_epochs=3000",
@@ -164,7 +164,7 @@ def test_asked_to_stop_it_saves_the_step_and_ends(number: signal.Signals, tmp_pa
     assert read_checkpoint(last)["global_step"] > 0
 
 
-def test_asked_to_stop_while_a_checkpoint_is_written_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_signal_during_a_checkpoint_write_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from graft.learning.checkpoint_writing import AtomicCheckpointIO
 
     words = (*WORDS, "callbacks.checkpoint_every_n_steps=null", "trainer.max_epochs=3")

@@ -63,7 +63,7 @@ def held() -> tuple[int, int, float]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="what a process holds is read from /proc")
-def test_ten_thousand_steps_let_nothing_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_in_ten_thousand_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from graft.learning.checkpoint_writing import ResumePoint
 
     seen: dict[int, tuple[int, int, float]] = {}

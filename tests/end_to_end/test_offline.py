@@ -7,7 +7,7 @@ from commands import train
 OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
 
-def test_the_default_names_addresses_places_and_what_runs_without(tmp_path: Path) -> None:
+def test_the_default_names_addresses_local_paths_and_an_offline_alternative(tmp_path: Path) -> None:
     done = train(tmp_path / "run", **OFFLINE, TORCH_HOME=str(tmp_path / "torch"))
     assert done.code == 1
     assert "Traceback" not in done.err

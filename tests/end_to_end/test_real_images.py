@@ -16,7 +16,7 @@ def snapshot(folder: Path) -> set[tuple[str, int, int]]:
 @pytest.mark.parametrize(
     ("data", "counts"), {"hymenoptera": (244, 153, 153), "flowers": (2816, 314, 540), "mask": (959, 322, 322)}.items()
 )
-def test_each_set_trains_and_is_left_as_it_was(
+def test_each_data_set_trains_and_is_unchanged(
     data: str, counts: tuple[int, ...], shared_data: Path, tmp_path: Path
 ) -> None:
     before = snapshot(shared_data)
@@ -29,7 +29,7 @@ def test_each_set_trains_and_is_left_as_it_was(
     assert snapshot(shared_data) == before
 
 
-def test_features_alone_are_accepted_for_a_trunk_and_what_stays_random_is_said(
+def test_weights_of_the_convolutions_only_are_accepted_and_random_layers_are_reported(
     shared_data: Path, shared_weights: Path, tmp_path: Path
 ) -> None:
     run = succeeded(

@@ -78,7 +78,7 @@ def events(run: Finished) -> EventAccumulator:
     return events_of(run.folder)
 
 
-def test_everything_is_there_under_the_same_names_in_every_run(outputs: Path, events: EventAccumulator) -> None:
+def test_every_run_has_the_same_tags(outputs: Path, events: EventAccumulator) -> None:
     assert set(events.Tags()["scalars"]) == SCALARS
     assert set(events.Tags()["images"]) == PICTURES
     texts = {"config/text_summary", "layers/text_summary", "notes/text_summary"}
@@ -88,7 +88,7 @@ def test_everything_is_there_under_the_same_names_in_every_run(outputs: Path, ev
     assert events_of(outputs / "0.0005").Tags() == events.Tags()
 
 
-def test_every_picture_is_made_once_and_is_bounded(run: Finished, events: EventAccumulator) -> None:
+def test_every_figure_is_drawn_once_with_a_bounded_size(run: Finished, events: EventAccumulator) -> None:
     for tag in PICTURES:
         (picture,) = events.Images(tag)
         assert len(picture.encoded_image_string) < 1_000_000
@@ -97,7 +97,7 @@ def test_every_picture_is_made_once_and_is_bounded(run: Finished, events: EventA
     assert (run.folder / FILE).stat().st_size < 2_000_000
 
 
-def test_pictures_belong_to_the_step_of_the_best_checkpoint(run: Finished, events: EventAccumulator) -> None:
+def test_figures_have_the_step_of_the_best_checkpoint(run: Finished, events: EventAccumulator) -> None:
     best = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
     for tag in PICTURES - {board.TRAIN_BATCH}:
         assert [picture.step for picture in events.Images(tag)] == [best], tag
@@ -105,13 +105,13 @@ def test_pictures_belong_to_the_step_of_the_best_checkpoint(run: Finished, event
     assert error.step == best
 
 
-def test_the_final_figures_are_those_of_the_summary(run: Finished, events: EventAccumulator) -> None:
+def test_the_final_metrics_equal_the_summary(run: Finished, events: EventAccumulator) -> None:
     for name in board.FINALS:
         (final,) = events.Scalars(f"final/{name}")
         assert final.value == pytest.approx(run.summary["metrics"][name], rel=1e-6)
 
 
-def test_the_record_tells_what_the_summary_tells(run: Finished) -> None:
+def test_the_record_agrees_with_the_summary(run: Finished) -> None:
     record = read_record(run.folder)
     assert record is not None
     metrics = run.summary["metrics"]
@@ -123,7 +123,7 @@ def test_the_record_tells_what_the_summary_tells(run: Finished) -> None:
     assert {name.split("/")[0] for name, _ in record.thumbnails.values()} == {"test"}
 
 
-def test_times_are_in_tensorboard_alone_and_gradients_beside_their_loss(run: Finished) -> None:
+def test_times_are_only_in_tensorboard_and_gradient_norms_at_the_steps_of_the_loss(run: Finished) -> None:
     rows = list(csv.DictReader((run.folder / "metrics.csv").open()))
     assert not any(name.startswith("time/") for name in rows[0])
     for row in rows:
@@ -131,7 +131,7 @@ def test_times_are_in_tensorboard_alone_and_gradients_beside_their_loss(run: Fin
     assert all(float(row["grad_norm/features"]) > 0 for row in rows if row["grad_norm/features"])
 
 
-def test_none_leaves_the_figures_alone(outputs: Path, tmp_path: Path) -> None:
+def test_review_none_logs_metrics_without_figures(outputs: Path, tmp_path: Path) -> None:
     run = succeeded(
         train(tmp_path / "run", *of(outputs.parent), "review=none", "review.graph=false", "trainer.max_epochs=1")
     )
@@ -143,7 +143,7 @@ def test_none_leaves_the_figures_alone(outputs: Path, tmp_path: Path) -> None:
     assert not (run.folder / "tensorboard" / "projector_config.pbtxt").exists()
 
 
-def test_a_run_that_fails_says_so_in_hparams(outputs: Path, tmp_path: Path) -> None:
+def test_a_failed_run_has_status_failed_in_hparams(outputs: Path, tmp_path: Path) -> None:
     shutil.copytree(outputs.parent / "data", tmp_path / "data")
     broken = tmp_path / "data" / "train" / CLASSES[1] / "0.png"
     content = bytearray(broken.read_bytes())
@@ -199,7 +199,7 @@ def test_tensorboard_serves_every_kind_of_data(tensorboard: str) -> None:
     assert set(asked(tensorboard, "scalars/tags")["0.05/tensorboard"]) == SCALARS
 
 
-def test_hparams_compares_the_runs_by_their_final_figures(tensorboard: str, outputs: Path) -> None:
+def test_hparams_compares_runs_by_their_final_metrics(tensorboard: str, outputs: Path) -> None:
     experiment = asked(tensorboard, "hparams/experiment", experimentName="")
     assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [f"final/{name}" for name in board.FINALS]
     first = [info["name"] for info in experiment["hparamInfos"][:6]]

@@ -18,7 +18,7 @@ from graft.tasks.predict import main as predict
 SMALL = (*QUICK, "trainer.baseline=false", "review=none", "logger.tensorboard=false")
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_spoiled_one(
+def test_a_run_resumes_from_the_previous_checkpoint_if_the_last_is_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (*SMALL, "scheduler=none", "trainer.max_epochs=3")
@@ -42,7 +42,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_spoiled_one(
 
 
 @pytest.mark.slow
-def test_a_run_whose_disk_fills_up_keeps_its_last_checkpoint_and_says_so(small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint_and_is_reported(small_disk: Path) -> None:
     run = train(small_disk / "run", *SMALL, "trainer.max_epochs=9")
     assert run.code == 1
     assert "the checkpoint cannot be written (No space left on device)" in run.err
@@ -63,7 +63,7 @@ def fill_up(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export", "state_dict"])
-def test_an_export_to_a_full_disk_says_what_to_do_and_leaves_nothing(
+def test_an_export_to_a_full_disk_reports_the_way_out_and_leaves_no_files(
     form: str, digits_run: Path, small_disk: Path
 ) -> None:
     fill_up(small_disk)
@@ -79,7 +79,7 @@ def test_an_export_to_a_full_disk_says_what_to_do_and_leaves_nothing(
     assert not list((small_disk / "out").glob("*"))
 
 
-def test_predictions_for_a_full_disk_say_what_to_do_and_leave_nothing(digits_run: Path, small_disk: Path) -> None:
+def test_predictions_to_a_full_disk_report_the_way_out_and_leave_no_files(digits_run: Path, small_disk: Path) -> None:
     from graft.data.loading import load_splits
 
     images = load_splits("digits", root=None, seed=0).test

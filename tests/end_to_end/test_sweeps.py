@@ -68,7 +68,7 @@ def test_a_killed_grid_is_completed_by_the_same_command(
     assert whole["2"]["attempts"] == 2
 
 
-def test_an_interrupted_job_ends_as_if_it_had_never_stopped(
+def test_an_interrupted_job_ends_with_the_result_of_an_uninterrupted_one(
     killed_and_completed: tuple[Path, dict[str, Any], Finished], tmp_path: Path
 ) -> None:
     jobs, _, _ = killed_and_completed
@@ -83,7 +83,7 @@ def test_an_interrupted_job_ends_as_if_it_had_never_stopped(
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_a_failing_job_stops_no_other_and_the_end_says_what_to_do(
+def test_a_failing_job_does_not_stop_the_others_and_the_resume_command_is_printed(
     killed_and_completed: tuple[Path, dict[str, Any], Finished],
 ) -> None:
     jobs, _, again = killed_and_completed
@@ -96,7 +96,7 @@ def test_a_failing_job_stops_no_other_and_the_end_says_what_to_do(
     assert "1 not finished" not in (jobs / "compare.md").read_text().split("0.05")[1].splitlines()[0]
 
 
-def test_side_by_side_a_job_that_is_killed_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_killed_parallel_job_is_reported_and_the_others_continue(tmp_path: Path) -> None:
     pytest.importorskip("joblib")
     jobs = tmp_path / "outputs/sweep/it"
     started = killed_when(
@@ -114,7 +114,7 @@ def test_side_by_side_a_job_that_is_killed_is_told_and_the_others_go_on(tmp_path
 
 
 @pytest.mark.slow
-def test_a_search_with_two_jobs_at_once_stops_hopeless_trials_early_and_marks_them(tmp_path: Path) -> None:
+def test_a_search_with_two_parallel_jobs_prunes_trials_and_marks_them(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
     pytest.importorskip("joblib")
     done = succeeded(

@@ -58,7 +58,7 @@ def test_a_network_of_timm_trains_on_weights_from_the_hub(http_server: Any, tmp_
     assert checkpoint["graft"]["preprocessing"]["resize_size"] == 168, "160 / 0.95, as timm has it"
 
 
-def test_a_hub_out_of_reach_stops_at_once_with_address_and_place(tmp_path: Path) -> None:
+def test_an_unreachable_hub_fails_at_once_with_address_and_local_path(tmp_path: Path) -> None:
     hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
     done = train(tmp_path / "run", *QUICK, **hub)
     assert done.code == 1

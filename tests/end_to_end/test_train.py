@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return done
 
 
-def test_a_run_leaves_everything_behind(run: Finished) -> None:
+def test_a_run_writes_all_files(run: Finished) -> None:
     left = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
     assert {"summary.json", "metrics.csv", "train.log", ".hydra/config.yaml", ".hydra/overrides.yaml"} <= left
     assert {"checkpoints/best.ckpt", "checkpoints/last.ckpt"} <= left
@@ -47,7 +47,7 @@ def test_a_run_leaves_everything_behind(run: Finished) -> None:
     }
 
 
-def test_the_summary_keeps_the_contract(run: Finished) -> None:
+def test_the_summary_has_the_documented_keys(run: Finished) -> None:
     summary = run.summary
     assert summary["status"] == "finished"
     assert {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc", "test/acc/7"} <= set(
@@ -66,7 +66,7 @@ def test_the_summary_keeps_the_contract(run: Finished) -> None:
     assert {"python", "torch", "lightning", "graft"} <= set(summary["versions"])
 
 
-def test_the_figures_are_the_same_in_csv_and_tensorboard_with_the_baseline_at_step_0(run: Finished) -> None:
+def test_csv_and_tensorboard_have_equal_metrics_with_the_baseline_at_step_0(run: Finished) -> None:
     rows = list(csv.DictReader((run.folder / "metrics.csv").open()))
     assert rows[0]["step"] == "0"
     assert float(rows[0]["val/acc"]) < 0.4, "an untrained network knows nothing"
@@ -81,7 +81,7 @@ def test_the_figures_are_the_same_in_csv_and_tensorboard_with_the_baseline_at_st
     assert run.summary["metrics"]["val/acc"] == best
 
 
-def test_a_checkpoint_is_plain_and_whole(run: Finished) -> None:
+def test_a_checkpoint_is_complete_plain_data(run: Finished) -> None:
     content = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)
     made = content["graft"]
     assert made["classes"] == run.summary["classes"]
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_plain_and_whole(run: Finished) -> None:
     json.dumps(made)
 
 
-def test_a_run_starts_from_anothers_checkpoint(run: Finished, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_checkpoint_of_another_run(run: Finished, tmp_path: Path) -> None:
     done = train(
         tmp_path / "run",
         "model=vgg_mini",
@@ -122,7 +122,7 @@ def test_the_same_command_twice_gives_the_same_weights_bit_for_bit(tmp_path: Pat
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_validation_also_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
+def test_validation_runs_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
     done = train(tmp_path / "run", *QUICK, "trainer.limit_train_batches=7", "trainer.val_check_interval=3")
     assert done.code == 0, done.err
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
@@ -130,7 +130,7 @@ def test_validation_also_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
     assert all(row["train/loss"] for row in rows if row["val/loss"] and row["step"] != "0")
 
 
-def test_the_line_of_an_epoch_without_validation_tells_of_that_epoch(tmp_path: Path) -> None:
+def test_the_log_line_of_an_epoch_without_validation_has_that_epochs_metrics(tmp_path: Path) -> None:
     words = ("trainer.limit_val_batches=0", "trainer.baseline=false", "callbacks.checkpoint=last")
     done = succeeded(train(tmp_path / "run", *QUICK, *words, "trainer.max_epochs=3"))
     told = re.findall(r"epoch \d/3  train/loss ([\d.]+)  train/acc [\d.]+  \d", (done.folder / "train.log").read_text())
@@ -140,7 +140,7 @@ def test_the_line_of_an_epoch_without_validation_tells_of_that_epoch(tmp_path: P
     assert told == recorded
 
 
-def test_a_failed_run_says_so_in_its_summary(tmp_path: Path) -> None:
+def test_a_failed_run_has_status_failed_in_its_summary(tmp_path: Path) -> None:
     done = train(tmp_path / "run", "data=folder", "data.root=nowhere", "strategy=scratch")
     assert done.code == 1
     assert "nowhere" in done.err
@@ -149,7 +149,7 @@ def test_a_failed_run_says_so_in_its_summary(tmp_path: Path) -> None:
     assert "nowhere" in done.summary["error"]
 
 
-def test_every_extra_of_training_runs(tmp_path: Path) -> None:
+def test_all_optional_features_of_training_run_together(tmp_path: Path) -> None:
     done = train(
         tmp_path / "run",
         *QUICK,
@@ -170,7 +170,7 @@ def test_every_extra_of_training_runs(tmp_path: Path) -> None:
     assert done.summary["status"] == "finished"
 
 
-def test_a_sweep_ends_in_a_table_and_the_tensorboard_line(tmp_path: Path) -> None:
+def test_a_sweep_ends_with_a_table_and_the_tensorboard_command(tmp_path: Path) -> None:
     done = command(
         tmp_path / "run",
         str(ROOT / "train.py"),
@@ -199,7 +199,7 @@ def test_a_sweep_ends_in_a_table_and_the_tensorboard_line(tmp_path: Path) -> Non
     assert "optimizer.lr" in again.out
 
 
-def test_steps_between_validations_are_optimizer_steps_and_may_meet_a_limit(tmp_path: Path) -> None:
+def test_val_check_interval_counts_optimizer_steps_and_combines_with_a_limit(tmp_path: Path) -> None:
     """Half of 41 batches make an epoch of 20, which are 10 steps of two."""
     words = ("trainer.limit_train_batches=0.5", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4")
     done = succeeded(train(tmp_path / "run", *QUICK, *words, "loss.class_weights={0: 2, 9: 0.5}"))

@@ -20,7 +20,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_named_and_a_broken_picture_ends_in_exit_code_1(
+def test_predicting_a_folder_skips_a_broken_image_and_exits_with_1(
     digits_run: Path, photos: Path, tmp_path: Path
 ) -> None:
     words = ("-m", "graft.cli", "predict", f"checkpoint={digits_run}", f"source={photos}", "output=out.csv")
@@ -38,7 +38,7 @@ def test_a_folder_is_named_and_a_broken_picture_ends_in_exit_code_1(
     assert "Traceback" not in done.err
 
 
-def test_a_network_that_is_not_here_is_said_with_its_address(photos: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_reported_with_their_address(photos: Path, tmp_path: Path) -> None:
     words = ("-m", "graft.cli", "predict", "experiment=imagenet_predict", f"source={photos}")
     done = command(tmp_path / "x", *words, **OFFLINE, TORCH_HOME=str(tmp_path / "torch"))
     assert done.code == 1
@@ -51,7 +51,7 @@ def test_a_network_that_is_not_here_is_said_with_its_address(photos: Path, tmp_p
     assert "Traceback" not in done.err
 
 
-def test_an_evaluation_has_a_folder_of_its_own_and_says_whether_the_figures_are_the_runs(
+def test_an_evaluation_writes_its_own_folder_and_compares_its_metrics_with_the_run(
     digits_run: Path, tmp_path: Path
 ) -> None:
     before = {file: file.stat().st_mtime_ns for file in digits_run.rglob("*")}
@@ -67,7 +67,7 @@ def test_an_evaluation_has_a_folder_of_its_own_and_says_whether_the_figures_are_
     assert {file: file.stat().st_mtime_ns for file in digits_run.rglob("*")} == before
 
 
-def test_an_export_says_what_it_compared_and_leaves_only_that(digits_run: Path, tmp_path: Path) -> None:
+def test_an_export_reports_its_comparison_and_leaves_only_the_exported_files(digits_run: Path, tmp_path: Path) -> None:
     words = ("-m", "graft.cli", "export", f"checkpoint={digits_run}", "format=torch_export", "folder=out")
     done = succeeded(command(tmp_path / "x", *words, fresh=True))
     assert "32 images" in done.out

@@ -33,7 +33,7 @@ graft.cli._hydra_app = lambda task: lambda: listening(block)
 
 def listening(task):
     from graft.system.signals import STOP
-    with STOP.listening():
+    with STOP.handling_signals():
         task(None)
 
 graft.cli.main("train")

@@ -46,7 +46,7 @@ def test_no_process_of_a_run_imports_from_the_working_directory(start: str, phot
     assert list(out.glob("**/best.ckpt"))
 
 
-def test_a_module_of_ones_own_in_the_working_directory_is_found_when_it_is_named(photos: Path, tmp_path: Path) -> None:
+def test_a_custom_module_in_the_working_directory_is_imported_by_its_name(photos: Path, tmp_path: Path) -> None:
     (photos / "my_set").mkdir()
     (photos / "my_set" / "digits.py").write_text("from graft.data.sources.digits import load\n")
     words = ("data=digits", "data._target_=my_set.digits.load", f"folder={tmp_path}/sheets", "sheets=0")

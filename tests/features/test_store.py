@@ -301,15 +301,15 @@ def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "graft")
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(leases, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "RENEWAL_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.5)
     stopped = forked(compute_and_stop, tmp_path, "a", signal.SIGSTOP)
     wait_until(lambda: state_of(stopped.pid) == "T")
     mine = obtain(tmp_path, Source())
     assert mine.computed
     whom = f"process {stopped.pid} on {socket.gethostname()}, since"
     assert f"waiting for {whom}" in caplog.text
-    assert "has been silent for" in caplog.text
+    assert "was not renewed for" in caplog.text
     os.kill(stopped.pid or 0, signal.SIGCONT)  # it finishes, finds the features there, and takes them
     stopped.join(timeout=60)
     assert stopped.exitcode == 0
@@ -318,7 +318,7 @@ def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
 
 
 def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"BEAT_SECONDS": 0.05, "SILENT_SECONDS": 0.5, "HUNG_SECONDS": 0.5}.items():
+    for name, seconds in {"RENEWAL_SECONDS": 0.05, "EXPIRY_SECONDS": 0.5, "HUNG_SECONDS": 0.5}.items():
         monkeypatch.setattr(leases, name, seconds)
     hanging = forked(obtain, tmp_path, Source(pause=3600))
     wait_until(lambda: (tmp_path / FEATURES).is_dir() and list((tmp_path / FEATURES).glob("*.claim")))
@@ -328,8 +328,8 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypa
 
 
 def test_a_holder_that_works_is_waited_for_however_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(leases, "SILENT_SECONDS", 2.0)
+    monkeypatch.setattr(leases, "RENEWAL_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 2.0)
     working = forked(obtain, tmp_path, Source(pause=0.25))
     wait_until(lambda: (tmp_path / FEATURES).is_dir() and list((tmp_path / FEATURES).glob("*.claim")))
     assert not obtain(tmp_path, Source()).computed
@@ -396,7 +396,7 @@ def test_what_another_host_uses_stays_until_it_has_long_been_silent(
 def test_a_claim_whose_holder_is_new_is_not_cleared_with_the_old_one(tmp_path: Path) -> None:
     old = leases.Lease(tmp_path / "claim")
     watch = leases.Watch(tmp_path / "claim")
-    watch.look()
+    watch.read()
     old.release()
     new = leases.Lease(tmp_path / "claim")
     watch.clear()

@@ -11,7 +11,7 @@ from graft.errors import TrainingError, WeightsError
 from graft.learning.checkpoint_writing import AtomicCheckpointIO
 from graft.learning.checkpoints import read_checkpoint, replace_damaged_checkpoint
 from graft.models.weights.reading import read_file
-from graft.system.files import damage_of
+from graft.system.files import damage_in
 
 
 def content(epoch: int = 0, size: int = 50) -> dict[str, object]:
@@ -105,7 +105,7 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(damage: str, folder: Pat
         last.write_bytes(last.read_bytes()[:-30])
     elif damage == "flipped":
         flip(last, 8 * (last.read_bytes().index(b"PK", 1) - 40))
-        assert damage_of(last) is not None
+        assert damage_in(last) is not None
     else:
         last.unlink()
     said = replace_damaged_checkpoint(folder)

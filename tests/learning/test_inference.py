@@ -14,7 +14,7 @@ from graft.learning.inference import Inference, most_probable
 from graft.learning.restore import Restored
 from graft.learning.views import mean_of_views, with_margin
 from graft.models import Recipe
-from graft.system.device import Device, as_trained
+from graft.system.device import Device, inference_device
 
 PREPROCESSING = Preprocessing(input_size=4, resize_size=6, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -86,13 +86,13 @@ def test_a_network_may_overwrite_its_earlier_output() -> None:
 def test_inference_uses_the_options_of_training_unless_overridden() -> None:
     trained = {"accelerator": "cpu", "precision": "bf16-mixed", "channels_last": False, "devices": 4}
     nothing = {"accelerator": None, "precision": None, "channels_last": None}
-    assert as_trained(trained, nothing) == (Device("cpu", 1, "bf16-mixed"), False)
-    assert as_trained(trained, nothing | {"precision": "32-true"}) == (Device("cpu", 1, "32-true"), False)
+    assert inference_device(trained, nothing) == (Device("cpu", 1, "bf16-mixed"), False)
+    assert inference_device(trained, nothing | {"precision": "32-true"}) == (Device("cpu", 1, "32-true"), False)
     if not torch.cuda.is_available():
-        device, _ = as_trained(trained | {"accelerator": "gpu"}, nothing)
+        device, _ = inference_device(trained | {"accelerator": "gpu"}, nothing)
         assert device.accelerator != "gpu", "a run of a GPU can be looked at without one"
         with pytest.raises(ConfigError, match="no GPU"):
-            as_trained(trained, nothing | {"accelerator": "gpu"})
+            inference_device(trained, nothing | {"accelerator": "gpu"})
 
 
 def test_a_training_only_precision_is_refused() -> None:

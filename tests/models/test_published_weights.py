@@ -100,7 +100,7 @@ def test_weights_are_located_without_being_fetched(http_server, hub, monkeypatch
     (http_server.folder / Path(entry.url).name).unlink()
     missing = locate_weights(SQUEEZE, "default")
     assert missing.url == entry.url
-    assert missing.place == str(hub / Path(entry.url).name)
+    assert missing.manual_path == str(hub / Path(entry.url).name)
 
 
 def test_no_network_is_answered_at_once_with_address_and_place(hub, monkeypatch):
@@ -110,7 +110,7 @@ def test_no_network_is_answered_at_once_with_address_and_place(hub, monkeypatch)
     monkeypatch.setattr(downloads, "require_reachable", refuse)
     missing = locate_weights(Recipe("vgg16"), "default")
     assert "vgg16-397923af.pth" in missing.url
-    assert str(hub) in missing.place
+    assert str(hub) in missing.manual_path
     with pytest.raises(NotAvailable, match="no network"):
         load_weights(_trained(Recipe("squeezenet1_1"), 2), Recipe("squeezenet1_1"), "default")
 

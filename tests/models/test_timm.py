@@ -290,10 +290,10 @@ def test_a_name_without_tag_says_whose_weights_it_took(hub) -> None:
 def test_weights_put_where_the_message_says_are_found(hub, tmp_path: Path) -> None:
     missing = locate_weights(RESNET, "default")
     assert missing.url == f"{hub.url}/timm/test_resnet.r160_in1k/resolve/main/model.safetensors"
-    assert str(tmp_path / "cache" / "models--timm--test_resnet.r160_in1k") in missing.place
+    assert str(tmp_path / "cache" / "models--timm--test_resnet.r160_in1k") in missing.manual_path
     with pytest.raises(NotAvailable, match="HTTP 404"):
         load_weights(drawn(RESNET, 2), RESNET, "default")
-    trained = written(RESNET, Path(missing.place))
+    trained = written(RESNET, Path(missing.manual_path))
     assert locate_weights(RESNET, "default") is None
     network = drawn(RESNET, 2, seed=2)
     assert equal(network, trained, load_weights(network, RESNET, "default").loaded)

@@ -22,7 +22,7 @@ from graft.config.schema import TrainConfig
 from graft.errors import ConfigError, DataError
 from graft.sweep import hooks as sweep_module
 from graft.sweep.grid import require_gpu_for_jobs
-from graft.sweep.job_folders import INDEX, folder_of, job_folder, restore_index
+from graft.sweep.job_folders import INDEX, existing_job_folder, job_folder, restore_index
 
 SPACE = ("model=vgg_mini", "data=digits", "strategy=scratch")
 
@@ -76,7 +76,7 @@ def foreign(folder: Path) -> None:
     record.write_bytes(b"PK\x03\x04 damaged")
 
 
-def test_foreign_and_damaged_files_silence_no_failed_job(
+def test_failed_jobs_are_reported_despite_foreign_and_damaged_files(
     grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def jobs(config: Any) -> None:
@@ -95,7 +95,7 @@ def test_foreign_and_damaged_files_silence_no_failed_job(
     assert "(+1 failed)" in (tmp_path / "sweep/it/compare.md").read_text()
 
 
-def test_what_was_there_before_is_no_failure_of_this_sweep(
+def test_earlier_failures_do_not_fail_this_sweep(
     grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign(tmp_path / "sweep" / "it")
@@ -105,7 +105,7 @@ def test_what_was_there_before_is_no_failure_of_this_sweep(
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_the_exit_code_is_that_of_the_jobs_whatever_becomes_of_the_table(
+def test_the_exit_code_depends_on_the_jobs_and_not_on_the_table(
     code: int, grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "sweep" / "it" / "compare.md").mkdir(parents=True)  # where the table should be written
@@ -114,9 +114,7 @@ def test_the_exit_code_is_that_of_the_jobs_whatever_becomes_of_the_table(
     assert "The table could not be written" in capsys.readouterr().err
 
 
-def test_a_job_that_does_not_say_how_it_ended_is_none_that_succeeded(
-    grid: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_without_a_status_counts_as_failed(grid: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     def garbled(config: Any) -> None:
         a_job(config, **({"metrics": []} if config.seed else {}))
 
@@ -166,7 +164,7 @@ def test_an_entry_leads_to_a_job_folder_or_nowhere(name: str, tmp_path: Path) ->
     (tmp_path / "it" / INDEX).mkdir(parents=True)
     (tmp_path / "it" / "²").mkdir()
     (tmp_path / "it" / INDEX / ("0" * 16)).write_text(name)
-    assert folder_of(tmp_path / "it", "0" * 16) is None
+    assert existing_job_folder(tmp_path / "it", "0" * 16) is None
     assert job_folder(tmp_path / "it", 0, "0" * 16) == "0"
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
@@ -186,7 +184,7 @@ def test_of_two_folders_of_one_configuration_the_finished_one_counts(tmp_path: P
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps(whole | {"status": status, "identity": mine}))
     restore_index(tmp_path)
-    assert folder_of(tmp_path, "a" * 16) == tmp_path / "1"
+    assert existing_job_folder(tmp_path, "a" * 16) == tmp_path / "1"
     assert [path.name for path in entries(tmp_path / INDEX)] == ["a" * 16]
 
 
@@ -210,7 +208,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (("trainer.accelerator=gpu", "seed=0,1"), "None of the jobs can run"),
     ],
 )
-def test_a_sweep_that_wants_a_gpu_says_so_before_its_first_job(
+def test_a_sweep_without_the_required_gpu_is_refused_before_its_first_job(
     words: tuple[str, ...], count: str, grid: Callable[..., Path], tmp_path: Path, no_gpu: None
 ) -> None:
     ran: list[int] = []
@@ -221,7 +219,9 @@ def test_a_sweep_that_wants_a_gpu_says_so_before_its_first_job(
     assert not list(tmp_path.rglob("summary.json"))
 
 
-def test_a_search_that_wants_a_gpu_says_so_before_its_first_trial(grid: Callable[..., Path], no_gpu: None) -> None:
+def test_a_search_without_the_required_gpu_is_refused_before_its_first_trial(
+    grid: Callable[..., Path], no_gpu: None
+) -> None:
     pytest.importorskip("optuna")
     ran: list[int] = []
     with pytest.raises(ConfigError, match="None of the jobs can run"):

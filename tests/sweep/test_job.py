@@ -53,7 +53,7 @@ def test_each_job_has_a_gpu_and_cores_of_its_own_until_it_ends(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link", "a folder of somebody else"])
-def test_what_others_put_into_the_temporary_folder_stops_no_sweep(
+def test_files_of_others_in_the_temporary_folder_do_not_block_a_sweep(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "tmp"

@@ -49,7 +49,7 @@ def quality(config: Any) -> float:
     return float(1 - abs(config.optimizer.lr - 0.03) - config.optimizer.weight_decay)
 
 
-def test_stopped_after_two_it_goes_on_to_four_as_if_it_had_never_stopped(
+def test_a_search_stopped_after_two_trials_resumes_with_the_same_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[float] = []
@@ -88,16 +88,14 @@ def test_a_finished_search_runs_nothing_more_and_a_longer_one_only_the_rest(
     assert len({str(trial.params) for trial in trials(tmp_path)}) == 3, "the sampler does not begin anew"
 
 
-def test_failed_trials_stop_nothing_and_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_trials_neither_stop_the_search_nor_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search(tmp_path, monkeypatch, lambda config: None, "hydra.sweeper.n_trials=2")
     assert [trial.state.name for trial in trials(tmp_path)] == ["FAIL", "FAIL"]
     search(tmp_path, monkeypatch, quality, "hydra.sweeper.n_trials=2")
     assert [trial.state.name for trial in trials(tmp_path)] == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
 
 
-def test_hopeless_trials_are_pruned_and_marked_and_losses_are_minimized(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_are_pruned_and_marked_and_losses_are_minimized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(config: Any) -> float:
         judge, number = Judge(config.search, 5), config.search.trial
         for epoch in range(5):
@@ -114,7 +112,7 @@ def test_hopeless_trials_are_pruned_and_marked_and_losses_are_minimized(
     assert study.direction.name == "MINIMIZE"
 
 
-def test_a_trial_taken_up_again_knows_what_it_had_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requeued_trial_keeps_its_reported_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(config: Any) -> float:
         Judge(config.search, 5).hopeless(0.5, 0)
         raise KeyboardInterrupt
@@ -136,7 +134,7 @@ def test_the_storage_may_be_a_journal(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "COMPLETE"]
 
 
-def test_two_processes_are_not_at_one_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_of_the_same_search_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nested(config: Any) -> float:
         with monkeypatch.context() as inner, pytest.raises(ConfigError, match="another process"):
             search(tmp_path, inner, quality, "hydra.sweeper.n_trials=1")
@@ -145,7 +143,7 @@ def test_two_processes_are_not_at_one_search(tmp_path: Path, monkeypatch: pytest
     search(tmp_path, monkeypatch, nested, "hydra.sweeper.n_trials=1")
 
 
-def test_a_storage_that_cannot_be_opened_is_said() -> None:
+def test_an_invalid_storage_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"search\.storage=nonsense://x"):
         open_storage("nonsense://x")
 

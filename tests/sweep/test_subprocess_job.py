@@ -19,11 +19,11 @@ sys.path.insert(0, {tests!r})
 from graft.sweep.subprocess_job import run_in_subprocess
 from subprocess_targets import write_pid_and_wait
 if __name__ == "__main__":
-    run_in_subprocess(write_pid_and_wait, Path({folder!r}), {heeding})
+    run_in_subprocess(write_pid_and_wait, Path({folder!r}), {handles_sigterm})
 """
 
 
-def test_it_runs_elsewhere_and_its_end_is_told(tmp_path: Path) -> None:
+def test_the_function_runs_in_another_process_and_its_exit_code_is_returned(tmp_path: Path) -> None:
     assert run_in_subprocess(leave_a_note, tmp_path) == 0
     assert (tmp_path / "note").read_text() != str(os.getpid())
     assert run_in_subprocess(fail) == 1
@@ -40,16 +40,18 @@ sys.exit(run_in_subprocess(be_noticed))
 """
 
 
-def test_slurms_notice_to_all_processes_is_left_to_the_parent() -> None:
+def test_slurm_signals_to_all_processes_are_handled_by_the_parent() -> None:
     # in a process of its own: here another test may have started the one that is forked from
     code = NOTICED.format(tests=str(ROOT / "tests"))
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-def started(folder: Path, heeding: bool) -> tuple[subprocess.Popen[bytes], int]:
+def started(folder: Path, handles_sigterm: bool) -> tuple[subprocess.Popen[bytes], int]:
     """A parent in a process of its own, and the pid of what it runs apart."""
     tests = str(ROOT / "tests")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT.format(tests=tests, folder=str(folder), heeding=heeding)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(tests=tests, folder=str(folder), handles_sigterm=handles_sigterm)]
+    )
     pid = folder / "pid"
     while not (pid.is_file() and pid.read_text()):
         assert parent.poll() is None
@@ -68,15 +70,15 @@ def gone(pid: int, seconds: float = 20) -> bool:
     return False
 
 
-def test_a_kill_9_of_the_parent_takes_it_along(tmp_path: Path) -> None:
-    parent, child = started(tmp_path, heeding=False)
+def test_the_child_ends_after_kill_9_of_the_parent(tmp_path: Path) -> None:
+    parent, child = started(tmp_path, handles_sigterm=False)
     parent.kill()
     parent.wait()
     assert gone(child)
 
 
-def test_a_sigterm_reaches_it_so_that_it_can_leave_in_order(tmp_path: Path) -> None:
-    parent, child = started(tmp_path, heeding=True)
+def test_the_child_receives_sigterm_and_can_clean_up(tmp_path: Path) -> None:
+    parent, child = started(tmp_path, handles_sigterm=True)
     parent.terminate()
     assert parent.wait(30) != 0
     assert gone(child)

@@ -15,7 +15,7 @@ from graft.tasks import fit
 PROBE = """
 import platform, resource, sys
 import torch
-from graft.system.allocator import freed_memory_kept
+from graft.system.allocator import reuse_freed_memory
 
 if sys.argv[1:] == ["other"]:
     platform.libc_ver = lambda: ("", "")
@@ -27,9 +27,9 @@ def faults(size=100):
         torch.zeros(size, 2**20, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-with freed_memory_kept(False):
+with reuse_freed_memory(False):
     outside = faults()
-with freed_memory_kept():
+with reuse_freed_memory():
     faults()
     inside = faults()
     large = faults(300)
@@ -56,7 +56,7 @@ def small_pages(seen: list[int]) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
-def test_a_step_takes_no_page_again_that_the_one_before_has_freed() -> None:
+def test_a_step_reuses_the_pages_freed_by_the_previous_one() -> None:
     _, inside, large, freed = small_pages(probed())
     assert inside < 10 * MIB
     assert large > 2700 * MIB, "very large blocks are not kept"
@@ -68,21 +68,21 @@ def test_a_step_takes_no_page_again_that_the_one_before_has_freed() -> None:
     ("words", "environment"),
     [((), {"MALLOC_ARENA_MAX": "4"}), ((), {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}), (("other",), {})],
 )
-def test_another_library_and_its_users_own_limits_are_left_alone(
+def test_another_c_library_and_user_set_limits_are_not_changed(
     words: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     outside, inside, *_ = small_pages(probed(*words, **environment))
     assert inside > outside * 0.9
 
 
-def test_a_run_keeps_its_memory_on_the_cpu_unless_it_is_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_run_reuses_freed_memory_unless_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
     def noted(wanted: bool) -> AbstractContextManager[None]:
         asked.append(wanted)
         return nullcontext()
 
-    monkeypatch.setattr(fit, "freed_memory_kept", noted)
+    monkeypatch.setattr(fit, "reuse_freed_memory", noted)
     monkeypatch.setattr(fit, "prepare_training", lambda *_: None)
     monkeypatch.setattr(fit, "fit_and_test", lambda _: {})
     for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):

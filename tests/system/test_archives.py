@@ -198,7 +198,7 @@ def test_a_truncated_archive_is_called_damaged(tmp_path: Path, make: Any) -> Non
     assert visible(tmp_path) == ["x"]
 
 
-def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"<html>not found</html>")
     with pytest.raises(DataError, match="neither a zip nor a tar archive"):
         extract(tmp_path / "x.zip", tmp_path / "set")

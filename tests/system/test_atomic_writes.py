@@ -9,7 +9,7 @@ import torch
 from graft.data.feature_batches import Layout
 from graft.features.store import FeatureRequest, FeatureStore
 from graft.learning.checkpoint_writing import AtomicCheckpointIO
-from graft.system.files import folder_in_place, remove_unfinished, sync, write_atomically, writing_atomically
+from graft.system.files import remove_unfinished, sync, write_atomically, writing_atomically, writing_folder_atomically
 
 
 class Disk:
@@ -52,7 +52,7 @@ def test_files_and_checkpoints_survive_a_crash_once_they_are_there(tmp_path: Pat
 
 
 def test_exported_files_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
-    with folder_in_place(tmp_path / "export") as part:
+    with writing_folder_atomically(tmp_path / "export") as part:
         for name in ("net.onnx", "net.onnx.json"):
             (part / name).write_bytes(name.encode())
     for name in ("net.onnx", "net.onnx.json"):
@@ -93,7 +93,7 @@ def test_two_processes_of_one_number_on_two_machines_write_one_file_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_only_what_graft_left_unfinished_is_removed(tmp_path: Path) -> None:
+def test_only_unfinished_files_of_graft_are_removed(tmp_path: Path) -> None:
     kept = [".last.ckpt.backup.part", ".last.ckpt.12.part", ".best.ckpt.12.0123abcd.part", "last.ckpt.12.0123abcd.part"]
     for name in (*kept, ".last.ckpt.12.0123abcd.part"):
         (tmp_path / name).touch()

@@ -68,7 +68,7 @@ def test_a_file_arrives_whole_and_a_second_call_fetches_nothing(served: Any, tmp
     assert visible(target.parent) == ["file.bin"]
 
 
-def test_a_connection_cut_in_the_middle_is_taken_up_where_it_broke(served: Any, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed_at_the_last_byte(served: Any, tmp_path: Path) -> None:
     served.cut_after = 300_000
     assert fetch(served, tmp_path / "file.bin", sha256=SHA256).read_bytes() == CONTENT
     assert ranges(served) == [None, "bytes=300000-"]
@@ -109,7 +109,7 @@ def test_a_partial_file_that_is_none_is_refused_and_not_written_to(
     assert (tmp_path / "other").read_bytes() == b"the user's"
 
 
-def test_a_server_without_ranges_means_beginning_anew(served: Any, tmp_path: Path) -> None:
+def test_a_server_without_ranges_restarts_the_download(served: Any, tmp_path: Path) -> None:
     served.ranges, served.cut_after = False, 300_000
     assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
     assert ranges(served) == [None, "bytes=300000-"]
@@ -126,7 +126,7 @@ def test_a_part_that_is_damaged_is_thrown_away_when_the_checksum_tells(
 
 @pytest.mark.parametrize("name", ["sha256", "md5"])
 def test_a_wrong_checksum_leaves_no_file_behind(served: Any, tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"file\.bin: the file does not have the checksum"):
+    with pytest.raises(DataError, match=r"file\.bin: its checksum is not the published one"):
         fetch(served, tmp_path / "file.bin", **{name: "0" * 32})
     assert visible(tmp_path) == []
 
@@ -140,7 +140,7 @@ def test_a_missing_file_is_not_asked_for_again(served: Any, tmp_path: Path) -> N
 
 def test_a_refused_connection_names_the_address_and_the_place(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable) as raised:
-        download("http://127.0.0.1:1/x.zip", tmp_path / "x.zip", what="the x data", place="the shelf")
+        download("http://127.0.0.1:1/x.zip", tmp_path / "x.zip", what="the x data", manual_path="the shelf")
     message = str(raised.value)
     assert message.startswith("the x data: ")
     assert "http://127.0.0.1:1/x.zip" in message
@@ -189,7 +189,7 @@ def silent() -> Iterator[str]:
 def test_a_silent_server_is_unreachable(silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads._settings, "timeout", 0.2)
     with pytest.raises(NotAvailable, match="no answer"):
-        require_reachable(f"{silent}/x", what="x", place="there")
+        require_reachable(f"{silent}/x", what="x", manual_path="there")
     with pytest.raises(NotAvailable, match="no answer"):
         download(f"{silent}/x", tmp_path / "x", what="x")
 
@@ -200,14 +200,14 @@ def test_a_name_server_that_keeps_silent_does_not_hold_it_up(monkeypatch: pytest
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: never.wait())
     with pytest.raises(NotAvailable, match="no answer in time"):
-        require_reachable("http://example.invalid/x", what="x", place="there")
+        require_reachable("http://example.invalid/x", what="x", manual_path="there")
 
 
 def test_reachable_is_silent_and_moves_no_content(served: Any) -> None:
-    require_reachable(f"{served.url}/file.bin", what="x", place="there")
+    require_reachable(f"{served.url}/file.bin", what="x", manual_path="there")
     assert served.requests == []  # a HEAD, no GET
     with pytest.raises(NotAvailable, match="HTTP 404"):
-        require_reachable(f"{served.url}/none", what="x", place="there")
+        require_reachable(f"{served.url}/none", what="x", manual_path="there")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -223,7 +223,7 @@ def test_a_file_in_the_way_of_the_folder_is_named(served: Any, tmp_path: Path) -
         fetch(served, tmp_path / "occupied" / "file.bin")
 
 
-def test_a_full_disk_is_said_to_be_full(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -235,7 +235,7 @@ def test_a_full_disk_is_said_to_be_full(served: Any, tmp_path: Path, monkeypatch
 def test_a_file_put_by_hand_is_verified_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(CONTENT)
     verify(tmp_path / "x", sha256=SHA256)
-    with pytest.raises(DataError, match="damaged or another file"):
+    with pytest.raises(DataError, match="damaged, or another file"):
         verify(tmp_path / "x", sha256="0" * 64)
     assert (tmp_path / "x").is_file()
 
@@ -250,9 +250,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_held_by_another_process_is_waited_for_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_waiting_for_another_process_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path / "set")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
@@ -275,7 +273,7 @@ def test_a_lock_held_by_another_process_is_waited_for_and_said(
     assert order == ["held here"]
     said = capsys.readouterr().err
     assert "waiting for " in said
-    assert "which is fetching set" in said
+    assert "which is downloading set" in said
     if sys.platform == "linux":
         assert f"waiting for process {other.pid} (" in said
 
@@ -450,7 +448,7 @@ ENDLESS: dict[str, tuple[Step, str]] = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_an_endless_body_is_not_taken(
+def test_an_endless_body_is_refused(
     kind: str, scripted: Callable[..., Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "MAX_UNANNOUNCED", 1 << 20)
@@ -460,13 +458,13 @@ def test_an_endless_body_is_not_taken(
     assert everything(tmp_path) == [".x.lock"]
 
 
-def test_no_more_than_announced_is_taken(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
+def test_a_body_longer_than_announced_is_refused(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
     server = scripted(functools_partial(endless, head=response(b"x" * 1000)))
     assert download(f"{server.url}/x", tmp_path / "x", what="x").read_bytes() == b"x" * 1000
 
 
 def test_another_length_than_the_publisher_states_is_refused_before_it_is_fetched(served: Any, tmp_path: Path) -> None:
-    with pytest.raises(NotAvailable, match="has 1,024,000 bytes under this address, where the publisher states 1,000"):
+    with pytest.raises(NotAvailable, match="has 1,024,000 bytes at this address, but 1,000 are published"):
         fetch(served, tmp_path / "file.bin", size=1000)
     assert everything(tmp_path) == [".file.bin.lock"]
 
@@ -507,7 +505,7 @@ def test_an_overloaded_server_is_asked_again_when_it_says_so(
     later = email.utils.formatdate(time.time() + 30, usegmt=True)
     busy = [response(b"", f"Retry-After: {value}", status=status) for value in ("7", later)]
     server = scripted(*busy, response(b"", status=status), response(OLD))
-    require_reachable(f"{server.url}/x", what="x", place="there")
+    require_reachable(f"{server.url}/x", what="x", manual_path="there")
     server.steps[:0] = busy
     assert download(f"{server.url}/x", tmp_path / "x", what="x").read_bytes() == OLD
     assert waited[0] == 7
@@ -538,7 +536,7 @@ def test_redirects_to_other_schemes_are_not_followed(
 ) -> None:
     server = scripted(response(b"", f"Location: {target}", status="302 Found"))
     for act in (
-        lambda url: require_reachable(url, what="x", place="there"),
+        lambda url: require_reachable(url, what="x", manual_path="there"),
         lambda url: download(url, tmp_path / "x", what="x"),
     ):
         with pytest.raises(NotAvailable, match=r"redirect(ed from http to ftp, which)?.* is not followed"):
@@ -556,7 +554,7 @@ def test_a_redirect_is_followed_with_what_was_asked_for(
     served: Any, scripted: Callable[..., Scripted], tmp_path: Path
 ) -> None:
     server = scripted(response(b"moved", f"Location: {served.url}/file.bin", status="302 Found"))
-    require_reachable(f"{server.url}/x", what="x", place="there")
+    require_reachable(f"{server.url}/x", what="x", manual_path="there")
     assert served.requests == []  # HEAD stayed HEAD
     assert download(f"{server.url}/x", tmp_path / "x", what="x").read_bytes() == CONTENT
 
@@ -566,14 +564,12 @@ def test_a_redirect_is_followed_with_what_was_asked_for(
 )
 def test_a_failed_head_does_not_count_where_get_works(head: bytes, scripted: Callable[..., Scripted]) -> None:
     server = scripted(head, response(OLD))
-    require_reachable(f"{server.url}/x", what="x", place="there")
+    require_reachable(f"{server.url}/x", what="x", manual_path="there")
     assert [request.split()[0] for request in server.requests] == ["HEAD", "GET"]
     assert set(server.header("User-Agent")) == {f"graft/{graft.__version__}"}
 
 
-def test_a_process_that_dies_leaves_a_part_that_the_next_resumes(
-    scripted: Callable[..., Scripted], tmp_path: Path
-) -> None:
+def test_a_killed_download_is_resumed_by_the_next_process(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
     stuck = threading.Event()
 
     def hang(connection: socket.socket) -> None:

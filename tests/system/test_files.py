@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.system.files import NotARegularFile, open_regular, read_regular, why_no_file
+from graft.system.files import NotARegularFile, open_regular, read_regular, why_unreadable
 
 
 def a_socket(path: Path) -> None:
@@ -28,7 +28,7 @@ def test_what_could_block_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     SPECIAL[kind](path)
     with pytest.raises(NotARegularFile, match=f"not a regular file but {kind}"):
         open_regular(path)
-    assert why_no_file(path) == f"not a regular file but {kind}"
+    assert why_unreadable(path) == f"not a regular file but {kind}"
 
 
 def test_a_fifo_that_replaces_the_file_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +44,6 @@ def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "b").symlink_to("a")
     assert read_regular(tmp_path / "b") == b"content"
-    assert why_no_file(tmp_path / "b") is None
-    assert why_no_file(tmp_path) == "is a folder"
-    assert why_no_file(tmp_path / "a" / "b") == "no such file"
+    assert why_unreadable(tmp_path / "b") is None
+    assert why_unreadable(tmp_path) == "is a folder"
+    assert why_unreadable(tmp_path / "a" / "b") == "no such file"

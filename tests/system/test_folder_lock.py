@@ -73,7 +73,7 @@ def test_the_same_process_does_not_get_it_twice(file_system: None, tmp_path: Pat
         pass
 
 
-def test_a_data_loader_that_outlives_its_killed_run_holds_nothing(tmp_path: Path) -> None:
+def test_a_data_loader_that_outlives_its_killed_run_holds_no_lock(tmp_path: Path) -> None:
     with held(tmp_path, with_worker=True) as holder:
         assert holder.pid is not None
         os.kill(holder.pid, signal.SIGKILL)
@@ -110,14 +110,14 @@ def test_without_locks_a_holder_on_another_host_is_believed_but_not_in_the_same_
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"pid": "\\u001b[2J"}', "\x00" * 9])
-def test_a_record_that_cannot_be_read_names_nobody(content: str, tmp_path: Path) -> None:
+def test_an_unreadable_holder_file_names_no_process(content: str, tmp_path: Path) -> None:
     with filelock.FileLock(tmp_path / ".lock"):
         (tmp_path / ".lock.json").write_text(content)
         with pytest.raises(ConfigError, match="in use by another process"):
             lock(tmp_path).acquire()
 
 
-def test_folders_that_are_made_together_are_different_ones(tmp_path: Path) -> None:
+def test_folders_created_concurrently_are_different(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: new_folder(tmp_path / "deep" / "now"), range(24)))
     assert len(set(folders)) == 24

@@ -20,7 +20,7 @@ def hold(lock_file: Path, held: Event, release: Event) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/locks")
-def test_whoever_waits_says_for_whom_and_that_it_is_stopped(tmp_path: Path) -> None:
+def test_a_waiting_process_names_the_holder_and_that_it_is_stopped(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     held, release = context.Event(), context.Event()
     holder = context.Process(target=hold, args=(tmp_path / "lock", held, release))
@@ -43,6 +43,6 @@ def test_whoever_waits_says_for_whom_and_that_it_is_stopped(tmp_path: Path) -> N
     assert f"which is stopped (kill -CONT {holder.pid} continues it)" in said[0]
 
 
-def test_a_free_lock_is_taken_without_a_word(tmp_path: Path) -> None:
+def test_a_free_lock_is_acquired_silently(tmp_path: Path) -> None:
     with locked(tmp_path / "lock", lambda who: pytest.fail(who)):
         pass

@@ -29,7 +29,7 @@ def composed(*overrides: str):
         return compose("train", ["model=vgg_mini", "data=digits", "strategy=scratch", *overrides])
 
 
-def test_a_task_knows_its_place(sixth_of_eight: None) -> None:
+def test_a_slurm_task_knows_its_rank(sixth_of_eight: None) -> None:
     assert slurm_tasks() == Tasks(rank=5, count=8, nodes=2, step="17.1")
     assert not first_task()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import QUICK, ROOT, succeeded, train
 
-from graft.system.startup import uncollected
+from graft.system.startup import garbage_collection_paused
 
 PROBE = """
 import gc, sys
@@ -28,18 +28,18 @@ print("WALKS", walks[True], walks[False] > 0)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_is_afterwards_as_it_was(enabled: bool) -> None:
+def test_garbage_collection_is_restored_afterwards(enabled: bool) -> None:
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
-        with uncollected():
+        with garbage_collection_paused():
             assert not gc.isenabled()
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if before else gc.disable)()
 
 
-def test_a_run_imports_without_looking_for_garbage_and_trains_with_it(tmp_path: Path) -> None:
+def test_a_run_collects_garbage_while_training_but_not_while_importing(tmp_path: Path) -> None:
     words = [*QUICK, f"hydra.run.dir={tmp_path / 'run'}", "trainer.limit_train_batches=1", "review=none"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
@@ -48,7 +48,7 @@ def test_a_run_imports_without_looking_for_garbage_and_trains_with_it(tmp_path: 
     assert "WALKS 0 True" in done.stdout
 
 
-def test_a_run_ends_without_a_word_of_leaks(tmp_path: Path) -> None:
+def test_a_run_ends_without_reported_leaks(tmp_path: Path) -> None:
     """What is frozen when Python ends is not collected, and some libraries then complain of it."""
     run = succeeded(train(tmp_path / "run", *QUICK, "trainer.limit_train_batches=1", "review=none", fresh=True))
     assert "leak" not in run.out + run.err

@@ -26,7 +26,7 @@ from graft.export.formats import ExportedNetwork, verify
 from graft.learning.restore import Restored, from_checkpoint, from_pretrained
 from graft.models import Recipe, build_network
 from graft.models.normalise import Normalise
-from graft.system.files import folder_in_place, sha256
+from graft.system.files import sha256, writing_folder_atomically
 from graft.tasks.export import export
 
 LIBRARIES = {"timm": timm, "graft": graft, "onnxruntime": onnxruntime, "safetensors": safetensors} | {
@@ -210,7 +210,7 @@ def test_a_failed_export_leaves_existing_files(tmp_path: Path) -> None:
     (tmp_path / "out" / "old").write_text("old")
 
     def fail() -> None:
-        with folder_in_place(tmp_path / "out") as folder:
+        with writing_folder_atomically(tmp_path / "out") as folder:
             (folder / "old").write_text("new")
             raise ExportError("no")
 

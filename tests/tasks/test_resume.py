@@ -191,7 +191,7 @@ def test_more_epochs_equal_those_of_a_run_planned_that_way(tmp_path: Path) -> No
     found = {row["step"]: row["lr/head"] for row in resumed.table if "lr/head" in row}
     assert found.keys() == planned.keys()
     assert [step for step in found if step > 18 and found[step] != planned[step]] == []
-    assert any("the cosine schedule, which ends there" in note for note in resumed.summary["notes"])
+    assert any("the cosine schedule follows the new length" in note for note in resumed.summary["notes"])
 
 
 def test_another_batch_size_changes_between_epochs_and_the_schedule_still_ends_with_the_run(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_onecycle_refuses_another_length(tmp_path: Path) -> None:
 
 def test_a_changed_key_without_a_rule_is_refused() -> None:
     fixed: dict[str, Any] = {"scheduler": {"_target_": None}}
-    how: dict[str, Any] = {"epochs": 1, "within_epoch": False, "wanted": "x", "way_out": ""}
+    how: dict[str, Any] = {"epochs": 1, "within_epoch": False, "resume": "x", "way_out": ""}
     with pytest.raises(ConfigError, match=r"future\.key: 1 in the checkpoint, 2 now\n +not known to be safe"):
         compare(fixed | {"future": {"key": 1}}, fixed | {"future": {"key": 2}}, ["future.key"], **how)
     with pytest.raises(ConfigError, match=r"future\.key: \(not set\) in the checkpoint, 2 now"):

@@ -1,4 +1,4 @@
-"""Every key of the other commands, its type and its default."""
+"""Keys of all commands but `graft train`, with types and defaults."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +13,14 @@ class CompareConfig:
 
     runs: str = literal("outputs")
     sort: str | None = None
-    """The metric that orders the rows; null: what the runs optimize (optimized_metric)."""
+    """The metric that orders the rows; null: optimized_metric of the runs."""
     output: str | None = literal(None)
-    """Folder for compare.md, compare.csv and compare.html; null: beside the runs."""
+    """Folder for compare.md, compare.csv and compare.html; null: next to the runs."""
 
 
 @dataclass
 class InferenceConfig:
-    """Where to compute; every null means: as the network was trained."""
+    """Device, precision and memory format; null: as in training."""
 
     accelerator: str | None = None
     precision: str | None = None
@@ -29,7 +29,7 @@ class InferenceConfig:
 
 @dataclass
 class EvaluateDataConfig(Open):
-    """A DataConfig of which every null means: as in the run."""
+    """A data set to evaluate on; every null means the value of the run."""
 
     _target_: str | None = None
     name: str | None = None
@@ -45,7 +45,7 @@ class EvaluateDataConfig(Open):
     on_error: str | None = None
     resident_gb: float | None = same_range(DataConfig, "resident_gb")
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
-    """What the files of the group say for training; not used here, see EvaluateConfig.preprocess."""
+    """Values for training in the files of the group; ignored here, see EvaluateConfig.preprocess."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class EvaluateConfig:
     split: str = "test"
     tta: bool | None = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
-    """None: those of the run."""
+    """Views of test-time augmentation; empty: those of the run."""
     topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

@@ -1,4 +1,4 @@
-"""Which runs are the same run."""
+"""Hash of a configuration, equal for runs that must have the same results."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ WITHOUT_EFFECT = (
     "cache.max_gb",
     "trainer.log_every_n_steps",
 )
-"""Keys that change no figure of a run on a CPU; on a GPU, data.resident_gb decides where crops are rounded."""
+"""Keys that do not change the results of a run on a CPU; on a GPU, data.resident_gb changes how crops are rounded."""
 
 
 def config_hash(cfg: TrainConfig) -> str:
@@ -36,12 +36,12 @@ def config_hash(cfg: TrainConfig) -> str:
 
 
 def matches(key: str, parts: Iterable[str]) -> bool:
-    """Is `key` one of `parts`, or below one that ends in a dot?"""
+    """Whether `key` is in `parts`, or starts with one that ends in a dot."""
     return any(key.startswith(part) if part.endswith(".") else key == part for part in parts)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """("optimizer.lr", 0.1), …: the leaves of nested mappings under their dotted keys."""
+    """Yield the leaves of nested mappings with their dotted keys, e.g. ("optimizer.lr", 0.1)."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")

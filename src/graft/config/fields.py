@@ -1,4 +1,4 @@
-"""What a schema says of each key next to the key itself: its range, its words, whether it is literal text or open."""
+"""Metadata of schema fields: range, allowed words, literal text, and nodes that accept further keys."""
 
 import dataclasses
 import math
@@ -15,12 +15,12 @@ BOUNDS, WORDS, LITERAL = "bounds", "words", "literal"
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that a key may have; of a list or a mapping, those that each of its values may have.
+    """Range of a number, or of each number in a list or a mapping.
 
     Attributes:
-        least, above: the smallest number, and what it must exceed.
-        most, below: the largest number, and what it must not reach.
-        fraction: where the key takes both, the bounds of a float; the others are those of an integer.
+        least, above: inclusive and exclusive lower bound.
+        most, below: inclusive and exclusive upper bound.
+        fraction: range of a float, if the key takes integers and fractions; the other bounds are those of an integer.
         length: number of values in a list.
         ascending: whether the values of a list must not decrease.
         infinite: whether inf is allowed.
@@ -63,8 +63,7 @@ def bounded(
     infinite: bool = False,
     words: Sequence[str] = (),
 ) -> Any:
-    """A field with the `Bounds` of its value, and the words that may stand for a number; null, where its type allows
-    it, is always within them."""
+    """A field with a range, and words allowed instead of a number; null is in the range if the type allows it."""
     metadata = {BOUNDS: Bounds(least, above, most, below, fraction, length, ascending, infinite)}
     if words:
         metadata |= {WORDS: tuple(words)}  # type: ignore[dict-item]
@@ -74,24 +73,24 @@ def bounded(
 
 
 def choice(default: Any, *words: str) -> Any:
-    """A field whose text is one of `words`."""
+    """A field whose value is one of `words`."""
     return dataclasses.field(default=default, metadata={WORDS: words})
 
 
 def literal(default: Any) -> Any:
-    """A field that holds a path or a name: its value on the command line is text, not an expression."""
+    """A field for a path or a name, whose value on the command line is text and not parsed by Hydra."""
     return dataclasses.field(default=default, metadata={LITERAL: True})
 
 
 def same_range(schema: type, name: str) -> Any:
-    """A field that is null, or within the range that the field `name` of another schema has."""
+    """An optional field with the range of the field `name` of another schema."""
     (field,) = (field for field in dataclasses.fields(schema) if field.name == name)
     return dataclasses.field(default=None, metadata=field.metadata)
 
 
 @dataclass
 class Open:
-    """A node that takes more keys than its fields, without `+` on the command line; they are attributes too."""
+    """A node that accepts keys besides its fields, without `+` on the command line; they become attributes too."""
 
     def extra(self) -> dict[str, Any]:
         """The keys that are not fields of the schema."""
@@ -101,23 +100,23 @@ class Open:
 
 @dataclass
 class Part(Open):
-    """A group whose option names with `_target_` what it builds; its other keys are the target's arguments.
+    """A group whose option names the class or function to build with `_target_`; its other keys are the arguments.
 
     Attributes:
-        own: names of the fields that Graft reads itself, which the target does not get.
+        own: names of the fields that Graft reads itself and does not pass to the target.
     """
 
     own: ClassVar[tuple[str, ...]] = ()
     _target_: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """`_target_` and its arguments; those that are null are left to the target's defaults."""
+        """`_target_` and its arguments without null values, for which the target's defaults are used."""
         return {name: value for name, value in vars(self).items() if value is not None and name not in self.own}
 
 
 @dataclass
 class Parts(Open):
-    """A group of named parts: each extra key is a node with a `_target_`; null and false leave a part out."""
+    """A group of named parts: each extra key is a node with a `_target_`; null and false remove a part."""
 
     @classmethod
     def of(cls, parts: Mapping[str, Mapping[str, Any]]) -> Self:
@@ -131,7 +130,7 @@ class Parts(Open):
 
 
 def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Mapping[str, Any]]]:
-    """Each leaf of a schema: its dotted key, its type and the metadata of its field."""
+    """Yield (dotted key, type, metadata of the field) of each leaf of a schema."""
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         hint, key = hints[field.name], f"{prefix}{field.name}"
@@ -143,18 +142,18 @@ def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Mapping
 
 
 def node_type(hint: Any) -> type | None:
-    """The schema in a field's type; None for a leaf."""
+    """The dataclass in the type of a field; None for a leaf."""
     return next((kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]
 
 
 def check_ranges(config: object, schema: type) -> None:
-    """Refuse numbers outside of their bounds and words that a key does not know.
+    """Refuse numbers out of range and words that a key does not allow.
 
     Args:
         config: an instance of `schema`, or a DictConfig composed of it.
 
     Raises:
-        ConfigError: names the key, the value and what it may be.
+        ConfigError: names the key, the value and the allowed values.
     """
     for key, _, metadata in keys_of(schema):
         value = _value(config, key)
@@ -185,7 +184,7 @@ def _check_numbers(key: str, value: Any, bounds: Bounds) -> None:
         if bounds.length not in (None, len(value)):
             raise ConfigError(f"{key}={_shown(value)}: must be a list of {bounds.length} numbers.")
         if bounds.ascending and list(value) != sorted(value):
-            raise ConfigError(f"{key}={_shown(value)}: the smaller number comes first.")
+            raise ConfigError(f"{key}={_shown(value)}: must be in ascending order.")
     for number in values:
         chosen, kind = bounds, " if it is an integer"
         if bounds.fraction is None:
@@ -198,7 +197,7 @@ def _check_numbers(key: str, value: Any, bounds: Bounds) -> None:
 
 
 def one_of(key: str, value: str, options: Sequence[str] | Mapping[str, Any]) -> None:
-    """Refuse `value` unless it is one of `options`; names the nearest."""
+    """Refuse `value` unless it is one of `options`; the error suggests the nearest."""
     options = list(options)
     if value in options:
         return
@@ -207,7 +206,7 @@ def one_of(key: str, value: str, options: Sequence[str] | Mapping[str, Any]) -> 
 
 
 def _shown(value: Any) -> str:
-    """As it is written on the command line."""
+    """`value` as written on the command line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {each}" for key, each in value.items()) + "}"
     return str(value) if isinstance(value, str | int | float) else f"[{','.join(map(str, value))}]"

@@ -1,6 +1,6 @@
-"""What is better: more or less?"""
+"""Direction in which a metric improves."""
 
 
 def direction(metric: str) -> str:
-    """ "min" for a loss, "max" for everything else."""
+    """Return "min" for a loss and "max" for any other metric."""
     return "min" if metric.split("/")[-1].endswith("loss") else "max"

@@ -1,6 +1,6 @@
-"""The words of a command before Hydra parses them: paths and names are taken literally, with any characters.
+"""Prepares the arguments of a command for Hydra's parser: literal paths and names, positional paths.
 
-Hydra's grammar makes numbers of `2024_10` and `1e5` and a bool of `true`, and cannot read `é`, `(` or `~`.
+Hydra's grammar reads `2024_10` and `1e5` as numbers and `true` as a boolean, and cannot parse `é`, `(` or `~`.
 """
 
 import glob
@@ -16,27 +16,59 @@ from graft.errors import ConfigError
 
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 
+POSITIONAL = {"predict": "source", "evaluate": "checkpoint", "export": "checkpoint", "compare": "runs"}
+"""Command -> the key that an argument without a key sets, e.g. `graft predict photo.jpg`."""
 
-def literal_words(words: Sequence[str], task: str) -> list[str]:
-    """The words of a command, each value in quotes that Hydra would change or could not read.
+OPTIONS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd",
+                      "--config-dir", "-i", "--info")  # fmt: skip
+"""Options of Hydra that are followed by a value."""
 
-    A value of a path or name is text, except `null`, what is in quotes or brackets already, and with --multirun the
-    commas and functions of a sweep. A value of any other key is text where Hydra cannot read it and it names a file.
+
+def quote_literals(words: Sequence[str], task: str) -> list[str]:
+    """Quote the values that Hydra would change or could not parse.
+
+    The value of a path or a name is text, except `null`, text in quotes or brackets, and with --multirun the commas and
+    functions of a sweep. The value of any other key is text if Hydra cannot parse it and it is the path of a file.
+    An argument without a key sets the key in `POSITIONAL`.
 
     Args:
-        words: overrides, and options of Hydra.
-        task: whose keys they are, e.g. "train".
+        words: overrides and options of Hydra.
+        task: the command, e.g. "train".
 
     Raises:
-        ConfigError: a group that the task needs is set to null.
+        ConfigError: a group that the command needs is set to null, an argument without a key in a command that has
+            none, or a list of GPUs.
     """
+    words = _with_keys(words, task)
     sweep = any(word in ("-m", "--multirun", "hydra.mode=MULTIRUN") for word in words)
-    literal = (_literal_word(word, task, sweep) for word in words)
-    return [*_bare_options(words, task), *(word for word in literal if word is not None)]
+    literal = (_quote_literal(word, task, sweep) for word in words)
+    return [*_target_options(words, task), *(word for word in literal if word is not None)]
 
 
-def _bare_options(words: Sequence[str], task: str) -> list[str]:
-    """GROUP=target for each GROUP._target_=… alone, so that no argument of the default option is left over."""
+def _with_keys(words: Sequence[str], task: str) -> list[str]:
+    """Replace arguments without a key, e.g. photo.jpg by source=photo.jpg."""
+    options = {index for index, word in enumerate(words) if word in OPTIONS_WITH_VALUE}
+    paths = {
+        index: word
+        for index, word in enumerate(words)
+        if word and "=" not in word and word[0] not in "-~" and index - 1 not in options
+    }
+    if not paths:
+        return list(words)
+    key, listed = POSITIONAL.get(task), " ".join(paths.values())
+    if key is None:
+        raise ConfigError(f"{listed}: not an override.\nWrite key=value; graft {task} --help lists the keys.")
+    if any(word.startswith(f"{key}=") for word in words):
+        raise ConfigError(f"{listed}: {key}=… is given, too.\nGive one of them.")
+    if len(paths) > 1 and key != "source":
+        raise ConfigError(f"{listed}: graft {task} takes one path.\nGive one, as {key}=PATH.")
+    quoted = ",".join(_quoted(os.path.expanduser(path)) for path in paths.values())
+    others = [word for index, word in enumerate(words) if index not in paths]
+    return [*others, f"{key}=[{quoted}]" if len(paths) > 1 else f"{key}={quoted}"]
+
+
+def _target_options(words: Sequence[str], task: str) -> list[str]:
+    """Add GROUP=target to GROUP._target_=… without GROUP=…, so that no argument of the default option remains."""
     named = [word.lstrip("+").partition("=")[0] for word in words if "=" in word]
     groups = dict.fromkeys(name.removesuffix("._target_") for name in named if name.endswith("._target_"))
     return [
@@ -46,9 +78,15 @@ def _bare_options(words: Sequence[str], task: str) -> list[str]:
     ]
 
 
-def _literal_word(word: str, task: str, sweep: bool) -> str | None:
+def _quote_literal(word: str, task: str, sweep: bool) -> str | None:
     key, _, value = word.partition("=")
     name = key.lstrip("+")
+    if name == "trainer.devices" and not sweep and re.fullmatch(r"\[\d*(,\d+)*\]|\d+(,\d+)+", value):
+        numbers = re.findall(r"\d+", value)
+        raise ConfigError(
+            f"{word}: must be a number of devices.\nTo choose the GPUs, set the environment variable "
+            f"CUDA_VISIBLE_DEVICES={','.join(numbers)} and trainer.devices={len(numbers)}."
+        )
     if not value or word[0] in "-~'\"":
         return word
     if re.fullmatch(r"[a-z]+", name) and (conf_dir() / name).is_dir():
@@ -68,7 +106,7 @@ def _literal_word(word: str, task: str, sweep: bool) -> str | None:
 
 
 def _group_choice(key: str, value: str, task: str) -> str | None:
-    """The choice of a group; None where it is null, as the group is in this task without it."""
+    """Quote the option of a group if it looks like a number; None if it is null, as in the defaults of the command."""
     if value != "null":
         return f"{key}={_quoted(value) if isinstance(_scalar(value), bool | int | float) else value}"
     group = key.lstrip("+")
@@ -79,12 +117,12 @@ def _group_choice(key: str, value: str, task: str) -> str | None:
 
 
 def _as_text(value: str) -> str:
-    """`value`, in quotes unless Hydra reads it as just this text without them."""
+    """Quote `value` unless Hydra parses it as the same text without quotes."""
     return value if _scalar(value) == value else _quoted(value)
 
 
 def _scalar(value: str) -> Any:
-    """What Hydra reads in `value`; None in a sweep, and where it cannot read it."""
+    """The value that Hydra parses; None for a sweep and for what it cannot parse."""
     parsed = _parse(value)
     return None if parsed is None or parsed.is_sweep_override() else parsed.value()
 
@@ -95,7 +133,7 @@ def _is_sweep(value: str) -> bool:
 
 
 def _parse(value: str) -> Any:
-    """What Hydra makes of `value`, an Override; None where it cannot read it."""
+    """The Override that Hydra parses from `value`; None if it cannot parse it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -119,7 +157,7 @@ def _literal_keys(task: str) -> frozenset[str]:
 
 @cache
 def _defaults(task: str) -> Mapping[str, Any]:
-    """Group → option in the defaults list of a task."""
+    """Group -> option in the defaults list of a command."""
     from omegaconf import OmegaConf
 
     entries: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{task}.yaml").defaults)

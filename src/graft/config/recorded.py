@@ -1,4 +1,4 @@
-"""What a checkpoint records of its run, read as data: only the keys below, and nothing it names is imported unasked."""
+"""Reads the configuration recorded in a checkpoint as untrusted data: known keys only, and no unrequested imports."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from graft.config.schema import DataConfig, LossConfig
 from graft.errors import ConfigError, RecordError
 from graft.system.values import (
     Check,
-    Unexpected,
+    UnexpectedValue,
     among,
     either,
     flag,
@@ -37,27 +37,27 @@ GRAFT_VIEWS = "graft.learning.views"
 
 
 def _views(value: object) -> dict[str, dict[str, Any]]:
-    """Name -> target and plain arguments of at most 100 views; older checkpoints have a list of Graft's own."""
+    """Check at most 100 views, name -> target and plain arguments; older checkpoints list names of Graft's views."""
     if isinstance(value, list | tuple):
         names: tuple[str, ...] = sequence(_identifier, 100, least=1)(value)
         return {name: {"_target_": f"{GRAFT_VIEWS}.{name}"} for name in names}
     if not isinstance(value, Mapping) or not 1 <= len(value) <= 100:
-        raise Unexpected(value, "1 to 100 views")
+        raise UnexpectedValue(value, "1 to 100 views")
     return {text(200)(name): _part(node) for name, node in value.items() if node is not None}
 
 
 def _identifier(value: object) -> str:
     checked: str = text(200)(value)
     if not checked.isidentifier():
-        raise Unexpected(value, "a name")
+        raise UnexpectedValue(value, "a name")
     return checked
 
 
 def _part(value: object) -> dict[str, Any]:
-    """A `_target_` with arguments that name no further targets."""
+    """Check a `_target_` with plain arguments, which contain no further targets."""
     target = value.get("_target_") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(target, str) or not MODULE.fullmatch(target):
-        raise Unexpected(value, "a mapping with a dotted _target_")
+        raise UnexpectedValue(value, "a mapping with a dotted _target_")
     plain = either(scalar, sequence(scalar, 1000))
     arguments = {_argument(name): plain(each) for name, each in value.items() if name != "_target_"}
     return {"_target_": text(200)(target), **arguments}
@@ -66,7 +66,7 @@ def _part(value: object) -> dict[str, Any]:
 def _argument(value: object) -> str:
     name = _identifier(value)
     if name.startswith("_"):  # _args_, _partial_, ...: keys of Hydra
-        raise Unexpected(value, "the name of an argument")
+        raise UnexpectedValue(value, "the name of an argument")
     return name
 
 
@@ -82,7 +82,7 @@ def _loss(value: object) -> dict[str, Any]:
 def _metrics(value: object) -> dict[str, dict[str, Any]]:
     """Name -> target and plain arguments of at most 100 metrics."""
     if not isinstance(value, Mapping) or len(value) > 100:
-        raise Unexpected(value, "at most 100 metrics")
+        raise UnexpectedValue(value, "at most 100 metrics")
     return {_identifier(name): _part(node) for name, node in value.items() if node not in (None, False)}
 
 
@@ -110,11 +110,11 @@ RUN: dict[str, dict[str, Check]] = {
         "limit_test_batches": LIMIT,
     },
 }
-"""What decides a checkpoint's figures when it is evaluated; everything else is the command's own."""
+"""Keys that determine the metrics of a checkpoint; other keys come from the command."""
 
 
 def is_graft_view(node: Mapping[str, Any]) -> bool:
-    """Whether a recorded view is a name of `graft.learning.views`."""
+    """Whether a recorded view is one of `graft.learning.views`."""
     module, _, name = node["_target_"].rpartition(".")
     return module == GRAFT_VIEWS and not name.startswith("_")
 
@@ -130,14 +130,14 @@ def is_library_part(node: Mapping[str, Any]) -> bool:
 
 
 def recorded_run(config: Mapping[str, object], source: str) -> dict[str, Any]:
-    """The part of a run's configuration that its checkpoint is used with, as plain values within their limits.
+    """Check and return the recorded keys in `RUN` and the arguments of the data source, as plain values.
 
     Args:
-        config: as the checkpoint holds it; keys that are not read, as another version's, are no obstacle.
-        source: the checkpoint's file, for messages.
+        config: configuration in the checkpoint; other keys are ignored.
+        source: path of the checkpoint, for messages.
 
     Raises:
-        RecordError: a value of another type or beyond its limit; names file, key, value and limit.
+        RecordError: a value of the wrong type or out of range; names file, key, value and range.
     """
     if "data" in config:
         config = {**config, "data": _with_target(config["data"])} if isinstance(config["data"], Mapping) else config
@@ -159,7 +159,7 @@ DATA_KEYS = frozenset(field.name for field in dataclasses.fields(DataConfig))
 
 
 def _with_target(data: Mapping[str, object]) -> dict[str, object]:
-    """The `data` group of a checkpoint; older ones name the source by `name` and its arguments by `options`."""
+    """Convert the `data` group of an older checkpoint, which has `name` and `options`, to `_target_` and arguments."""
     values = dict(data)
     name, options = values.get("name"), values.pop("options", None)
     if "_target_" not in values and isinstance(name, str):
@@ -170,22 +170,22 @@ def _with_target(data: Mapping[str, object]) -> dict[str, object]:
     return values
 
 
-def demand_trust(key: str, name: str, source: str, trust: Sequence[str]) -> None:
-    """Refuse to import a module that a file names, unless the user trusts its package.
+def require_trusted(key: str, name: str, source: str, trust: Sequence[str]) -> None:
+    """Refuse to import a module that a file names, unless the user has listed its package in `trust`.
 
     Args:
-        key: what names it, e.g. "data._target_".
+        key: key that names it, e.g. "data._target_".
         name: dotted, e.g. "my_package.my_set.load".
         source: the file.
-        trust: the packages that the user's own command line names.
+        trust: packages listed on the command line.
 
     Raises:
-        ConfigError: not among them; names file, key and the way out.
+        ConfigError: the package is not listed; names file, key and the way out.
     """
     if any(name == package or name.startswith(f"{package}.") for package in trust):
         return
-    shown = f"{source}: {key}={name!a} is not one of Graft's own, and what a file names is not imported."
+    shown = f"{source}: {key}={name!a} is not part of Graft, and modules named by a file are not imported."
     if not MODULE.fullmatch(name):
-        raise ConfigError(f"{shown}\nIt is no name of a module either; give another data set: data=… data.root=FOLDER.")
+        raise ConfigError(f"{shown}\nIt is not a valid module name; give another data set: data=… data.root=FOLDER.")
     package = name.partition(".")[0]
-    raise ConfigError(f"{shown}\nIf you trust that package as a program that you run: trust=[{package}].")
+    raise ConfigError(f"{shown}\nIf you trust that package as much as a program that you run, add trust=[{package}].")

@@ -1,4 +1,7 @@
-"""The keys of every command, known to Hydra. No heavy import: `--help` reads this."""
+"""Registers the schema of every command with Hydra, and converts composed configurations to typed ones.
+
+Nothing large is imported, because `--help` uses this module.
+"""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -24,14 +27,14 @@ SCHEMAS: dict[str, type] = {
 
 
 def register(*tasks: str) -> None:
-    """Make the schemas of `tasks` known to Hydra under `schema/`; by default those of all."""
+    """Register the schemas of `tasks` with Hydra under `schema/`; without arguments those of all commands."""
     store = ConfigStore.instance()
     for name in tasks or SCHEMAS:
         store.store(group="schema", name=name, node=composable(SCHEMAS[name]), package="_global_", replace=True)
 
 
 def composable(schema: type) -> DictConfig:
-    """A schema as Hydra composes it: only its open nodes and its dictionaries take keys that it does not list."""
+    """A schema as a DictConfig in which only open nodes and dictionaries accept keys that it does not list."""
     config: DictConfig = OmegaConf.structured(schema)
     _open(config)
     return config
@@ -48,11 +51,11 @@ def _open(node: DictConfig) -> None:
 
 
 def typed(config: DictConfig, schema: type[T]) -> T:
-    """The composed configuration as an instance of its schema: attributes for keys, extra keys of open nodes too.
+    """Convert a composed configuration to an instance of its schema; extra keys of open nodes become attributes too.
 
     Raises:
-        ConfigError: a key that nothing reads (names the nearest), or a required one without a value.
-        OmegaConfBaseException: an interpolation that leads nowhere.
+        ConfigError: a key that no code reads (names the nearest), or a value that is missing.
+        OmegaConfBaseException: an interpolation that cannot be resolved.
     """
     from graft.config.unknown_keys import refuse_unknown_keys
 
@@ -67,7 +70,7 @@ def typed(config: DictConfig, schema: type[T]) -> T:
 
 
 def plain(config: object) -> Any:
-    """A typed configuration as plain containers, as checkpoints and summaries hold it."""
+    """Convert a typed configuration to plain containers, as stored in checkpoints and summaries."""
     if dataclasses.is_dataclass(config):
         return {name: plain(value) for name, value in vars(config).items()}
     if isinstance(config, dict):

@@ -1,4 +1,4 @@
-"""What may change in the configuration of a run that is resumed: one table, and what is not in it may not."""
+"""Table of the configuration keys that may change when a run is resumed; any other change is refused."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ COSINE = "graft.learning.schedulers.cosine"
 
 @dataclass(frozen=True)
 class Change:
-    """A key whose value is not that of the checkpoint.
+    """A key whose value differs from the checkpoint.
 
     Attributes:
         key: e.g. "optimizer.lr".
-        before, after: its value in the checkpoint, and now.
-        config: the whole configuration now, as plain containers.
-        epochs: how many epochs the checkpoint has completed.
+        before, after: value in the checkpoint and current value.
+        config: current configuration as plain containers.
+        epochs: number of completed epochs of the checkpoint.
     """
 
     key: str
@@ -37,14 +37,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a change is treated.
+    """How a change of a key is handled.
 
     Attributes:
-        effect: what the change does from here on, for the log; or a function that says it.
-        explicit: it must be asked for on the command line, so that a forgotten override changes nothing.
-        between_epochs: it cannot be made within an epoch.
-        length: it changes how many optimizer steps the run has; what plans its course over all of them cannot follow.
-        allowed: which changes the rule is for; None: all.
+        effect: description of the effect for the log, or a function that returns it.
+        explicit: the key must be set on the command line, so that a forgotten override changes nothing.
+        between_epochs: the change is only possible between epochs.
+        length: the change affects the number of optimizer steps, so schedules planned over the whole run refuse it.
+        allowed: predicate of the changes that the rule applies to; None: all.
     """
 
     effect: str | Effect
@@ -61,43 +61,43 @@ def _longer(change: Change) -> str:
     end = {"trainer.max_epochs": "epoch", "trainer.max_steps": "step"}[change.key]
     effect = "training has no such limit" if change.after == -1 else f"training ends after {end} {change.after}"
     if change.config["scheduler"].get("_target_") == COSINE:
-        effect += ", and the cosine schedule, which ends there, is that of the new length from the next step on"
+        effect += ", and the cosine schedule follows the new length from the next step on"
     if change.key == "trainer.max_steps":
-        effect += "; an epoch that the old limit cut is not completed"
+        effect += "; an epoch truncated by the old limit is not completed"
     return effect
 
 
-OTHER_BATCHES = "from the next epoch on, the same images come in other batches, so the result is that of neither value"
-ROUNDING = "figures may differ by rounding from here on"
+OTHER_BATCHES = "from the next epoch on, the batches differ, so the result equals that of neither value"
+ROUNDING = "results may differ by rounding from now on"
 
-# key → how a change of it on resume is treated. What is not here is refused, and so is every key that is added to the
-# schema until it is decided here; what changes no figure (WITHOUT_EFFECT) is free.
+# Key -> how its change is handled on resume. Other keys, also new ones of the schema, must not change, except those
+# without an effect on results (WITHOUT_EFFECT).
 RULES: Mapping[str, Rule] = {
     "trainer.max_epochs": Rule(_longer, length=True),
     "trainer.max_steps": Rule(_longer, length=True),
-    "data.root": Rule("the images are read from there; they must be the same ones"),
-    "data.on_error": Rule("images that cannot be read are treated so from here on"),
+    "data.root": Rule("the images are read from the new folder; they must be the same"),
+    "data.on_error": Rule("unreadable images are handled in the new way from now on"),
     "trainer.accelerator": Rule(ROUNDING),
     "trainer.precision": Rule(ROUNDING),
     "trainer.deterministic": Rule(ROUNDING),
     "trainer.benchmark": Rule(ROUNDING),
     "trainer.channels_last": Rule(ROUNDING),
     "trainer.compile": Rule(ROUNDING),
-    "trainer.keep_memory": Rule("changes no figure"),
+    "trainer.keep_memory": Rule("does not change results"),
     "trainer.strategy": Rule(ROUNDING, between_epochs=True),
     "trainer.devices": Rule(OTHER_BATCHES, between_epochs=True, length=True),
     "trainer.num_nodes": Rule(OTHER_BATCHES, between_epochs=True, length=True),
-    "trainer.val_check_interval": Rule("the best checkpoint is chosen among other validations from here on"),
-    "trainer.limit_test_batches": Rule("the test has other images"),
+    "trainer.val_check_interval": Rule("the best checkpoint is chosen from the new validations from now on"),
+    "trainer.limit_test_batches": Rule("the test uses another number of images"),
     "trainer.baseline": Rule("a resumed run has no baseline of its own"),
-    "trainer.test": Rule("the test is made, or left out, at the end"),
-    "tta": Rule("the test's figures only"),
-    "views.": Rule("the test's figures only"),
-    "callbacks.early_stopping": Rule("validations without improvement are counted on, against the new number"),
-    "loss.on_nan": Rule("steps whose loss is not finite are treated so from here on"),
-    "loss.nan_limit": Rule("counted from the beginning of the run"),
+    "trainer.test": Rule("the test at the end runs or is skipped"),
+    "tta": Rule("affects the test metrics only"),
+    "views.": Rule("affects the test metrics only"),
+    "callbacks.early_stopping": Rule("validations without improvement continue to be counted, against the new number"),
+    "loss.on_nan": Rule("steps with a non-finite loss are handled in the new way from now on"),
+    "loss.nan_limit": Rule("counted from the start of the run"),
     "cache.mode": Rule(
-        "changes no figure", allowed=lambda change: {change.before, change.after} == {"auto", "none"}
+        "does not change results", allowed=lambda change: {change.before, change.after} == {"auto", "none"}
     ),
     "optimizer.lr": Rule("every learning rate, and its schedule, is scaled from the next step on", explicit=True),
     "optimizer.weight_decay": Rule("from the next step on", explicit=True),
@@ -106,13 +106,13 @@ RULES: Mapping[str, Rule] = {
     "trainer.accumulate_grad_batches": Rule(OTHER_BATCHES, explicit=True, between_epochs=True, length=True),
 }  # fmt: skip
 
-# Why a change is refused, by the key's prefix; the first that fits.
+# Reason why a change is refused, by prefix of the key; the first match applies.
 REASONS: Mapping[str, str] = {
-    "seed": "images would move between training, validation and test, and the order of the batches change",
+    "seed": "images would move between training, validation and test, and the order of the batches would change",
     "data.preprocess.": "the network would see other pixels",
     "data.draft": "the network would see other pixels",
     "data.": "images would move between training, validation and test",
-    "model.": "the weights are those of another network, or of another start",
+    "model.": "the weights belong to another network or another initialisation",
     "freeze.": "the optimizer's state belongs to other parameters",
     "strategy.": "the optimizer's state belongs to other parameter groups",
     "optimizer.": "the optimizer's state is not that of this optimizer",
@@ -124,10 +124,10 @@ REASONS: Mapping[str, str] = {
     "callbacks.ema": "the checkpoint has no such average",
     "trainer.limit_val_batches": "validations before and after could not be compared",
 }
-OTHERWISE = "not known to be safe"
+DEFAULT_REASON = "not known to be safe"
 
-ABOUT_THE_COMMAND = ("resume", "sweep_name", "search.")
-"""Keys that differ whenever a run is resumed or belongs to another sweep."""
+COMMAND_KEYS = ("resume", "sweep_name", "search.")
+"""Keys of the command, which differ whenever a run is resumed or belongs to another sweep."""
 
 
 def compare(
@@ -137,41 +137,41 @@ def compare(
     *,
     epochs: int,
     within_epoch: bool,
-    wanted: str,
+    resume: str,
     way_out: str,
 ) -> tuple[list[str], list[str]]:
-    """What changes when a run is resumed with another configuration.
+    """List the changes between the configuration of a checkpoint and the current one, or refuse them.
 
     Args:
-        before: the checkpoint's configuration, as plain containers.
-        after: the configuration now.
-        overrides: the keys that the command line sets.
-        epochs: how many epochs the checkpoint has completed.
-        within_epoch: it was written within the next one.
-        wanted, way_out: `resume`, and what else can be done, for the error message.
+        before: configuration of the checkpoint, as plain containers.
+        after: current configuration.
+        overrides: keys set on the command line.
+        epochs: number of completed epochs of the checkpoint.
+        within_epoch: whether the checkpoint was written within the next epoch.
+        resume, way_out: value of `resume` and alternative, for the error message.
 
     Returns:
-        (changes that have an effect, changes that change no figure), one sentence each.
+        (changes that affect results, changes that do not), one sentence each.
 
     Raises:
         ConfigError: names every key that cannot change, both values, the reason and the way out.
     """
     effects, free, refused = [], [], []
     for change in _changes(before, after, epochs):
-        if matches(change.key, ABOUT_THE_COMMAND):
+        if matches(change.key, COMMAND_KEYS):
             continue
         if matches(change.key, WITHOUT_EFFECT):
-            free.append(f"resume: {change} (changes no figure)")
+            free.append(f"resume: {change} (does not change results)")
             continue
         rule = next((rule for key, rule in RULES.items() if matches(change.key, (key,))), None)
-        fault = _fault(change, rule, overrides, within_epoch)
-        if fault is not None:
-            refused.append(f"  {change}\n    {fault}")
+        refusal = _refusal(change, rule, overrides, within_epoch)
+        if refusal is not None:
+            refused.append(f"  {change}\n    {refusal}")
         elif rule is not None:
             effects.append(f"resume: {change}: {rule.description(change)}")
     if refused:
         raise ConfigError(
-            f"resume={wanted}: the configuration is not that of the checkpoint, and these keys cannot change:\n"
+            f"resume={resume}: the configuration differs from that of the checkpoint, and these keys cannot change:\n"
             + "\n".join([*refused, way_out])
         )
     return effects, free
@@ -185,22 +185,22 @@ def _changes(before: Plain, after: Plain, epochs: int) -> list[Change]:
 
 
 def _same_batch_size(change: Change) -> bool:
-    """data.batch_size=auto is that of the checkpoint on resume."""
+    """Whether a change only sets data.batch_size=auto, which means the checkpoint's batch size on resume."""
     return change.key == "data.batch_size" and change.after == "auto"
 
 
-def _fault(change: Change, rule: Rule | None, overrides: Collection[str], within_epoch: bool) -> str | None:
-    """Why the change cannot be made; None where it can."""
+def _refusal(change: Change, rule: Rule | None, overrides: Collection[str], within_epoch: bool) -> str | None:
+    """Reason why a change is refused; None if it is allowed."""
     if rule is None or (rule.allowed is not None and not rule.allowed(change)):
-        return next((reason for part, reason in REASONS.items() if matches(change.key, (part,))), OTHERWISE)
+        return next((reason for part, reason in REASONS.items() if matches(change.key, (part,))), DEFAULT_REASON)
     schedule = str(change.config["scheduler"].get("_target_"))
     if rule.length and schedule.lower().endswith(("onecycle", "onecyclelr")):
         return f"{schedule} plans its whole course from the length of the run"
     if rule.between_epochs and within_epoch:
-        return f"it can change between epochs only, and the checkpoint is from within epoch {change.epochs + 1}"
+        return f"it can only change between epochs, and the checkpoint was written within epoch {change.epochs + 1}"
     if rule.explicit and change.key not in overrides:
         return (
-            f"say which one is meant: {change.key}={_shown(change.before)} continues as before, "
+            f"set one of them explicitly: {change.key}={_shown(change.before)} continues as before, "
             f"{change.key}={_shown(change.after)} changes it"
         )
     return None

@@ -1,4 +1,4 @@
-"""Every key of a training run, its type and its default."""
+"""Keys of `graft train`, with types, ranges and defaults."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,11 +14,11 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 @dataclass
 class ModelConfig(Part):
-    """`_target_`: the class or function that makes the network, called with its arguments and `num_classes`."""
+    """`_target_`: class or function that builds the network; called with its arguments and `num_classes`."""
 
     own: ClassVar[tuple[str, ...]] = ("weights", "head_from", "gradient_clip_val")
     name: str | None = MISSING
-    """Of the network in its library; of a custom network the name in summaries, by default the target's."""
+    """Name of the network in its library; for a custom network its name in summaries, by default that of the target."""
     weights: str | None = literal("default")
     """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
     classifier: str | None = None
@@ -32,14 +32,14 @@ class ModelConfig(Part):
     average_pool: int | None = bounded(None, least=0, most=1024)
     """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
     head_from: Any = None
-    """Class → the class or classes of the weights that its row of the new head begins with: {ants: ant, bees: bee}."""
+    """Class -> class or classes of the weights that initialise its row of the new head: {ants: ant, bees: bee}."""
     gradient_clip_val: float | None = bounded(None, above=0)
-    """What trainer.gradient_clip_val is for this network unless it is given."""
+    """Default of trainer.gradient_clip_val for this network."""
 
 
 @dataclass
 class PreprocessConfig:
-    """What evaluation does to an image; every null means: as the network's weights want it."""
+    """Preprocessing of an image for evaluation; null: as the network's weights require."""
 
     input_size: int | None = bounded(None, least=1, most=16_384)
     resize_size: int | None = bounded(None, least=1, most=32_768)
@@ -56,10 +56,10 @@ class DataConfig(Open):
     _target_: str = MISSING
     """A source function, or a LightningDataModule class."""
     name: str | None = None
-    """How tables and messages call it; null: the short name of the target."""
+    """Name in tables and messages; null: the short name of the target."""
     root: str | None = literal(None)
     batch_size: int | str = bounded(32, least=1, words=("auto",))
-    """Images in a training step of each device; "auto": the largest power of two that fits into the GPU's memory."""
+    """Images per training step on each device; "auto": the largest power of two that fits into the GPU's memory."""
     num_workers: int | str = bounded("auto", least=0, words=("auto",))
     timeout: float | None = bounded(600.0, above=0)
     """Seconds that a batch of the worker processes may take before the run ends with the reason; null: no limit."""
@@ -67,15 +67,15 @@ class DataConfig(Open):
     shots: int | None = bounded(None, least=1)
     """Keep this many seeded training images of each class."""
     val_fraction: float = bounded(0.1, least=0, below=1)
-    """Part of the training images to validate on, where the set has no validation split; 0: validate on test."""
+    """Fraction of the training images to validate on if the set has no validation split; 0: validate on test."""
     fold: int | None = bounded(None, least=0)
-    """With folds=K: validate on this one (0 to K - 1) of K parts of the images that are not test images."""
+    """With folds=K: index (0 to K - 1) of the part of the non-test images to validate on."""
     folds: int | None = bounded(None, least=2)
-    """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own division."""
+    """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own split."""
     on_error: str = choice("raise", "raise", "skip")
-    """Images that cannot be read: "raise" stops before the first step with a list, "skip" leaves them out, said."""
+    """Unreadable images: "raise" stops before the first step with a list, "skip" excludes them and logs a note."""
     resident_gb: float = bounded(2.0, least=0, infinite=True)
-    """Sets whose decoded images need no more memory than this are decoded once and held."""
+    """Sets whose decoded images need at most this memory, in 2**30 bytes, are decoded once and kept in memory."""
     draft: bool = True
     """Large JPEGs are decoded at a half, quarter or eighth of their size where random crops keep their pixels."""
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -89,9 +89,9 @@ FREEZE_NOTHING = "graft.transfer.freeze.none"
 class StrategyConfig:
     name: str = MISSING
     pretrained: bool = True
-    """Needs pretrained weights; false ignores model.weights and starts at random."""
+    """Whether to start from model.weights; false: random weights."""
     freeze: str = FREEZE_NOTHING
-    """Target of the freeze policy that freeze=auto takes."""
+    """Target of the freeze policy of freeze=auto."""
     lr_multipliers: dict[str, float] = bounded(default_factory=dict, least=0)
     layer_decay: float | None = bounded(None, above=0, most=1)
     decay_norm_and_bias: bool = True
@@ -103,13 +103,13 @@ class FreezeConfig(Part):
 
     patterns: list[str] | None = None
     schedule: Any = bounded(None, least=0)
-    """Group or stage -> epoch; not typed as such, because Hydra could then not fill it from the command line."""
+    """Group or stage -> epoch; untyped, because Hydra could not set a typed mapping from the command line."""
     every: int | None = bounded(None, least=1)
 
 
 @dataclass
 class OptimizerConfig(Part):
-    """`_target_`: an optimizer, called with the parameter groups; a null argument is left to its default."""
+    """`_target_`: an optimizer, called with the parameter groups; null arguments are not passed."""
 
     own: ClassVar[tuple[str, ...]] = ("weight_decay",)
     lr: float = bounded(MISSING, above=0)
@@ -171,12 +171,12 @@ class LossConfig(Part):
     own: ClassVar[tuple[str, ...]] = ("class_weights", "on_nan", "nan_limit")
     label_smoothing: float | None = bounded(None, least=0, below=1)
     class_weights: Any = bounded(None, above=0)
-    """null, "balanced" (inverse class frequency), one weight per class, or some by name, the others weighing 1; the
-    loss gets them as `weight`."""
+    """null, "balanced" (inverse class frequency), one weight per class, or some by name (the others: 1); passed to
+    the loss as `weight`."""
     on_nan: str = choice("raise", "raise", "skip")
     """A step whose loss is NaN or infinite: "raise" ends the run, "skip" ignores the step and records its images."""
     nan_limit: int = bounded(10, least=0)
-    """With on_nan=skip, the number of such steps after which the run ends all the same."""
+    """With on_nan=skip, number of such steps after which the run ends with an error."""
 
 
 @dataclass
@@ -198,24 +198,24 @@ class TrainerConfig(Open):
     val_check_interval: int | float | None = bounded(None, least=1, fraction=Bounds(above=0, most=1))
     """Validate also every N optimizer steps (an int) or fraction of an epoch (a float); null: after each epoch."""
     gradient_clip_val: float | None = bounded(II("model.gradient_clip_val"), above=0)
-    """Norm that gradients are clipped to; null for none; the network's own unless given."""
+    """Norm that gradients are clipped to; null for none; default: the network's own."""
     accumulate_grad_batches: int = bounded(1, least=1)
     limit_train_batches: int | float | None = bounded(None, least=1, fraction=Bounds(above=0, most=1))
     limit_val_batches: int | float | None = bounded(None, least=0, fraction=Bounds(least=0, most=1))
     limit_test_batches: int | float | None = bounded(None, least=0, fraction=Bounds(least=0, most=1))
     log_every_n_steps: int = bounded(10, least=1)
     deterministic: bool | str = choice(False, "warn")
-    """The same figures to the bit on a GPU too; "warn": where PyTorch can, and else it says so."""
+    """Bit-identical results on a GPU too; "warn": warn of operations that PyTorch cannot compute deterministically."""
     benchmark: bool | None = None
-    """On a GPU, try cuDNN's algorithms for each convolution once and keep the fastest; not if deterministic. That takes
-    seconds and gains about a percent: null tries them in runs of at least 2,000 steps."""
+    """On a GPU, benchmark cuDNN's algorithms for each convolution and use the fastest; not if deterministic. This takes
+    seconds and gains about a percent: null benchmarks in runs of at least 2,000 steps."""
     channels_last: bool = True
     keep_memory: bool = True
-    """On a CPU, reuse freed memory instead of giving it back to the kernel after each step; Linux with glibc."""
+    """On a CPU, reuse freed memory instead of returning it to the kernel after each step; Linux with glibc."""
     compile: bool | str = choice(False, *COMPILE_MODES)
     """torch.compile: true, or its mode: "reduce-overhead" (CUDA graphs, for networks of many small steps), …"""
     baseline: bool = True
-    """Validate once before the first step: the figure at step 0."""
+    """Validate once before the first step (step 0)."""
     test: bool = True
 
 
@@ -226,20 +226,20 @@ class LoggerConfig(Parts):
 
 @dataclass
 class CallbacksConfig(Parts):
-    """Keys that switch Graft's own callbacks; any other Lightning callback is added under a name of its own."""
+    """Keys that configure Graft's callbacks; any other Lightning callback is added under a new name."""
 
     checkpoint: str = choice("best", "best", "last")
     """"best": keep and test the weights of the best `optimized_metric`; "last": those of the last epoch."""
     checkpoint_every_n_steps: int | None = bounded(None, least=1)
-    """Write last.ckpt also after each so many optimizer steps, for epochs of hours; null: at the ends of epochs."""
+    """Write last.ckpt every N optimizer steps too, for epochs of hours; null: at the end of each epoch."""
     keep: str = choice("all", "all", "best", "none")
-    """Checkpoints that a finished run keeps: "all", "best" (enough to use the network, not to train on) or "none"."""
+    """Checkpoints that a finished run keeps: "all", "best" (enough for inference, not to resume) or "none"."""
     early_stopping: int | None = bounded(None, least=1)
     """Stop after this many validations without a better `optimized_metric`."""
     ema: float | None = bounded(None, least=0, below=1)
-    """Decay of an exponential moving average of the weights, e.g. 0.999; validated and saved in their place."""
+    """Decay of an exponential moving average of the weights, e.g. 0.999; validated and saved instead of them."""
     progress: str = choice("auto", "auto", "bar", "lines", "none")
-    """"auto" (a bar on a terminal, else a line an epoch), "bar", "lines" or "none"."""
+    """"auto" (a bar on a terminal, otherwise a line per epoch), "bar", "lines" or "none"."""
 
 
 @dataclass
@@ -254,7 +254,7 @@ class ViewsConfig(Parts):
 
 @dataclass
 class ReviewConfig:
-    """How much of a run is shown in TensorBoard and kept for `graft compare`; 0 or false: none of it."""
+    """Figures and tables of a run for TensorBoard and `graft compare`; 0 or false: none."""
 
     measures: bool = True
     """Gradient norm of each parameter group, step time and images per second."""
@@ -264,58 +264,58 @@ class ReviewConfig:
     images: int = bounded(16, least=0)
     """Images of the first training batch, of the validation and of the test set."""
     worst: int = bounded(16, least=0)
-    """Images that the best epoch got most wrong."""
+    """Images with the lowest probability of their true class in the best epoch."""
     gradcam: int = bounded(4, least=0)
-    """Validation images shown with the places that speak for their class."""
+    """Validation images with a Grad-CAM heat map."""
     curves: int = bounded(16, least=0)
     """Classes with a precision-recall curve."""
     embedding: int = bounded(500, least=0)
     """Validation images in the projector."""
     record: int = bounded(48, least=0)
-    """Thumbnails in review.npz, which `graft compare` shows; 0: no such file."""
+    """Thumbnails in review.npz for `graft compare`; 0: no such file."""
     graph: bool = False
     """The network's graph."""
 
 
 @dataclass
 class SearchConfig:
-    """What a job that is a trial of an Optuna search knows of it; set by sweep=…."""
+    """Optuna study of a search and pruning of its trials; set by sweep=…."""
 
     storage: str | None = literal(None)
     """A database (sqlite:///FILE, postgresql://…), or a journal (journal:///FILE, redis://…)."""
     study: str | None = literal(None)
     trial: int | None = bounded(None, least=0)
-    """The number of the trial, given by the sweeper."""
+    """Number of the trial, set by the sweeper."""
     pruner: str = choice("none", "none", "median", "percentile", "halving", "hyperband")
-    """What stops hopeless trials early: "none", "median", "percentile", "halving" or "hyperband"."""
+    """Pruner that stops trials early: "none", "median", "percentile", "halving" or "hyperband"."""
     startup_trials: int = bounded(5, least=0)
-    """So many trials run to their end before any is pruned ("median", "percentile")."""
+    """Number of complete trials before any is pruned ("median", "percentile")."""
     warmup_epochs: int = bounded(1, least=0)
-    """So many epochs of each trial are not judged; for "halving" and "hyperband" its least budget."""
+    """Epochs of each trial before it can be pruned; for "halving" and "hyperband" the smallest budget."""
     percentile: float = bounded(50.0, least=0, most=100)
-    """"percentile" stops what is not among this best part, in percent, of the trials before it."""
+    """"percentile" keeps this best percentage of the trials."""
     reduction_factor: int = bounded(3, least=2)
-    """"halving" and "hyperband" let one of so many go on at each rung."""
+    """"halving" and "hyperband" keep one of this number of trials at each rung."""
 
 
 @dataclass
 class CacheConfig:
     mode: str = choice("auto", "auto", "features", "none")
-    """"auto" (where it changes nothing but time), "features" (or say why not), "none"."""
+    """"auto" (only where results do not change), "features" (or an error with the reason), "none"."""
     max_gb: float = bounded(10.0, above=0, infinite=True)
-    """Most that features in paths.cache take, in 2**30 bytes; the longest unused make room for new ones."""
+    """Size limit of the features in paths.cache, in 2**30 bytes; the least recently used are removed."""
     views: int | None = bounded(None, least=1)
     """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
 
 
 @dataclass
 class DownloadConfig:
-    """How data and weights are fetched."""
+    """Downloads of data and weights."""
 
     timeout: float = bounded(10.0, above=0, most=3600)
-    """Seconds for name resolution, connection and response header together, and to wait for more bytes."""
+    """Seconds for name resolution, connection and response header together, and for the next bytes."""
     attempts: int = bounded(5, least=1, most=1000)
-    """Consecutive attempts without progress after which a transfer is given up."""
+    """Consecutive attempts without progress after which a transfer fails."""
 
 
 @dataclass
@@ -333,7 +333,7 @@ class TrainConfig:
     resume: str | None = literal(None)
     optimized_metric: str = "val/acc"
     sweep_name: str = literal(MISSING)
-    """The folder of a sweep below outputs/sweep/; the same command with the same name takes the sweep up again."""
+    """The folder of a sweep below outputs/sweep/; the same command with the same name resumes the sweep."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)

@@ -1,4 +1,4 @@
-"""Parts named by `_target_`: their arguments are read from source text, checked, and only then is anything imported."""
+"""Builds objects named by `_target_`; their arguments are checked against the source text before any import."""
 
 import ast
 import builtins
@@ -25,7 +25,7 @@ class Arguments:
     """The parameters of a class or function.
 
     Attributes:
-        names: parameters that can be given by name, in order.
+        names: parameters that can be passed by keyword, in order.
         required: those without a default.
         any: whether it has **kwargs.
     """
@@ -47,29 +47,29 @@ def arguments_of(target: str) -> Arguments | None:
         target: dotted path of a class or function.
 
     Returns:
-        None where the text does not tell: no source file, a name that is computed, a dataclass, a metaclass.
+        None if the source text is not enough: no source file, a computed name, a dataclass, a metaclass.
     """
     found = _definition(target)
     return None if found is None else _arguments(*found)
 
 
 def accepts(target: str, name: str) -> bool:
-    """Whether `target` takes an argument called `name`, which Graft supplies only to those that ask for it."""
+    """Whether `target` has a parameter `name`; Graft supplies some arguments only to targets that have them."""
     arguments = arguments_of(target) or _imported_arguments(target, TARGET)
     return name in arguments.names
 
 
 def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = (), positional: int = 0) -> None:
-    """Refuse a part that cannot be built, before anything slow starts.
+    """Check that a part can be built from its arguments, before long work begins.
 
     Args:
-        key: where the part stands in the configuration, e.g. "optimizer".
+        key: key of the part in the configuration, e.g. "optimizer".
         node: `_target_` and its arguments; null arguments are not passed on.
-        supplied: names of the arguments that Graft adds where they are not given.
-        positional: how many arguments Graft passes by position.
+        supplied: names of the arguments that Graft adds if they are not set.
+        positional: number of arguments that Graft passes by position.
 
     Raises:
-        ConfigError: no such target, an argument that it does not take (names the nearest), or one that it requires.
+        ConfigError: no such target, an unknown argument (names the nearest), or a missing one.
     """
     target = node.get(TARGET)
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
@@ -84,8 +84,10 @@ def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = 
             if name not in free:
                 usable = [each for each in free if each not in supplied]
                 takes = f"It takes {_listed(usable)}." if usable else "It takes no arguments."
+                hint = nearest(name, usable)
+                remove = "" if hint or "[" in key else f"\nLeave it out; if a preset sets it, add ~{key}.{name}."
                 raise ConfigError(
-                    f"{key}.{name}={_shown(node[name])}: {target} has no such argument.{nearest(name, usable)} {takes}"
+                    f"{key}.{name}={_shown(node[name])}: {target} has no such argument.{hint} {takes}{remove}"
                 )
     missing = [name for name in arguments.required[positional:] if name not in own and name not in supplied]
     if missing:
@@ -96,7 +98,7 @@ def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = 
 
 
 def parts_in(value: object, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(key, node) of the outermost mappings with a `_target_` in `value`, itself included."""
+    """Yield (key, node) of the outermost mappings with a `_target_` in `value`, including itself."""
     if isinstance(value, Mapping):
         if TARGET in value:
             yield key, value
@@ -112,10 +114,10 @@ def build(key: str, node: Mapping[str, Any], *args: Any, **supplied: Any) -> Any
     """Import the target of `node` and call it.
 
     Args:
-        key: where the part stands in the configuration, e.g. "optimizer".
+        key: key of the part in the configuration, e.g. "optimizer".
         node: `_target_` and its arguments, as plain values; null arguments are not passed on.
-        args: what Graft passes by position.
-        supplied: what Graft passes by name.
+        args: positional arguments from Graft.
+        supplied: keyword arguments from Graft.
 
     Raises:
         ConfigError: the target cannot be imported, or refuses its arguments (TypeError, ValueError).
@@ -124,10 +126,9 @@ def build(key: str, node: Mapping[str, Any], *args: Any, **supplied: Any) -> Any
 
 
 def bind(key: str, node: Mapping[str, Any]) -> Callable[..., Any]:
-    """The target of `node` with its arguments bound, still to be called; a nested node with `_partial_` is bound too.
+    """Import the target of `node` and bind its arguments without calling it, as nested nodes with `_partial_` are.
 
-    The module is imported: a configuration that comes from a file of unknown origin is checked before
-    (`graft.config.recorded.demand_trust`).
+    Check a configuration from an untrusted file with `graft.config.recorded.require_trusted` first.
 
     Raises:
         ConfigError: the target, or a nested one, cannot be imported or refuses its arguments.
@@ -138,7 +139,7 @@ def bind(key: str, node: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _built(key: str, value: Any) -> Any:
-    """`value` with the nodes in it built."""
+    """Return `value` with all nodes in it built."""
     if isinstance(value, Mapping):
         if TARGET in value:
             return bind(key, value) if value.get(PARTIAL) else build(key, value)
@@ -173,7 +174,7 @@ def _called(
 
 
 def _locate(target: str, key: str) -> Any:
-    """Import what a dotted path names.
+    """Import the object that a dotted path names.
 
     Raises:
         ConfigError: no such module or name; names the nearest, or the package to install.
@@ -224,7 +225,7 @@ def _imported_arguments(target: str, key: str) -> Arguments:
 
 @dataclass(frozen=True)
 class _Module:
-    """The names that a module's text defines at the top level, and the modules that it imports all names of."""
+    """Top-level names in the source text of a module, and the modules of its star imports."""
 
     name: str
     package: str
@@ -236,7 +237,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def _definition(target: str, depth: int = 0) -> tuple[_Module, Definition] | None:
-    """Where `target` is defined, imports followed."""
+    """Find the definition of `target`, following imports."""
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         module = _module(".".join(parts[:cut]))
@@ -284,7 +285,7 @@ def _arguments(module: _Module, node: Definition, depth: int = 0) -> Arguments |
 
 
 def _is_method(module: _Module, node: ast.AST) -> bool:
-    """Class methods and static methods are left to `inspect`."""
+    """Whether a function is a method of a class; `inspect` handles class methods and static methods."""
     return node not in module.names.values()
 
 
@@ -327,7 +328,7 @@ def _read(name: str, file: Path) -> _Module | None:
 
 
 def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module's top level, those of `if` and `try` too."""
+    """Yield the top-level statements of a module, including those in `if` and `try`."""
     for node in body:
         if isinstance(node, ast.If | ast.Try):
             yield from _statements([*node.body, *node.orelse])
@@ -338,7 +339,7 @@ def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _file(name: str) -> Path | None:
-    """The source file of a module; only the top-level package's finder is asked, which imports nothing."""
+    """Find the source file of a module without importing it: only the top-level package's finder is used."""
     top, *rest = name.split(".")
     if top in vars(builtins):
         return None

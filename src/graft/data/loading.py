@@ -124,7 +124,7 @@ def locate(source: str, root: Path | None, download: bool = True) -> GraftError 
     if not download:
         return NotAvailable(what, archive.url, by_hand, "data.download=false")
     try:
-        downloads.require_reachable(archive.url, what=what, place=by_hand)
+        downloads.require_reachable(archive.url, what=what, manual_path=by_hand)
     except NotAvailable as error:
         return error
     return None
@@ -165,7 +165,7 @@ def _fetch(what: str, archive: Download, file: Path, target: Path, by_hand: str)
         downloads.verify(file, sha256=archive.sha256, md5=archive.md5)
     else:
         downloads.download(
-            archive.url, file, what=what, sha256=archive.sha256, md5=archive.md5, size=archive.size, place=by_hand
+            archive.url, file, what=what, sha256=archive.sha256, md5=archive.md5, size=archive.size, manual_path=by_hand
         )
     print(f"unpacking {file.name} …", file=sys.stderr)
     for partial in archives.leftovers(target):  # of killed processes: this one has the lock

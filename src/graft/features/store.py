@@ -228,7 +228,7 @@ class FeatureStore:
         """The right to compute; None while another process has it."""
         path = self.folder / f"{name}.claim"
         watch = self._watched.setdefault(name, Watch(path))
-        holder = watch.look()
+        holder = watch.read()
         reason = watch.why_abandoned()
         if reason is not None:
             log.warning("cache  %s %s; this run computes the features instead", holder or "another run", reason)
@@ -243,7 +243,7 @@ class FeatureStore:
 
     def _wait(self, name: str, announced: set[str]) -> None:
         """Wait a moment for another process; say once for each whom for."""
-        holder = str(self._watched[name].look() or "another run")
+        holder = str(self._watched[name].read() or "another run")
         if holder not in announced:
             log.info("cache  waiting for %s, which computes the same features …", holder)
         announced.add(holder)

@@ -20,7 +20,7 @@ from graft.system.signals import STOP
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a temporary file next to the old checkpoint and renames it: a kill leaves the old one or the new one.
 
-    The former last.ckpt is kept as previous.ckpt, in case the last is damaged on disk. Lightning's own writer moves the
+    The backup last.ckpt is kept as previous.ckpt, in case the last is damaged on disk. Lightning's own writer moves the
     file from the folder for temporary files, which is a copy if that is another file system.
     """
 
@@ -29,9 +29,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         if path.parent.is_dir():
             remove_unfinished(path)  # no other process writes to the run's folder
-        former = path.with_name(PREVIOUS) if path.name == LAST else None
+        backup = path.with_name(PREVIOUS) if path.name == LAST else None
         try:
-            with writing_atomically(path, former=former) as file:
+            with writing_atomically(path, backup=backup) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch raises its own error while the disk's is the context
             cause = error if isinstance(error, OSError) else error.__context__
@@ -179,8 +179,8 @@ class ResumePoint(LatestCheckpoint):
         restore_loader_state(trainer)
         if trainer.fit_loop.resumed_on_epoch_end or trainer.fit_loop.restarted_on_epoch_end:
             self._update_plateau(trainer, pl_module)
-        STOP.take()
-        STOP.heeded = True
+        STOP.install_handlers()
+        STOP.deferred = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -193,15 +193,15 @@ class ResumePoint(LatestCheckpoint):
             raise KeyboardInterrupt
         if self.every and trainer.global_step // self.every > self.last_saved_step // self.every:
             self.save_now(trainer)
-        STOP.waiting = True
+        STOP.waiting_for_batch = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        STOP.waiting = False
+        STOP.waiting_for_batch = False
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        if STOP.heeded and STOP.overdue and trainer.world_size == 1:
+        if STOP.deferred and STOP.overdue and trainer.world_size == 1:
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -210,11 +210,11 @@ class ResumePoint(LatestCheckpoint):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        STOP.heeded = False
+        STOP.deferred = False
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        STOP.heeded = STOP.waiting = False
+        STOP.deferred = STOP.waiting_for_batch = False
         super().on_exception(trainer, pl_module, exception)
 
     def write(self, trainer: pl.Trainer, path: str) -> None:
@@ -225,7 +225,7 @@ class ResumePoint(LatestCheckpoint):
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """Also if this process is requested to stop; rank 0 decides for all."""
-        return STOP.asked is not None or super()._is_due(trainer)
+        return STOP.requested_at is not None or super()._is_due(trainer)
 
     def _update_plateau(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Step a plateau schedule for the epoch whose end the checkpoint was written at.
@@ -239,7 +239,7 @@ class ResumePoint(LatestCheckpoint):
                 plateau.step(torch.tensor(figures[schedule.monitor]))  # in float32, as it was monitored
 
     def _stop_requested(self, trainer: pl.Trainer, *, now: bool = False) -> bool:
-        requested = STOP.asked is not None
+        requested = STOP.requested_at is not None
         if trainer.world_size == 1:
             return requested
         self._steps += 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import TrainingError
-from graft.system.files import damage_of, why_no_file
+from graft.system.files import damage_in, why_unreadable
 from graft.system.values import Check, integer, mapping, read_values, text
 
 BEST = "best.ckpt"
@@ -43,9 +43,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     from graft.models.bounded import require_stored
 
-    if reason := why_no_file(path):
+    if reason := why_unreadable(path):
         raise TrainingError(f"{path}: no checkpoint ({reason}).")
-    damage = damage_of(path)
+    damage = damage_in(path)
     if damage is not None:
         raise TrainingError(f"{path}: damaged ({damage}).\n{_way_out(path)}")
     try:
@@ -102,7 +102,7 @@ def checkpoint_file(value: str) -> Path:
     path = Path(value).expanduser()
     if path.is_dir():
         path = path / "checkpoints" / BEST
-    if reason := why_no_file(path):
+    if reason := why_unreadable(path):
         raise TrainingError(
             f"checkpoint={value}: no checkpoint at {path} ({reason}).\nGive a .ckpt file or a run's folder."
         )
@@ -133,7 +133,7 @@ def resume_point(value: str | None, folder: Path) -> Path | None:
             f"resume={value}: {path.parent} holds {BEST} and no {LAST} (callbacks.keep=best), and no run can continue "
             f"from that.\nmodel.weights={best} begins a new run with its weights."
         )
-    if reason := why_no_file(path):
+    if reason := why_unreadable(path):
         raise TrainingError(
             f"resume={value}: no checkpoint at {path} ({reason}).\nGive a run folder, a .ckpt file, or resume=auto."
         )
@@ -164,5 +164,5 @@ def replace_damaged_checkpoint(folder: Path) -> str | None:
 
 
 def _fault(path: Path) -> str | None:
-    damage = damage_of(path) if path.is_file() else None
+    damage = damage_in(path) if path.is_file() else None
     return MISSING if not path.is_file() else damage and f"damaged ({damage})"

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments import (
 
 from graft.errors import TrainingError
 from graft.system.escaping import PrintableFormatter
-from graft.system.signals import STOP, end_when_asked_twice
+from graft.system.signals import STOP, exit_on_second_signal
 from graft.system.startup import safe_path
 
 Result = dict[str, Any]
@@ -84,6 +84,6 @@ def _enter(function: Callable[..., Result], *arguments: Any) -> Result:
         for handler in handlers:
             handler.setFormatter(PrintableFormatter())
         logging.basicConfig(level=logging.INFO, handlers=handlers)
-    end_when_asked_twice()
-    with STOP.listening():
+    exit_on_second_signal()
+    with STOP.handling_signals():
         return function(*arguments)

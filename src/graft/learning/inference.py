@@ -11,7 +11,7 @@ from graft.errors import ConfigError
 from graft.learning.restore import Restored
 from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
-from graft.system.allocator import freed_memory_kept
+from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
@@ -52,7 +52,7 @@ class Inference:
 
     def many(self) -> contextlib.AbstractContextManager[None]:
         """A context for a loop of calls: on the CPU each call reuses the memory of the previous one."""
-        return freed_memory_kept(self.device.type == "cpu")
+        return reuse_freed_memory(self.device.type == "cpu")
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graft.config.recorded import demand_trust, recorded_run
+from graft.config.recorded import recorded_run, require_trusted
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
@@ -16,7 +16,7 @@ from graft.models.bounded import no_larger_than
 from graft.models.families import family_of
 from graft.models.heads import auxiliary_modules, belongs
 from graft.models.weights import default_classes, load_weights, sized_by_weights
-from graft.system.values import Check, figure, mapping, read_values, sequence, text, tree
+from graft.system.values import Check, any_number, mapping, read_values, sequence, text, tree
 
 PREFIX = "network."
 """Prefix of the network's parameter names in the TransferModule's state dict."""
@@ -26,7 +26,7 @@ GRAFT: dict[str, Check] = {
     "classes": sequence(text(1000), 1_000_000, least=1),
     "preprocessing": mapping,
     "config": mapping,
-    "metrics": tree(figure, 3_000_000, depth=1),
+    "metrics": tree(any_number, 3_000_000, depth=1),
 }
 """What a checkpoint records under "graft"."""
 
@@ -61,7 +61,7 @@ class Restored:
         """
         changed = self.preprocessing.changed(changes, "preprocess")
         if changed.input_size != self.preprocessing.input_size:
-            self.recipe.demand_input(changed.input_size, "preprocess.input_size", fixed_input_size(self.recipe))
+            self.recipe.require_input_size(changed.input_size, "preprocess.input_size", fixed_input_size(self.recipe))
         return replace(self, preprocessing=changed)
 
 
@@ -93,7 +93,7 @@ def from_checkpoint(path: Path, trust: Sequence[str] = ()) -> Restored:
     }
     try:
         for name in family_of(recipe).foreign_code(recipe):
-            demand_trust("model._target_", name, source, trust)
+            require_trusted("model._target_", name, source, trust)
         with no_larger_than(weights, path):
             network = build_network(recipe, len(classes))
         network.load_state_dict(weights)

@@ -81,7 +81,7 @@ class TorchHub:
         return self.path if self.path.exists() else None
 
     def require_reachable(self, what: str) -> None:
-        downloads.require_reachable(self.url, what=what, place=str(self.path))
+        downloads.require_reachable(self.url, what=what, manual_path=str(self.path))
 
     def fetch(self, what: str) -> Path:
         promised = HASH_IN_NAME.search(self.path.name)
@@ -92,11 +92,11 @@ class TorchHub:
                 downloads.download(self.url, self.path, what=what, sha256=beginning)
             except DataError as error:
                 raise WeightsError(str(error)) from error
-        demand_hash(self.path, beginning)
+        require_hash(self.path, beginning)
         return self.path
 
 
-def demand_hash(file: Path, beginning: str) -> None:
+def require_hash(file: Path, beginning: str) -> None:
     """Raise WeightsError unless the SHA-256 of `file` has this `beginning`, which its name contains."""
     if not sha256(file).startswith(beginning):
         raise WeightsError(

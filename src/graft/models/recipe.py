@@ -11,7 +11,7 @@ from graft.models.families import family_of
 from graft.models.families.base import usual_preprocessing
 from graft.system.values import (
     Check,
-    Unexpected,
+    UnexpectedValue,
     among,
     either,
     flag,
@@ -35,7 +35,7 @@ def dotted_path(value: object) -> str:
     path: str = line(200)(value)
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise Unexpected(value, "the dotted path of a class or function, e.g. my_package.Net")
+        raise UnexpectedValue(value, "the dotted path of a class or function, e.g. my_package.Net")
     return path
 
 
@@ -44,18 +44,18 @@ def arguments(value: object) -> dict[str, Any]:
     checked = {}
     for name, each in mapping(value).items():
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
-            raise Unexpected(name, "the name of an argument", f".{ascii(str(name)[:80])[1:-1]}")
+            raise UnexpectedValue(name, "the name of an argument", f".{ascii(str(name)[:80])[1:-1]}")
         try:
             checked[name] = tree(_plain_value, MOST_VALUES, DEEPEST_VALUE)(each)
-        except Unexpected as error:
-            raise Unexpected(error.value, error.expected, f".{name}{error.within}") from None
+        except UnexpectedValue as error:
+            raise UnexpectedValue(error.value, error.expected, f".{name}{error.within}") from None
         _refuse_targets(checked[name], f".{name}")
     return checked
 
 
 def _plain_value(value: object) -> bool | int | float | str | None:
     if value is not None and not isinstance(value, bool | int | float | str):
-        raise Unexpected(value, "numbers, texts, true, false and null, in lists and mappings")
+        raise UnexpectedValue(value, "numbers, texts, true, false and null, in lists and mappings")
     return scalar(value)
 
 
@@ -63,7 +63,7 @@ def _refuse_targets(value: object, within: str) -> None:
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in pairs:
         if key == "_target_":
-            raise Unexpected(value, "plain values; build a part of the network inside its own class", within)
+            raise UnexpectedValue(value, "plain values; build a part of the network inside its own class", within)
         _refuse_targets(each, f"{within}.{key}")
 
 
@@ -125,7 +125,7 @@ class Recipe:
             if self.target is not None:
                 dotted_path(self.target)
             object.__setattr__(self, "arguments", arguments(self.arguments or {}))
-        except Unexpected as error:
+        except UnexpectedValue as error:
             key = error.within or "._target_"
             raise ConfigError(f"model{key}={_shown(error.value)}: refused. Expected: {error.expected}.") from None
 
@@ -164,7 +164,7 @@ class Recipe:
         """
         return family_of(self).facts(self)
 
-    def demand_input(self, size: int, key: str, side: int | None = None) -> None:
+    def require_input_size(self, size: int, key: str, side: int | None = None) -> None:
         """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side.
 
         Args:

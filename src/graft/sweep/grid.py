@@ -17,7 +17,7 @@ from graft.config.config_hash import config_hash
 from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
-from graft.sweep.job_folders import folder_of, restore_index
+from graft.sweep.job_folders import existing_job_folder, restore_index
 from graft.system.gpu import require_gpu
 from graft.tasks.locations import check_locations
 
@@ -91,7 +91,7 @@ class GridSweeper(Sweeper):
         assert self.config is not None
         composed = self.loader.load_sweep_config(self.config, job)
         configuration = config_hash(typed(composed, TrainConfig))
-        earlier = folder_of(folder, configuration)
+        earlier = existing_job_folder(folder, configuration)
         return earlier is not None and earlier_run(earlier, configuration).get("status") in DONE
 
     def _check_locations(self, folder: Path, jobs: Iterable[Sequence[str]]) -> None:

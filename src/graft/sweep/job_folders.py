@@ -31,7 +31,7 @@ def job_folder(sweep: Path, number: int, configuration: str) -> str:
     if not (sweep / INDEX).is_dir():
         restore_index(sweep)
     with _index_locked(sweep):
-        if folder := folder_of(sweep, configuration):
+        if folder := existing_job_folder(sweep, configuration):
             return folder.name
         name = str(number)
         if (sweep / name).exists():
@@ -46,7 +46,7 @@ def _index_locked(sweep: Path) -> AbstractContextManager[None]:
     return locked(lock, lambda holder: log.info("waiting for %s, which holds the lock %s", holder, lock))
 
 
-def folder_of(sweep: Path, configuration: str) -> Path | None:
+def existing_job_folder(sweep: Path, configuration: str) -> Path | None:
     """The job folder of `configuration` in `sweep`; None if there is none."""
     entry = sweep / INDEX / configuration
     try:
@@ -77,7 +77,7 @@ def restore_index(sweep: Path) -> None:
         ) from error
     with _index_locked(sweep):
         entries = [entry for entry in (sweep / INDEX).iterdir() if IDENTITY.fullmatch(entry.name)]
-        indexed = {entry.name: folder for entry in entries if (folder := folder_of(sweep, entry.name))}
+        indexed = {entry.name: folder for entry in entries if (folder := existing_job_folder(sweep, entry.name))}
         missing = set(_numbered(sweep)) - set(indexed.values())
         runs = [run for folder in missing if (run := _summary(folder))]
         restored = 0

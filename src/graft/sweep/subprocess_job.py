@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
-from graft.system.signals import INTERRUPTED, end_when_asked_twice
+from graft.system.signals import INTERRUPTED, exit_on_second_signal
 from graft.system.startup import safe_path
 
 UNIX = hasattr(os, "setpgid")
@@ -65,7 +65,7 @@ def _run_child(start_method: str, function: Callable[..., None], arguments: Sequ
         signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
-    end_when_asked_twice()
+    exit_on_second_signal()
     try:
         function(*arguments)
     except KeyboardInterrupt:

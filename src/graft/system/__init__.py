@@ -1,1 +1,1 @@
-"""The machine and its files: nothing here knows of experiments."""
+"""Machine, processes, files and network; nothing here depends on experiments."""

@@ -2,9 +2,9 @@
 
 
 def available_cores() -> int:
-    """Cores that the affinity mask (set by Slurm, taskset, …) and the container's CPU quota grant; at least 1.
+    """Number of cores within the affinity mask (set by Slurm, taskset, …) and the container's CPU quota; at least 1.
 
-    Also limited by LOKY_MAX_CPU_COUNT where that is set. A quota that cannot be read does not count.
+    LOKY_MAX_CPU_COUNT is another limit. A quota that cannot be read is ignored.
     """
     import os
 

@@ -44,12 +44,12 @@ class Device:
 
     @property
     def root(self) -> torch.device:
-        """As torch names it."""
+        """The device as a `torch.device`."""
         return torch.device("cuda" if self.accelerator in ("gpu", "cuda") else self.accelerator)
 
 
 def choose_device(config: DeviceOptions) -> Device:
-    """Resolve every "auto" of the options.
+    """Choose accelerator, number of devices and precision; resolves every "auto".
 
     Raises:
         ConfigError: a GPU is requested and there is none; or more devices than there are.
@@ -76,7 +76,7 @@ LONG_RUN = 2000
 
 
 def benchmark(trainer: CudnnOptions, steps: float) -> bool:
-    """Whether cuDNN benchmarks its algorithms in a run of `steps` steps; the fastest may differ from run to run."""
+    """Whether cuDNN benchmarks its algorithms in a run of `steps` steps; its choice may differ between runs."""
     if trainer.deterministic:
         return False
     return steps >= LONG_RUN if trainer.benchmark is None else bool(trainer.benchmark)
@@ -88,8 +88,8 @@ def compile_mode(compile: bool | str) -> str | None:
 
 
 @contextmanager
-def telling_of_determinism() -> Iterator[None]:
-    """Turn PyTorch's refusal of an operation under trainer.deterministic=true into a TrainingError with a way out."""
+def explaining_nondeterminism() -> Iterator[None]:
+    """Turn PyTorch's error about an operation that is not deterministic into a TrainingError with a way out."""
     try:
         yield
     except RuntimeError as error:
@@ -97,27 +97,27 @@ def telling_of_determinism() -> Iterator[None]:
         if not found:
             raise
         raise TrainingError(
-            f"trainer.deterministic=true: PyTorch cannot compute {operation} the same way each time on this device.\n"
+            f"trainer.deterministic=true: PyTorch has no deterministic {operation} on this device.\n"
             "trainer.deterministic=warn warns instead; another network may not need it."
         ) from error
 
 
-def as_trained(trainer: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Device, bool]:
-    """One device for inference, and whether the network uses the channels-last memory format.
+def inference_device(trainer: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Device, bool]:
+    """Device for inference, and whether the network uses the channels-last memory format.
 
     Args:
-        trainer: options that the network was trained with; empty if unknown.
-        overrides: accelerator, precision and channels_last; None: as in training, or automatic if it was trained on a
-            GPU and this machine has none.
+        trainer: options of the group `trainer` in the training run; empty if unknown.
+        overrides: accelerator, precision and channels_last; None: as in training, or automatic if the network was
+            trained on a GPU and this machine has none.
 
     Raises:
         ConfigError: a GPU is requested and there is none.
     """
-    usual = {"accelerator": "auto", "precision": "auto", "channels_last": True}
-    then = {key: trainer.get(key, value) for key, value in usual.items()}
-    if then["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
-        then["accelerator"] = "auto"
-    chosen = then | {key: value for key, value in overrides.items() if value is not None}
+    defaults = {"accelerator": "auto", "precision": "auto", "channels_last": True}
+    recorded = {key: trainer.get(key, value) for key, value in defaults.items()}
+    if recorded["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+        recorded["accelerator"] = "auto"
+    chosen = recorded | {key: value for key, value in overrides.items() if value is not None}
     device = choose_device(_Options(chosen["accelerator"], chosen["precision"]))
     return device, chosen["channels_last"]
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Reading and writing files safely: atomic writes, no blocking reads, valid names, checks of paths."""
 
 import errno
 import hashlib
@@ -27,14 +27,14 @@ NEVER_OPENED = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
-"""File types that can block for ever when they are read, and of which the devices can do anything when opened."""
+"""File types that can block for ever when they are read; opening a device can also have side effects."""
 
 
 class NotARegularFile(OSError):
     """A FIFO, socket or device where a file was expected.
 
     Attributes:
-        kind: which, e.g. "a FIFO".
+        kind: the type of the file, e.g. "a FIFO".
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -45,8 +45,8 @@ class NotARegularFile(OSError):
         return type(self), (Path(self.filename), self.kind)
 
 
-def why_no_file(path: Path) -> str | None:
-    """Why nothing can be read from `path`, e.g. "no such file"; None where it is a regular file."""
+def why_unreadable(path: Path) -> str | None:
+    """Reason why `path` cannot be read, e.g. "no such file"; None if it is a regular file."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -59,10 +59,10 @@ def why_no_file(path: Path) -> str | None:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file of the user's for reading, so that neither opening nor reading it can block for ever.
+    """Open a regular file for reading, so that neither opening nor reading it can block for ever.
 
     Raises:
-        NotARegularFile: a FIFO, socket or device, also one that has just replaced the file.
+        NotARegularFile: a FIFO, socket or device, even one that has just replaced the file.
         OSError: as `open`.
     """
 
@@ -83,10 +83,11 @@ def _kind(mode: int) -> str | None:
 
 
 def read_regular(path: Path, largest: int | None = None) -> bytes:
-    """The content of a file of the user's, of at most `largest` bytes.
+    """Read a regular file of at most `largest` bytes.
 
     Raises:
-        NotARegularFile, OSError: as `open_regular`; the file is larger.
+        NotARegularFile: as `open_regular`.
+        OSError: as `open`, or the file is larger.
     """
     with open_regular(path) as file:
         content = file.read() if largest is None else file.read(largest + 1)
@@ -96,18 +97,18 @@ def read_regular(path: Path, largest: int | None = None) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, sync, rename: a reader sees the old file or the new one, never half of one."""
+    """Write a file so that readers see the old content or the new one, never a part of it."""
     with writing_atomically(path) as file:
         file.write(content)
 
 
 @contextmanager
-def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its name when the block is done, and is removed when it fails.
+def writing_atomically(path: Path, *, backup: Path | None = None) -> Iterator[IO[bytes]]:
+    """Open a temporary file next to `path` that is synced and renamed to it after the block, or removed if it fails.
 
     Args:
-        path: the file.
-        former: the name that what was at `path` has from then on; None: it is gone.
+        path: final path of the file.
+        backup: path to which an existing file at `path` is renamed; None: it is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
@@ -117,12 +118,12 @@ def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if former is not None and path.exists():
-            path.replace(former)
+        if backup is not None and path.exists():
+            path.replace(backup)
         part.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.errno in DISK_FULL:  # comes without a name
+        if error.errno in DISK_FULL:  # has no file name
             error.filename = error.filename or str(path)
         raise
     finally:
@@ -130,17 +131,20 @@ def writing_atomically(path: Path, *, former: Path | None = None) -> Iterator[IO
 
 
 def append_json(path: Path, row: dict[str, Any]) -> None:
-    """Append a line of JSON in one piece, as several processes may do at once; never to a line that was cut short."""
+    """Append a line of JSON in a single write, because several processes may append at once.
+
+    If the last line was truncated, the row begins on a new line.
+    """
     with path.open("ab+") as file:
-        cut_short = False
+        truncated = False
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
-            cut_short = file.read(1) != b"\n"
-        file.write(("\n" * cut_short + json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+            truncated = file.read(1) != b"\n"
+        file.write(("\n" * truncated + json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """(rows, number of lines that are damaged) of a file that `append_json` wrote; none where there is no such file."""
+    """Read a file written by `append_json` as (rows, number of damaged lines); ([], 0) if it does not exist."""
     rows, damaged = [], 0
     content = read_regular(path) if path.exists() else b""
     for line in content.splitlines():
@@ -156,7 +160,7 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes left of writing `path` atomically; for who alone writes it."""
+    """Remove temporary files that killed writers of `path` left; the caller must be its only writer."""
     unfinished = re.compile(rf"\.{re.escape(path.name)}\.\d+\.[0-9a-f]{{8}}\.part")
     for part in path.parent.iterdir():
         if unfinished.fullmatch(part.name) and part.is_file():
@@ -164,17 +168,17 @@ def remove_unfinished(path: Path) -> None:
 
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.ENOSYS)
-"""What file systems answer that cannot sync a folder, or do not let this user."""
+"""Error codes of file systems that cannot sync a folder, or do not permit it to this user."""
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, survive a crash of the machine.
+    """Sync a file, or the names in a folder, to disk, so that it survives a crash of the machine.
 
     Raises:
-        OSError: a file's content cannot be brought to the disk.
+        OSError: the content of a file cannot be written to disk.
     """
     is_folder = path.is_dir()
-    if is_folder and os.name == "nt":  # which cannot open one
+    if is_folder and os.name == "nt":  # Windows cannot open a folder
         return
     try:
         opened = os.open(path, os.O_RDONLY)
@@ -188,8 +192,8 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def folder_in_place(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` whose files move into it when the block is done, and go when it fails."""
+def writing_folder_atomically(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `folder` after the block, or are removed if it fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part") as part:
         yield Path(part)
@@ -204,19 +208,19 @@ def folder_in_place(folder: Path) -> Iterator[Path]:
 
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-"""Names that are devices on Windows, with any ending."""
+"""Names of devices on Windows, with any extension."""
 
 
 def safe_name(text: str, most: int = 80, keep: str = "") -> str:
-    """`text` as the name of a file on any system: one component of a path, which no terminal or shell misreads.
+    """Convert `text` to a file name that is valid on any system and safe in a terminal and a shell.
 
-    For every file that is named by what another file says: a class, a network, a run. Letters, marks and digits of
-    all scripts stay, and `-_.`; everything else becomes `_`, a dot or hyphen at the beginning too.
+    Used for every file named after untrusted text: a class, a network, a run. Letters, marks and digits of all scripts
+    and `-_.` are kept; everything else becomes `_`, and so does a leading dot or hyphen.
 
     Args:
         text: anything.
-        most: bytes in UTF-8; what is longer is cut.
-        keep: other characters that stay.
+        most: largest length in bytes of UTF-8; longer names are truncated.
+        keep: further characters that are kept.
     """
     normal = unicodedata.normalize("NFC", text[: 4 * most])
     plain = "".join(c if unicodedata.category(c)[0] in "LMN" or c in "-_." or c in keep else "_" for c in normal)
@@ -227,14 +231,14 @@ def safe_name(text: str, most: int = 80, keep: str = "") -> str:
 
 
 def require_writable(folder: Path, key: str) -> None:
-    """Refuse an output folder that cannot be written to; creates nothing.
+    """Check that an output folder can be written to, without creating anything.
 
     Args:
         folder: it need not exist yet.
-        key: where it was configured, for the message.
+        key: configuration key that names it, for the message.
 
     Raises:
-        DataError: it, or a folder above it, is a file, may not be written to, or has too long a name.
+        DataError: the folder or a parent is a file, is not writable, or has too long a name.
     """
     folder = folder.expanduser()
     try:
@@ -249,34 +253,34 @@ def require_writable(folder: Path, key: str) -> None:
         raise DataError(f"{key}={folder}: cannot be written ({error.strerror}).\nGive another {key}=….") from error
 
 
-def lies_in(path: Path, folder: Path) -> bool:
-    """Whether `path` is `folder` or below it, links followed; neither needs to exist.
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether `path` is `folder` or inside it, with symbolic links followed; neither needs to exist.
 
-    Folders that exist are compared by what they are too, because one can have two names: a bind mount, or other letter
-    case on a file system that ignores it.
+    Existing folders are compared by inode too, because a folder can have two paths: a bind mount, or a different case
+    on a case-insensitive file system.
     """
     path, folder = (Path(os.path.realpath(each.expanduser())) for each in (path, folder))  # resolve() fails on a loop
     if path.is_relative_to(folder):
         return True
     try:
-        wanted = folder.stat()
+        target = folder.stat()
     except OSError:
         return False
-    return any(_is(above, wanted) for above in (path, *path.parents))
+    return any(_is_same(parent, target) for parent in (path, *path.parents))
 
 
-def _is(path: Path, wanted: os.stat_result) -> bool:
+def _is_same(path: Path, target: os.stat_result) -> bool:
     try:
-        return os.path.samestat(path.stat(), wanted)
+        return os.path.samestat(path.stat(), target)
     except OSError:
         return False
 
 
-def damage_of(path: Path) -> str | None:
-    """What is wrong with a file of `torch.save`, as its checksums tell; None where it is whole.
+def damage_in(path: Path) -> str | None:
+    """Describe the damage in a file of `torch.save`; None if its checksums are right.
 
-    It is a zip archive with a CRC-32 of every record, which `torch.load` does not look at. The whole file is read,
-    once in a process.
+    The file is a zip archive with a CRC-32 of every record, which `torch.load` does not verify. The whole file is
+    read, once per process.
     """
     state = path.stat()
     return _damage_of(path, state.st_size, state.st_mtime_ns)
@@ -291,20 +295,20 @@ def _damage_of(path: Path, size: int, changed: int) -> str | None:
             if sum(record.file_size for record in records.infolist()) > size:
                 return "its records are more than the file holds"
             wrong = records.testzip()
-    except Exception as error:  # of a damaged archive zipfile raises anything
+    except Exception as error:  # zipfile raises anything for a damaged archive
         return " ".join(str(error).split()) or type(error).__name__
     return None if wrong is None else f"the checksum of {wrong} is wrong"
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, as hex."""
+    """SHA-256 of a file's content in hex."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def telling_write_errors(path: Path) -> Iterator[None]:
-    """Turn a disk that is full or may not be written into a message."""
+def explaining_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing `path`, such as a full disk, into a DataError with a way out."""
     try:
         yield
     except OSError as error:
@@ -314,7 +318,7 @@ def telling_write_errors(path: Path) -> Iterator[None]:
 
 
 def user_name() -> str:
-    """Name of the user whose permissions this process has; the number of one without a name."""
+    """Name of the effective user of this process, or the user's number if it has no name."""
     try:
         import pwd
 

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, SoftFileLock, Timeout
 
 from graft.errors import ConfigError
-from graft.system.files import telling_write_errors, write_atomically
+from graft.system.files import explaining_write_errors, write_atomically
 from graft.system.slurm import slurm_tasks
 
 LOCK, HOLDER, MARKER = ".lock", ".lock.json", ".lock.held"
@@ -23,48 +23,48 @@ NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUP
 """Error codes of file systems that cannot lock files."""
 
 
-def new_folder(wanted: Path) -> Path:
-    """Create `wanted`, or where that exists `wanted`_1, `wanted`_2, …: a folder that nobody else has.
+def new_folder(path: Path) -> Path:
+    """Create a folder exclusively: `path`, or where that exists `path`_1, `path`_2, ….
 
     Raises:
         DataError: it cannot be created.
     """
-    with telling_write_errors(wanted):
-        wanted.parent.mkdir(parents=True, exist_ok=True)
+    with explaining_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count():
-            folder = wanted if number == 0 else wanted.with_name(f"{wanted.name}_{number}")
+            folder = path if number == 0 else path.with_name(f"{path.name}_{number}")
             with contextlib.suppress(FileExistsError):
                 folder.mkdir()
                 return folder
-    raise AssertionError("counting never ends")
+    raise AssertionError("unreachable")
 
 
-OWN_NAMES = ("${now:", "${run_name:")
-"""What a configuration that leaves a folder's name to Graft has in it."""
+GENERATED = ("${now:", "${run_name:")
+"""Resolvers in the value of a key whose folder name Graft generates."""
 
 
-def own_name(node: Any, key: str) -> bool:
-    """Whether the value of `key` is a name that Graft makes up, such as the time, and not one that somebody gave."""
+def is_generated(node: Any, key: str) -> bool:
+    """Whether the value of `key` is a name that Graft generates, such as the start time, not one that the user set."""
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else {}
-    return any(word in str(values.get(key)) for word in OWN_NAMES)
+    return any(word in str(values.get(key)) for word in GENERATED)
 
 
-def folder_of(config: Any) -> Path:
-    """`config.folder`: the one that was given, or a new one that nobody else has."""
+def output_folder(config: Any) -> Path:
+    """`config.folder` as the user set it, or a new folder of the generated name."""
     folder = Path(config.folder).expanduser()
-    return new_folder(folder) if own_name(config, "folder") else folder
+    return new_folder(folder) if is_generated(config, "folder") else folder
 
 
 class FolderLock:
     """Exclusive right of a process to write to a folder.
 
-    It ends with the process, however that ends. Where the file system has no locks, a marker file names its holder by
-    host and process; one whose process is gone is ignored on the same host, and within the same step of Slurm.
+    The lock ends with the process, even after a crash. On a file system without locks, a marker file names the holder's
+    host and process; it is ignored if that process ran on this host and has ended, or in the same Slurm step.
 
     Args:
-        folder: the folder; created where there is none.
+        folder: created if it does not exist.
         key: the configuration key that names it, for the error message.
     """
 
@@ -73,8 +73,12 @@ class FolderLock:
         self._lock: FileLock | SoftFileLock | None = None
 
     def acquire(self) -> None:
-        """Raises ConfigError where another process has it: names the host, the process and since when."""
-        with telling_write_errors(self.folder):
+        """Lock the folder.
+
+        Raises:
+            ConfigError: another process has locked it; names its host, process id and start.
+        """
+        with explaining_write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._acquired()
             write_atomically(self.folder / HOLDER, json.dumps(_this_process()).encode())
@@ -93,12 +97,12 @@ class FolderLock:
         return lock
 
     def _marked(self) -> SoftFileLock:
-        """The lock of a file system without locks."""
+        """Create the marker file that replaces a lock on a file system without locks."""
         marker = self.folder / MARKER
         if _same_step(read_holder(self.folder)):
             marker.unlink(missing_ok=True)  # Slurm queues a job again only when its processes are gone
         lock = SoftFileLock(marker)
-        for timeout in (0, 1):  # the first attempt may be spent on removing the marker of a process that is gone
+        for timeout in (0, 1):  # the first attempt may only remove the marker of a process that has ended
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=timeout)
                 return lock
@@ -113,12 +117,12 @@ class FolderLock:
         )
 
     def release(self) -> None:
-        """Let others have the folder. Does nothing where it is not held."""
+        """Unlock the folder; does nothing if it is not locked."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            with contextlib.suppress(OSError):  # a folder that is gone, or a disk
+            with contextlib.suppress(OSError):  # the folder or the disk is gone
                 (self.folder / HOLDER).unlink(missing_ok=True)
-                (self.folder / LOCK).unlink(missing_ok=True)  # while it is held: whoever opens it later finds it gone
+                (self.folder / LOCK).unlink(missing_ok=True)  # while it is locked: a later process creates a new one
             lock.release()
 
     def __enter__(self) -> "FolderLock":
@@ -131,7 +135,7 @@ class FolderLock:
 
 
 def read_holder(folder: Path) -> dict[str, Any]:
-    """Host, process and time of whoever holds `folder`, or held it when it was killed; empty where nobody is named."""
+    """Host, process id and start of the process that locks `folder`, or was killed while it did; empty if unknown."""
     try:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         return {"pid": int(holder["pid"]), "host": _plain(holder["host"]), "since": _plain(holder["since"])} | {

@@ -1,8 +1,8 @@
-"""Which commit a checkout is at, found without running what its `.git/config` names.
+"""Commit of a checkout, determined without running programs that its `.git/config` names.
 
-`git` runs programs that the configuration of a repository names (core.fsmonitor, filters), so that standing in a folder
-from a stranger would be enough. The commit is read from the files; git only compares the files with it, in a repository
-of ours that has the objects and the index of theirs, but not its configuration.
+`git` runs programs that the configuration of a repository names (core.fsmonitor, filters), so that working in an
+untrusted folder would be enough to run them. The commit is read from the files. git only compares the files with it, in
+a temporary repository with the objects and the index of the checkout, but not its configuration.
 """
 
 import os
@@ -18,15 +18,16 @@ COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REFERENCE = re.compile(r"refs/(?!.*\.\.)[\w./+@-]+", re.ASCII)
 
 SMALL, LARGE = 2**12, 2**26
-"""Bytes of a reference, and of a list of references or an index."""
+"""Largest size in bytes of a reference, and of a list of references or an index."""
 
 SECONDS = 5.0
 
 
 def checkout(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout that `folder` (default: the working directory) is in; None outside of one.
+    """Commit of the checkout that contains `folder` (default: the working directory), and whether files are changed.
 
-    "changed" is None where git cannot tell.
+    Returns:
+        {"commit": hash, "changed": bool, or None if git cannot tell}; None outside of a checkout.
     """
     found = _repository((folder or Path.cwd()).absolute())
     if found is None:
@@ -37,7 +38,7 @@ def checkout(folder: Path | None = None) -> dict[str, Any] | None:
 
 
 def _repository(folder: Path) -> tuple[Path, Path, Path] | None:
-    """(work tree, its git folder, the one that all work trees share) of the checkout that holds `folder`."""
+    """(work tree, its git folder, the git folder shared by all work trees) of the checkout that contains `folder`."""
     for tree in (folder, *folder.parents):
         git = tree / ".git"
         if git.is_dir():
@@ -49,14 +50,14 @@ def _repository(folder: Path) -> tuple[Path, Path, Path] | None:
 
 
 def _commit(own: Path, common: Path) -> str | None:
-    """What HEAD points to."""
+    """The commit that HEAD points to."""
     name = "HEAD"
     for _ in range(5):
-        said = _text(own / name).strip() or (_text(common / name).strip() if name != "HEAD" else "")
-        said = said or _packed(common, name)
-        if COMMIT.fullmatch(said):
-            return said
-        name = said.removeprefix("ref:").strip()
+        content = _text(own / name).strip() or (_text(common / name).strip() if name != "HEAD" else "")
+        content = content or _packed(common, name)
+        if COMMIT.fullmatch(content):
+            return content
+        name = content.removeprefix("ref:").strip()
         if not REFERENCE.fullmatch(name):
             return None
     return None
@@ -68,8 +69,10 @@ def _packed(common: Path, name: str) -> str:
 
 
 def _changed(tree: Path, own: Path, common: Path, commit: str) -> bool | None:
-    """Whether files are not as in the commit, or new, by `git status` in a repository that has nothing but the objects
-    and a copy of the index; submodules are not entered."""
+    """Whether files are changed or new since the commit; submodules are ignored.
+
+    Runs `git status` in a temporary repository with the objects and a copy of the index.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
         "GIT_WORK_TREE": str(tree),
         "GIT_OBJECT_DIRECTORY": str(common / "objects"),
@@ -100,7 +103,7 @@ def _changed(tree: Path, own: Path, common: Path, commit: str) -> bool | None:
 
 
 def _text(file: Path, most: int = SMALL) -> str:
-    """The file's text; empty where it cannot be read or is longer."""
+    """Text of a file; empty if it cannot be read or is longer than `most` bytes."""
     try:
         return read_regular(file, most).decode(errors="replace")
     except OSError:

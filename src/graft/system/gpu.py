@@ -1,4 +1,4 @@
-"""Which GPUs are there? Answered without importing torch, so that a mistake answers at once."""
+"""Detection of GPUs without importing torch, so that a mistake is reported at once."""
 
 import ctypes
 import os
@@ -8,12 +8,12 @@ from graft.errors import ConfigError
 
 NO_GPU = (
     "trainer.accelerator=gpu: this machine has no GPU that PyTorch can use.\n"
-    "Take the CPU with trainer.accelerator=cpu (graft train: trainer=cpu), or leave the choice to auto."
+    "Use trainer.accelerator=cpu (graft train: trainer=cpu) or trainer.accelerator=auto."
 )
 
 
 def require_gpu(accelerator: str) -> None:
-    """Raise ConfigError when a GPU is asked for on a Linux machine without an NVIDIA or AMD driver."""
+    """Raise ConfigError if a GPU is requested on a Linux machine without an NVIDIA or AMD driver."""
     if accelerator not in ("gpu", "cuda") or sys.platform != "linux":
         return
     for driver in ("libcuda.so.1", "libamdhip64.so"):
@@ -26,7 +26,7 @@ def require_gpu(accelerator: str) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES says, else "0", "1", … for each NVIDIA GPU of this machine."""
+    """GPUs in CUDA_VISIBLE_DEVICES, or without that variable "0", "1", … for each NVIDIA GPU of this machine."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]

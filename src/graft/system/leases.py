@@ -1,9 +1,9 @@
 """Exclusive claims and shared leases as plain files, for folders that several processes, users and machines share.
 
-They need neither flock, nor fcntl locks, nor SQLite, none of which is reliable over NFS; only exclusive creation and
-renaming of files. In return, a claim is taken over from a holder that has not renewed it for too long, although that
-holder may still run. Whatever a claim protects must therefore stay correct with two holders; for example a folder that
-each of them writes under a temporary name of its own and renames when it is complete.
+They need only exclusive creation and renaming of files; flock, fcntl locks and SQLite are not reliable over NFS. In
+return, a claim passes to another process if its holder has not renewed it for too long, although that holder may still
+run. What a claim protects must therefore stay correct with two holders; for example a folder that each of them writes
+under its own temporary name and renames when it is complete.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ from pathlib import Path
 
 from graft.system.locks import process_stat, process_state
 
-BEAT_SECONDS = 10.0
-"""A holder renews the time of change of its files this often."""
+RENEWAL_SECONDS = 10.0
+"""Interval in seconds at which a holder renews the modification time of its files."""
 
-SILENT_SECONDS = 120.0
-"""A claim that was not renewed for this long is taken over. Over NFS a change can take a minute to be seen."""
+EXPIRY_SECONDS = 120.0
+"""A claim that was not renewed for this long expires. Over NFS a change can take a minute to become visible."""
 
 HUNG_SECONDS = 600.0
-"""A holder that makes no progress for this long renews its claim no more."""
+"""A holder that reports no progress for this long stops renewing its claim."""
 
 ABANDONED_SECONDS = 900.0
-"""A lease from another machine that was not renewed for this long counts as left by a process that has ended."""
+"""A lease of another machine that was not renewed for this long counts as abandoned."""
 
 
 START_TIME = 19
-"""Of the fields that `process_stat` gives: "starttime" of proc(5)."""
+"""Index of "starttime" (proc(5)) in the fields that `process_stat` returns."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Holder:
     """A process that holds a claim or a lease.
 
     Attributes:
-        host: name of its machine, for people.
+        host: name of its machine, for messages.
         machine: identifies the boot of the machine and the container in which `pid` is valid.
-        pid: its number there.
-        started: when it started, in the kernel's ticks, because numbers are used again; 0 where that is unknown.
-        since: when it began to hold, for people.
+        pid: its process id.
+        started: its start time in clock ticks, because process ids are reused; 0 if unknown.
+        since: when it acquired the claim or lease, for messages.
     """
 
     host: str
@@ -58,13 +58,13 @@ class Holder:
 
     @classmethod
     def current(cls) -> "Holder":
-        """This process, from now on."""
+        """This process, as a holder from now on."""
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         return cls(socket.gethostname(), _machine(), os.getpid(), _start_of(os.getpid()), since)
 
     @classmethod
     def read(cls, content: bytes) -> "Holder | None":
-        """The holder that a file names; None if it is incomplete or not such a file."""
+        """Parse the content of a claim or lease; None if it is incomplete or invalid."""
         try:
             values = json.loads(content)
             types = {field.name: field.type for field in fields(cls)}
@@ -80,27 +80,28 @@ class Holder:
 
     @property
     def is_local(self) -> bool:
-        """Whether it runs, or ran, on this machine and in this container."""
+        """Whether the process runs, or ran, on this machine and in this container."""
         return self.machine == _machine()
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is certain that the process is gone; of one on another machine that is never certain."""
+        """Whether the process has certainly ended; always false for another machine."""
         return self.is_local and not _is_running(self.pid, self.started)
 
 
 class Lease:
-    """A file that names its holder, renewed by a thread until it is released or the process ends.
+    """A file that names its holder; a thread renews it until it is released or the process ends.
 
     Args:
-        path: created exclusively: with a name that all use it is a claim, with one of the holder's own a shared lease.
-        made: called with the path once the file is there, e.g. to set its permissions.
+        path: created exclusively. A name common to all processes makes it a claim, a name unique to the holder a shared
+            lease.
+        on_created: called with the path after the file is created, e.g. to set its permissions.
 
     Raises:
-        FileExistsError: somebody holds `path`.
+        FileExistsError: another process holds `path`.
     """
 
-    def __init__(self, path: Path, made: Callable[[Path], object] = lambda path: None) -> None:
+    def __init__(self, path: Path, on_created: Callable[[Path], object] = lambda path: None) -> None:
         self.path = path
         self.content = json.dumps(asdict(Holder.current()) | {"token": secrets.token_hex(8)}).encode()
         self.pid = os.getpid()
@@ -113,34 +114,34 @@ class Lease:
             except BaseException:  # a full disk
                 path.unlink(missing_ok=True)
                 raise
-        made(path)
+        on_created(path)
         threading.Thread(target=self._renew_regularly, name=f"lease {path.name}", daemon=True).start()
 
     def progress(self) -> None:
-        """Report that the holder is not hung (see HUNG_SECONDS)."""
+        """Report progress, i.e. that the holder does not hang (see HUNG_SECONDS)."""
         self._progress = time.monotonic()
 
     def renew(self) -> float:
-        """Set the file's time of change to now, by the clock of the file system, and return it."""
+        """Set the file's modification time to now, by the clock of the file system, and return it."""
         os.utime(self.path)
         return self.path.stat().st_mtime
 
     def release(self) -> None:
-        """Remove the file, unless another process has taken it over or this is a fork of its holder."""
+        """Remove the file, unless another process has acquired it or this process is a fork of its holder."""
         self._released.set()
         with contextlib.suppress(OSError):
             if self.pid == os.getpid() and self.path.read_bytes() == self.content:
                 self.path.unlink()
 
     def _renew_regularly(self) -> None:
-        while not self._released.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):  # tried again at the next beat
+        while not self._released.wait(RENEWAL_SECONDS):
+            with contextlib.suppress(OSError):  # retried after the next interval
                 if time.monotonic() - self._progress < HUNG_SECONDS and self.path.read_bytes() == self.content:
                     self.renew()
 
 
 class Watch:
-    """Monitor of another process's claim, by the clock of this process because clocks of machines differ.
+    """Monitors another process's claim by the clock of this process, because clocks of machines differ.
 
     Args:
         path: the claim.
@@ -151,8 +152,8 @@ class Watch:
         self._seen: tuple[bytes, int] | None = None
         self._since = time.monotonic()
 
-    def look(self) -> Holder | None:
-        """The holder of the claim; None if there is none or its file is incomplete."""
+    def read(self) -> Holder | None:
+        """Read the claim and return its holder; None if there is no claim or its file is incomplete."""
         try:
             seen = self.path.read_bytes(), self.path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -162,22 +163,20 @@ class Watch:
         return None if seen is None else Holder.read(seen[0])
 
     def why_abandoned(self) -> str | None:
-        """Why the claim as last seen need not be respected; None while it must be."""
+        """Why the claim, as last read, is no longer valid; None while it is."""
         if self._seen is None:
             return None
         holder = Holder.read(self._seen[0])
         if holder is not None and holder.has_ended:
             return "has ended"
         silent = time.monotonic() - self._since
-        return (
-            f"has been silent for {silent:.0f} s (stopped, hung or out of reach)" if silent > SILENT_SECONDS else None
-        )
+        return f"was not renewed for {silent:.0f} s (stopped, hung or unreachable)" if silent > EXPIRY_SECONDS else None
 
     def clear(self) -> None:
-        """Remove the claim as last seen; of several processes that do this at once, one removes it.
+        """Remove the claim as last read; if several processes do this at once, only one removes it.
 
         Raises:
-            OSError: it belongs to another user and may not be removed.
+            OSError: the claim belongs to another user and cannot be removed.
         """
         if self._seen is None:
             return
@@ -185,23 +184,23 @@ class Watch:
         with contextlib.suppress(FileNotFoundError):  # another process was first
             self.path.rename(aside)
             if aside.read_bytes() != self._seen[0] and not self.path.exists():
-                aside.rename(self.path)  # a new claim, made since it was looked at
+                aside.rename(self.path)  # a new claim, made since it was read
             else:
                 aside.unlink()
 
 
 def is_live(path: Path, now: float) -> bool:
-    """Whether the holder of a shared lease may still be using what it protects.
+    """Whether the holder of a shared lease may still be using the protected folder.
 
     Args:
         path: the lease.
-        now: the time by the clock of the file system, from `Lease.renew`.
+        now: time by the clock of the file system, from `Lease.renew`.
     """
     try:
         holder, renewed = Holder.read(path.read_bytes()), path.stat().st_mtime
     except FileNotFoundError:
         return False
-    if holder is not None and holder.is_local:  # a process that was stopped renews nothing, but may go on
+    if holder is not None and holder.is_local:  # a stopped process renews nothing, but may continue
         return not holder.has_ended
     return now - renewed < ABANDONED_SECONDS
 
@@ -218,10 +217,10 @@ def _machine() -> str:
 
 
 def _is_running(pid: int, started: int) -> bool:
-    """Whether the process that started at `started` still runs; True where the system does not tell."""
+    """Whether the process `pid` that started at `started` still runs; True if unknown."""
     if state := process_state(pid):
         return state not in "ZX" and (started == 0 or _start_of(pid) == started)
-    if os.name == "nt":  # where os.kill ends the process
+    if os.name == "nt":  # os.kill would end the process
         return True
     try:
         os.kill(pid, 0)
@@ -233,7 +232,7 @@ def _is_running(pid: int, started: int) -> bool:
 
 
 def _start_of(pid: int) -> int:
-    """When a process started, in clock ticks since the boot; 0 where the system does not tell."""
+    """Start time of a process in clock ticks since the boot; 0 if unknown."""
     try:
         return int(process_stat(pid)[START_TIME])
     except (ValueError, IndexError):

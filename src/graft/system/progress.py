@@ -1,4 +1,4 @@
-"""A bar for long work: on stderr, on a terminal only."""
+"""Progress bar on stderr, shown on a terminal only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from graft.system.terminal import PlainConsole
 
 
 class Bar:
-    """How far the work is; `say` prints a line without breaking into it."""
+    """A progress bar; `print_line` prints a line above it."""
 
     def __init__(self, progress: Progress, what: str, total: int | None) -> None:
         self.progress = progress
@@ -21,8 +21,8 @@ class Bar:
     def set_total(self, total: int) -> None:
         self.progress.update(self.task, total=total)
 
-    def say(self, text: str) -> None:
-        """A line on stderr."""
+    def print_line(self, text: str) -> None:
+        """Print a line on stderr."""
         self.progress.console.print(text, soft_wrap=True)
 
     @property
@@ -32,11 +32,11 @@ class Bar:
 
 @contextmanager
 def progress_bar(what: str, total: int | None = None) -> Iterator[Bar]:
-    """A bar that is there while the block runs.
+    """Show a progress bar while the block runs.
 
     Args:
-        what: e.g. "images".
-        total: how many there are; None while unknown.
+        what: what is counted, e.g. "images".
+        total: number of steps; None while unknown.
     """
     console = PlainConsole(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""What Slurm says to the tasks that srun has started."""
+"""Rank and number of the tasks that Slurm's srun has started."""
 
 import os
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tasks:
-    """This task among those of its step.
+    """This Slurm task and the other tasks of its step.
 
     Attributes:
-        rank: of this task, from 0.
-        count: how many tasks there are.
-        nodes: on how many machines they are.
-        step: the step as Slurm writes it, JOB.STEP; the same when the job is queued again.
+        rank: index of this task, from 0.
+        count: number of tasks.
+        nodes: number of machines that they run on.
+        step: JOB.STEP, as Slurm writes it; unchanged if the job is requeued.
     """
 
     rank: int
@@ -23,7 +23,7 @@ class Tasks:
 
 
 def slurm_tasks(environment: Mapping[str, str] = os.environ) -> Tasks | None:
-    """The tasks of the step of srun that this process belongs to; None outside of one."""
+    """The tasks of the srun step that this process belongs to; None outside of srun."""
     try:
         return Tasks(
             rank=int(environment["SLURM_PROCID"]),
@@ -36,6 +36,6 @@ def slurm_tasks(environment: Mapping[str, str] = os.environ) -> Tasks | None:
 
 
 def first_task() -> bool:
-    """Is this the one process of its run that writes? True outside of Slurm."""
+    """Whether this process writes the files of its run: the first Slurm task, or any process outside of Slurm."""
     tasks = slurm_tasks()
     return tasks is None or tasks.rank == 0

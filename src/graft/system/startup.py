@@ -1,4 +1,4 @@
-"""What makes the start quick, and what the processes that are started find."""
+"""Environment of new Python processes, and faster imports of large libraries."""
 
 import atexit
 import gc
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SAFE_PATH = "PYTHONSAFEPATH"
-"""The environment variable that does what `python -P` does."""
+"""Environment variable with the effect of `python -P`."""
 
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Inside, Python processes that are started do not import from the working directory first.
+    """Let Python processes that are started in the block not import from the working directory first.
 
-    multiprocessing and joblib start them by `python -c` and `python -m`, so that a random.py among somebody's pictures
-    would be imported in place of Python's own. Afterwards they have the same sys.path as this process.
+    multiprocessing and joblib start them with `python -c` and `python -m`, so a random.py among the user's images would
+    be imported instead of the standard library's. multiprocessing then sets their sys.path to that of this process.
     """
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
@@ -30,11 +30,11 @@ def safe_path() -> Iterator[None]:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Inside, Python does not look for garbage.
+def garbage_collection_paused() -> Iterator[None]:
+    """Disable Python's garbage collection in the block.
 
-    For imports: torch, torchvision and Lightning bring four thousand modules, none of them garbage, and Python would
-    walk through all that is there again and again, a fifth of the time.
+    Used for imports: torch, torchvision and Lightning import four thousand modules, none of them garbage, and repeated
+    collections take a fifth of the time.
     """
     enabled, first = gc.isenabled(), "torch" not in sys.modules
     gc.disable()
@@ -43,6 +43,6 @@ def uncollected() -> Iterator[None]:
     finally:
         if enabled:
             if first:
-                gc.freeze()  # nor through those modules later
-                atexit.register(gc.unfreeze)  # what is not let go of at the end, some of them call a leak
+                gc.freeze()  # later collections skip these modules
+                atexit.register(gc.unfreeze)  # some libraries report objects that are still frozen at exit as leaks
             gc.enable()

@@ -1,4 +1,4 @@
-"""Rich's console for text from outside: markup in a name is shown, a control character is written out."""
+"""Rich console for untrusted text: markup in names is printed literally, control characters are escaped."""
 
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -10,17 +10,17 @@ from rich.text import Text
 from graft.system.escaping import printable
 
 WIDE = 240
-"""Columns where the output is a file or a pipe, so that nothing need be cut."""
+"""Width in columns if the output is a file or a pipe, so that tables are not truncated."""
 
 
 class PlainConsole(Console):
-    """A console on which strings, in tables too, are plain text: no markup, no emoji codes, no escape sequences.
+    """Console that prints strings, in tables too, as plain text: no markup, emoji codes or escape sequences.
 
-    Styles and markup of Graft's own are written as `rich.text.Text`.
+    Graft's own styles are written as `rich.text.Text`.
     """
 
     def __init__(self, *, stderr: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
-        in_memory = False if file is not None else None  # no colours there, even with FORCE_COLOR
+        in_memory = False if file is not None else None  # no colours, even with FORCE_COLOR
         super().__init__(
             stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False,
             force_terminal=in_memory, force_jupyter=in_memory,
@@ -29,10 +29,10 @@ class PlainConsole(Console):
             self.width = WIDE
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A string of a table or of `print`, escaped before its width is measured."""
+        """Escape a string of a table or of `print` before its width is measured."""
         return super().render_str(printable(text, lines=True), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is about to be written, escaped once more for the sake of `Text` made elsewhere."""
+        """Escape the segments to be written once more, for `Text` objects created elsewhere."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text, lines=True), segment.style)

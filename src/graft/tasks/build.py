@@ -69,7 +69,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     preprocessing = resolve_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))
-    recipe.demand_input(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
+    recipe.require_input_size(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
     epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs

@@ -17,7 +17,7 @@ from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
 from graft.models.configured import recipe_of
 from graft.models.families import family_of
-from graft.system.files import why_no_file
+from graft.system.files import why_unreadable
 from graft.system.slurm import slurm_tasks
 from graft.tasks.locations import check_locations
 
@@ -275,7 +275,7 @@ def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> No
             "strategy starts from pretrained weights.\nUse strategy=scratch to train from random weights, or give "
             "model.weights=default or model.weights=FILE."
         )
-    elif not _is_name(weights) and (reason := why_no_file(Path(weights).expanduser())):
+    elif not _is_name(weights) and (reason := why_unreadable(Path(weights).expanduser())):
         raise ConfigError(
             f"model.weights={weights}: {reason}.\n"
             "Give a .pth, .safetensors or .ckpt file, `default` (the library's own weights), `bundled`, or null."
@@ -325,7 +325,7 @@ def _network_and_input(config: TrainConfig) -> None:
     recipe = recipe_of(config)
     facts = recipe.facts()
     if config.data.preprocess.input_size is not None:
-        recipe.demand_input(config.data.preprocess.input_size, "data.preprocess.input_size")
+        recipe.require_input_size(config.data.preprocess.input_size, "data.preprocess.input_size")
     if config.data.batch_size == 1 and (facts.batch_norm or facts.classifier == "pooled"):
         raise ConfigError(
             f"data.batch_size=1 and model={config.model.name} disagree: BatchNorm has nothing to average over in a "

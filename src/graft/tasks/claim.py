@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import open_dict, read_write
 
-from graft.errors import Refused
-from graft.system.folder_lock import new_folder, own_name
+from graft.errors import AbortCommand
+from graft.system.folder_lock import is_generated, new_folder
 from graft.system.slurm import first_task
 
 
@@ -18,21 +18,21 @@ class ClaimFolder(Callback):
     """Checks the configuration and claims the folder before a command begins.
 
     Args:
-        module: has a function `claim(config, folder, own_name)` that returns the folder to use.
+        module: has a function `claim(config, folder, generated_name)` that returns the folder to use.
     """
 
     def __init__(self, module: str) -> None:
         self.module = module
 
     def on_run_start(self, config: Any, **kwargs: Any) -> None:
-        """Raises Refused where the command cannot begin."""
+        """Raises AbortCommand where the command cannot begin."""
         from importlib import import_module
 
         with _refusing():
             HydraConfig.instance().set_config(config)
             hydra = config.hydra
             claim = import_module(self.module).claim
-            folder = claim(config, Path(hydra.run.dir), own_name(hydra.run, "dir"))
+            folder = claim(config, Path(hydra.run.dir), is_generated(hydra.run, "dir"))
             with read_write(hydra), open_dict(hydra):
                 hydra.run.dir = str(folder)
 
@@ -42,12 +42,12 @@ class ClaimFolder(Callback):
         if not first_task():
             return
         with _refusing():
-            if "sweep_name" in config and own_name(config, "sweep_name") and not own_name(hydra.sweep, "dir"):
+            if "sweep_name" in config and is_generated(config, "sweep_name") and not is_generated(hydra.sweep, "dir"):
                 name = new_folder(Path(hydra.sweep.dir)).name
                 with read_write(config), open_dict(config), read_write(hydra):
                     config.sweep_name = name
                     hydra.overrides.task.append(f"sweep_name='{name}'")
-            elif own_name(hydra.sweep, "dir"):
+            elif is_generated(hydra.sweep, "dir"):
                 folder = new_folder(Path(hydra.sweep.dir))
                 with read_write(hydra), open_dict(hydra):
                     hydra.sweep.dir = str(folder)
@@ -60,4 +60,4 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise Refused(error) from error
+        raise AbortCommand(error) from error

@@ -11,7 +11,7 @@ from graft.learning.checkpoints import checkpoint_file
 from graft.system import downloads
 from graft.system.files import require_writable
 from graft.system.folder_lock import new_folder
-from graft.system.startup import uncollected
+from graft.system.startup import garbage_collection_paused
 from graft.tasks.command_checks import check_evaluate, overridden_keys
 
 
@@ -29,13 +29,13 @@ def main(config: DictConfig) -> float:
     check_evaluate(cfg, overrides)
     downloads.configure(cfg.download)
     checkpoint = checkpoint_file(str(cfg.checkpoint))
-    with uncollected():
+    with garbage_collection_paused():
         from graft.tasks import evaluation  # torch is imported only once there is something to evaluate
 
     return evaluation.run(cfg, checkpoint, overrides, Path(hydra.runtime.output_dir))
 
 
-def claim(config: DictConfig, folder: Path, own_name: bool) -> Path:
+def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
     """Check the command and its folder before Hydra writes to `folder`; return the folder to use.
 
     Raises:
@@ -44,7 +44,7 @@ def claim(config: DictConfig, folder: Path, own_name: bool) -> Path:
     cfg = typed(config, EvaluateConfig)
     check_evaluate(cfg, overridden_keys(config.hydra.overrides.task))
     checkpoint_file(str(cfg.checkpoint))
-    if own_name:
+    if generated_name:
         return new_folder(folder)
     require_writable(folder, "hydra.run.dir")
     found = [name for name in ("evaluation.json", "summary.json") if (folder / name).exists()]

@@ -11,7 +11,7 @@ import torch
 from torchmetrics import Metric
 
 from graft.config.commands import EvaluateConfig
-from graft.config.recorded import demand_trust, is_graft_view, is_library_part
+from graft.config.recorded import is_graft_view, is_library_part, require_trusted
 from graft.config.registration import plain
 from graft.config.schema import MetricsConfig, TrainConfig
 from graft.data.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ from graft.learning.restore import Restored, from_checkpoint
 from graft.learning.views import View, build_views, with_margin
 from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
 from graft.review.predictions import rank, writing
-from graft.system.device import as_trained
+from graft.system.device import inference_device
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.tasks.build import loaders, objective_of
@@ -67,7 +67,7 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
     views = views_of(config, evaluated, restored.source)
     preprocessing = with_margin(restored.preprocessing, views)
-    device, channels_last = as_trained(restored.config.get("trainer", {}), plain(config.trainer))
+    device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
     splits = open_splits(evaluated)
     summary = (
         summary_next_to(checkpoint)
@@ -125,7 +125,7 @@ def views_of(config: EvaluateConfig, run: TrainConfig, source: str) -> Mapping[s
             raise ConfigError(f"{source}: records no views for tta=true.\nGive some: views=[identity,hflip].")
         for name, node in recorded.items():
             if not is_graft_view(node):
-                demand_trust(f"views.{name}._target_", node["_target_"], source, config.trust)
+                require_trusted(f"views.{name}._target_", node["_target_"], source, config.trust)
     return build_views(tta, chosen or recorded)
 
 
@@ -160,7 +160,7 @@ def run_metrics(
 
 def _demand(key: str, node: Mapping[str, Any], source: str, trust: Sequence[str]) -> None:
     if not is_library_part(node):
-        demand_trust(f"{key}._target_", node["_target_"], source, trust)
+        require_trusted(f"{key}._target_", node["_target_"], source, trust)
 
 
 def notes_on_limits(run: TrainConfig, split: str) -> list[str]:

@@ -20,9 +20,9 @@ from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
 from graft.export.format import Format, build_formats
 from graft.learning.checkpoints import checkpoint_file
-from graft.system.files import folder_in_place, require_writable, safe_name, sha256, write_atomically
-from graft.system.folder_lock import folder_of
-from graft.system.startup import uncollected
+from graft.system.files import require_writable, safe_name, sha256, write_atomically, writing_folder_atomically
+from graft.system.folder_lock import output_folder
+from graft.system.startup import garbage_collection_paused
 from graft.tasks.command_checks import check_export, overridden_keys
 from graft.tasks.data import data_root, open_data
 from graft.tasks.locations import check_written
@@ -70,7 +70,7 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
             )
     require_writable(Path(cfg.folder), "folder")
     checkpoint = checkpoint_file(str(cfg.checkpoint))
-    with uncollected():  # torch is imported only once there is something to export
+    with garbage_collection_paused():  # torch is imported only once there is something to export
         from graft.export.formats import ExportedNetwork, verify
         from graft.learning.restore import from_checkpoint
 
@@ -79,10 +79,10 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
     network = ExportedNetwork(restored, cfg.preprocess)
     if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
-    output = folder_of(config)
+    output = output_folder(config)
     for form in formats.values():
         started = time.perf_counter()
-        with folder_in_place(output) as folder:
+        with writing_folder_atomically(output) as folder:
             file = folder / f"{cfg.name or safe_name(restored.recipe.name)}{form.suffix}"
             form.write(network, file)
             verification = verify(form.read(network, file), network, images, cfg.tolerance, file.name)

@@ -36,9 +36,9 @@ from graft.learning.views import IDENTITY, with_margin
 from graft.review.evaluation_tables import accuracy_table
 from graft.review.layers import layer_table
 from graft.review.training_review import Review, RunChoices
-from graft.system.allocator import freed_memory_kept
-from graft.system.device import Device, benchmark, choose_device, telling_of_determinism
-from graft.system.gpu_memory import telling_what_fits
+from graft.system.allocator import reuse_freed_memory
+from graft.system.device import Device, benchmark, choose_device, explaining_nondeterminism
+from graft.system.gpu_memory import explaining_out_of_memory
 from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
@@ -154,7 +154,7 @@ def one_process(
     """
     silence_lightning()
     keep = device.accelerator == "cpu" and config.trainer.keep_memory
-    with freed_memory_kept(keep), explaining_worker_failures():
+    with reuse_freed_memory(keep), explaining_worker_failures():
         return fit_and_test(prepare_training(config, splits, device, choices, folder))
 
 
@@ -290,7 +290,10 @@ def fit(training: Training) -> None:
     """Train; the warnings of the training are added to the notes."""
     trainer, module, data = training.trainer, training.experiment.module, training.experiment.data
     try:
-        with telling_what_fits(trainer, data.batch_size, trainer.accumulate_grad_batches), telling_of_determinism():
+        with (
+            explaining_out_of_memory(trainer, data.batch_size, trainer.accumulate_grad_batches),
+            explaining_nondeterminism(),
+        ):
             trainer.fit(module, datamodule=data, ckpt_path=training.resume, weights_only=True)
     except Exception:
         training.review.failed()

@@ -23,7 +23,7 @@ from graft.models.configured import preprocessing_of
 from graft.system import downloads
 from graft.system.escaping import say
 from graft.system.files import require_writable, safe_name, write_atomically
-from graft.system.folder_lock import folder_of
+from graft.system.folder_lock import output_folder
 from graft.system.progress import progress_bar
 from graft.system.terminal import PlainConsole
 from graft.tasks.data import data_root, divide_data
@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
         seen = Inspection.of(collection, preprocessing, near=cfg.near, done=bar.advance)
     found = findings(seen)
     show(cfg, seen, found)
-    sheets = write_sheets(seen, folder_of(config), cfg.sheets, cfg.per_sheet) if cfg.sheets else {}
+    sheets = write_sheets(seen, output_folder(config), cfg.sheets, cfg.per_sheet) if cfg.sheets else {}
     if cfg.output is not None:
         text = json.dumps({"data": cfg.data.name} | plain(seen, found, sheets), indent=2, ensure_ascii=False)
         write_atomically(Path(cfg.output).expanduser(), (text + "\n").encode(errors="backslashreplace"))

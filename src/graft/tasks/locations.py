@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graft.config import FEATURES
 from graft.errors import ConfigError, GraftError
-from graft.system.files import lies_in
+from graft.system.files import is_within
 
 
 class CheckLocations(Callback):
@@ -60,7 +60,7 @@ def check_locations(config: Any, written: Mapping[str, Any]) -> None:
             f"paths.cache={cache}: lies in data.root={config.data.root}, the data set, and nothing is ever written "
             f"there.\n{_way_out('paths.cache', root)}, or set cache=none."
         )
-    if lies_in(root, cache):
+    if is_within(root, cache):
         raise ConfigError(
             f"data.root={config.data.root}: lies in paths.cache={cache}, where old features are removed to make room."
             "\nSet paths.cache=FOLDER to one without data in it, or cache=none."
@@ -93,7 +93,7 @@ def check_written(data_root: str | None, outputs: str, written: Mapping[str, Any
 
 
 def _is_inside(path: Path, folders: list[Path]) -> bool:
-    return any(lies_in(path, folder) for folder in folders)
+    return any(is_within(path, folder) for folder in folders)
 
 
 def _folders_of(root: Path) -> Iterator[Path]:

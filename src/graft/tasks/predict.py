@@ -25,9 +25,9 @@ from graft.system import downloads
 from graft.system.cpu import available_cores
 from graft.system.escaping import say
 from graft.system.files import require_writable
-from graft.system.folder_lock import folder_of
+from graft.system.folder_lock import output_folder
 from graft.system.progress import Bar, progress_bar
-from graft.system.startup import uncollected
+from graft.system.startup import garbage_collection_paused
 from graft.system.terminal import PlainConsole
 from graft.tasks.command_checks import check_predict, sources_of
 from graft.tasks.data import unavailable_weights
@@ -65,7 +65,7 @@ def main(config: DictConfig) -> None:
         require_writable(Path(cfg.folder), "folder")
     restored = restore(cfg)
     say(f"by {restored.source}")
-    copies = folder_of(config) if cfg.show else None
+    copies = output_folder(config) if cfg.show else None
     shown: list[Prediction] = []
     predicted = unreadable = 0
     predictor = Predictor(restored, cfg)
@@ -77,7 +77,7 @@ def main(config: DictConfig) -> None:
             bar.advance()
             if isinstance(outcome, DataError):
                 unreadable += 1
-                bar.say(f"skipped  {str(outcome).splitlines()[0]}")
+                bar.print_line(f"skipped  {str(outcome).splitlines()[0]}")
                 continue
             predicted += 1
             if len(shown) < cfg.rows:
@@ -116,7 +116,7 @@ def restore(cfg: PredictConfig) -> "Restored":
     """
     if cfg.checkpoint is not None:
         checkpoint = checkpoint_file(cfg.checkpoint)
-        with uncollected():  # torch is imported only once there is something to restore
+        with garbage_collection_paused():  # torch is imported only once there is something to restore
             from graft.learning.restore import from_checkpoint
 
         return from_checkpoint(checkpoint, cfg.trust).prepared(plain(cfg.preprocess))
@@ -128,7 +128,7 @@ def restore(cfg: PredictConfig) -> "Restored":
             f"{unavailable}\nOr give a file: model.weights=FILE. "
             "Without them: checkpoint=RUN_FOLDER, for your own network."
         )
-    with uncollected():
+    with garbage_collection_paused():
         from graft.learning.restore import from_pretrained
 
     return from_pretrained(recipe, weights).prepared(plain(cfg.preprocess))
@@ -145,9 +145,9 @@ class Predictor:
     def __init__(self, restored: "Restored", config: PredictConfig) -> None:
         from graft.data.transforms import eval_transform
         from graft.learning.inference import Inference
-        from graft.system.device import as_trained
+        from graft.system.device import inference_device
 
-        device, channels_last = as_trained(restored.config.get("trainer", {}), plain(config.trainer))
+        device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
         self.classes = restored.classes
         self.source = restored.source
         self.topk, self.batch_size = config.topk, config.batch_size

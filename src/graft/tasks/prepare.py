@@ -12,12 +12,12 @@ from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, replace_damaged_checkpoint, resume_point
-from graft.system.files import lies_in
+from graft.system.files import is_within
 from graft.system.folder_lock import FolderLock, new_folder
 from graft.system.gpu import require_gpu
 from graft.system.locks import locked
 from graft.system.slurm import first_task
-from graft.system.startup import uncollected
+from graft.system.startup import garbage_collection_paused
 from graft.tasks.checks import settle
 from graft.tasks.resume import LEFT_BY_A_RUN, Resumption, open_resumption
 from graft.tasks.run import read_summary
@@ -58,7 +58,7 @@ class PreparedRun:
             self.lock.release()
 
 
-def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, own_name: bool) -> PreparedRun:
+def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, generated_name: bool) -> PreparedRun:
     """Check a run's configuration, claim its folder, and compare it with what it resumes from.
 
     Slurm tasks of one job share the folder: the first claims it, all of them check.
@@ -67,7 +67,7 @@ def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, own_
         config: of the run; not changed.
         overrides: of the command line.
         folder: the run's folder.
-        own_name: Graft has made up the folder's name, so a suffix is added if it exists.
+        generated_name: Graft has made up the folder's name, so a suffix is added if it exists.
 
     Raises:
         ConfigError: the configuration is invalid or differs from the checkpoint's in a key that cannot change, or the
@@ -80,9 +80,9 @@ def prepare(config: TrainConfig, overrides: Sequence[str], folder: Path, *, own_
     require_gpu(config.trainer.accelerator)
     if config.resume not in (None, "auto"):
         resume_point(config.resume, folder)  # a path that does not exist is refused before a folder is made
-    if own_name:
+    if generated_name:
         folder = new_folder(folder)
-    existed = folder.is_dir() and not own_name
+    existed = folder.is_dir() and not generated_name
     lock = FolderLock(folder, KEY) if first_task() else None
     try:
         if lock is not None:
@@ -123,7 +123,7 @@ def find_resumption(config: TrainConfig, overrides: Sequence[str], folder: Path)
     checkpoint = resume_point(config.resume, folder)
     if checkpoint is None:
         return None
-    with uncollected():  # reading the checkpoint imports torch
+    with garbage_collection_paused():  # reading the checkpoint imports torch
         resumption = open_resumption(plain(config), checkpoint, overrides)
     return resumption.with_note(note) if note else resumption
 
@@ -144,7 +144,7 @@ def refuse_reuse(folder: Path, resume: str | None) -> None:
     summary, where = read_summary(folder), f"{KEY}={folder}"
     kept = [name for name in (LAST, PREVIOUS, BEST) if (folder / "checkpoints" / name).is_file()]
     status = summary.get("status")
-    inside = resume == "auto" or (resume is not None and lies_in(Path(resume), folder))
+    inside = resume == "auto" or (resume is not None and is_within(Path(resume), folder))
     if inside and (LAST in kept or PREVIOUS in kept):
         return
     if status in DONE:
@@ -174,11 +174,11 @@ _CLAIMED: list[PreparedRun] = []
 """The run that Hydra's callback has prepared for the task, in this process."""
 
 
-def claim(config: "DictConfig", folder: Path, own_name: bool) -> Path:
+def claim(config: "DictConfig", folder: Path, generated_name: bool) -> Path:
     """Prepare the run of `config`, which has a `hydra` node, before Hydra writes to its folder; returns the folder."""
     cfg = typed(config, TrainConfig)
-    own_name = own_name and cfg.trainer.strategy != "ddp_slurm"  # several tasks share that name
-    prepared = prepare(cfg, list(config.hydra.overrides.task), folder, own_name=own_name)
+    generated_name = generated_name and cfg.trainer.strategy != "ddp_slurm"  # several tasks share that name
+    prepared = prepare(cfg, list(config.hydra.overrides.task), folder, generated_name=generated_name)
     _CLAIMED[:] = [prepared]
     return prepared.folder
 

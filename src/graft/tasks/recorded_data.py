@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.config.commands import EvaluateConfig, ExportConfig
-from graft.config.recorded import demand_trust, recorded_run
+from graft.config.recorded import recorded_run, require_trusted
 from graft.config.schema import DataConfig, TrainConfig
 from graft.data.loading import locate
 from graft.data.sources import checked_name, known_sources, source_target
@@ -44,7 +44,7 @@ def run_config(
             setattr(run, key, value)
     own = run.data._target_
     if config.data._target_ is None:
-        demand_source(own, source, config.trust)
+        require_trusted_source(own, source, config.trust)
     if config.data._target_ not in (None, own):
         kept = {key: getattr(run.data, key) for key in ("batch_size", "num_workers", "timeout")}
         named = {key: value for key, value in vars(config.data).items() if value is not None}
@@ -74,12 +74,12 @@ def _fields(node: Any) -> dict[str, Any]:
     return node if isinstance(node, dict) else vars(node)
 
 
-def demand_source(target: str | None, source: str, trust: Sequence[str]) -> None:
+def require_trusted_source(target: str | None, source: str, trust: Sequence[str]) -> None:
     """Raise ConfigError unless the data set that a checkpoint names is Graft's own or of a trusted package."""
     if target is None:
         raise ConfigError(f"{source}: names no data set.\nGive one: data=… data.root=FOLDER.")
     if target not in map(source_target, known_sources()):
-        demand_trust("data._target_", target, source, trust)
+        require_trusted("data._target_", target, source, trust)
 
 
 def with_new_parent(root: str, old: str, new: str) -> str:

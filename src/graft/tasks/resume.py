@@ -121,7 +121,7 @@ def _compared(
         overridden_keys(overrides),
         epochs=progress.epochs,
         within_epoch=progress.within_epoch,
-        wanted=str(checkpoint),
+        resume=str(checkpoint),
         way_out=_as_before(checkpoint, run),
     )
     _require_best(checkpoint, content, progress, effects)

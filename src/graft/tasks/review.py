@@ -10,7 +10,7 @@ from graft.learning.checkpoints import read_checkpoint
 from graft.learning.inference import Inference
 from graft.learning.restore import from_checkpoint
 from graft.review.evaluated_images import EvaluatedImages
-from graft.system.device import as_trained
+from graft.system.device import inference_device
 from graft.tasks.evaluation import data_module
 from graft.tasks.recorded_data import open_splits, run_config
 
@@ -34,7 +34,7 @@ def review(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> EvaluatedI
     content, restored = read_checkpoint(checkpoint), from_checkpoint(checkpoint, trust)
     run = run_config(EvaluateConfig(trust=list(trust)), restored.config, (), restored.source)
     splits = open_splits(run)
-    device, channels_last = as_trained(restored.config.get("trainer", {}), {})
+    device, channels_last = inference_device(restored.config.get("trainer", {}), {})
     inference = Inference(restored, device, channels_last=channels_last)
     data = data_module(run, splits, part, restored.preprocessing)
     loader = "val" if part == "val" else "test"  # the part of `data_module` that holds the images

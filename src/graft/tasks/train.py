@@ -18,7 +18,7 @@ from graft.system import downloads
 from graft.system.gpu import require_gpu
 from graft.system.signals import STOP
 from graft.system.slurm import first_task
-from graft.system.startup import uncollected
+from graft.system.startup import garbage_collection_paused
 from graft.tasks.checks import check_class_weights, choices, settle
 from graft.tasks.data import available_data
 from graft.tasks.locations import check_locations
@@ -46,7 +46,7 @@ def main(config: DictConfig) -> float | None:
     command = Command(Path(hydra.runtime.output_dir), list(hydra.overrides.task), dict(hydra.runtime.choices))
     if not first_task():
         logging.getLogger().handlers.clear()
-    prepared = claimed() or prepare(cfg, command.overrides, command.folder, own_name=False)
+    prepared = claimed() or prepare(cfg, command.overrides, command.folder, generated_name=False)
     with _logging_resume_command(command), prepared:
         return train(cfg, command, prepared)["metrics"].get(cfg.optimized_metric)
 
@@ -79,14 +79,14 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
     check_locations(config, {"hydra.run.dir": command.folder})
     resume_when_queued_again(config)
     run = open_run(config, command)
-    with STOP.listening(), run.recording():
+    with STOP.handling_signals(), run.recording():
         settle(config, () if command.in_sweep else command.overrides)
         run.summary["config"] = choices(plain(config), command.picked)
         require_gpu(config.trainer.accelerator)
         resumption = prepared.resumption if prepared else find_resumption(config, command.overrides, command.folder)
         splits = prepared.splits if prepared else None
         downloads.configure(config.download)
-        with uncollected():
+        with garbage_collection_paused():
             if splits is None:
                 splits = available_data(config)
                 if resumption is not None:

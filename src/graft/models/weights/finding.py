@@ -7,7 +7,7 @@ from graft.models.configurations import BUNDLED
 from graft.models.families import family_of
 from graft.models.published import Published
 from graft.models.recipe import Recipe
-from graft.system.files import why_no_file
+from graft.system.files import why_unreadable
 
 
 def find_published(recipe: Recipe, weights: str) -> Published | None:
@@ -34,7 +34,7 @@ def existing_file(recipe: Recipe, weights: str) -> Path:
             )
         return file
     file = Path(weights).expanduser()
-    if reason := why_no_file(file):
+    if reason := why_unreadable(file):
         neighbours = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
         words = ["default", "bundled", *(neighbours if file.name != weights or neighbours else [])]
         raise WeightsError(

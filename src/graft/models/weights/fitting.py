@@ -46,7 +46,7 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
 
     absent = [module for module in top if not any(belongs(key, (module,)) for key in found)]
     required = [key for key in expected if not key.endswith("num_batches_tracked") and not belongs(key, absent)]
-    _demand_fit(source.name, recipe, expected, required, found)
+    _require_fit(source.name, recipe, expected, required, found)
 
     bare = dict.fromkeys(key.rpartition(".")[0] for key in expected if belongs(key, absent) and not belongs(key, head))
     if bare:
@@ -76,7 +76,7 @@ def _chose_classifier(recipe: Recipe) -> bool:
     return any(value is not None for value in (recipe.classifier, recipe.average_pool, recipe.input_size))
 
 
-def _demand_fit(
+def _require_fit(
     name: str,
     recipe: Recipe,
     expected: Mapping[str, Tensor],

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import NotAvailable
-from graft.models.published import demand_hash
+from graft.models.published import require_hash
 from graft.models.weights.reading import first_line
 from graft.system import downloads
+from graft.system.http_client import user_agent
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -49,7 +50,7 @@ class HuggingFace:
         file = self.local_copy() or self._download(what, self._reachable_file(what))
         blob = file.resolve().name  # the hub's cache names a large file by its SHA-256
         if SHA256.fullmatch(blob):
-            demand_hash(file.resolve(), blob)
+            require_hash(file.resolve(), blob)
         return file
 
     def _reachable_file(self, what: str) -> str:
@@ -61,7 +62,7 @@ class HuggingFace:
         missing: list[NotAvailable] = []
         for file in self.files:
             try:
-                downloads.require_reachable(self._url_of(file), what=what, place=str(self.path))
+                downloads.require_reachable(self._url_of(file), what=what, manual_path=str(self.path))
             except NotAvailable as error:
                 code = getattr(error.__cause__, "code", None)
                 if code == 404:
@@ -82,9 +83,7 @@ class HuggingFace:
             print(f"downloading: {what} from {self._url_of(file)}", file=sys.stderr)
         try:
             return Path(
-                hf_hub_download(
-                    self.repository, file, user_agent=downloads.user_agent(), etag_timeout=downloads.timeout()
-                )
+                hf_hub_download(self.repository, file, user_agent=user_agent(), etag_timeout=downloads.timeout())
             )
         except Exception as error:  # the hub's own, httpx's or requests', depending on its version
             raise NotAvailable(what, self._url_of(file), str(self.path), first_line(error)) from error

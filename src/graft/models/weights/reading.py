@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from graft.data.preprocessing import Preprocessing
 from graft.errors import WeightsError
 from graft.models.bounded import require_stored
-from graft.system.files import damage_of
+from graft.system.files import damage_in
 from graft.system.values import Check, mapping, read_values, sequence, text
 
 log = logging.getLogger("graft")
@@ -75,7 +75,7 @@ def _read_safetensors(file: Path) -> Source:
 def _read_pickle(file: Path) -> Source:
     content = _unpickled(file)
     described = content.get("graft", {}) if isinstance(content, Mapping) else {}
-    if described and (damage := damage_of(file)):  # Graft's own; others may have been written without checksums
+    if described and (damage := damage_in(file)):  # Graft's own; others may have been written without checksums
         raise _damaged(file, damage)
     return _described_source(file, _tensors_of(content, file), described if isinstance(described, Mapping) else {})
 
