@@ -3,17 +3,31 @@
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graft.data.sampler import PADDING
 from graft.errors import TrainingError
 from graft.system.files import append_json
 
-if TYPE_CHECKING:
-    from graft.learning.module import TransferModule
+
+class Monitored(Protocol):
+    """What the monitor needs of the LightningModule in training."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def trainer(self) -> Any: ...
+
+    @property
+    def current_epoch(self) -> int: ...
+
+    @property
+    def global_step(self) -> int: ...
+
 
 log = logging.getLogger("graft")
 
@@ -44,7 +58,7 @@ class LossMonitor:
         exploded: the warning that was given when the loss exploded; None if it did not.
     """
 
-    def __init__(self, module: "TransferModule", *, skip: bool, limit: int) -> None:
+    def __init__(self, module: Monitored, *, skip: bool, limit: int) -> None:
         self.module, self.skip, self.limit = module, skip, limit
         self.skipped = 0
         self.exploded: str | None = None

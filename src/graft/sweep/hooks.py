@@ -32,10 +32,10 @@ class ShowComparison(Callback):
     def __init__(self) -> None:
         self._before: dict[Path, object] = {}
 
-    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._before = {job.folder: job.state for job in unfinished_jobs(_folder(config))}
 
-    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raises SystemExit(1) if a job of this command did not finish, even if the table cannot be written."""
         error, folder = sys.exc_info()[1], _folder(config)
         failed: list[Job] | None = None
@@ -98,7 +98,7 @@ def has_runs(folder: Path) -> bool:
     return next(folder.rglob(FILE), None) is not None
 
 
-def show_runs(config: Any, folder: Path) -> None:
+def show_runs(config: DictConfig, folder: Path) -> None:
     """Print the comparison table of a sweep, and the commands that open TensorBoard and the Optuna dashboard."""
     if not has_runs(folder):
         return
@@ -120,11 +120,11 @@ def reporting_failure(what: str) -> Iterator[None]:
         sys.stderr.write(printable(f"{what}: {reason}\n", lines=True))
 
 
-def _folder(config: Any) -> Path:
+def _folder(config: DictConfig) -> Path:
     return Path(config.hydra.sweep.dir)
 
 
-def resume_command(config: Any) -> str:
+def resume_command(config: DictConfig) -> str:
     """The command that resumes the sweep of `config`, in its folder."""
     hydra = config.hydra
     hydra_overrides = [word for word in hydra.overrides.hydra if not word.startswith("hydra.mode=")]

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from graft.errors import AbortCommand
 from graft.system.folder_lock import is_generated, new_folder
@@ -24,7 +24,7 @@ class ClaimFolder(Callback):
     def __init__(self, module: str) -> None:
         self.module = module
 
-    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Raises AbortCommand where the command cannot begin."""
         from importlib import import_module
 
@@ -36,7 +36,7 @@ class ClaimFolder(Callback):
             with read_write(hydra), open_dict(hydra):
                 hydra.run.dir = str(folder)
 
-    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Gives a sweep without a name one that no other has."""
         hydra = config.hydra
         if not first_task():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graft.config import FEATURES
@@ -19,15 +19,15 @@ from graft.system.files import is_within
 class CheckLocations(Callback):
     """Refuses a command that would write into its data set before Hydra makes the first folder."""
 
-    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Raises SystemExit(1) after saying why: Hydra turns any other exception of a callback into a warning."""
         self._check(config, "hydra.run.dir")
 
-    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """As `on_run_start`; what differs from job to job is checked by `graft.sweep.grid`."""
         self._check(config, "hydra.sweep.dir")
 
-    def _check(self, config: Any, key: str) -> None:
+    def _check(self, config: DictConfig, key: str) -> None:
         try:
             check_locations(config, {key: OmegaConf.select(config, key)})
         except OmegaConfBaseException:
