@@ -92,7 +92,7 @@ def test_predicting_files(run: graft.FinishedRun, tmp_path: Path) -> None:
     assert [each.classes[0] for each in said] == [run.classes[i] for i in seen.predictions.predicted[:3]]
     assert [len(each.probabilities) for each in said] == [3, 3, 3]
     assert graft.predict([tmp_path / "1 (é).png"], f"checkpoint={run.folder}", "topk=3") == [
-        type(said[1])(str(tmp_path / "1 (é).png"), said[1].classes, said[1].probabilities)
+        type(said[1])(str(tmp_path / "1 (é).png"), said[1].classes, said[1].probabilities, said[1].indices)
     ]
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"broken\.png"):

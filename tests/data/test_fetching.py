@@ -74,7 +74,7 @@ def test_the_unpacked_folder_put_by_hand_is_used_even_where_nothing_may_be_writt
 def test_a_damaged_archive_put_by_hand_is_named_and_kept(tmp_path: Path) -> None:
     root = tmp_path / "flower_photos"
     (tmp_path / "flower_photos.tgz").write_bytes(b"half of it")
-    with pytest.raises(DataError, match=r"flower_photos\.tgz: damaged or another file"):
+    with pytest.raises(DataError, match=r"flower_photos\.tgz: damaged, or another file"):
         ensure("flowers", root)
     assert (tmp_path / "flower_photos.tgz").is_file()
 

@@ -19,7 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_of_the_code_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"`((?!legacy/)(?:[\w.-]+/)+\w+\.(?:py|yaml|toml|sh))`", page.read_text())
-    roots = (ROOT, ROOT / "src" / "graft", ROOT / "tests")
+    plugin = ROOT / "examples" / "plugin"
+    roots = (ROOT, ROOT / "src", ROOT / "src" / "graft", ROOT / "tests", plugin, plugin / "conf")
     missing = [name for name in named if "NAME" not in name and not any((root / name).exists() for root in roots)]
     assert missing == []
 

@@ -10,7 +10,8 @@ from commands import succeeded, train
 from safetensors.torch import save_file
 
 from graft.models import Recipe, build_network
-from graft.models.heads import belongs, head_modules
+from graft.models.heads import head_modules
+from graft.models.layouts import belongs
 from graft.models.weights import load_weights
 
 NAME = "test_vit.r160_in1k"

@@ -136,7 +136,7 @@ def test_out_of_memory_says_the_batch_to_try(error: Exception, tmp_path: Path, m
     with pytest.raises(TrainingError) as raised:
         graft.train(*WORDS, "data.batch_size=48", folder=tmp_path)
     assert str(raised.value).startswith("data.batch_size=48: memory ran out (cpu: ")
-    assert "Try data.batch_size=16; with trainer.accumulate_grad_batches=3" in str(raised.value)
+    assert "Try data.batch_size=16; trainer.accumulate_grad_batches=3" in str(raised.value)
 
 
 def test_other_errors_are_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

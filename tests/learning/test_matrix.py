@@ -17,7 +17,8 @@ from graft.data.preprocessing import Preprocessing
 from graft.learning.module import Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
 from graft.models import Recipe, build_network
-from graft.models.heads import belongs, head_modules
+from graft.models.heads import head_modules
+from graft.models.layouts import belongs
 from graft.tasks.checks import settle
 from graft.transfer import TransferPlan, plan_transfer
 

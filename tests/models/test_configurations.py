@@ -9,16 +9,17 @@ import torchvision
 
 from graft.errors import ConfigError
 from graft.models.configurations import TABLES
-from graft.models.families import known_models, ours
 from graft.models.families import timm as timm_family
 from graft.models.families import torchvision as torchvision_family
 from graft.models.recipe import Recipe
+from graft.models.registry import facts_of, known_models, ours, torchvision_name
 
 
 def test_recipes_and_configurations_import_without_torch():
     code = (
-        "import sys, graft.models, graft.models.recipe as r; r.Recipe('resnet50').facts();"
-        "r.Recipe('resnet50.a1_in1k', family='timm').facts();"
+        "import sys, graft.models, graft.models.recipe as r; from graft.models.registry import facts_of;"
+        "facts_of(r.Recipe('resnet50'));"
+        "facts_of(r.Recipe('resnet50.a1_in1k', family='timm'));"
         "assert not {'torch', 'torchvision', 'timm', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -40,7 +41,7 @@ def test_tables_equal_torchvisions_and_count_their_names():
 
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_0", "squeezenet1_1", "densenet121", "googlenet", "vgg16"])
 def test_smallest_input_is_what_torchvision_says(name):
-    assert Recipe(name).facts().min_size == torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"][0]
+    assert facts_of(Recipe(name)).min_size == torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"][0]
 
 
 def test_a_recipe_survives_plain_types():
@@ -50,11 +51,11 @@ def test_a_recipe_survives_plain_types():
 
 
 def test_departures_go_before_what_is_known():
-    facts = Recipe("vgg16", classifier="pooled", dropout=0.2, table=[64, "M"]).facts()
+    facts = facts_of(Recipe("vgg16", classifier="pooled", dropout=0.2, table=[64, "M"]))
     assert (facts.classifier, facts.dropout, facts.table, facts.min_size) == ("pooled", 0.2, (64, "M"), 2)
-    assert Recipe("vgg16_cifar").facts().fixed_size
-    assert not Recipe("vgg16").facts().fixed_size
-    assert not Recipe("vgg16_cifar", classifier="pooled").facts().fixed_size
+    assert facts_of(Recipe("vgg16_cifar")).fixed_size
+    assert not facts_of(Recipe("vgg16")).fixed_size
+    assert not facts_of(Recipe("vgg16_cifar", classifier="pooled")).fixed_size
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_departures_go_before_what_is_known():
     ],
 )
 def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
-    assert recipe.torchvision_name() == weights_of
+    assert torchvision_name(recipe) == weights_of
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
 )
 def test_a_wrong_recipe_names_the_key_and_the_nearest(recipe, words):
     with pytest.raises(ConfigError) as error:
-        recipe.facts()
+        facts_of(recipe)
     assert all(word in str(error.value) for word in words)
 
 

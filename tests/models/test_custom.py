@@ -18,8 +18,8 @@ from graft.features.cut import find_cut
 from graft.learning.restore import Restored, from_checkpoint
 from graft.models import Recipe, build_network, suggest_model
 from graft.models.configured import preprocessing_of, recipe_of
-from graft.models.families import family_of
 from graft.models.heads import head_modules
+from graft.models.registry import family_of
 from graft.models.weights import default_preprocessing, load_weights
 from graft.tasks.checks import settle
 from graft.transfer.stages import stages_of

@@ -70,7 +70,7 @@ def test_torchvisions_weights_are_fetched_once_and_checked(http_server, hub, mon
 
 def test_a_download_with_a_wrong_hash_is_refused_and_not_kept(http_server, hub, monkeypatch):
     entry = _serve(http_server, monkeypatch, digest="0123abcd")
-    with pytest.raises(WeightsError, match=r"squeezenet1_1-0123abcd\.pth: the file does not have the checksum"):
+    with pytest.raises(WeightsError, match=r"squeezenet1_1-0123abcd\.pth: its checksum is not the published one"):
         load_weights(_trained(SQUEEZE, 10), SQUEEZE, "default")
     assert not (hub / Path(entry.url).name).exists()
 
@@ -104,8 +104,8 @@ def test_weights_are_located_without_being_fetched(http_server, hub, monkeypatch
 
 
 def test_no_network_is_answered_at_once_with_address_and_place(hub, monkeypatch):
-    def refuse(url, *, what, place):
-        raise NotAvailable(what, url, place, "no network")
+    def refuse(url, *, what, manual_path):
+        raise NotAvailable(what, url, manual_path, "no network")
 
     monkeypatch.setattr(downloads, "require_reachable", refuse)
     missing = locate_weights(Recipe("vgg16"), "default")

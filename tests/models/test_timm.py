@@ -21,6 +21,7 @@ from graft.errors import ConfigError, NotAvailable, WeightsError
 from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.families.timm import architectures
 from graft.models.heads import head_modules
+from graft.models.registry import facts_of
 from graft.models.weights import (
     default_classes,
     default_preprocessing,
@@ -115,7 +116,7 @@ def test_without_timm_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     architectures.cache_clear()
     try:
         with pytest.raises(ConfigError, match=r"model=timm .*: needs timm.*pip install 'graft-vision\[timm\]'"):
-            Recipe("resnet50", family="timm").facts()
+            facts_of(Recipe("resnet50", family="timm"))
     finally:
         architectures.cache_clear()
 
@@ -300,8 +301,8 @@ def test_weights_put_where_the_message_says_are_found(hub, tmp_path: Path) -> No
 
 
 def test_no_hub_is_answered_with_address_and_place(hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str, *, what: str, place: str) -> None:
-        raise NotAvailable(what, url, place, "no network")
+    def refuse(url: str, *, what: str, manual_path: str) -> None:
+        raise NotAvailable(what, url, manual_path, "no network")
 
     monkeypatch.setattr(downloads, "require_reachable", refuse)
     missing = locate_weights(RESNET, "default")

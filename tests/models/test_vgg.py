@@ -10,6 +10,7 @@ from torch import nn
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.families.ours import TORCHVISION_VGGS
+from graft.models.registry import facts_of
 from graft.models.vgg import VGG
 
 
@@ -117,7 +118,7 @@ def test_the_classifier_is_a_choice(recipe, head, layers):
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     assert [linear[0].in_features, *(layer.out_features for layer in linear)] == layers
     assert network.head == head
-    size = recipe.facts().input_size
+    size = facts_of(recipe).input_size
     assert network.eval()(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
 
 

@@ -19,6 +19,7 @@ from graft.models import Recipe, build_network
 from graft.models.configurations import BUNDLED
 from graft.models.families import ours
 from graft.models.families import torchvision as torchvision_family
+from graft.models.registry import default_normalisation, torchvision_name
 from graft.models.weights import default_classes, default_preprocessing, load_weights, locate_weights
 
 SMALL = Recipe("small", table=(8, "M", 16, "M"), batch_norm=True, classifier="pooled", input_size=32)
@@ -285,8 +286,8 @@ def test_preprocessing_is_the_weights_or_the_usual(recipe, weights, size, resize
 def test_torchvision_prepares_images_for_the_known_networks_as_is_usual(name):
     """`graft inspect` relies on it, in order to answer without torch."""
     recipe = Recipe(name)
-    if recipe.torchvision_name() is not None:
-        assert default_preprocessing(recipe, "default") == recipe.usual_preprocessing()
+    if torchvision_name(recipe) is not None:
+        assert default_preprocessing(recipe, "default") == default_normalisation(recipe)
 
 
 def test_another_entry_of_torchvision_is_taken_by_its_name_or_as_a_file(tmp_path):

@@ -15,7 +15,7 @@ from graft.cli import TRUSTED  # noqa: E402
 from graft.config import conf_dir  # noqa: E402
 from graft.config.registration import register  # noqa: E402
 from graft.errors import ConfigError, TrainingError  # noqa: E402
-from graft.learning.pruning import Judge, mark_pruned, open_storage  # noqa: E402
+from graft.learning.pruning import TrialReporter, mark_pruned, open_storage  # noqa: E402
 from graft.sweep import hooks as sweep_module  # noqa: E402
 
 SPACE = ("model=vgg_mini", "data=digits", "strategy=scratch", "optimizer.lr=tag(log,interval(1e-4,1))",
@@ -97,9 +97,9 @@ def test_failed_trials_neither_stop_the_search_nor_count(tmp_path: Path, monkeyp
 
 def test_trials_are_pruned_and_marked_and_losses_are_minimized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(config: Any) -> float:
-        judge, number = Judge(config.search, 5), config.search.trial
+        judge, number = TrialReporter(config.search, 5), config.search.trial
         for epoch in range(5):
-            if judge.hopeless(1.0 if number < 2 else 2.0, epoch):
+            if judge.should_prune(1.0 if number < 2 else 2.0, epoch):
                 mark_pruned(config.search)
                 return 2.0
         return 1.0
@@ -114,11 +114,11 @@ def test_trials_are_pruned_and_marked_and_losses_are_minimized(tmp_path: Path, m
 
 def test_a_requeued_trial_keeps_its_reported_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(config: Any) -> float:
-        Judge(config.search, 5).hopeless(0.5, 0)
+        TrialReporter(config.search, 5).should_prune(0.5, 0)
         raise KeyboardInterrupt
 
     def resumed(config: Any) -> float:
-        Judge(config.search, 5).hopeless(0.75, 1)
+        TrialReporter(config.search, 5).should_prune(0.75, 1)
         return 0.75
 
     with pytest.raises(KeyboardInterrupt):

@@ -202,7 +202,7 @@ def test_another_batch_size_changes_between_epochs_and_the_schedule_still_ends_w
     assert resumed.summary["epochs"] == 4
     killed(tmp_path / "within", *words, "callbacks.checkpoint_every_n_steps=2", step=2)
     with pytest.raises(
-        ConfigError, match=r"data\.batch_size: 256 .*, 128 now\n.*between epochs only, .* within epoch 1"
+        ConfigError, match=r"data\.batch_size: 256 .*, 128 now\n.*only change between epochs, .* within epoch 1"
     ):
         train(tmp_path / "within", *words, "resume=auto", "data.batch_size=128")
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from graft.errors import ExportError
 from graft.learning.restore import Restored
-from graft.models.families import Constructor, family_of
+from graft.models.families.base import Constructor
 from graft.models.normalise import Normalise
+from graft.models.registry import family_of
 
 Run = Callable[[Tensor], Tensor]
 

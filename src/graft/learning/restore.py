@@ -13,8 +13,9 @@ from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import read_checkpoint
 from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.bounded import no_larger_than
-from graft.models.families import family_of
-from graft.models.heads import auxiliary_modules, belongs
+from graft.models.heads import auxiliary_modules
+from graft.models.layouts import belongs
+from graft.models.registry import family_of, require_input_size
 from graft.models.weights import default_classes, load_weights, sized_by_weights
 from graft.system.values import Check, any_number, mapping, read_values, sequence, text, tree
 
@@ -61,7 +62,7 @@ class Restored:
         """
         changed = self.preprocessing.changed(changes, "preprocess")
         if changed.input_size != self.preprocessing.input_size:
-            self.recipe.require_input_size(changed.input_size, "preprocess.input_size", fixed_input_size(self.recipe))
+            require_input_size(self.recipe, changed.input_size, "preprocess.input_size", fixed_input_size(self.recipe))
         return replace(self, preprocessing=changed)
 
 

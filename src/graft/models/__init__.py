@@ -5,8 +5,8 @@ Importing this package or `graft.models.recipe` imports no torch; `build_network
 
 from typing import TYPE_CHECKING
 
-from graft.models.families import family_of, suggest_model
 from graft.models.recipe import Recipe
+from graft.models.registry import family_of, suggest_model
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,8 +8,8 @@ from graft.config.registration import plain
 from graft.config.schema import DataConfig, ModelConfig
 from graft.config.targets import TARGET, check_target, short_name
 from graft.data.preprocessing import Preprocessing
-from graft.models.families import TARGETS, family_of
 from graft.models.recipe import Recipe
+from graft.models.registry import TARGETS, family_of
 
 OPTIONS = ("name", "table", "batch_norm", "classifier", "dropout", "input_size", "average_pool")
 """Keys of `model` that are options of a recipe, where the network is Graft's, torchvision's or timm's."""

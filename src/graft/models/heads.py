@@ -1,12 +1,11 @@
 """Where the head of a network is: the layers that are re-initialised for new classes, and the modules above the trunk.
 
-Each family of networks knows its own; see `graft.models.families`.
+Each family of networks knows its own; see `graft.models.registry`.
 """
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from graft.models.families import family_of_network
+from graft.models.registry import family_of_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,8 +29,3 @@ def top_modules(network: "nn.Module") -> tuple[str, ...]:
     """Names of the modules above the trunk that a weight file may lack, the head among them."""
     family = family_of_network(network)
     return *family.classifier(network), *family.auxiliary(network), *family.head(network)
-
-
-def belongs(name: str, modules: Iterable[str]) -> bool:
-    """Whether a parameter's or module's `name` is one of `modules` or is inside one."""
-    return any(name == module or name.startswith(module + ".") for module in modules)

@@ -1,10 +1,8 @@
 """Stages of a network: named parts, from input to output, and the rules that find them. Imports no torch."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from graft.models.heads import belongs, head_modules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,6 +11,11 @@ HEAD = "head"
 CLASSIFIER = "classifier"
 FEATURES = "features"
 AUXILIARY = "aux"
+
+
+def belongs(name: str, modules: Iterable[str]) -> bool:
+    """Whether a parameter's or module's `name` is one of `modules` or is inside one."""
+    return any(name == module or name.startswith(module + ".") for module in modules)
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class Stage:
         return belongs(name, self.modules)
 
 
-Layout = Callable[["nn.Module"], list[Stage]]
-"""Finds the stages of a network, from input to output."""
+Layout = Callable[["nn.Module", tuple[str, ...]], list[Stage]]
+"""Finds the stages of a network with this head, from input to output."""
 
 
 def rows(*stages: tuple[str, tuple[str, ...]]) -> Layout:
     """The layout that names each stage, which is a group of its own, and its modules."""
-    return lambda network: [Stage(name, name, modules) for name, modules in stages]
+    return lambda network, head: [Stage(name, name, modules) for name, modules in stages]
 
 
 def prefixed(prefix: str, *names: str) -> tuple[str, ...]:
@@ -48,19 +51,21 @@ def prefixed(prefix: str, *names: str) -> tuple[str, ...]:
     return tuple(prefix + name for name in names)
 
 
-def cut_into_stages(network: "nn.Module", names: Sequence[str], trunk: Mapping[str, str]) -> list[Stage]:
+def cut_into_stages(
+    network: "nn.Module", head: Sequence[str], names: Sequence[str], trunk: Mapping[str, str]
+) -> list[Stage]:
     """Stages of the modules (or single parameters) `names`.
 
     A module without parameters goes with its predecessor in the same container, else with its successor.
 
     Args:
         network: whose modules.
+        head: names of the modules that compute the logits.
         names: from input to output.
         trunk: name -> stage, a group of its own. The modules of the head become the last stage, `head`; every other
             module becomes a stage of the group `classifier`.
     """
     parameters = [name for name, _ in network.named_parameters()]
-    head = head_modules(network)
     parts: dict[tuple[str, str], list[str]] = {}
     last: list[str] = []
     pending: list[str] = []
@@ -85,7 +90,7 @@ def children_of(network: "nn.Module", container: str) -> list[str]:
     return [f"{container}.{name}" for name, _ in network.get_submodule(container).named_children()]
 
 
-def by_max_pool(network: "nn.Module") -> list[Stage]:
+def by_max_pool(network: "nn.Module", head: tuple[str, ...]) -> list[Stage]:
     """VGG, AlexNet, SqueezeNet: `features` split after each max-pool (block1, ...), then the classifier."""
     from torch import nn
 
@@ -98,13 +103,12 @@ def by_max_pool(network: "nn.Module") -> list[Stage]:
     layers = [part for name in above for part in children_of(network, name) or [name]]
     return [
         *(Stage(f"block{i}", FEATURES, tuple(block)) for i, block in enumerate(filter(None, blocks), start=1)),
-        *cut_into_stages(network, layers, {}),
+        *cut_into_stages(network, head, layers, {}),
     ]
 
 
-def generic(network: "nn.Module") -> list[Stage]:
+def generic(network: "nn.Module", head: tuple[str, ...]) -> list[Stage]:
     """Any network: its children, each opened while it contains the head or more than half of the trunk."""
-    head = head_modules(network)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     half = sum(size for name, size in sizes.items() if not belongs(name, head)) / 2
 
@@ -122,7 +126,7 @@ def generic(network: "nn.Module") -> list[Stage]:
     for name in reversed(names):
         if not (beside_head and belongs(name, (beside_head,))):  # tokens and positions go with the module they precede
             following = trunk[name] = following if name in sizes and following else name
-    return cut_into_stages(network, names, trunk)
+    return cut_into_stages(network, head, names, trunk)
 
 
 def members(network: "nn.Module", prefix: str) -> list[str]:

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from graft.data.preprocessing import LARGEST_INPUT, Preprocessing
+from graft.data.preprocessing import LARGEST_INPUT
 from graft.errors import ConfigError, RecordError, nearest
-from graft.models.configurations import CLASSIFIERS, Facts, M
-from graft.models.families import family_of
-from graft.models.families.base import usual_preprocessing
+from graft.models.configurations import CLASSIFIERS, M
 from graft.system.values import (
     Check,
     UnexpectedValue,
@@ -154,51 +152,6 @@ class Recipe:
         if "name" not in checked:
             raise RecordError(f"{source}: recipe has no name.")
         return cls(**checked)
-
-    def facts(self) -> Facts:
-        """Everything known about the network before it is built, with this recipe's options applied.
-
-        Raises:
-            ConfigError: an unknown name, an invalid table, a key that this network does not have, a number out
-                of range, or an input smaller than the pools allow; names the key and the nearest right value.
-        """
-        return family_of(self).facts(self)
-
-    def require_input_size(self, size: int, key: str, side: int | None = None) -> None:
-        """Raise ConfigError, naming `key`, unless this network takes images of `size` pixels a side.
-
-        Args:
-            size: the size to check.
-            key: the configuration key that sets it.
-            side: `graft.models.fixed_input_size` of it, where that was determined already.
-        """
-        facts = self.facts()
-        if side is None and facts.fixed_size:
-            side = facts.input_size
-        if size < facts.min_size:
-            raise ConfigError(
-                f"{key}={size} and model={self.name} disagree: this network halves its input so often that it "
-                f"needs at least {facts.min_size}x{facts.min_size} pixels.\n"
-                f"Give {key}={facts.min_size} or more, or a network with fewer pools."
-            )
-        if side not in (None, size):
-            raise ConfigError(
-                f"{key}={size} and model={self.name} disagree: this network is built for images of exactly "
-                f"{side}x{side} pixels.\nGive model.input_size={size} too, or leave {key} out."
-            )
-
-    def usual_preprocessing(self) -> Preprocessing:
-        """What evaluation does to an image where neither the weights nor the library define it.
-
-        ImageNet's mean and standard deviation (CIFAR-10's for the 32-pixel VGGs) at the network's input size, resized
-        to 8/7 of it before the centre crop (224 from 256, 299 from 342) and without a margin at 64 pixels or less.
-        torchvision's weights of the networks that it has facts about expect the same.
-        """
-        return usual_preprocessing(self.facts())
-
-    def torchvision_name(self) -> str | None:
-        """The torchvision network whose published weights fit this network's convolutions; None where there is none."""
-        return family_of(self).torchvision_name(self)
 
 
 def _shown(value: object) -> str:

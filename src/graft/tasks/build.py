@@ -24,6 +24,7 @@ from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.configured import recipe_of
 from graft.models.normalise import Normalise
+from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.system.device import compile_mode
 from graft.tasks.checks import check_class_weights
@@ -69,7 +70,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     preprocessing = resolve_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))
-    recipe.require_input_size(preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
+    require_input_size(recipe, preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
     epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs

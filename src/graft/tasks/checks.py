@@ -16,7 +16,7 @@ from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
 from graft.models.configured import recipe_of
-from graft.models.families import family_of
+from graft.models.registry import facts_of, family_of, require_input_size
 from graft.system.files import why_unreadable
 from graft.system.slurm import slurm_tasks
 from graft.tasks.locations import check_locations
@@ -323,9 +323,9 @@ def bundled_models() -> list[str]:
 
 def _network_and_input(config: TrainConfig) -> None:
     recipe = recipe_of(config)
-    facts = recipe.facts()
+    facts = facts_of(recipe)
     if config.data.preprocess.input_size is not None:
-        recipe.require_input_size(config.data.preprocess.input_size, "data.preprocess.input_size")
+        require_input_size(recipe, config.data.preprocess.input_size, "data.preprocess.input_size")
     if config.data.batch_size == 1 and (facts.batch_norm or facts.classifier == "pooled"):
         raise ConfigError(
             f"data.batch_size=1 and model={config.model.name} disagree: BatchNorm has nothing to average over in a "

@@ -13,6 +13,7 @@ from graft.errors import ConfigError, DataError, NotAvailable
 from graft.models.configured import recipe_of
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
+from graft.models.registry import torchvision_name
 from graft.system.progress import progress_bar
 from graft.tasks.checks import QUICKSTART
 
@@ -54,7 +55,7 @@ def unavailable_weights(recipe: Recipe, weights: str | None, *, only_known: bool
         weights: of `model.weights`.
         only_known: skip addresses that only torchvision or timm knows, which importing torch would tell.
     """
-    name = recipe.torchvision_name()
+    name = torchvision_name(recipe)
     address = None if name is None or weights is None else torchvision_address(name, weights)
     if weights is None or (address is None and only_known):
         return None

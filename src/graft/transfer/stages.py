@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from graft.models.families import family_of_network
 from graft.models.layouts import AUXILIARY, CLASSIFIER, FEATURES, HEAD, Stage
+from graft.models.registry import family_of_network
 
 if TYPE_CHECKING:
     from torch import nn

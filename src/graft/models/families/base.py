@@ -149,7 +149,7 @@ class ModelFamily(Protocol):
         """The parts that are frozen and unfrozen as a whole, from input to output; the last is `head`."""
         from graft.models.layouts import generic
 
-        return generic(network)
+        return generic(network, self.head(network))
 
     # -- weights
 

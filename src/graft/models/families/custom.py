@@ -122,7 +122,8 @@ class Custom(ModelFamily):
 
     def stages(self, network: "nn.Module") -> list[Stage]:
         declared = _declared(network, "stages")
-        return generic(network) if declared is None else _declared_stages(network, declared, self.head(network))
+        head = self.head(network)
+        return generic(network, head) if declared is None else _declared_stages(network, declared, head)
 
     def _supplied(self, recipe: "Recipe", num_classes: int) -> dict[str, int]:
         """The arguments that Graft adds."""

@@ -163,7 +163,7 @@ class Ours(ModelFamily):
     def stages(self, network: "nn.Module") -> "list[Stage]":
         from graft.models.layouts import by_max_pool
 
-        return by_max_pool(network)
+        return by_max_pool(network, self.head(network))
 
 
 def _shapes(network: "nn.Module") -> dict[str, tuple[int, ...]]:

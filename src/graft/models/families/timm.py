@@ -113,7 +113,7 @@ class Timm(ModelFamily):
         return _classifiers(getattr(network, "pretrained_cfg", {})) or super().head(network)
 
     def stages(self, network: "nn.Module") -> list[Stage]:
-        return by_max_pool(network) if type(network).__name__ == "VGG" else _grouped(network)
+        return by_max_pool(network, self.head(network)) if type(network).__name__ == "VGG" else _grouped(network)
 
     def published_weights(self, recipe: "Recipe", weights: str) -> "Published | None":
         from graft.models.published import Published, TorchHub
@@ -276,7 +276,7 @@ def _grouped(network: "nn.Module") -> list[Stage]:
     try:
         order = group_parameters(network, network.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
     except (AttributeError, AssertionError):  # a few have none, or none this coarse
-        return generic(network)
+        return generic(network, FAMILY.head(network))
     head = FAMILY.head(network)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     groups: dict[str, int] = {}
@@ -290,7 +290,7 @@ def _grouped(network: "nn.Module") -> list[Stage]:
     titles = {group: name for group, (_, name) in largest.items()} | {0: "stem"}
     top = order[f"{head[0]}.weight"]
     trunk = {name: titles[group] for name, group in groups.items() if group != top}
-    return cut_into_stages(network, sorted(groups, key=lambda name: groups[name]), trunk)
+    return cut_into_stages(network, head, sorted(groups, key=lambda name: groups[name]), trunk)
 
 
 FAMILY = Timm()

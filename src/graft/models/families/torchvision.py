@@ -123,7 +123,7 @@ class Torchvision(ModelFamily):
         facts = NETWORKS.get(recipe.name)
         if facts is None:
             if recipe.name not in classifiers():
-                raise _unknown(recipe.name)
+                raise ConfigError(f'model.name="{recipe.name}": no such network of torchvision.')
             facts = Facts(fixed_size=recipe.name.startswith(tuple(SIZED)))
         refuse_vgg_options(recipe, "torchvision")
         changes = {key: value for key in ("dropout", "input_size") if (value := getattr(recipe, key)) is not None}
@@ -178,21 +178,10 @@ class Torchvision(ModelFamily):
         return AUXILIARIES.get(type(network).__name__, ())
 
     def stages(self, network: "nn.Module") -> list[Stage]:
-        return LAYOUTS.get(type(network).__name__, generic)(network)
+        return LAYOUTS.get(type(network).__name__, generic)(network, self.head(network))
 
     def convert(self, network: "nn.Module", recipe: "Recipe", tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         return convert(network, tensors)
-
-
-def _unknown(name: str) -> ConfigError:
-    from graft.models.families import known_models, suggest_model
-    from graft.models.families.ours import NETWORKS as VGGS
-
-    return ConfigError(
-        f'model.name="{name}": no such network.{suggest_model(name, known_models())} '
-        f"There are {', '.join((*VGGS, *NETWORKS))}, every other torchvision classifier by its name, "
-        "any name with a model.table of layers, and with model=timm every network of timm."
-    )
 
 
 def builder_arguments(name: str, input_size: int | None) -> dict[str, Any]:
@@ -284,13 +273,13 @@ def halving(container: str, *above: str) -> Layout:
         above: what follows the row: modules of the last stage, then the container of the head or the head.
     """
 
-    def layout(network: "nn.Module") -> list[Stage]:
+    def layout(network: "nn.Module", head: tuple[str, ...]) -> list[Stage]:
         row = children_of(network, container)
         halves = [any(map(_is_halving, network.get_submodule(name).modules())) for name in row]
         numbers = [max(1, sum(halves[: i + 1])) for i in range(len(row))]
         trunk = {name: f"stage{number}" for name, number in zip(row, numbers, strict=True)}
         trunk |= dict.fromkeys(above[:-1], f"stage{numbers[-1]}")
-        return cut_into_stages(network, [*trunk, *(children_of(network, above[-1]) or above[-1:])], trunk)
+        return cut_into_stages(network, head, [*trunk, *(children_of(network, above[-1]) or above[-1:])], trunk)
 
     return layout
 
@@ -305,18 +294,18 @@ def _is_halving(module: "nn.Module") -> bool:
     return isinstance(module, PatchMerging | PatchMergingV2)
 
 
-def _transformer(network: "nn.Module") -> list[Stage]:
+def _transformer(network: "nn.Module", head: tuple[str, ...]) -> list[Stage]:
     """ViT: patches, class token and positions are the stem, each layer of the encoder is a stage."""
     layers = children_of(network, "encoder.layers")
     trunk = dict.fromkeys(("class_token", "conv_proj", "encoder.pos_embedding", "encoder.dropout"), "stem")
     trunk |= {name: name.rpartition(".")[2] for name in layers}
     trunk["encoder.ln"] = trunk[layers[-1]]
-    return cut_into_stages(network, [*trunk, *children_of(network, "heads")], trunk)
+    return cut_into_stages(network, head, [*trunk, *children_of(network, "heads")], trunk)
 
 
-def _maxvit(network: "nn.Module") -> list[Stage]:
+def _maxvit(network: "nn.Module", head: tuple[str, ...]) -> list[Stage]:
     trunk = {"stem": "stem"} | {name: f"block{i}" for i, name in enumerate(children_of(network, "blocks"), start=1)}
-    return cut_into_stages(network, [*trunk, *children_of(network, CLASSIFIER)], trunk)
+    return cut_into_stages(network, head, [*trunk, *children_of(network, CLASSIFIER)], trunk)
 
 
 LAYOUTS: Mapping[str, Layout] = {

@@ -13,9 +13,9 @@ from torch import nn
 
 from graft.data.preprocessing import Preprocessing
 from graft.errors import NotAvailable
-from graft.models.families import family_of
 from graft.models.families.base import at_input_size
 from graft.models.recipe import Recipe
+from graft.models.registry import family_of
 from graft.models.weights.finding import existing_file, find_published
 from graft.models.weights.fitting import fit, listed
 from graft.models.weights.grafting import describe_origins, graft_head, origins_by_name

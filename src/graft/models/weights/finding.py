@@ -4,9 +4,9 @@ from pathlib import Path
 
 from graft.errors import WeightsError, nearest
 from graft.models.configurations import BUNDLED
-from graft.models.families import family_of
 from graft.models.published import Published
 from graft.models.recipe import Recipe
+from graft.models.registry import family_of
 from graft.system.files import why_unreadable
 
 

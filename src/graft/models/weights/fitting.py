@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from graft.errors import WeightsError
-from graft.models.families import family_of, known_models
-from graft.models.heads import belongs, head_modules, top_modules
+from graft.models.heads import head_modules, top_modules
+from graft.models.layouts import belongs
 from graft.models.recipe import Recipe
+from graft.models.registry import family_of, known_models
 from graft.models.weights.reading import Source
 
 SHOWN = 6

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from graft.errors import ConfigError, nearest
-from graft.models.heads import belongs, head_modules
+from graft.models.heads import head_modules
+from graft.models.layouts import belongs
 
 KEY = "model.head_from"
 
