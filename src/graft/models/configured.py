@@ -9,7 +9,7 @@ from graft.config.schema import DataConfig, ModelConfig
 from graft.config.targets import TARGET, check_target, short_name
 from graft.data.preprocessing import Preprocessing
 from graft.models.recipe import Recipe
-from graft.models.registry import TARGETS, family_of
+from graft.models.registry import TARGETS, facts_of, family_of
 
 OPTIONS = ("name", "table", "batch_norm", "classifier", "dropout", "input_size", "average_pool")
 """Keys of `model` that are options of a recipe, where the network is Graft's, torchvision's or timm's."""
@@ -42,7 +42,9 @@ def recipe_of(config: HasModel | DictConfig) -> Recipe:
         options = {key: arguments.pop(key) for key in OPTIONS if key in arguments}
         if arguments:
             check_target("model", {TARGET: target, "name": model.name, **arguments}, supplied=("num_classes",))
-        return Recipe(**options, family=TARGETS[target])
+        recipe = Recipe(**options, family=TARGETS[target])
+        facts_of(recipe)  # refuses an unknown name, with the one that was probably meant
+        return recipe
     name, input_size = arguments.pop("name", short_name(target)), arguments.pop("input_size", None)
     return Recipe(name, input_size=input_size, target=target, arguments=arguments)
 
