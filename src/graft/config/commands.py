@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config.fields import Open, Parts, bounded, literal, same_range
+from graft.config.fields import Open, Parts, bounded, choice, literal, same_range
 from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig, ViewsConfig
 
 
@@ -53,7 +53,7 @@ class EvaluateConfig:
     """The whole configuration of `graft evaluate`."""
 
     checkpoint: str | None = literal(None)
-    split: str = "test"
+    split: str = choice("test", "test", "val", "train", "all")
     tta: bool | None = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """Views of test-time augmentation; empty: those of the run."""
@@ -81,7 +81,7 @@ class PredictConfig:
     show: bool = False
     folder: str = literal("outputs/predict")
     batch_size: int = bounded(32, least=1)
-    num_workers: int | str = bounded("auto", least=0)
+    num_workers: int | str = bounded("auto", least=0, words=("auto",))
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     trainer: InferenceConfig = field(default_factory=InferenceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -46,7 +46,7 @@ class PreprocessConfig:
     fit: str | None = choice(None, "crop", "squash")
     mean: list[float] | None = bounded(None, least=0, most=1, length=3)
     std: list[float] | None = bounded(None, above=0, length=3)
-    interpolation: str | None = None
+    interpolation: str | None = choice(None, "nearest", "bilinear", "bicubic")
 
 
 @dataclass

@@ -344,7 +344,7 @@ def _cache(config: TrainConfig) -> None:
     for key in ("mixup", "cutmix"):
         if alpha := getattr(config.augment, key):
             raise ConfigError(
-                f"cache=features and augment.{key}={alpha:g} disagree: images are mixed anew for each "
+                f"cache=features and augment.{key}={alpha:g} disagree: images are mixed again for each "
                 f"batch, before the frozen layers see them.\nUse augment.{key}=0, or cache=auto."
             )
 

@@ -1,17 +1,14 @@
 """Checks of the configuration of `graft evaluate`, `predict` and `export`, made before anything heavy is imported."""
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
-from graft.config.fields import check_ranges, one_of
+from graft.config.fields import check_ranges
 from graft.config.recorded import MODULE
 from graft.config.targets import check_target
 from graft.errors import ConfigError
 from graft.system.files import safe_name
 from graft.tasks.checks import check_views
-
-SPLITS = ("test", "val", "train", "all")
 
 
 def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:
@@ -30,11 +27,8 @@ def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
         ConfigError: names the key and the way out.
     """
     check_ranges(config, EvaluateConfig)
-    if config.checkpoint is None:
-        raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+    _require_checkpoint(config.checkpoint)
     _check_trust(config.trust)
-    one_of("split", config.split, SPLITS)
-    _check_preprocess(config.preprocess)
     if views := config.views.parts():
         check_views(views)
         if not config.tta:
@@ -74,9 +68,6 @@ def check_predictor(config: PredictConfig) -> None:
             "or model=vgg16 for ImageNet's 1,000 classes."
         )
     _check_trust(config.trust)
-    _check_preprocess(config.preprocess)
-    if isinstance(config.num_workers, str) and not config.num_workers.isdecimal():
-        one_of("num_workers", config.num_workers, ("auto",))
 
 
 def check_export(config: ExportConfig) -> None:
@@ -86,8 +77,7 @@ def check_export(config: ExportConfig) -> None:
         ConfigError: names the key and the way out.
     """
     check_ranges(config, ExportConfig)
-    if config.checkpoint is None:
-        raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+    _require_checkpoint(config.checkpoint)
     _check_trust(config.trust)
     if config.name is not None and config.name != safe_name(config.name, keep=" +,=@()"):
         raise ConfigError(
@@ -106,14 +96,12 @@ def sources_of(config: PredictConfig) -> list[str]:
     return [str(each) for each in config.source] if not isinstance(config.source, str | int) else [str(config.source)]
 
 
+def _require_checkpoint(checkpoint: str | None) -> None:
+    if checkpoint is None:
+        raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+
+
 def _check_trust(trust: Iterable[str]) -> None:
     for package in trust:
         if not MODULE.fullmatch(package):
             raise ConfigError(f"trust: {package!a} is not the name of a package. Give e.g. trust=[my_package].")
-
-
-def _check_preprocess(preprocess: Any) -> None:
-    if preprocess.fit is not None:
-        one_of("preprocess.fit", preprocess.fit, ("crop", "squash"))
-    if preprocess.interpolation is not None:
-        one_of("preprocess.interpolation", preprocess.interpolation, ("nearest", "bilinear", "bicubic"))

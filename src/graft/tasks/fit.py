@@ -262,10 +262,11 @@ def build(config: TrainConfig, folder: Path) -> TrainingParts:
     splits = available_data(config)
     check_class_weights(config.loss.class_weights, splits.classes)
     training = assemble_training(config, splits, device, folder, splits.fingerprint())
-    module, data = training.experiment.module, training.experiment.data
-    if with_margin(data.preprocessing, module.views) != data.preprocessing:
+    experiment = training.experiment
+    if data_for_test(training.config, experiment) is not experiment.data:
+        views = ",".join(experiment.module.views)
         raise ConfigError(
-            f"tta=true with views=[{','.join(module.views)}]: needs larger images for the test than for validation.\n"
+            f"tta=true with views=[{views}]: needs larger images for the test than for validation.\n"
             "Use views=[identity,hflip], or graft.train."
         )
     return training

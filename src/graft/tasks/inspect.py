@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from graft.config.commands import InspectConfig
-from graft.config.fields import check_ranges, one_of
+from graft.config.fields import check_ranges
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
 from graft.data.loading import locate, undivided
@@ -67,8 +67,6 @@ def check(config: InspectConfig) -> None:
     check_ranges(config, InspectConfig)
     config.data.name = checked_name(config.data.name, config.data._target_)
     check_source(config.data._target_, source_arguments(config.data, DataConfig))
-    if config.data.preprocess.fit is not None:
-        one_of("data.preprocess.fit", config.data.preprocess.fit, ("crop", "squash"))
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
     require_writable(Path(config.folder), "folder")
@@ -97,7 +95,7 @@ def open_collection(config: InspectConfig) -> Collection:
 
 
 def show(config: InspectConfig, seen: Inspection, found: list[Finding]) -> None:
-    """The report, on the terminal or whatever stands for it."""
+    """Print the report."""
     PlainConsole().print(tables(seen, found, title(config), config.rows))
 
 
