@@ -207,14 +207,14 @@ def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
             downloads.configure(config.download)
             from graft.tasks import fit  # torch and Lightning only now
 
-            training = fit.build(config, prepared.folder)
+            parts, trainer = fit.build(config, prepared.folder)
     except BaseException:
         with suppress(OSError):
             prepared.folder.rmdir()  # which fails unless it is empty
         raise
-    for note in training.notes:
+    for note in parts.notes:
         log.warning("note  %s", note)
-    return Built(training.experiment.module, training.experiment.data, training.trainer)
+    return Built(parts.module, parts.data, trainer)
 
 
 def load(checkpoint: Source | None, *overrides: str, trust: Sequence[str] = ()) -> "Predictor":

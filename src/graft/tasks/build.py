@@ -1,5 +1,6 @@
 """Builds what a run trains from its configuration and data: network, weights, transfer plan, module, loaders."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,25 +40,31 @@ class Experiment:
     """The module and the data of a run.
 
     Attributes:
+        config: of the run, with a number for data.batch_size.
         module: the network with its plan, loss and optimizer.
         data: the loaders.
         weights: the origin of the network's tensors.
         notes: for the user, before training, one sentence each.
     """
 
+    config: TrainConfig
     module: TransferModule
     data: TrainingData
     weights: WeightsReport
     notes: tuple[str, ...]
 
 
-def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
+def assemble(
+    config: TrainConfig, splits: Splits, folder: Path, fingerprint: str | None = None, notes: Sequence[str] = ()
+) -> Experiment:
     """Build the experiment of a configuration; the seed determines everything that is random in it.
 
     Args:
-        config: of the run, settled.
+        config: of the run, settled, with a number for data.batch_size.
         splits: the images.
         folder: of the run; the names of unreadable images are written there.
+        fingerprint: of the data, for the checkpoints.
+        notes: to add to those of the experiment.
 
     Raises:
         ConfigError, WeightsError: mistakes that show only with the weights or the classes.
@@ -96,13 +103,14 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
             "preprocessing": preprocessing.to_dict(),
             "config": plain(config),
             "weights": {"source": weights.source, "sha256": weights.sha256},
+            "fingerprint": fingerprint,
         },
         log_every=config.trainer.log_every_n_steps,
         views=build_views(config.tta, config.views.parts()),
         metrics=build_metrics(config.metrics, len(splits.classes)),
     )
-    notes = (*splits.notes, *weights.notes, *notes_on_random_layers(plan, weights))
-    return Experiment(module, data, weights, notes)
+    notes = (*splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes)
+    return Experiment(config, module, data, weights, notes)
 
 
 def loaders(
