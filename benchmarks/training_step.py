@@ -41,6 +41,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import noise, training
 from graft.data.splits import Splits
+from graft.learning.callbacks.build import build_callbacks
+from graft.learning.loggers import build_loggers
 from graft.models.normalise import Normalise
 from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device, choose_device
@@ -203,9 +205,9 @@ def by_graft(config: Any, splits: Splits, device: Device) -> float:
     watch = Stopwatch(device.root)
     with tempfile.TemporaryDirectory() as folder:
         experiment = assemble(config, splits, Path(folder))
-        trainer = build_trainer(experiment, device, Path(folder), extra=[watch])
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
+        built = build_callbacks(config, Path(folder), logging.getLogger("graft"))
+        callbacks = [watch, *(each for each in built if not isinstance(each, ModelCheckpoint))]
+        trainer = build_trainer(experiment, device, Path(folder), build_loggers(config.logger, Path(folder)), callbacks)
         with reuse_freed_memory(device.accelerator == "cpu" and config.trainer.keep_memory):
             trainer.fit(experiment.module, datamodule=experiment.data)
     return watch.step()

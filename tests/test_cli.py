@@ -56,7 +56,9 @@ def test_help_and_mistakes_do_not_import_torch(words: str, answer: str, tmp_path
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("task", ["evaluate checkpoint=nowhere", "train data=digits model=vgg_mini model.weights=WEIGHTS"])
+@pytest.mark.parametrize(
+    "task", ["evaluate checkpoint=nowhere", "train data=digits model=vgg_mini model.weights=WEIGHTS"]
+)
 def test_a_mistake_found_within_the_task_prints_its_message_and_nothing_else(task: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"no weights")

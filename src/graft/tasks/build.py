@@ -1,6 +1,8 @@
 """Builds what a run trains from its configuration and data: network, weights, transfer plan, module, loaders."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import nn
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
 from graft.data.augment import Augment
+from graft.data.augmenter import CustomTransforms
 from graft.data.datamodule import ImageDataModule
 from graft.data.foreign import ForeignDataModule, ModuleSplits
 from graft.data.preprocessing import Preprocessing
@@ -21,12 +24,15 @@ from graft.data.unreadable import UnreadableImages
 from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics
 from graft.learning.module import Objective, TransferModule
+from graft.learning.optimizers import build_optimizer
+from graft.learning.schedulers import Length, build_schedule
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.configured import recipe_of
 from graft.models.normalise import Normalise
 from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
+from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
 from graft.tasks.checks import check_class_weights
 from graft.transfer import TransferPlan, plan_transfer
@@ -69,9 +75,15 @@ def assemble(
     Raises:
         ConfigError, WeightsError: mistakes that show only with the weights or the classes.
     """
+    with seeded_everywhere(config.seed, "parts"):
+        objective = objective_of(config, splits)
+        metrics = build_metrics(config.metrics, len(splits.classes))
+        views = build_views(config.tta, config.views.parts())
     pl.seed_everything(config.seed, workers=True, verbose=False)
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
+    epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
+    refuse_unbuildable(config, splits, network, epochs)
     head_from = config.model.head_from
     weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
     preprocessing = resolve_preprocessing(config, weights)
@@ -80,7 +92,6 @@ def assemble(
     require_input_size(recipe, preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
     plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs)
     if config.trainer.compile:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
@@ -93,7 +104,7 @@ def assemble(
         plan,
         classes=splits.classes,
         preprocessing=preprocessing,
-        objective=objective_of(config, splits),
+        objective=objective,
         optimizer=config.optimizer,
         scheduler=config.scheduler,
         seed=config.seed,
@@ -106,11 +117,43 @@ def assemble(
             "fingerprint": fingerprint,
         },
         log_every=config.trainer.log_every_n_steps,
-        views=build_views(config.tta, config.views.parts()),
-        metrics=build_metrics(config.metrics, len(splits.classes)),
+        views=views,
+        metrics=metrics,
     )
     notes = (*splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes)
     return Experiment(config, module, data, weights, notes)
+
+
+def refuse_unbuildable(config: TrainConfig, splits: Splits, network: nn.Module, epochs: int | None) -> None:
+    """Build once, and drop, the parts that are built after the weights: weights may be downloaded, which takes long.
+
+    Args:
+        config: of the run, settled.
+        splits: the data.
+        network: without its weights; it is not changed.
+        epochs: of the run; None: no limit.
+
+    Raises:
+        ConfigError: a transform, the freeze policy, the optimizer or the schedule refuses its arguments.
+    """
+    with seeded_everywhere(config.seed, "trial"), without_log():
+        CustomTransforms(augment_of(config), config.seed)
+        plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs)
+        optimizer = build_optimizer(plan.groups, config.optimizer, fused=False)
+        per_epoch = max(1, len(splits.train) // (int(config.data.batch_size) * config.trainer.accumulate_grad_batches))
+        steps = per_epoch * (epochs or 1) if config.trainer.max_steps == -1 else config.trainer.max_steps
+        build_schedule(optimizer, config.scheduler, Length(steps, per_epoch))
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """A context without Graft's log: what is built in it is built again later, and logs then."""
+    log = logging.getLogger("graft")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def loaders(

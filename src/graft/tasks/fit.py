@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from graft.config.schema import TrainConfig
 from graft.data.foreign import ModuleSplits
@@ -17,16 +18,18 @@ from graft.data.training_data import TrainingData
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError
 from graft.features.cache import FeatureCache
+from graft.learning.callbacks.build import build_callbacks
 from graft.learning.callbacks.pruning import Pruning
 from graft.learning.callbacks.throughput import Throughput
 from graft.learning.checkpoints import BEST, PREVIOUS, read_checkpoint, resume_point
 from graft.learning.distributed import launch
+from graft.learning.loggers import build_loggers, finishing, log_best, log_choices
 from graft.learning.module import TransferModule
 from graft.learning.pruning import PRUNED
 from graft.learning.views import IDENTITY, with_margin
 from graft.review.evaluation_tables import accuracy_table
 from graft.review.layers import layer_table
-from graft.review.training_review import Review, RunChoices
+from graft.review.training_review import Review, RunChoices, build_figures
 from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device, choose_device, explaining_nondeterminism
 from graft.system.gpu_memory import explaining_out_of_memory
@@ -38,7 +41,7 @@ from graft.tasks.command_checks import overridden_keys
 from graft.tasks.data import available_data
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
-from graft.tasks.trainer import build_trainer, silence_lightning
+from graft.tasks.trainer import build_trainer, check_trainer_arguments, silence_lightning
 from graft.transfer import TransferPlan
 
 log = logging.getLogger("graft")
@@ -87,14 +90,28 @@ class Training:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
-def run(config: TrainConfig, splits: Splits, record: Run, resumption: Resumption | None = None) -> None:
-    """Train and test a run in as many processes as it is configured for; the results go to `record.summary`."""
+def run(
+    config: TrainConfig,
+    splits: Splits,
+    record: Run,
+    resumption: Resumption | None = None,
+    group: str | None = None,
+) -> None:
+    """Train and test a run in as many processes as it is configured for; the results go to `record.summary`.
+
+    Args:
+        config: of the run, settled.
+        splits: the data.
+        record: of the run.
+        resumption: the checkpoint that it resumes from; None for a new run.
+        group: name of the sweep that it is a job of, for trackers.
+    """
     device = choose_device(config.trainer)
     refuse_several_processes(config, splits, device)
     start_folder(record, resumption)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
     overrides = overridden_keys(record.summary["overrides"])
-    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint)
+    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint, group)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, config, splits, device, choices, record.folder)
     else:
@@ -145,33 +162,57 @@ def one_process(
     silence_lightning()
     keep = device.accelerator == "cpu" and config.trainer.keep_memory
     with reuse_freed_memory(keep), explaining_worker_failures():
-        return fit_and_test(prepare_training(config, splits, device, choices, folder))
+        return train_and_test(config, splits, device, choices, folder)
 
 
-def fit_and_test(training: Training) -> dict[str, Any]:
-    """Train, test the best checkpoint, and return the keys of the summary."""
-    validate_baseline(training)
-    fit(training)
-    return conclude(training, run_test(training))
+def train_and_test(
+    config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
+) -> dict[str, Any]:
+    """Train, test the best checkpoint, and return the keys of the summary; see `one_process` for the arguments."""
+    resume = resume_point(config.resume, folder)
+    step = None if resume is None else read_checkpoint(resume)["global_step"]
+    loggers = build_loggers(config.logger, folder, step, choices.group)  # may refuse, so before any long work
+    with finishing(loggers):
+        training = prepare_training(config, splits, device, choices, folder, resume, loggers)
+        validate_baseline(training)
+        fit(training)
+        return conclude(training, run_test(training))
 
 
 def prepare_training(
-    config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
+    config: TrainConfig,
+    splits: Splits,
+    device: Device,
+    choices: RunChoices,
+    folder: Path,
+    resume: Path | None,
+    loggers: Sequence[Logger],
 ) -> Training:
-    """Build everything that a run needs; see `one_process` for the arguments."""
-    resume = resume_point(config.resume, folder)
+    """Build everything that a run needs, first what may be refused; see `one_process` for the arguments."""
+    callbacks = refusable_callbacks(config, folder)
     experiment = build_experiment(config, splits, device, folder, choices.fingerprint, resume)
     config, module, data, notes = experiment.config, experiment.module, experiment.data, list(experiment.notes)
     test_data = data_for_test(experiment)  # refuses impossible views before training
     review = Review(config, module, data, folder, choices)
-    trainer = build_trainer(experiment, device, folder, resume, review.callbacks())
+    trainer = build_trainer(experiment, device, folder, loggers, [*callbacks, *review.callbacks()])
     log_plan(module.plan, config, device)
     for note in notes:
         log.info("note  %s", note)
     review.open(trainer, notes)
-    log_choices(trainer, choices)
+    log_choices(loggers, choices.choices, resuming=resume is not None)
     cache = FeatureCache(config, module, data, trainer, begins=load_weights_to_resume(module, resume))
     return Training(experiment, device, folder, resume, trainer, test_data, review, cache, notes)
+
+
+def refusable_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
+    """The callbacks, built before the weights, which may be downloaded, as an argument may be refused.
+
+    Raises:
+        ConfigError: an argument of a callback, of a figure or of Lightning's Trainer.
+    """
+    check_trainer_arguments(config.trainer)
+    build_figures(config.review.figures)
+    return build_callbacks(config, folder, log)
 
 
 def build_experiment(
@@ -221,6 +262,7 @@ def build(config: TrainConfig, folder: Path) -> tuple[Experiment, pl.Trainer]:
         )
     splits = available_data(config)
     check_class_weights(config.loss.class_weights, splits.classes)
+    callbacks, loggers = refusable_callbacks(config, folder), build_loggers(config.logger, folder)
     experiment = build_experiment(config, splits, device, folder, splits.fingerprint())
     if data_for_test(experiment) is not experiment.data:
         views = ",".join(experiment.module.views)
@@ -228,7 +270,7 @@ def build(config: TrainConfig, folder: Path) -> tuple[Experiment, pl.Trainer]:
             f"tta=true with views=[{views}]: needs larger images for the test than for validation.\n"
             "Use views=[identity,hflip], or graft.train."
         )
-    return experiment, build_trainer(experiment, device, folder)
+    return experiment, build_trainer(experiment, device, folder, loggers, callbacks)
 
 
 def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
@@ -298,6 +340,7 @@ def conclude(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
     """Write the review, close what is open, log the result, and return the keys of the summary."""
     training.review.conclude(training.trainer, metrics, read_checkpoint(training.best))
     training.cache.close()
+    log_best(training.trainer.loggers, metrics, training.trainer.global_step)
     for logger in training.trainer.loggers:
         logger.finalize("success")
     module = training.experiment.module
@@ -337,13 +380,6 @@ def summary_of(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
         "notes": [*training.notes, *training.cache.notes],
         "unreadable": data.unreadable.known() if data.unreadable else {},
     }
-
-
-def log_choices(trainer: pl.Trainer, choices: RunChoices) -> None:
-    """Log the run's choices as hyperparameters to loggers such as MLflow's; TensorBoard gets them from the review."""
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(dict(choices.choices))
 
 
 def load_weights_to_resume(module: TransferModule, resume: Path | None) -> int:

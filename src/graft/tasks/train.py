@@ -109,7 +109,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 "unused": dict(Counter(reason for _, reason in splits.unused)),
             },
         }
-        fit.run(config, splits, run, resumption)
+        fit.run(config, splits, run, resumption, command.folder.parent.name if command.in_sweep else None)
         if config.callbacks.keep == "none":
             run.summary["checkpoint"] = None
     if run.writes:  # summary.json says "finished" by now, so no checkpoint is needed to resume

@@ -8,29 +8,27 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from graft.config.schema import TrainConfig, TrainerConfig
-from graft.learning.callbacks.build import build_callbacks
+from graft.errors import ConfigError
 from graft.learning.callbacks.pruning import Pruning
 from graft.learning.checkpoint_writing import AtomicCheckpointIO
-from graft.learning.checkpoints import read_checkpoint
 from graft.learning.compat import validate_at_the_end_too
 from graft.learning.distributed import environment_of
-from graft.learning.loggers import build_loggers
 from graft.learning.pruning import TrialReporter
 from graft.system.device import Device, benchmark
 from graft.tasks.build import Experiment
-
-log = logging.getLogger("graft")
 
 
 def build_trainer(
     experiment: Experiment,
     device: Device,
     folder: Path,
-    resume: Path | None = None,
-    extra: Sequence[Callback] = (),
+    loggers: Sequence[Logger],
+    callbacks: Sequence[Callback],
 ) -> pl.Trainer:
     """Lightning's Trainer for a run.
 
@@ -38,18 +36,16 @@ def build_trainer(
         experiment: what it is to train.
         device: where to compute.
         folder: of the run.
-        resume: the checkpoint that the run resumes from, if any.
-        extra: callbacks in addition to those of the configuration.
+        loggers: of the run.
+        callbacks: of the run; one that prunes a trial of a search is added.
     """
     config, own = experiment.config, experiment.config.trainer
     batches = -(-experiment.data.steps_per_epoch // (device.devices * own.num_nodes))
-    resume_step = None if resume is None else read_checkpoint(resume)["global_step"]
-    loggers = build_loggers(config.logger, folder, resume_step)
     strategy: str | Strategy = "auto"
     if device.devices * own.num_nodes > 1:
         searches = not experiment.module.plan.static  # for parameters that are frozen in this epoch
         strategy = DDPStrategy(find_unused_parameters=searches, gradient_as_bucket_view=True)
-    callbacks = [*build_callbacks(config, folder, log), *extra, *pruning(config)]
+    callbacks = [*callbacks, *pruning(config)]
     trainer = pl.Trainer(
         accelerator=device.accelerator,
         devices=device.devices,
@@ -64,7 +60,7 @@ def build_trainer(
         deterministic=own.deterministic,  # type: ignore[arg-type]
         benchmark=benchmark(own, total_batches(own, batches)),
         log_every_n_steps=own.log_every_n_steps,
-        logger=loggers or False,
+        logger=list(loggers) or False,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO(), environment_of(own.strategy)],
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
@@ -79,6 +75,22 @@ def build_trainer(
     )
     validate_at_the_end_too(trainer)
     return trainer
+
+
+def check_trainer_arguments(config: TrainerConfig) -> None:
+    """Raise ConfigError for an argument of the group `trainer` that Lightning's Trainer refuses."""
+    for name, value in config.extra().items():
+        try:
+            pl.Trainer(
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                **{name: value},
+            )
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer.{name}={value}: refused by Lightning's Trainer ({error}).") from error
 
 
 def total_batches(config: TrainerConfig, batches: int) -> float:
