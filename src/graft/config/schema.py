@@ -95,6 +95,9 @@ class StrategyConfig:
     lr_multipliers: dict[str, float] = bounded(default_factory=dict, least=0)
     layer_decay: float | None = bounded(None, above=0, most=1)
     decay_norm_and_bias: bool = True
+    batch_norm_statistics: str = choice("update", "update", "keep")
+    """Running mean and variance of the BatchNorm layers that weights were loaded for: "update" averages them over the
+    training batches, "keep" leaves them as they are (evaluation mode), while weight and bias train."""
 
 
 @dataclass
