@@ -117,6 +117,7 @@ def test_a_real_cat_by_its_imagenet_classes(shared_weights: Path, tmp_path: Path
         ("optimizer.lrr=1", "Did you mean lr"),
         ("strategy.layer_decai=1", "strategy.layer_decai: there is no such key. Did you mean strategy.layer_decay"),
         ("seed=many", "Integer"),
+        ("hydra.run.dir=elsewhere", "folder=PATH"),
     ],
 )
 def test_a_mistyped_word_is_answered_as_on_the_command_line(word: str, answer: str) -> None:

@@ -107,6 +107,12 @@ def compose(*overrides: str, task: str = "train", config_dir: Source | None = No
     from graft.config.registration import SCHEMAS, register
     from graft.config.unknown_keys import refuse_unknown_keys
 
+    for word in overrides:
+        if word.lstrip("+").startswith("hydra") and not word.startswith("hydra.searchpath="):
+            raise ConfigError(
+                f"{word}: keys of Hydra itself have no effect from Python.\n"
+                "Leave it out; graft.train and graft.build take the run's folder as folder=PATH."
+            )
     register(task)
     words = quote_literals(overrides, task)
     if config_dir is not None:

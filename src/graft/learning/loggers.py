@@ -77,10 +77,11 @@ def build_loggers(
     try:
         for key, node in cfg.parts().items():
             run = TrackedRun(name, group, known.get(key))
-            loggers.append(_build(key, node, folder, resume_step, run))
-            if (tracker := tracker_of(loggers[-1])) is not None and _is_first_process():
+            logger = _build(key, node, folder, resume_step, run)
+            if (tracker := tracker_of(logger)) is not None and _is_first_process():
                 with tracker.opening(), _explaining(key, node):
-                    opened[key] = tracker.open(loggers[-1], run)
+                    opened[key] = tracker.open(logger, run)
+            loggers.append(logger)
     except BaseException:
         finish(loggers, success=False)
         raise

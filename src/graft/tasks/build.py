@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
@@ -36,6 +35,7 @@ from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
 from graft.tasks.checks import check_class_weights
 from graft.transfer import TransferPlan, plan_transfer
+from graft.transfer.plan import BATCH_NORMS
 
 SAMPLE = 5000
 """Number of training images from which a network computes fixed layers, such as whitening."""
@@ -92,7 +92,7 @@ def assemble(
     require_input_size(recipe, preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs)
+    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs, weights.loaded)
     if config.trainer.compile:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
     unreadable = UnreadableImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
@@ -124,7 +124,7 @@ def assemble(
     return Experiment(config, module, data, weights, notes)
 
 
-def refuse_unbuildable(config: TrainConfig, splits: Splits, network: nn.Module, epochs: int | None) -> None:
+def refuse_unbuildable(config: TrainConfig, splits: Splits, network: torch.nn.Module, epochs: int | None) -> None:
     """Build once, and drop, the parts that are built after the weights: weights may be downloaded, which takes long.
 
     Args:
@@ -241,5 +241,4 @@ def notes_on_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[s
 
 def has_batch_norm(network: torch.nn.Module) -> bool:
     """Whether any layer normalises over the batch."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return any(isinstance(module, kinds) for module in network.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in network.modules())
