@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
-from graft.config.schema import TrainConfig
+from graft.config.schema import AugmentConfig, TrainConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
@@ -309,6 +309,26 @@ def fit(training: Training) -> None:
             log.info("note  %s", note)
             training.notes.append(note)
     training.notes.extend([*([module.collapsed] if module.collapsed else []), *module.loss_monitor.notes()])
+    for note in notes_on_underfitting(training.experiment.config.augment, module.results):
+        log.info("note  %s", note)
+        training.notes.append(note)
+
+
+UNDERFITTING = 0.1
+"""Training accuracy this far below that of validation is put down to the augmentation."""
+
+
+def notes_on_underfitting(augment: AugmentConfig, metrics: Mapping[str, float]) -> list[str]:
+    """A note if augmented training images are much harder than those of validation; MixUp's labels have no accuracy."""
+    trained, validated = metrics.get("train/acc"), metrics.get("val/acc")
+    if trained is None or validated is None or augment == AugmentConfig() or augment.mixup or augment.cutmix:
+        return []
+    if validated - trained <= UNDERFITTING:
+        return []
+    return [
+        f"train/acc {trained:.2f} is far below val/acc {validated:.2f}: the augmented images are harder than they need "
+        "to be for this number of epochs. Try augment=light or augment=none, or train longer."
+    ]
 
 
 def run_test(training: Training) -> dict[str, float]:
