@@ -93,7 +93,7 @@ def test_outputs_that_cannot_be_written_are_named_without_a_stack_trace_or_torch
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])
-def test_a_refused_path_is_found_behind_what_it_caused(number: int) -> None:
+def test_a_refused_path_is_found_behind_a_later_exception(number: int) -> None:
     error = ValueError("Unable to configure handler 'file'")
     error.__cause__ = OSError(number, os.strerror(number), "/runs/train.log")
     said = explain(error)

@@ -48,9 +48,7 @@ def test_the_pins_lie_within_the_bounds_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_on_data_that_are_here_opens_no_connection(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_on_local_data_opens_no_connection(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:

@@ -63,7 +63,7 @@ def test_whole_run(words: tuple[str, ...]) -> None:
     assert "median ratio of 1 pairs" in text
 
 
-def test_gpu_tries_itself_out_on_a_cpu(tmp_path: Path) -> None:
+def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     text = said("benchmarks.gpu", "--device", "cpu", "--quick", "--minutes", "9", "--output", f"{tmp_path}/gpu.jsonl")
     results = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert {result["measurement"] for result in results} >= set(MEASUREMENTS)

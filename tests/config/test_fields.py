@@ -131,7 +131,7 @@ def test_invalid_values_are_refused_with_the_way_out(words: str) -> None:
     assert NONSENSE[words] in str(raised.value)
 
 
-def test_class_weights_by_name_fall_on_their_classes() -> None:
+def test_class_weights_by_name_apply_to_their_classes() -> None:
     for words, weights in (
         ("{bees: 3}", (1.0, 3.0, 1.0)),
         ("{2: 0.5, ants: 2}", (2.0, 1.0, 0.5)),

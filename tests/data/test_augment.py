@@ -37,7 +37,7 @@ def test_a_mistake_names_its_key(values: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("option", "batchable"), [("none", True), ("basic", True), ("imagenet", False), ("strong", False)]
 )
-def test_every_option_is_understood_and_known_to_be_batchable_or_not(option: str, batchable: bool) -> None:
+def test_every_option_is_batchable_exactly_if_it_can_augment_whole_batches(option: str, batchable: bool) -> None:
     from omegaconf import OmegaConf
 
     values = OmegaConf.to_container(OmegaConf.load(conf_dir() / "augment" / f"{option}.yaml"))
@@ -45,7 +45,7 @@ def test_every_option_is_understood_and_known_to_be_batchable_or_not(option: str
     assert Augment(**values).batchable is batchable  # type: ignore[arg-type]
 
 
-def test_a_resized_crop_without_numbers_has_imagenet_s() -> None:
+def test_a_resized_crop_defaults_to_the_imagenet_settings() -> None:
     assert Augment(random_resized_crop={}).resized_crop_ranges() == {
         "scale": (0.08, 1.0),
         "ratio": (3 / 4, 4 / 3),

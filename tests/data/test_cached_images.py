@@ -35,7 +35,7 @@ def same(one: Tensor, other: Image.Image | Tensor) -> bool:
     return torch.equal(one, as_pixels(other))
 
 
-def test_they_are_read_once_and_stay_the_same(images: ImageSet) -> None:
+def test_cached_images_are_read_once_and_do_not_change(images: ImageSet) -> None:
     held = CachedImages(images, bytes_when_decoded(images))
     first = [held.load(index) for index in (2, 0, 1)]
     assert images.paths is not None
@@ -45,7 +45,7 @@ def test_they_are_read_once_and_stay_the_same(images: ImageSet) -> None:
     assert first[2].shape == (3, 31, 57)  # upright
 
 
-def test_a_worker_process_that_is_started_anew_has_what_was_decoded(images: ImageSet) -> None:
+def test_a_restarted_worker_process_has_the_decoded_images(images: ImageSet) -> None:
     held = CachedImages(images, bytes_when_decoded(images))
     assert list(held.decode()) == [1, 2, 3]
     pictures = [images.load(index) for index in range(3)]
@@ -55,7 +55,7 @@ def test_a_worker_process_that_is_started_anew_has_what_was_decoded(images: Imag
     assert all(same(moved.load(index), picture) for index, picture in enumerate(pictures))
 
 
-def test_what_does_not_fit_is_decoded_each_time(images: ImageSet) -> None:
+def test_images_that_do_not_fit_are_decoded_each_time(images: ImageSet) -> None:
     held = CachedImages(images, 3 * 40 * 30 + 3 * 8 * 9 + 1)
     for _ in range(2):
         assert all(same(held.load(index), images.load(index)) for index in range(3))
@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_decoded_each_time(images: ImageSet) -> None:
         held.load(1)
 
 
-def test_one_that_cannot_be_read_is_told_of_when_its_turn_comes(images: ImageSet) -> None:
+def test_an_unreadable_image_is_reported_when_it_is_used(images: ImageSet) -> None:
     assert images.paths is not None
     images.paths[1].write_bytes(images.paths[1].read_bytes()[:200])
     held = CachedImages(images, bytes_when_decoded(images))
@@ -109,6 +109,6 @@ def test_without_a_random_crop_nothing_is_reduced() -> None:
     assert Augment(horizontal_flip=0.5, policy="rand").min_side(224) == 0
 
 
-def test_joined_and_selected_sets_keep_their_least_side(images: ImageSet) -> None:
+def test_joined_and_selected_sets_keep_their_minimum_side(images: ImageSet) -> None:
     set_ = replace(images, min_side=77)
     assert set_.select([2, 0]).min_side == set_.join(set_).min_side == 77

@@ -63,7 +63,7 @@ def of_everything(source: Draws, epoch: int, indices: np.ndarray) -> list[list[A
 
 
 @pytest.mark.parametrize("policy", [None, "trivial", "rand", "auto"])
-def test_what_an_image_gets_does_not_depend_on_its_batch(policy: str | None) -> None:
+def test_the_draws_of_an_image_do_not_depend_on_its_batch(policy: str | None) -> None:
     source = draws(**EVERYTHING | {"policy": policy})
     indices = np.array([41, 3, 3, 0, 77, 12])
     together = of_everything(source, 5, indices)
@@ -73,7 +73,7 @@ def test_what_an_image_gets_does_not_depend_on_its_batch(policy: str | None) -> 
     assert together != of_everything(draws(1, **EVERYTHING | {"policy": policy}), 5, indices)
 
 
-def test_an_ingredient_changes_no_other_one() -> None:
+def test_an_additional_operation_does_not_change_the_draws_of_the_others() -> None:
     alone, among = draws(horizontal_flip=0.5), draws(**EVERYTHING)
     assert (alone.moves(2, MANY)[:, 3] == among.moves(2, MANY)[:, 3]).all()
 

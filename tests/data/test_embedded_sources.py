@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from graft.data.sources import digits, faces
 
 
-def test_five_shots_of_faces_leave_the_rest_to_test() -> None:
+def test_with_five_shots_of_faces_the_other_images_are_the_test_set() -> None:
     splits = load("faces", None, shots=5)
     assert splits.counts() == {
         "train": {"face": 5, "no_face": 5},
@@ -24,7 +24,7 @@ def test_five_shots_of_faces_leave_the_rest_to_test() -> None:
     assert set(splits.train.names) != set(load("faces", None, shots=5, seed=1).train.names)
 
 
-def test_faces_are_photographs_and_the_others_darker_background() -> None:
+def test_faces_are_photographs_and_the_other_class_is_darker_background() -> None:
     """lfw_subset's first hundred are the faces: bright in the middle, unlike the rest."""
     pool = load("faces", None)
     pixels = np.concatenate([part.pixels for part in pool.parts().values() if part.pixels is not None])

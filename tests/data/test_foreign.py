@@ -67,7 +67,7 @@ def evaluated(folder: Path, *words: str) -> dict[str, Any]:
         (["data._target_=data_parts.Nameless"], "does not say which classes there are"),
     ],
 )
-def test_what_a_data_module_cannot_do_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
+def test_options_that_a_data_module_cannot_support_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises((ConfigError, DataError)) as raised:
         graft.train(*WORDS, *words, folder=tmp_path / "run", echo=False)
     assert message in str(raised.value)

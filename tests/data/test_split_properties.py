@@ -47,7 +47,7 @@ def counted(labels: list[int], side: list[int]) -> Counter[int]:
 
 
 @given(labels(), SEEDS, st.data())
-def test_a_split_draws_exactly_what_is_wanted(labels: list[int], seed: int, data: st.DataObject) -> None:
+def test_a_split_draws_exactly_the_requested_counts(labels: list[int], seed: int, data: st.DataObject) -> None:
     wanted = {
         label: data.draw(st.integers(0, count - 1)) for label, count in counted(labels, range(len(labels))).items()
     }  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def test_shots_are_exact_and_fewer_are_among_more(labels: list[int], seed: int) 
 
 
 @given(labels(least=3), SEEDS, st.randoms(use_true_random=False))
-def test_what_a_class_draws_does_not_depend_on_where_the_others_stand(
+def test_the_draw_of_a_class_does_not_depend_on_the_order_of_the_others(
     labels: list[int], seed: int, chance: random.Random
 ) -> None:
     """The k-th image of a class goes to the same side, however the classes are mixed."""
@@ -156,7 +156,7 @@ OPTIONS = st.fixed_dictionaries(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(folders(), OPTIONS, st.integers(0, 5), st.randoms(use_true_random=False))
-def test_any_folder_is_divided_completely_evenly_and_the_same_in_whatever_order_it_is_listed(
+def test_any_folder_is_split_completely_evenly_and_independently_of_the_listing_order(
     classes: dict[str, list[str]], options: dict[str, Any], seed: int, chance: random.Random
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -71,7 +71,7 @@ def test_a_strip_of_any_length_takes_no_more_memory_than_a_photograph(
     assert made
 
 
-def test_of_a_long_strip_the_middle_is_seen() -> None:
+def test_of_a_long_strip_the_centre_is_evaluated() -> None:
     ours = Preprocessing(input_size=48, resize_size=56)
     strip = picture(60, 40).resize((60, 40)).resize((1000, 20), Image.Resampling.BICUBIC)
     theirs = ImageClassification(crop_size=48, resize_size=56)
@@ -130,7 +130,7 @@ def test_a_decoded_picture_and_its_pixels_give_the_same(augment: Augment) -> Non
         assert torch.equal(*given)
 
 
-def test_training_without_augmentation_is_evaluation() -> None:
+def test_training_without_augmentation_equals_evaluation() -> None:
     preprocessing = Preprocessing(input_size=32, resize_size=40)
     assert torch.equal(augmented(picture(), preprocessing, Augment()), eval_transform(preprocessing)(picture()))
 

@@ -73,7 +73,7 @@ def test_a_broken_file_stops_the_run_before_torch_is_imported(photos: Path, tmp_
     assert run.summary["status"] == "failed"
 
 
-def test_skip_trains_on_and_reports_excluded_and_unreadable_images(photos: Path, tmp_path: Path) -> None:
+def test_skip_continues_training_and_reports_excluded_and_unreadable_images(photos: Path, tmp_path: Path) -> None:
     before = {(file, file.lstat().st_mtime_ns) for file in photos.rglob("*")}
     words = (*SMALL, f"data.root={photos}", "data.on_error=skip", "data.resident_gb=0", "data.num_workers=1")
     run = succeeded(train(tmp_path / "run", *words))

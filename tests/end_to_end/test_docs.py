@@ -183,7 +183,7 @@ def save_digits(folder: Path) -> None:
         images.load(index).save(file)
 
 
-def test_there_are_examples_on_every_page() -> None:
+def test_every_page_has_examples() -> None:
     pages: Any = {page for page, _, _ in examples()}
     assert pages >= {page.name for page in PAGES} - {GENERATED, "architecture.md"}
 

@@ -38,7 +38,7 @@ def test_all_six_networks_have_all_three_strategies() -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_tutorial_s_settings(network: str) -> None:
+def test_the_tutorial_s_settings_compose(network: str) -> None:
     config = composed(f"experiment=hymenoptera_{network}_finetune")
     assert config.model.name == network
     assert (config.data.batch_size, config.trainer.max_epochs) == (8, 15)

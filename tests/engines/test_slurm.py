@@ -100,7 +100,7 @@ def test_two_tasks_of_srun_make_one_run_that_equals_one_process(slurm: dict[str,
         assert got[name] == pytest.approx(one.summary["metrics"][name], abs=1e-4)
 
 
-def test_a_job_of_two_tasks_that_is_queued_again_goes_on_in_its_folder(slurm: dict[str, str], tmp_path: Path) -> None:
+def test_a_requeued_job_of_two_tasks_resumes_in_its_folder(slurm: dict[str, str], tmp_path: Path) -> None:
     words = " ".join([sys.executable, TRAIN, *WITHOUT_NORM, "trainer=ddp_slurm", "trainer.max_epochs=40"])
     script = tmp_path / "job.sh"
     script.write_text(

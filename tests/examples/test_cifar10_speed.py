@@ -78,7 +78,7 @@ def test_each_convolution_is_initialised_as_the_identity() -> None:
             assert torch.allclose(layer(maps)[:, : layer.in_channels], maps, atol=1e-6)
 
 
-def test_it_takes_images_of_nine_pixels_and_more() -> None:
+def test_the_network_accepts_images_of_nine_pixels_and_more() -> None:
     for side in (9, 32, 47):
         assert build_network(RECIPE, 7)(torch.randn(2, 3, side, side)).shape == (2, 7)
 
@@ -284,7 +284,7 @@ def test_two_epochs_show_each_image_from_both_sides() -> None:
 
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])
-def test_images_flipped_one_by_one_and_in_batches_are_equal_to_the_bit(device: torch.device | None) -> None:
+def test_images_flipped_singly_and_in_batches_are_equal_to_the_bit(device: torch.device | None) -> None:
     for epoch in range(3):
         one_by_one, batch = of_epoch(in_files(AUGMENT), epoch), of_epoch(in_a_block(AUGMENT, device), epoch)
         assert torch.equal(one_by_one, batch)

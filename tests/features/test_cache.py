@@ -120,14 +120,14 @@ def test_the_summary_says_what_was_cached(cached: SimpleNamespace, shared: Workp
     assert 0 < train["seconds"] <= cached.cache["seconds"]
 
 
-def test_runs_with_other_heads_and_rates_share_the_features(cached: SimpleNamespace, shared: Workplace) -> None:
+def test_runs_with_different_heads_and_rates_share_the_features(cached: SimpleNamespace, shared: Workplace) -> None:
     other = shared.fit("other", "seed=5", "data.val_fraction=0", "optimizer.lr=0.5", "trainer.test=true")
     assert not parts(other)["test"]["computed"], "the same test images, whatever the seed"
     again = shared.fit("again", "optimizer.lr=0.5", "optimizer=adamw", "data.batch_size=7")
     assert not any(entry["computed"] for entry in parts(again).values())
 
 
-def test_with_as_many_views_as_epochs_augmented_training_is_the_same_too(place: Workplace) -> None:
+def test_with_one_view_per_epoch_augmented_training_is_the_same(place: Workplace) -> None:
     both = [place.fit(name, "augment=imagenet", *extra) for name, *extra in (("on", "cache.views=9"), ("off",))]
     assert parts(both[0])["train"]["views"] == 4, "no more than there are epochs"
     assert "train" not in parts(both[1]), "that would change what it sees"
@@ -135,7 +135,7 @@ def test_with_as_many_views_as_epochs_augmented_training_is_the_same_too(place: 
     assert_same(*both)
 
 
-def test_fewer_views_come_in_turn(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_views_than_epochs_alternate(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[int, torch.Tensor] = {}
     step = TransferModule.training_step
 
@@ -164,14 +164,14 @@ LINEAR = "model.classifier=linear"
 """A head without BatchNorm."""
 
 
-def test_layers_with_dropout_above_the_cut_draw_the_same_chance(place: Workplace) -> None:
+def test_dropout_above_the_cut_is_drawn_identically(place: Workplace) -> None:
     on, off = (place.fit(mode, LINEAR, "model.dropout=0.5", f"cache={mode}") for mode in ("features", "none"))
     assert (parts(on)["train"]["cut"], parts(on)["val"]["cut"]) == ("avgpool/flatten", "classifier.0")
     for key, tensor in on.weights.items():
         torch.testing.assert_close(tensor, off.weights[key], rtol=0, atol=1e-5)
 
 
-def test_the_same_command_twice_gives_the_same_bits_whether_computed_or_found(place: Workplace) -> None:
+def test_computed_and_cached_features_give_bit_identical_runs(place: Workplace) -> None:
     overrides = ("augment=basic", "cache=features", "callbacks.ema=0.5", "trainer.precision=bf16-mixed")
     first, second = place.fit("first", *overrides), place.fit("second", *overrides)
     assert (parts(first)["train"]["computed"], parts(second)["train"]["computed"]) == (True, False)
@@ -180,7 +180,9 @@ def test_the_same_command_twice_gives_the_same_bits_whether_computed_or_found(pl
     assert equal(first, second)
 
 
-def test_what_does_not_fit_is_left_and_said(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
+def test_features_that_do_not_fit_are_not_cached_and_a_note_says_so(
+    place: Workplace, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "graft")
     run = place.fit("run", "cache.max_gb=5e-5", "trainer.max_epochs=1")
     assert parts(run).keys() == {"val"}
@@ -237,7 +239,7 @@ def test_a_file_in_place_of_the_cache_is_named_and_does_not_stop_training(place:
     assert place.cache.read_text() == "notes"
 
 
-def test_it_says_what_views_would_gain(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_suggests_cached_views(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "graft")
     place.fit("run", "augment=basic", "trainer.max_epochs=5", "trainer.limit_train_batches=1")
     assert "cache.views=4" not in caplog.text, "an epoch of one batch would not gain"
@@ -245,14 +247,14 @@ def test_it_says_what_views_would_gain(place: Workplace, caplog: pytest.LogCaptu
     assert "4 passes through the frozen layers instead of 5" in caplog.text
 
 
-def test_networks_without_a_frozen_beginning_train_as_ever(place: Workplace) -> None:
+def test_networks_without_a_frozen_prefix_train_unchanged(place: Workplace) -> None:
     run = place.fit("run", "freeze=custom", "freeze.patterns=['*bias']", "trainer.max_epochs=1")
     assert run.cache is None
     with pytest.raises(ConfigError, match="cache=features: no frozen layer comes before the first that trains"):
         place.fit("asked", "freeze=custom", "freeze.patterns=['*bias']", "cache=features")
 
 
-def test_combinations_that_cannot_be_are_refused(place: Workplace) -> None:
+def test_impossible_combinations_are_refused(place: Workplace) -> None:
     for overrides, said in {
         ("strategy=finetune",): "cache=features and freeze=none disagree",
         ("augment.mixup=0.2",): r"cache=features and augment\.mixup=0\.2 disagree",
@@ -265,7 +267,7 @@ def test_combinations_that_cannot_be_are_refused(place: Workplace) -> None:
             place.config("cache=features", *overrides)
 
 
-def test_nothing_is_written_below_the_users_pictures(place: Workplace) -> None:
+def test_nothing_is_written_into_the_users_image_folder(place: Workplace) -> None:
     for number in range(12):
         file = place.folder / "photos" / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +279,7 @@ def test_nothing_is_written_below_the_users_pictures(place: Workplace) -> None:
     assert sorted((place.folder / "photos").rglob("*")) == before
 
 
-def test_labels_put_right_by_moving_the_files_train_on_the_features_of_what_is_there(
+def test_after_files_are_moved_between_classes_training_uses_the_right_features(
     place: Workplace, shared_data: Path
 ) -> None:
     """Of one size in bytes and one time of change, as photographs converted to bitmaps and unpacked from a zip are."""
@@ -301,21 +303,21 @@ def test_labels_put_right_by_moving_the_files_train_on_the_features_of_what_is_t
     assert not equal(cached, wrong, names="classifier")
 
 
-def test_only_views_tell_runs_apart(place: Workplace) -> None:
+def test_of_the_cache_options_only_views_distinguish_runs(place: Workplace) -> None:
     configs = [place.config(*extra) for extra in ((), ("cache=none", "cache.max_gb=1"), ("cache.views=2",))]
     told = [choices(plain(config), {}) for config in configs]  # type: ignore[arg-type]
     assert told[0] == told[1]
     assert {key for key in told[2] if told[2][key] != told[0][key]} == {"cache.views"}
 
 
-def test_images_mixed_or_only_partly_seen_pass_the_whole_network(place: Workplace) -> None:
+def test_mixed_images_and_limited_batches_pass_through_the_whole_network(place: Workplace) -> None:
     mixed = place.fit("mixed", "augment.mixup=0.2", "trainer.max_epochs=2")
     assert parts(mixed).keys() == {"val"}
     limited = place.fit("limited", "trainer.limit_val_batches=1", "trainer.limit_train_batches=1")
     assert limited.cache is None
 
 
-def test_features_are_computed_batch_by_batch_and_the_images_are_let_go(place: Workplace) -> None:
+def test_features_are_computed_batch_by_batch_and_the_images_are_released(place: Workplace) -> None:
     config = place.config()
     splits = open_data(config)
     preprocessing = default_preprocessing(recipe_of(config), "bundled")
@@ -351,9 +353,7 @@ def test_two_processes_share_one_cache(tmp_path: Path, place: Workplace) -> None
 
 
 @pytest.mark.parametrize("resident_gb", [0, 1])
-def test_images_that_cannot_be_read_leave_no_features_of_others_in_their_place(
-    place: Workplace, resident_gb: float
-) -> None:
+def test_unreadable_images_do_not_shift_the_features_of_others(place: Workplace, resident_gb: float) -> None:
     """With data.on_error=skip others stand in for them, with their own labels: nothing for a store that runs share."""
     photos = place.folder / "photos"
     for label, name in enumerate(("a", "b")):

@@ -66,7 +66,7 @@ def content(stored: Stored) -> Tensor:
     return features.pick(torch.arange(ROWS))[0][:, 0]
 
 
-def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
+def test_stored_features_are_not_recomputed(tmp_path: Path) -> None:
     source = Source()
     first, second = obtain(tmp_path, source), obtain(tmp_path, source)
     assert (source.made, first.computed, second.computed) == (1, True, False)
@@ -100,7 +100,7 @@ def relabel(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [shorten, flip, lose, spoil, relabel])
-def test_damaged_features_are_computed_anew(damage, tmp_path: Path) -> None:
+def test_damaged_features_are_recomputed(damage, tmp_path: Path) -> None:
     source = Source()
     damage(obtain(tmp_path, source).files[0].parent)
     again = obtain(tmp_path, source)
@@ -137,7 +137,7 @@ def test_two_processes_compute_everything_once_and_each_other_wait(tmp_path: Pat
     assert {total for _, _, total in said} == {sum(range(ROWS))}
 
 
-def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path) -> None:
+def test_the_least_recently_used_features_are_evicted_unless_in_use(tmp_path: Path) -> None:
     made = {name: obtain(tmp_path, Source(name)).files[0].parent for name in "abc"}
     for age, name in enumerate("bca"):  # b was used last, a first
         os.utime(made[name] / "meta.json", (1e9 - age, 1e9 - age))
@@ -152,7 +152,7 @@ def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path
     assert {name for name, folder in made.items() if folder.is_dir()} == {"b"}
 
 
-def test_features_that_find_no_room_are_refused(tmp_path: Path) -> None:
+def test_features_larger_than_the_limit_are_refused(tmp_path: Path) -> None:
     using = FeatureStore(tmp_path, 10 * SIZE)
     using.obtain([Source("a").wanted()])
     refused = FeatureStore(tmp_path, 2 * SIZE)
@@ -201,7 +201,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def test_what_else_lies_in_the_cache_folder_is_neither_counted_nor_removed(tmp_path: Path) -> None:
+def test_other_files_in_the_cache_folder_are_neither_counted_nor_removed(tmp_path: Path) -> None:
     for name in ("backup/photos", "flowers/daisy", "0" * 64, f"{'1' * 64}.part"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "0.bin").write_bytes(bytes(100 * SIZE))
@@ -213,7 +213,7 @@ def test_what_else_lies_in_the_cache_folder_is_neither_counted_nor_removed(tmp_p
     assert everything(tmp_path) == before
 
 
-def test_what_a_person_put_into_the_store_stays(tmp_path: Path) -> None:
+def test_user_files_in_the_store_are_kept(tmp_path: Path) -> None:
     old = obtain(tmp_path, Source("a")).files[0].parent
     noted = obtain(tmp_path, Source("b")).files[0].parent
     (noted / "notes.txt").write_text("best features so far")
@@ -233,7 +233,7 @@ def test_what_a_person_put_into_the_store_stays(tmp_path: Path) -> None:
     assert (elsewhere / "0.bin").exists()
 
 
-def test_a_folder_of_that_name_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_the_store_s_name_that_graft_did_not_create_is_refused(tmp_path: Path) -> None:
     (tmp_path / FEATURES).mkdir()
     (tmp_path / FEATURES / "mine.txt").write_text("mine")
     with pytest.raises(NotOurs, match="not made by Graft"):
@@ -243,7 +243,7 @@ def test_a_folder_of_that_name_that_somebody_else_made_is_refused(tmp_path: Path
     assert obtain(tmp_path, Source()).computed, "an empty one was made for it"
 
 
-def test_a_damaged_entry_with_a_persons_file_in_it_is_not_removed(tmp_path: Path) -> None:
+def test_a_damaged_entry_that_contains_a_user_file_is_not_removed(tmp_path: Path) -> None:
     folder = obtain(tmp_path, Source()).files[0].parent
     flip(folder)
     (folder / "notes.txt").write_text("mine")
@@ -281,7 +281,7 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_holder_is_followed_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_killed_holder_releases_its_claim_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     killed = forked(compute_and_stop, tmp_path, "a", signal.SIGKILL)
     killed.join()
     [left] = folders(tmp_path)
@@ -297,7 +297,7 @@ def state_of(pid: int | None) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
+def test_a_stopped_holder_is_named_and_the_wait_has_a_limit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "graft")
@@ -317,7 +317,7 @@ def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
     assert [path.name for path in folders(tmp_path)] == [mine.files[0].parent.name]
 
 
-def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_hanging_holder_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"RENEWAL_SECONDS": 0.05, "EXPIRY_SECONDS": 0.5, "HUNG_SECONDS": 0.5}.items():
         monkeypatch.setattr(leases, name, seconds)
     hanging = forked(obtain, tmp_path, Source(pause=3600))
@@ -327,7 +327,7 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypa
     hanging.join()
 
 
-def test_a_holder_that_works_is_waited_for_however_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_working_holder_has_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEWAL_SECONDS", 0.05)
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", 2.0)
     working = forked(obtain, tmp_path, Source(pause=0.25))
@@ -372,7 +372,7 @@ def use(host: str, folder: Path, held: Event, until: Event) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_another_host_uses_stays_until_it_has_long_been_silent(
+def test_features_in_use_on_another_host_are_kept_until_its_lease_expires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_working_locks(monkeypatch)
@@ -393,7 +393,7 @@ def test_what_another_host_uses_stays_until_it_has_long_been_silent(
     assert folders(tmp_path) == [kept]
 
 
-def test_a_claim_whose_holder_is_new_is_not_cleared_with_the_old_one(tmp_path: Path) -> None:
+def test_a_claim_with_a_new_holder_is_not_cleared_with_the_old_one(tmp_path: Path) -> None:
     old = leases.Lease(tmp_path / "claim")
     watch = leases.Watch(tmp_path / "claim")
     watch.read()
@@ -442,7 +442,7 @@ def test_a_second_user_shares_the_cache(mode: int, expected: list[object], monke
             os.umask(before)
 
 
-def test_sizes_are_told_in_words() -> None:
+def test_sizes_are_formatted_with_units() -> None:
     assert [readable_size(size) for size in (12, 3_900_000, 2e10, 5e12)] == [
         "12 bytes",
         "3.9 MB",

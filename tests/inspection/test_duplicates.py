@@ -58,7 +58,7 @@ def test_all_photographs_of_a_real_set_are_different(shared_data: Path) -> None:
     assert groups_of([read_image(path) for _, path in files[::4]]) == []
 
 
-def test_spots_at_other_places_are_other_pictures() -> None:
+def test_different_positions_of_a_spot_are_different_images() -> None:
     """Nearly all bits of a dark picture's hash are 0, whatever is on it."""
     chance = np.random.RandomState(0)
     pictures = []
@@ -85,14 +85,14 @@ def test_all_pairs_within_the_distance_are_found_and_no_others(most: int) -> Non
     assert wanted
 
 
-def test_pairs_come_in_blocks_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_pairs_comes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graft.inspection.duplicates._PAIRS", 50)
     words = np.zeros((40, 8), np.uint16)
     found = [pair for one, other in near_pairs(words) for pair in zip(one.tolist(), other.tolist(), strict=True)]
     assert set(found) == {(i, j) for j in range(40) for i in range(j)}
 
 
-def test_what_is_near_by_way_of_others_is_one_group() -> None:
+def test_transitively_similar_images_are_one_group() -> None:
     """A row of pictures, each 10 bits from the next: the first and the last are far apart."""
     rows = np.zeros((5, 128), bool)
     for step in range(5):

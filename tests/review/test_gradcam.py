@@ -23,7 +23,7 @@ class Corner(nn.Module):
         return self.fc(self.features(images).mean((2, 3)))
 
 
-def test_the_place_that_speaks_for_the_class_is_lit() -> None:
+def test_the_region_that_supports_the_class_is_highlighted() -> None:
     images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     images[0, 0, :4, :4] = 200  # class 0 in the upper left corner
     images[1, 1, 4:, 4:] = 100  # class 1 in the lower right one
@@ -39,7 +39,7 @@ FAMILIES = ("vgg_mini", "alexnet", "resnet18", "squeezenet1_0", "densenet121", "
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_has_a_map_and_stays_as_it_was(name: str) -> None:
+def test_every_family_has_a_map_and_is_unchanged(name: str) -> None:
     torch.manual_seed(0)
     network = build_network(Recipe(name), 3)
     network.train()
@@ -91,7 +91,7 @@ class ClassToken(nn.Module):
         return self.head(self.blocks(torch.cat([torch.zeros_like(tokens[:, :1]), tokens], 1))[:, 0])
 
 
-def test_the_patches_of_a_vision_transformer_that_raise_the_score_are_lit() -> None:
+def test_the_patches_of_a_vision_transformer_that_raise_the_score_are_highlighted() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     images[0, 0, :4, :4] = images[1, 1, 4:, 4:] = 200
     heat = grad_cam(ClassToken(), images, torch.tensor([0, 1]), lambda pixels: pixels.float())

@@ -27,7 +27,7 @@ def drawn(count: int, classes: int) -> Predictions:
     )
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     predictions, names = drawn(30, 3), [f"개/{i}.jpg" for i in range(30)]
     image = np.random.default_rng(0).integers(0, 255, (224, 224, 3)).astype(np.uint8)
     write_record(tmp_path, record_of(predictions, "test", ["개", "b", "c"], names, [(4, image), (9, image)]))
@@ -47,7 +47,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert said == {digest(names[i]): (predictions.labels[i], predictions.predicted[i]) for i in range(30)}
 
 
-def test_it_stays_under_two_megabytes_with_a_thousand_classes_and_fifty_thousand_images(tmp_path: Path) -> None:
+def test_a_record_of_fifty_thousand_images_of_a_thousand_classes_is_under_two_megabytes(tmp_path: Path) -> None:
     count, classes = 50_000, 1000
     noise = np.random.default_rng(0).integers(0, 255, (48, 224, 224, 3)).astype(np.uint8)
     names = [f"some/long/folder/name/of/a/class/{i}.jpg" for i in range(count)]
@@ -62,7 +62,7 @@ def test_it_stays_under_two_megabytes_with_a_thousand_classes_and_fifty_thousand
     assert sorted(found.digests) == sorted(map(digest, names))[:10_000], "the same images in every run"
 
 
-def test_a_run_without_a_record_has_none(tmp_path: Path) -> None:
+def test_reading_the_record_of_a_run_without_one_gives_none(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
 
 
@@ -108,7 +108,7 @@ def test_a_record_that_contradicts_itself_is_refused(kind: str, record: dict[str
         read_record(tmp_path)
 
 
-def test_bits_that_flip_are_noticed_or_change_nothing_that_breaks(record: dict[str, Any], tmp_path: Path) -> None:
+def test_flipped_bits_are_detected_or_harmless(record: dict[str, Any], tmp_path: Path) -> None:
     content, draw = (tmp_path / FILE).read_bytes(), random.Random(0)
     refused = 0
     for _ in range(200):
@@ -123,7 +123,7 @@ def test_bits_that_flip_are_noticed_or_change_nothing_that_breaks(record: dict[s
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1])
-def test_a_record_that_was_cut_is_refused(cut: int, record: dict[str, Any], tmp_path: Path) -> None:
+def test_a_truncated_record_is_refused(cut: int, record: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:cut])
     with pytest.raises(DataError):
         read_record(tmp_path)
@@ -166,7 +166,9 @@ def lie(file: Path, arrays: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_small_file_takes_no_large_memory(kind: str, record: dict[str, Any], tmp_path: Path) -> None:
+def test_a_small_file_that_decompresses_to_much_is_refused_in_bounded_memory(
+    kind: str, record: dict[str, Any], tmp_path: Path
+) -> None:
     BOMBS[kind](tmp_path / FILE, record)
     assert (tmp_path / FILE).stat().st_size < 2**20
     tracemalloc.start()
@@ -177,7 +179,7 @@ def test_a_small_file_takes_no_large_memory(kind: str, record: dict[str, Any], t
     assert peak < 2**25
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / FILE)
     with pytest.raises(DataError, match="regular"):
         read_record(tmp_path)

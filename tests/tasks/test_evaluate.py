@@ -156,7 +156,9 @@ def test_a_test_in_corners_has_a_margin_or_is_refused_at_once(tmp_path: Path) ->
     assert "epoch 1" not in refused.out
 
 
-def test_another_set_with_some_of_the_classes_is_matched_by_name(digits_run: Path, tested: Any, tmp_path: Path) -> None:
+def test_another_data_set_with_some_of_the_classes_is_matched_by_name(
+    digits_run: Path, tested: Any, tmp_path: Path
+) -> None:
     images = load_splits("digits", root=None, seed=0, arguments={"split_seed": 3}).test
     for index, name in enumerate(images.names):
         if name.startswith(("3/", "7/")):

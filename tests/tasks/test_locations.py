@@ -25,7 +25,7 @@ def check(root: Path | str, written: Path | str | None = None, **paths: Path | s
     check_locations(config, {"hydra.run.dir": written})
 
 
-def test_the_cache_and_the_data_set_lie_apart(tmp_path: Path) -> None:
+def test_the_cache_must_be_outside_of_the_data_set(tmp_path: Path) -> None:
     root = fill(tmp_path / "data" / "flowers", NAMES)
     check(root, tmp_path / "outputs", cache=tmp_path / "cache")
     check(root, tmp_path / "outputs", cache=tmp_path / "data-cache")
@@ -64,7 +64,7 @@ def test_classes_that_are_linked_into_the_set_belong_to_it(below: str, tmp_path:
     check(tmp_path / "set", elsewhere / "run")
 
 
-def test_a_loop_of_links_and_a_folder_to_be_made_are_no_obstacle(tmp_path: Path) -> None:
+def test_a_loop_of_links_and_a_new_folder_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     check(tmp_path / "loop", tmp_path / "run", cache=tmp_path / "cache")
     check(tmp_path / "not_yet", tmp_path / "run", cache=tmp_path / "cache")
@@ -72,13 +72,13 @@ def test_a_loop_of_links_and_a_folder_to_be_made_are_no_obstacle(tmp_path: Path)
         check(tmp_path / "not_yet", tmp_path / "not_yet" / "run")
 
 
-def test_a_data_set_without_a_folder_allows_any_place(tmp_path: Path) -> None:
+def test_a_data_set_without_a_folder_allows_any_cache_folder(tmp_path: Path) -> None:
     config: Any = graft.compose("data=digits", f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}").config
     check_locations(config, {"hydra.run.dir": tmp_path})
     check_written(None, "outputs", {"folder": "/"})
 
 
-def test_a_data_set_around_the_working_directory_is_refused_with_a_place_next_to_it(
+def test_a_data_set_around_the_working_directory_is_refused_with_a_folder_next_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = fill(tmp_path / "photos", NAMES)

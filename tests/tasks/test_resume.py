@@ -109,9 +109,7 @@ def test_a_moved_run_keeps_its_best_checkpoint(how: str, whole: graft.FinishedRu
     require_the_same(whole, train(elsewhere, *WORDS, "resume=auto"))
 
 
-def test_checkpoints_that_name_their_best_by_an_absolute_path_are_understood(
-    whole: graft.FinishedRun, part: Path
-) -> None:
+def test_checkpoints_with_an_absolute_path_to_the_best_one_are_read(whole: graft.FinishedRun, part: Path) -> None:
     last = part / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     (best,) = [saved for saved in content["callbacks"].values() if saved.get("monitor")]
@@ -122,7 +120,7 @@ def test_checkpoints_that_name_their_best_by_an_absolute_path_are_understood(
     require_the_same(whole, train(part, *WORDS, "resume=auto"))
 
 
-def test_a_run_killed_between_its_last_epoch_and_its_test_makes_the_test(
+def test_a_run_killed_between_its_last_epoch_and_its_test_resumes_with_the_test(
     whole: graft.FinishedRun, tmp_path: Path
 ) -> None:
     killed(tmp_path / "part", *WORDS, after=4)
@@ -147,7 +145,7 @@ def test_a_best_checkpoint_of_another_run_is_detected(part: Path, tmp_path: Path
         train(part, *WORDS, "resume=auto")
 
 
-def test_within_an_epoch_its_time_is_counted_from_the_resume_on(tmp_path: Path) -> None:
+def test_after_a_resume_within_an_epoch_its_time_counts_from_the_resume(tmp_path: Path) -> None:
     words = (*WORDS, "callbacks.progress=lines", "callbacks.checkpoint_every_n_steps=2")
     killed(tmp_path, *words, step=8)
     train(tmp_path, *words, "resume=auto")
@@ -224,7 +222,7 @@ def test_another_batch_size_changes_between_epochs_and_the_schedule_still_ends_w
         ("trainer.limit_val_batches=1", "trainer.limit_val_batches"),
     ],
 )
-def test_what_cannot_change_is_refused_by_name_and_nothing_is_written(word: str, key: str, part: Path) -> None:
+def test_a_key_that_cannot_change_is_refused_by_name_and_nothing_is_written(word: str, key: str, part: Path) -> None:
     before = contents(part)
     with pytest.raises(ConfigError) as refusal:
         train(part, *WORDS, word, "resume=auto")
@@ -233,7 +231,7 @@ def test_what_cannot_change_is_refused_by_name_and_nothing_is_written(word: str,
     assert contents(part) == before
 
 
-def test_what_cannot_change_is_refused_in_a_new_folder_too(part: Path, tmp_path: Path) -> None:
+def test_a_key_that_cannot_change_is_refused_in_a_new_folder(part: Path, tmp_path: Path) -> None:
     before = contents(part)
     with pytest.raises(ConfigError, match=r"optimizer\._target_: torch\.optim\.SGD in .*, torch\.optim\.AdamW now"):
         train(tmp_path / "new", *WORDS, "optimizer=adamw", f"resume={part}")
@@ -351,7 +349,7 @@ def test_other_data_are_refused_and_nothing_is_written(change: str, photos: Path
     assert contents(part) == before
 
 
-def test_the_same_images_elsewhere_are_the_same_data(photos: Path, tmp_path: Path) -> None:
+def test_the_same_images_in_another_folder_are_the_same_data(photos: Path, tmp_path: Path) -> None:
     words = (*WORDS, "data=folder", "data.batch_size=4")
     part = killed(tmp_path / "part", *words, f"data.root={photos}", after=2)
     photos.rename(tmp_path / "moved")
