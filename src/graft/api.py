@@ -73,8 +73,8 @@ class Experiment:
 
         Args:
             part: of the data set.
-            count: so many, chosen by their names alone: the same ones each time.
-            columns: so many in a row.
+            count: number of images; the choice depends on their names alone, so it is the same each time.
+            columns: number of images in a row.
         """
         from graft.models.configured import preprocessing_of
         from graft.review.evaluated_images import labelled
@@ -113,8 +113,8 @@ def compose(*overrides: str, task: str = "train", config_dir: Source | None = No
             config = hydra_compose(task, words, return_hydra_config=True)
             refuse_unknown_keys(config, SCHEMAS[task])
     except Exception as error:
-        if said := explain(error, task):
-            raise ConfigError(said.strip()) from None
+        if explained := explain(error, task):
+            raise ConfigError(explained.strip()) from None
         raise
     picked = dict(config.hydra.runtime.choices)
     with open_dict(config):
@@ -128,10 +128,10 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     Args:
         experiment: one that was composed, or the words to compose one from.
         folder: the run's; by default a new one, `outputs/train/DATE_TIME` (see `paths.outputs`).
-        echo: say on stdout what the command says; train.log has it either way.
+        echo: print to stdout what the command prints; train.log contains it in any case.
 
     Raises:
-        ConfigError, DataError, WeightsError, …: as the command would say it, before long work begins.
+        ConfigError, DataError, WeightsError, …: as of the command, before long work begins.
     """
     from graft.config.registration import typed
     from graft.config.schema import TrainConfig
@@ -143,8 +143,8 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     chosen = _chosen("train", experiment)
     config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
-    wanted = _new_name(config.paths.outputs, "train", folder)
-    with prepare(config, chosen.overrides, wanted, generated_name=folder is None) as prepared:
+    run_folder = _new_name(config.paths.outputs, "train", folder)
+    with prepare(config, chosen.overrides, run_folder, generated_name=folder is None) as prepared:
         command = Command(prepared.folder, list(chosen.overrides), dict(chosen.picked or {}))
         _write_down(chosen, command.folder)
         with _log_of(command.folder, echo):
@@ -199,8 +199,8 @@ def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
     chosen = _chosen("build", experiment)
     config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
-    wanted = _new_name(config.paths.outputs, "build", folder)
-    prepared = prepare(config, chosen.overrides, wanted, generated_name=folder is None)
+    run_folder = _new_name(config.paths.outputs, "build", folder)
+    prepared = prepare(config, chosen.overrides, run_folder, generated_name=folder is None)
     try:
         with prepared:
             settle(config, chosen.overrides)
@@ -290,7 +290,7 @@ class FinishedRun:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """All that summary.json says."""
+        """The content of summary.json."""
         from graft.tasks.run import read_summary
 
         return read_summary(self.folder)
@@ -358,12 +358,12 @@ class FinishedRun:
         return review(self.checkpoint, part, trust)
 
 
-def _chosen(name: str, given: Sequence[Experiment | str]) -> Experiment:
+def _chosen(name: str, words: Sequence[Experiment | str]) -> Experiment:
     """The experiment of the function `name`, which takes a composed one or overrides."""
-    if len(given) == 1 and isinstance(given[0], Experiment):
-        return given[0]
-    overrides = [each for each in given if isinstance(each, str)]
-    if len(overrides) < len(given):
+    if len(words) == 1 and isinstance(words[0], Experiment):
+        return words[0]
+    overrides = [each for each in words if isinstance(each, str)]
+    if len(overrides) < len(words):
         raise ConfigError(f"{name}: either one composed experiment, or overrides such as 'model=vgg16'; not both.")
     return compose(*overrides)
 
@@ -400,7 +400,7 @@ def _write_down(experiment: Experiment, folder: Path) -> None:
 
 @contextmanager
 def _log_of(folder: Path, echo: bool) -> Iterator[None]:
-    """Inside, what Graft says goes to train.log, and to stdout where `echo` is set, as with the command."""
+    """In the block, Graft logs to train.log, and to stdout where `echo` is set, like the command."""
     handlers: list[logging.Handler] = [logging.FileHandler(folder / "train.log", encoding="utf-8")]
     handlers += [logging.StreamHandler(sys.stdout)] if echo else []
     level, propagate = log.level, log.propagate

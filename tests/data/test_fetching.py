@@ -1,4 +1,4 @@
-"""Data sets are fetched once, whole and checked; by hand works too, and nobody's file is lost."""
+"""Data sets are downloaded once and verified; manual downloads are found, and no user's file is removed."""
 
 import os
 import shutil

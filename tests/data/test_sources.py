@@ -298,7 +298,7 @@ def test_too_many_shots_name_the_class_and_both_numbers(tmp_path: Path) -> None:
         load("faces", None, shots=100)
 
 
-# ---- mask by hand
+# ---- the layout of mask
 
 
 def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(tmp_path: Path) -> None:

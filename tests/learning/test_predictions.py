@@ -1,4 +1,4 @@
-"""Statistics of predictions, against answers worked out by hand and by others."""
+"""Statistics of predictions, against manual calculations and other libraries."""
 
 import numpy as np
 import pytest

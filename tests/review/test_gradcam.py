@@ -9,7 +9,7 @@ from graft.review.gradcam import grad_cam
 
 
 class Corner(nn.Module):
-    """Class 0 sees the first channel, class 1 the second; by hand, so that the answer is known."""
+    """Class 0 depends on the first channel, class 1 on the second: a network with a known answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
 
 class ClassToken(nn.Module):
-    """A transformer by hand, whose class 0 adds up the first feature of all 4 × 4 patches and class 1 the second."""
+    """A small transformer whose class 0 adds up the first feature of all 4 × 4 patches and class 1 the second."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""review.npz: small, safe to read, and what was said."""
+"""review.npz: small, safe to read, and equal to the predictions."""
 
 import json
 import os
@@ -40,11 +40,11 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.correct.sum() == predictions.correct.sum()
     assert {found.thumbnails[digest(names[i])][0] for i in (4, 9)} == {names[4], names[9]}
     assert all(content.startswith(b"\xff\xd8") for _, content in found.thumbnails.values())
-    said = {
+    answers = {
         int(key): (label, answer)
         for key, label, answer in zip(found.digests, found.labels, found.predicted, strict=True)
     }
-    assert said == {digest(names[i]): (predictions.labels[i], predictions.predicted[i]) for i in range(30)}
+    assert answers == {digest(names[i]): (predictions.labels[i], predictions.predicted[i]) for i in range(30)}
 
 
 def test_a_record_of_fifty_thousand_images_of_a_thousand_classes_is_under_two_megabytes(tmp_path: Path) -> None:
@@ -68,36 +68,36 @@ def test_reading_the_record_of_a_run_without_one_gives_none(tmp_path: Path) -> N
 
 @pytest.fixture
 def record(tmp_path: Path) -> dict[str, Any]:
-    """The arrays of a sound record, which `broken` writes changed."""
+    """The arrays of a valid record."""
     image = np.zeros((64, 64, 3), np.uint8)
     write_record(tmp_path, record_of(drawn(30, 3), "test", "abc", [f"{i}.jpg" for i in range(30)], [(4, image)]))
     with np.load(tmp_path / FILE) as file:
         return {name: file[name] for name in file.files}
 
 
-def told(arrays: dict[str, Any], **changed: Any) -> dict[str, Any]:
+def described(arrays: dict[str, Any], **changed: Any) -> dict[str, Any]:
     """`arrays` with another description."""
-    description = json.loads(arrays["told"].tobytes()) | changed
-    return arrays | {"told": np.frombuffer(json.dumps(description).encode(), np.uint8)}
+    description = json.loads(arrays["description"].tobytes()) | changed
+    return arrays | {"description": np.frombuffer(json.dumps(description).encode(), np.uint8)}
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "an object": lambda arrays: arrays | {"cells": np.array([{"a": 1}], dtype=object)},
-    "a predicted class that there is not": lambda arrays: arrays | {"predicted": arrays["predicted"] + np.uint32(3)},
-    "a true class that there is not": lambda arrays: arrays | {"labels": arrays["labels"] + np.uint32(2**31)},
-    "a cell that there is not": lambda arrays: arrays | {"cells": arrays["cells"] + np.uint64(9)},
-    "more right than there are": lambda arrays: arrays | {"correct": arrays["totals"] + np.uint32(1)},
+    "an unknown predicted class": lambda arrays: arrays | {"predicted": arrays["predicted"] + np.uint32(3)},
+    "an unknown true class": lambda arrays: arrays | {"labels": arrays["labels"] + np.uint32(2**31)},
+    "an unknown cell": lambda arrays: arrays | {"cells": arrays["cells"] + np.uint64(9)},
+    "more correct than in total": lambda arrays: arrays | {"correct": arrays["totals"] + np.uint32(1)},
     "columns of different lengths": lambda arrays: arrays | {"labels": arrays["labels"][:-1]},
     "two dimensions": lambda arrays: arrays | {"labels": arrays["labels"][:, None]},
     "another type": lambda arrays: arrays | {"confidence": arrays["confidence"].astype(float)},
-    "an array too few": lambda arrays: {name: array for name, array in arrays.items() if name != "cells"},
-    "an array too many": lambda arrays: arrays | {"more": np.zeros(3)},
-    "no classes": lambda arrays: told(arrays, classes=[]),
-    "classes that are numbers": lambda arrays: told(arrays, classes=[1, 2, 3]),
-    "a length below 0": lambda arrays: told(arrays, lengths=[-1]),
-    "a length beyond the end": lambda arrays: told(arrays, lengths=[10**9]),
-    "no description": lambda arrays: arrays | {"told": np.frombuffer(b"[]", np.uint8)},
-    "a description nested too deeply": lambda arrays: arrays | {"told": np.frombuffer(b"[" * 10**5, np.uint8)},
+    "a missing array": lambda arrays: {name: array for name, array in arrays.items() if name != "cells"},
+    "an additional array": lambda arrays: arrays | {"more": np.zeros(3)},
+    "no classes": lambda arrays: described(arrays, classes=[]),
+    "classes that are numbers": lambda arrays: described(arrays, classes=[1, 2, 3]),
+    "a length below 0": lambda arrays: described(arrays, lengths=[-1]),
+    "a length beyond the end": lambda arrays: described(arrays, lengths=[10**9]),
+    "no description": lambda arrays: arrays | {"description": np.frombuffer(b"[]", np.uint8)},
+    "a description nested too deeply": lambda arrays: arrays | {"description": np.frombuffer(b"[" * 10**5, np.uint8)},
 }
 
 

@@ -145,7 +145,7 @@ def test_a_refused_connection_names_the_address_and_the_local_path(tmp_path: Pat
     assert message.startswith("the x data: ")
     assert "http://127.0.0.1:1/x.zip" in message
     assert "Connection refused" in message
-    assert message.endswith("Put it by hand at the shelf.")
+    assert message.endswith("Download it elsewhere and put it at the shelf.")
 
 
 def test_after_repeated_disconnects_the_download_fails_and_keeps_the_partial_file(

@@ -1,4 +1,4 @@
-"""What a configuration must not say: combinations that cannot work, told before anything heavy is loaded."""
+"""Checks of a whole configuration: combinations that cannot work are refused before anything large is loaded."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -120,7 +120,7 @@ DECIDED_ELSEWHERE = {
     "callbacks": "the group callbacks, e.g. callbacks.swa._target_=…",
     "enable_checkpointing": "callbacks.checkpoint and callbacks.keep",
     "enable_progress_bar": "callbacks.progress",
-    "enable_model_summary": "Graft, which logs a table of its own",
+    "enable_model_summary": "Graft, which logs its own table",
     "num_sanity_val_steps": "trainer.baseline",
     "default_root_dir": "hydra.run.dir",
     "plugins": "Graft",
@@ -212,7 +212,7 @@ def _length(config: TrainConfig) -> None:
 
 
 def _validation(config: TrainConfig) -> None:
-    """Refuse a training without validation when something depends on the figures of one."""
+    """Refuse a training without validation when something depends on its metrics."""
     if config.trainer.limit_val_batches != 0:
         return
     users = {
@@ -349,7 +349,7 @@ def _cache(config: TrainConfig) -> None:
             )
 
 
-# Repetitions of one experiment differ in these (seed, fold), or in nothing that can change a figure.
+# Repetitions of one experiment differ in these (seed, fold), or in nothing that can change a result.
 UNESSENTIAL = (
     "seed",
     "resume",
@@ -374,7 +374,7 @@ UNESSENTIAL = (
 
 
 def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
-    """What a run is told apart by: the options of the groups, then every key that can change its figures.
+    """What distinguishes a run from others: the options of the groups, then every key that can change its results.
 
     Args:
         config: the resolved configuration, as plain containers.
