@@ -1,7 +1,7 @@
 """Python programs that start without importing torch again: each forks from a server that has imported it.
 
 Importing torch, torchvision and Lightning takes several seconds, a short training run takes one. The programs are
-processes of their own all the same, with their own arguments, environment, working directory and output; modules of
+separate processes all the same, with their own arguments, environment, working directory and output; modules of
 Graft are not imported before the fork.
 """
 
@@ -35,11 +35,11 @@ WITH_TORCH = (
     "hydra", "omegaconf", "matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.datasets",
     "safetensors.torch", "rich.console", "filelock",
 )  # fmt: skip
-"""Modules that a server imports before it forks: most of those that Graft imports, but none of its own."""
+"""Modules that a server imports before it forks: most of those that Graft imports, but no module of Graft."""
 
 
 ENVIRONMENT = dict(os.environ)
-"""Of the servers: that of the session, whatever the test that starts them has changed."""
+"""Environment of the servers: that of the session, without the changes of the test that starts them."""
 
 
 class Program:

@@ -88,11 +88,13 @@ def test_files_are_predicted(run: graft.FinishedRun, tmp_path: Path) -> None:
     seen, splits = run.review(), graft.compose(*WORDS).splits()
     for index in range(3):
         splits.test.load(index).save(tmp_path / f"{index} (é).png")
-    said = graft.predict(tmp_path, f"checkpoint={run.folder}", "topk=3")
-    assert [each.classes[0] for each in said] == [run.classes[i] for i in seen.predictions.predicted[:3]]
-    assert [len(each.probabilities) for each in said] == [3, 3, 3]
+    predictions = graft.predict(tmp_path, f"checkpoint={run.folder}", "topk=3")
+    assert [each.classes[0] for each in predictions] == [run.classes[i] for i in seen.predictions.predicted[:3]]
+    assert [len(each.probabilities) for each in predictions] == [3, 3, 3]
     assert graft.predict([tmp_path / "1 (é).png"], f"checkpoint={run.folder}", "topk=3") == [
-        type(said[1])(str(tmp_path / "1 (é).png"), said[1].classes, said[1].probabilities, said[1].indices)
+        type(predictions[1])(
+            str(tmp_path / "1 (é).png"), predictions[1].classes, predictions[1].probabilities, predictions[1].indices
+        )
     ]
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"broken\.png"):
@@ -106,8 +108,8 @@ def test_a_real_cat_is_recognised_by_imagenet_classes(shared_weights: Path, tmp_
 
     Image.fromarray(chelsea()).save(tmp_path / "chelsea.png")
     weights = shared_weights / "squeezenet1_0-imagenet.safetensors"
-    [said] = graft.predict(tmp_path / "chelsea.png", "model=squeezenet1_0", f"model.weights={weights}")
-    assert {"tabby", "tiger cat", "Egyptian cat"} & set(said.classes[:3])
+    [prediction] = graft.predict(tmp_path / "chelsea.png", "model=squeezenet1_0", f"model.weights={weights}")
+    assert {"tabby", "tiger cat", "Egyptian cat"} & set(prediction.classes[:3])
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def test_class_weights_by_name_apply_to_their_classes() -> None:
         ("{2: 0.5, ants: 2}", (2.0, 1.0, 0.5)),
         ("[1,2,3]", (1, 2, 3)),
     ):
-        wanted = settle(graft.compose(f"loss.class_weights={words}").config).loss.class_weights
-        assert check_class_weights(wanted, ("ants", "bees", "2")) == weights
+        settled = settle(graft.compose(f"loss.class_weights={words}").config).loss.class_weights
+        assert check_class_weights(settled, ("ants", "bees", "2")) == weights
 
 
 def test_class_weights_of_other_classes_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""What an augmentation may say, and what is told when it says something else."""
+"""Checks of the augmentation options."""
 
 from typing import Any
 

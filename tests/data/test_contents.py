@@ -75,13 +75,13 @@ def photographs(root: Path, shared_data: Path, ending: str) -> None:
     for name, files in originals.items():
         (root / name).mkdir(parents=True)
         for number, file in enumerate(files):
-            place = root / name / f"{number}{ending}"
+            target = root / name / f"{number}{ending}"
             if ending == ".jpg":
                 content = file.read_bytes()
-                write(place, content + bytes(longest - len(content)))
+                write(target, content + bytes(longest - len(content)))
             else:
-                Image.open(file).convert("RGB").resize((128, 128)).save(place)
-                os.utime(place, (TIME, TIME))
+                Image.open(file).convert("RGB").resize((128, 128)).save(target)
+                os.utime(target, (TIME, TIME))
 
 
 def swap(one: Path, other: Path) -> None:

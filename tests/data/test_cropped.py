@@ -1,4 +1,4 @@
-"""Random crops of pictures held on a device are those of files; the device is the CPU here, the code that of a GPU."""
+"""Random crops of images on a device equal those of files; the device is the CPU here, the code that of a GPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +40,11 @@ def images(tmp_path: Path) -> ImageSet:
 def on_device(
     images: ImageSet, preprocessing: Preprocessing, augment: Augment = MOVED, unreadable: UnreadableImages | None = None
 ) -> CroppedDataset:
-    held = CachedImages(images, bytes_when_decoded(images))
-    list(held.decode())
-    shown = readable_sources(held, unreadable)
+    cached = CachedImages(images, bytes_when_decoded(images))
+    list(cached.decode())
+    shown = readable_sources(cached, unreadable)
     assert shown is not None
-    return CroppedDataset(held, shown, preprocessing, augment=augment, seed=3, device=CPU)
+    return CroppedDataset(cached, shown, preprocessing, augment=augment, seed=3, device=CPU)
 
 
 def keys(epoch: int) -> list[tuple[int, int]]:
@@ -132,9 +132,9 @@ def test_an_unreadable_picture_is_replaced_as_in_files(images: ImageSet, tmp_pat
 
 
 def test_a_set_that_does_not_fit_is_not_copied_to_the_device(images: ImageSet) -> None:
-    held = CachedImages(images, bytes_when_decoded(images) - 1)
-    list(held.decode())
-    assert readable_sources(held, None) is None
+    cached = CachedImages(images, bytes_when_decoded(images) - 1)
+    list(cached.decode())
+    assert readable_sources(cached, None) is None
 
 
 def test_a_training_gpu_crops_its_resident_images_without_worker_processes(

@@ -1,4 +1,4 @@
-"""Loaders give the same batches whatever the machine, and can go on where they stopped."""
+"""Loaders give the same batches on every machine and resume within an epoch."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,7 +179,7 @@ def test_automatic_workers_follow_the_cores_and_the_batches(splits: Splits, monk
     assert [workers(cores, gpu=False) for cores in (1, 2, 8)] == [0, 1, 4]
     assert [workers(cores, gpu=True) for cores in (1, 2, 6)] == [1, 1, 5]
     assert workers(64, gpu=True) == 6, "no more than there are batches"
-    assert workers(64, gpu=False, resident_gb=1) == 0, "held pictures are here sooner"
+    assert workers(64, gpu=False, resident_gb=1) == 0, "cached images are loaded sooner"
     assert workers(64, gpu=True, resident_gb=1) == 6
 
 
@@ -261,8 +261,8 @@ def test_lightning_resumes_with_the_next_batch(splits: Splits, tmp_path: Path, e
 def test_a_training_set_that_fits_is_read_once_and_gives_the_same_batches(splits: Splits) -> None:
     read = data_module(splits, resident_gb=0)
     for workers in (0, 1):
-        held = data_module(splits, num_workers=workers)
-        loader, plain = held.train_dataloader(), read.train_dataloader()
+        cached = data_module(splits, num_workers=workers)
+        loader, plain = cached.train_dataloader(), read.train_dataloader()
         assert isinstance(loader.dataset.images, CachedImages)  # type: ignore[attr-defined]
         assert isinstance(plain.dataset.images, ImageSet)  # type: ignore[attr-defined]
         for number in (0, 1):

@@ -95,7 +95,7 @@ def test_a_set_on_a_device_gives_the_same_batches_to_the_bit(augment: Augment | 
     """The device is the CPU here, the code that of a GPU."""
     here, there = resident(augment), resident(augment, device=torch.device("cpu"))
     for dataset in (here, there):
-        dataset.labels[5] = -1  # a picture that was lost
+        dataset.labels[5] = -1  # an unreadable image
     for epoch in range(3):
         keys = [(epoch, index) for index in (7, 0, 3, 5, -1)]
         for mine, other in zip(here.__getitems__(keys), there.__getitems__(keys), strict=True):
@@ -124,12 +124,12 @@ def test_a_file_and_a_resident_set_give_the_same_image_to_the_bit(augment: Augme
     images = in_memory(size=20)
     read = FileDataset(images, preprocessing, augment=augment, seed=5)
     pixels = decode_resident(images, preprocessing)
-    held = ResidentDataset(pixels, images.labels, preprocessing, augment=augment, seed=5, device=device)
+    resident = ResidentDataset(pixels, images.labels, preprocessing, augment=augment, seed=5, device=device)
     for epoch in range(6):
         keys = [(epoch, index) for index in (7, 0, 3, 3, -1, 5)]
-        for mine, other in zip(collate(read.__getitems__(keys)), held.__getitems__(keys), strict=True):  # type: ignore[arg-type]
+        for mine, other in zip(collate(read.__getitems__(keys)), resident.__getitems__(keys), strict=True):  # type: ignore[arg-type]
             assert torch.equal(mine, other)
-    assert np.array_equal(held.pixels, decode_resident(images, preprocessing)), "batches are copies"
+    assert np.array_equal(resident.pixels, decode_resident(images, preprocessing)), "batches are copies"
 
 
 def test_resident_epochs_and_seeds_differ_and_are_repeatable() -> None:
@@ -264,8 +264,8 @@ def test_custom_transforms_draw_by_seed_epoch_and_index_and_leave_the_global_gen
 
 
 def test_a_transform_receives_seed_epoch_and_index_if_it_has_these_arguments() -> None:
-    told = Augment(transforms=({"_target_": "data_parts.stamped", "_partial_": True},))
-    assert file_dataset(seed=5, augment=told)[(7, 2)][0][0, 0, :3].tolist() == [5, 7, 2]
+    augment = Augment(transforms=({"_target_": "data_parts.stamped", "_partial_": True},))
+    assert file_dataset(seed=5, augment=augment)[(7, 2)][0][0, 0, :3].tolist() == [5, 7, 2]
 
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])

@@ -125,10 +125,10 @@ def test_padded_crops_and_flips_are_equally_likely() -> None:
 def test_colour_jitter_is_torchvision_s(strength: float) -> None:
     steps = draws(color_jitter=strength).operations(0, MANY)
     ours = np.zeros((len(MANY), 8))
-    for place, step in enumerate(steps):
+    for position, step in enumerate(steps):
         kinds = np.array([JITTER.index(name) for name in step.names])
         ours[MANY, kinds] = step.magnitudes + (kinds < 3)
-        ours[MANY, 4 + kinds] = place
+        ours[MANY, 4 + kinds] = position
     torch.manual_seed(0)
     jitter = v2.ColorJitter(strength, strength, strength, min(0.5, strength / 4))
     made = [jitter.make_params([]) for _ in range(3000)]

@@ -59,5 +59,5 @@ def test_embedded_pictures_are_those_of_their_packages(found: bool, monkeypatch:
 def test_embedded_pictures_do_not_import_their_packages() -> None:
     """Half a second that the first training step would wait for."""
     look = "import sys; from graft.data.sources import digits, faces; digits.scans(); faces.photographs()"
-    said = f"{look}; print({{'sklearn', 'skimage', 'scipy'}} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True).stdout == "set()\n"
+    code = f"{look}; print({{'sklearn', 'skimage', 'scipy'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -104,7 +104,7 @@ def test_batches_are_pairs_or_mappings_of_uint8_or_floats(floats: bool, mappings
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("batch", "message"),
     [
         (torch.zeros(2), "a loader yielded a Tensor"),
         ((torch.zeros(2, 3, 4, 4), torch.zeros(2)), r"labels \[2\] \(torch.float32\)"),
@@ -112,9 +112,9 @@ def test_batches_are_pairs_or_mappings_of_uint8_or_floats(floats: bool, mappings
         ((torch.zeros(2, 3, 4, 4), torch.tensor([0, 10])), "labels 0 to 10 for 10 classes"),
     ],
 )
-def test_a_batch_of_another_form_is_described(given: Any, message: str) -> None:
+def test_a_batch_of_another_form_is_described(batch: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        to_batch(given, "data._target_=x.Y", classes=10)
+        to_batch(batch, "data._target_=x.Y", classes=10)
 
 
 def test_hooks_that_are_not_called_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The quick look before training: damaged files are found, sound ones of whatever kind are not accused."""
+"""The quick check before training reports damaged files and no readable ones."""
 
 import os
 import shutil

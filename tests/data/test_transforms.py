@@ -117,8 +117,8 @@ def test_a_random_crop_is_that_of_the_pil_image_to_a_grey_level(
         cut = image.crop((left, top, left + width, top + height))
         mode = getattr(Image.Resampling, interpolation.upper())
         reference = v2.functional.pil_to_tensor(cut.resize((224, 224), mode)).int()
-        for given in (image, as_pixels(image)):
-            assert (augmenter.picture(given, epoch, 0) - reference).abs().max() <= levels
+        for source in (image, as_pixels(image)):
+            assert (augmenter.picture(source, epoch, 0) - reference).abs().max() <= levels
 
 
 @pytest.mark.parametrize("augment", [Augment(), Augment(policy="trivial"), EVERYTHING])
@@ -126,8 +126,8 @@ def test_a_decoded_picture_and_its_pixels_give_the_same(augment: Augment) -> Non
     image = picture()
     assert torch.equal(as_pixels(as_image(as_pixels(image))), as_pixels(image))
     for epoch in range(3):
-        given = [augmented(form, Preprocessing(32, 40), augment, epoch) for form in (image, as_pixels(image))]
-        assert torch.equal(*given)
+        pixels = [augmented(form, Preprocessing(32, 40), augment, epoch) for form in (image, as_pixels(image))]
+        assert torch.equal(*pixels)
 
 
 def test_training_without_augmentation_equals_evaluation() -> None:

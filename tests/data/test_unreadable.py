@@ -1,4 +1,4 @@
-"""Images that cannot be read when their turn comes: an error that names them, or another in their place."""
+"""Images that become unreadable during training: an error that names them, or a replacement."""
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Worker processes hand over batches whatever is full, and none is waited for without a limit."""
+"""Worker processes pass on batches even if /dev/shm is full, and every wait for one has a limit."""
 
 import multiprocessing
 import os
@@ -82,7 +82,7 @@ def test_a_killed_worker_is_reported_with_a_clear_error(images: ImageSet) -> Non
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("message", "reason"),
     [
         ("is killed by signal: Killed. ", "was killed by SIGKILL, as the system does when memory runs out"),
         ("is killed by signal: Bus error. It is possible that", "was killed by SIGBUS, as when memory runs out. /dev"),
@@ -90,9 +90,9 @@ def test_a_killed_worker_is_reported_with_a_clear_error(images: ImageSet) -> Non
         ("exited unexpectedly with exit code 3. ", "ended unexpectedly"),
     ],
 )
-def test_torchs_worker_errors_are_recognised(said: str, reason: str) -> None:
+def test_torchs_worker_errors_are_recognised(message: str, reason: str) -> None:
     assert f"worker process 7, which loads images, {reason}" in str(
-        failure_of(RuntimeError(f"DataLoader worker (pid 7) {said}"))
+        failure_of(RuntimeError(f"DataLoader worker (pid 7) {message}"))
     )
     assert failure_of(RuntimeError("CUDA error")) is None
 

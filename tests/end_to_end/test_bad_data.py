@@ -82,9 +82,9 @@ def test_skip_continues_training_and_reports_excluded_and_unreadable_images(phot
     assert data["left_out"] == {"train/[bold]/03.png": "empty: 0 bytes"}
     assert data["counts"]["train"] == dict.fromkeys(sorted(NAMES), 4) | {"[bold]": 3, "🐝": 5}
     assert set(run.summary["unreadable"]) == {"train/cats/02.png", "test/a space/01.png"}
-    said = " ".join(run.summary["notes"])
-    assert "1 image excluded, unreadable (data.on_error=skip): train/[bold]/03.png" in said
-    assert "2 images could not be read while training (data.on_error=skip): test/a space/01.png, train/cats" in said
+    notes = " ".join(run.summary["notes"])
+    assert "1 image excluded, unreadable (data.on_error=skip): train/[bold]/03.png" in notes
+    assert "2 images could not be read while training (data.on_error=skip): test/a space/01.png, train/cats" in notes
     assert "could not be read while training" in run.out
     assert {(file, file.lstat().st_mtime_ns) for file in photos.rglob("*")} == before
     header, *rows = csv.reader((run.folder / "metrics.csv").open())

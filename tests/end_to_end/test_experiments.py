@@ -33,8 +33,8 @@ def test_each_preset_trains_validates_and_tests(
 
 
 def test_all_six_networks_have_all_three_strategies() -> None:
-    wanted = {f"hymenoptera_{net}_{how}" for net in NETWORKS for how in ("feature_extract", "finetune", "scratch")}
-    assert wanted <= set(EXPERIMENTS)
+    expected = {f"hymenoptera_{net}_{how}" for net in NETWORKS for how in ("feature_extract", "finetune", "scratch")}
+    assert expected <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

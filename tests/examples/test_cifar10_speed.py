@@ -367,7 +367,7 @@ def test_the_recipe_killed_and_resumed_equals_an_uninterrupted_run_to_the_bit(
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `graft` command as it is installed: a script in a folder of its own."""
+    """The `graft` command as it is installed: a script in a separate folder."""
     file = tmp_path_factory.mktemp("bin") / "graft"
     file.write_text("from graft.cli import main\n\nif __name__ == '__main__':\n    main()\n")
     return file

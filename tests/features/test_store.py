@@ -30,7 +30,7 @@ from graft.tasks.locations import FEATURES
 
 ROWS, WIDTH = 10, 100
 SIZE = ROWS * WIDTH * 4
-"""Bytes of the features wanted here."""
+"""Bytes of the features in these tests."""
 
 
 class Source:
@@ -45,13 +45,13 @@ class Source:
             time.sleep(self.pause)
             yield (torch.full((1, WIDTH), float(row)),)
 
-    def wanted(self) -> FeatureRequest:
+    def request(self) -> FeatureRequest:
         return FeatureRequest({"name": self.name}, [Layout(torch.float32, (WIDTH,), False)], ROWS, self.batches)  # type: ignore[arg-type]
 
 
 def obtain(folder: Path, source: Source, max_bytes: int = 10 * SIZE) -> Stored:
     store = FeatureStore(folder, max_bytes)
-    [stored] = store.obtain([source.wanted()])
+    [stored] = store.obtain([source.request()])
     store.close()
     return stored
 
@@ -72,7 +72,7 @@ def test_stored_features_are_not_recomputed(tmp_path: Path) -> None:
     assert (source.made, first.computed, second.computed) == (1, True, False)
     assert content(second).tolist() == list(range(ROWS))
     assert second.seconds == first.seconds
-    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER], "nothing is held"
+    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER], "no lock is left"
 
 
 def shorten(folder: Path) -> None:
@@ -120,7 +120,7 @@ def work(folder: Path, number: int, reports: "Queue[tuple[int, list[str], float]
     """Both processes want both; the first begins with a, the other with b."""
     sources = [Source("a", 0.05), Source("b", 0.05)][:: 1 if number else -1]
     store = FeatureStore(folder, 10 * SIZE)
-    stored = store.obtain([source.wanted() for source in sources])
+    stored = store.obtain([source.request() for source in sources])
     reports.put((number, [source.name for source in sources if source.made], sum(map(float, content(stored[1])))))
 
 
@@ -130,11 +130,11 @@ def test_two_processes_compute_everything_once_and_each_other_wait(tmp_path: Pat
     processes = [context.Process(target=work, args=(tmp_path, number, reports)) for number in range(2)]
     for process in processes:
         process.start()
-    said = [reports.get(timeout=60) for _ in processes]
+    results = [reports.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    assert sorted(name for _, made, _ in said for name in made) == ["a", "b"]
-    assert {total for _, _, total in said} == {sum(range(ROWS))}
+    assert sorted(name for _, made, _ in results for name in made) == ["a", "b"]
+    assert {total for _, _, total in results} == {sum(range(ROWS))}
 
 
 def test_the_least_recently_used_features_are_evicted_unless_in_use(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_the_least_recently_used_features_are_evicted_unless_in_use(tmp_path: Pa
     for age, name in enumerate("bca"):  # b was used last, a first
         os.utime(made[name] / "meta.json", (1e9 - age, 1e9 - age))
     using = FeatureStore(tmp_path, 10 * SIZE)
-    using.obtain([Source("a").wanted()])
+    using.obtain([Source("a").request()])
     os.utime(made["a"] / "meta.json", (1, 1))
     limit = sum(file.stat().st_size for folder in folders(tmp_path) for file in folder.iterdir()) + SIZE // 2
     obtain(tmp_path, Source("d"), limit)
@@ -154,10 +154,10 @@ def test_the_least_recently_used_features_are_evicted_unless_in_use(tmp_path: Pa
 
 def test_features_larger_than_the_limit_are_refused(tmp_path: Path) -> None:
     using = FeatureStore(tmp_path, 10 * SIZE)
-    using.obtain([Source("a").wanted()])
+    using.obtain([Source("a").request()])
     refused = FeatureStore(tmp_path, 2 * SIZE)
     with pytest.raises(NoRoom, match="max_gb"):
-        refused.obtain([Source("b").wanted(), replace(Source("c").wanted(), count=2 * ROWS)])
+        refused.obtain([Source("b").request(), replace(Source("c").request(), count=2 * ROWS)])
     using.close()
     assert not list((tmp_path / FEATURES).glob("*.lease")), "what it got before is let go"
 
@@ -271,7 +271,7 @@ def compute_and_stop(folder: Path, name: str, number: int) -> None:
                 os.kill(os.getpid(), number)
             yield batch
 
-    FeatureStore(folder, 10 * SIZE).obtain([replace(source.wanted(), batches=batches)])  # type: ignore[arg-type]
+    FeatureStore(folder, 10 * SIZE).obtain([replace(source.request(), batches=batches)])  # type: ignore[arg-type]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -289,7 +289,7 @@ def test_a_killed_holder_releases_its_claim_at_once(tmp_path: Path, caplog: pyte
     assert content(obtain(tmp_path, Source())).tolist() == list(range(ROWS))
     assert f"process {killed.pid} on {socket.gethostname()}, since" in caplog.text
     assert "has ended" in caplog.text
-    assert [path.name for path in folders(tmp_path)] == [Source().wanted().digest]
+    assert [path.name for path in folders(tmp_path)] == [Source().request().digest]
     assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER]
 
 
@@ -364,10 +364,10 @@ def test_two_hosts_compute_everything_once_where_no_lock_works(tmp_path: Path, m
     assert {total for _, _, total in done} == {sum(range(ROWS))}
 
 
-def use(host: str, folder: Path, held: Event, until: Event) -> None:
+def use(host: str, folder: Path, obtained: Event, until: Event) -> None:
     leases._machine = lambda: host  # type: ignore[assignment]
-    FeatureStore(folder, 10 * SIZE).obtain([Source("a").wanted()])
-    held.set()
+    FeatureStore(folder, 10 * SIZE).obtain([Source("a").request()])
+    obtained.set()
     until.wait(60)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -377,9 +377,9 @@ def test_features_in_use_on_another_host_are_kept_until_its_lease_expires(
 ) -> None:
     without_working_locks(monkeypatch)
     context = multiprocessing.get_context("fork")
-    held, until = context.Event(), context.Event()
-    far = forked(use, "far", tmp_path, held, until)
-    assert held.wait(60)
+    obtained, until = context.Event(), context.Event()
+    far = forked(use, "far", tmp_path, obtained, until)
+    assert obtained.wait(60)
     with pytest.raises(NoRoom):
         obtain(tmp_path, Source("b"), int(1.5 * SIZE))
     until.set()

@@ -40,7 +40,7 @@ datamodule.GPU_SHARE = {share}
 made = datamodule.ImageDataModule.train_dataloader
 def listened(self):
     loader = made(self)
-    print("HELD", loader.dataset.device, loader.pin_memory, loader.num_workers)
+    print("LOADER", loader.dataset.device, loader.pin_memory, loader.num_workers)
     return loader
 datamodule.ImageDataModule.train_dataloader = listened
 sys.exit(main("train"))
@@ -52,11 +52,11 @@ from graft.learning.module import TransferModule
 from graft.cli import main
 def guarded(method):
     @functools.wraps(method)
-    def without_waiting(*given, **named):
+    def without_waiting(*arguments, **named):
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return method(*given, **named)
+            return method(*arguments, **named)
         finally:
             torch.cuda.set_sync_debug_mode(before)
     return without_waiting
@@ -97,8 +97,8 @@ def test_a_small_set_resides_on_the_gpu_and_gives_the_same_metrics_as_in_memory(
     words = (*DIGITS, "trainer.deterministic=true")
     on_gpu = by_script(tmp_path / "gpu", ASKED.format(share=1), *words)
     in_memory = by_script(tmp_path / "memory", ASKED.format(share=0), *words)
-    assert "HELD cuda:0 False 0" in on_gpu.out
-    assert "HELD None True 0" in in_memory.out
+    assert "LOADER cuda:0 False 0" in on_gpu.out
+    assert "LOADER None True 0" in in_memory.out
     assert on_gpu.summary["metrics"] == in_memory.summary["metrics"]
 
 
@@ -120,12 +120,12 @@ def test_random_crops_on_the_gpu_equal_those_of_the_cpu_without_synchronisation(
     photos: list[Path], interpolation: str, colours: dict[str, Any]
 ) -> None:
     images = ImageSet([path.name for path in photos], np.arange(40) % 2, paths=photos)
-    held = CachedImages(images, bytes_when_decoded(images))
-    list(held.decode())
+    cached = CachedImages(images, bytes_when_decoded(images))
+    list(cached.decode())
     augment = Augment(random_resized_crop={}, horizontal_flip=0.5, random_crop_padding=3, random_erasing=0.3, **colours)
     preprocessing = Preprocessing(64, 64, interpolation=interpolation)  # type: ignore[arg-type]
     on_gpu, on_cpu = (
-        CroppedDataset(held, np.arange(40), preprocessing, augment=augment, seed=0, device=torch.device(kind))
+        CroppedDataset(cached, np.arange(40), preprocessing, augment=augment, seed=0, device=torch.device(kind))
         for kind in ("cuda", "cpu")
     )
     on_gpu.__getitems__([(0, 0), (0, -1)])  # loads libraries
@@ -156,7 +156,7 @@ def test_a_set_of_photographs_is_cropped_on_the_gpu_without_worker_processes(
         "data.num_workers=4",
     )  # fmt: skip
     run = by_script(tmp_path / "run", ASKED.format(share=1), *words)
-    assert "HELD cuda:0 False 0" in run.out
+    assert "LOADER cuda:0 False 0" in run.out
 
 
 def test_no_step_waits_for_the_gpu(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 @cache
 def composed(strategy: str, freeze: str) -> Any:
-    """The configuration of a command line, for a network of whatever name."""
+    """The configuration of a command line, for a network of any name."""
     register()
     with initialize_config_dir(str(conf_dir())):
         return settle(compose("train", [f"strategy={strategy}", f"freeze={freeze}"]))

@@ -50,7 +50,7 @@ class Waits(TorchDispatchMode):
     """Answers what is asked of the device with ones and notes who asked.
 
     Attributes:
-        during: what is going on, and its number, counted from 1; None between batches.
+        during: the current hook and its number, counted from 1; None between batches.
         asked: during what, and from where in Graft or Lightning; between batches nothing is noted.
     """
 
@@ -88,7 +88,7 @@ class Waits(TorchDispatchMode):
 
 
 class Watch(pl.Callback):
-    """Tells `waits` what is going on, and keeps where it went on."""
+    """Tells `waits` the current hook and records where it waited."""
 
     def __init__(self, waits: Waits) -> None:
         self.waits = waits

@@ -151,9 +151,9 @@ def test_addresses_and_cache_paths_equal_those_of_torchvision_without_importing_
     )
     found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert found.keys() == set(torchvision.models.list_models(module=torchvision.models))
-    for name, (url, place) in found.items():
+    for name, (url, path) in found.items():
         entries = torchvision.models.get_model_weights(name)
         assert url == entries.DEFAULT.url
-        assert place == str(TorchHub(url).path)
+        assert path == str(TorchHub(url).path)
         assert all(torchvision_address(name, entry.name).url == entry.url for entry in entries)
     assert torchvision_address("vgg16", "IMAGENET1K_V9") is None

@@ -121,7 +121,7 @@ def test_position_embeddings_of_another_size_are_interpolated_in_order():
     torch.testing.assert_close(patches[0, 0], torch.zeros(2))
     torch.testing.assert_close(patches[4, 2], torch.tensor([1.0, 0.5]))
     odd = {"encoder.pos_embedding": torch.zeros(1, 8, 768)}
-    assert convert(network, odd) == odd, "left for its shape to be told"
+    assert convert(network, odd) == odd, "unchanged, so that its shape is reported"
 
 
 def _train_squeezenets_head(clip: float | None, seed: int) -> tuple[torch.Tensor, float, float]:

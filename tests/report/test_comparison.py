@@ -72,7 +72,7 @@ def test_columns_implied_by_another_come_after_the_metrics(tmp_path: Path) -> No
 
 
 def test_every_key_that_was_searched_is_shown_first(tmp_path: Path) -> None:
-    """As after sweep=finetune: the options of the groups alone would tell all rows apart."""
+    """As after sweep=finetune: the options of the groups alone would distinguish all rows."""
     for number, (freeze, augment, lr, multiplier) in enumerate(
         [("none", "basic", 0.1, 0.5), ("none", "none", 0.01, 0.1), ("features", "basic", 0.001, 0.2)]
     ):
@@ -93,9 +93,9 @@ def test_every_key_that_was_searched_is_shown_first(tmp_path: Path) -> None:
 def test_a_narrow_terminal_names_the_columns_that_it_cannot_show(tmp_path: Path) -> None:
     for name in "ab":
         a_run(tmp_path / name, seed=0, acc=0.5, strategy=name, **{f"strategy.{key}": name * 20 for key in "xyz"})
-    said = io.StringIO()
-    show_table(PlainConsole(file=said, width=100), rows_of(tmp_path), "runs")
-    assert "different too (see compare.md): strategy.x, strategy.y, strategy.z" in said.getvalue()
+    text = io.StringIO()
+    show_table(PlainConsole(file=text, width=100), rows_of(tmp_path), "runs")
+    assert "different too (see compare.md): strategy.x, strategy.y, strategy.z" in text.getvalue()
 
 
 # -- what is an experiment ---------------------------------------------------------------------------------------------
@@ -258,10 +258,10 @@ def test_the_difference_of_the_first_two_is_tested_paired_by_seed(tmp_path: Path
         a_run(tmp_path / f"a{seed}", seed=seed, acc=a, strategy="a")
         a_run(tmp_path / f"b{seed}", seed=seed, acc=b, strategy="b")
     a_run(tmp_path / "b9", seed=9, acc=0.0, strategy="b")  # has no partner
-    said = significance(rows_of(tmp_path), "test/acc")
+    text = significance(rows_of(tmp_path), "test/acc")
     # differences .02 .01 .03 .02: mean .02, sd .008165, t = 4.899 with 3 degrees of freedom
     assert (
-        said == "First against second by test/acc: +0.0200 ± 0.0082, paired by seed: paired t-test, n = 4, p = 0.016."
+        text == "First against second by test/acc: +0.0200 ± 0.0082, paired by seed: paired t-test, n = 4, p = 0.016."
     )
 
 

@@ -42,8 +42,8 @@ def a_run(folder: Path, *, acc: float, seed: int = 0, wrong: tuple[int, ...] = (
     predictions = Predictions(
         15, 2, np.arange(20), labels, predicted, sure, sure, np.zeros((20, 0)), np.zeros((0, 1)), np.zeros(0, int)
     )
-    images = [(place, np.full((64, 64, 3), 12 * place, np.uint8)) for place in range(20)]
-    names = [f"{SCRIPT}/{place}.jpg" for place in range(20)]
+    images = [(number, np.full((64, 64, 3), 12 * number, np.uint8)) for number in range(20)]
+    names = [f"{SCRIPT}/{number}.jpg" for number in range(20)]
     write_record(folder, record_of(predictions, "test", CLASSES, names, images))
     return folder
 

@@ -1,4 +1,4 @@
-"""What TensorBoard makes of what it is told."""
+"""Text, HPARAMS and projector files for TensorBoard."""
 
 import html
 import re

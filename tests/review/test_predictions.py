@@ -1,4 +1,4 @@
-"""Predictions as files that other programs read, whatever images and classes are called."""
+"""Predictions as files that other programs read, for any name of images and classes."""
 
 import csv
 import json

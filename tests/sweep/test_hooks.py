@@ -34,7 +34,7 @@ def errors_come_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`train.py -m WORDS` with a function in the place of training; returns the folder of the sweep."""
+    """`train.py -m WORDS` with a function in place of training; returns the folder of the sweep."""
 
     def run(task: Callable[[Any], None], *words: str) -> Path:
         monkeypatch.setattr(

@@ -60,7 +60,7 @@ def test_files_of_others_in_the_temporary_folder_do_not_block_a_sweep(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr("tempfile.tempdir", None)
-    for name in (f"graft-places-{os.getuid()}", f"graft-{os.getuid()}", "graft"):
+    for name in (f"graft-slots-{os.getuid()}", f"graft-{os.getuid()}", "graft"):
         if kind == "a file":
             (temporary / name).touch()
         elif kind == "a link":

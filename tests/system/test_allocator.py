@@ -60,7 +60,7 @@ def test_a_step_reuses_the_pages_freed_by_the_previous_one() -> None:
     _, inside, large, freed = small_pages(probed())
     assert inside < 10 * MIB
     assert large > 2700 * MIB, "very large blocks are not kept"
-    assert freed > 90 * MIB, "and at the end the memory is given back"
+    assert freed > 90 * MIB, "and at the end the memory is released"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
@@ -78,14 +78,14 @@ def test_another_c_library_and_user_set_limits_are_not_changed(
 def test_a_cpu_run_reuses_freed_memory_unless_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def noted(wanted: bool) -> AbstractContextManager[None]:
-        asked.append(wanted)
+    def noted(keep: bool) -> AbstractContextManager[None]:
+        asked.append(keep)
         return nullcontext()
 
     monkeypatch.setattr(fit, "reuse_freed_memory", noted)
     monkeypatch.setattr(fit, "prepare_training", lambda *_: None)
     monkeypatch.setattr(fit, "fit_and_test", lambda _: {})
-    for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):
-        config = SimpleNamespace(trainer=SimpleNamespace(keep_memory=wanted))
+    for accelerator, keep in (("cpu", True), ("cpu", False), ("gpu", True)):
+        config = SimpleNamespace(trainer=SimpleNamespace(keep_memory=keep))
         fit.one_process(config, None, Device(accelerator, 1, "32-true"), None, Path())  # type: ignore[arg-type]
     assert asked == [True, False, False]

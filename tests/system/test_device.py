@@ -1,4 +1,4 @@
-"""What is said of a device that cannot do what is asked for."""
+"""Errors for operations that a device cannot repeat."""
 
 from pathlib import Path
 

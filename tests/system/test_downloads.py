@@ -54,7 +54,7 @@ def visible(folder: Path) -> list[str]:
 
 
 def ranges(server: Any) -> list[str | None]:
-    return [wanted for _, wanted in server.requests]
+    return [ranges for _, ranges in server.requests]
 
 
 # ---- transfer
@@ -263,7 +263,7 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, capsys: pytest.
 
         def wait() -> None:
             with locked(tmp_path / "set"):
-                order.append("held here")
+                order.append("acquired here")
 
         waiting = threading.Thread(target=wait)
         waiting.start()
@@ -272,12 +272,12 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, capsys: pytest.
         other.stdin.write("let go\n")
         other.stdin.flush()
         waiting.join(30)
-    assert order == ["held here"]
-    said = capsys.readouterr().err
-    assert "waiting for " in said
-    assert "which is downloading set" in said
+    assert order == ["acquired here"]
+    output = capsys.readouterr().err
+    assert "waiting for " in output
+    assert "which is downloading set" in output
     if sys.platform == "linux":
-        assert f"waiting for process {other.pid} (" in said
+        assert f"waiting for process {other.pid} (" in output
 
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

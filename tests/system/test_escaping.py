@@ -82,10 +82,10 @@ def test_tables_show_names_verbatim(tmp_path: Path) -> None:
     own.add_row(HOSTILE)
     own.add_row(Text(HOSTILE))
     for table in (*tables, own):
-        said = io.StringIO()
-        PlainConsole(file=said, width=400).print(table)
-        assert not control_characters(said.getvalue())
-        assert "[/red][bold]:dog:" in said.getvalue()
+        output = io.StringIO()
+        PlainConsole(file=output, width=400).print(table)
+        assert not control_characters(output.getvalue())
+        assert "[/red][bold]:dog:" in output.getvalue()
     assert not control_characters(most_confused([HOSTILE, "b"], [[0, 1], [0, 0]]))
 
 

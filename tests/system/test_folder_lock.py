@@ -25,7 +25,7 @@ def lock(folder: Path) -> FolderLock:
 
 
 @contextmanager
-def held(folder: Path, *, with_worker: bool = False) -> Iterator[BaseProcess]:
+def locked(folder: Path, *, with_worker: bool = False) -> Iterator[BaseProcess]:
     """`folder`, locked by another process."""
     holder = multiprocessing.get_context("fork").Process(target=hold_folder, args=(folder, with_worker))
     holder.start()
@@ -53,9 +53,9 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
 def test_a_folder_in_use_is_refused_with_its_holder_and_free_after_a_kill(file_system: None, tmp_path: Path) -> None:
-    with held(tmp_path) as holder:
-        said = rf"hydra\.run\.dir=\S+: in use by process {holder.pid} on \S+, since 20\d\d-\S+\.\n"
-        with pytest.raises(ConfigError, match=said):
+    with locked(tmp_path) as holder:
+        message = rf"hydra\.run\.dir=\S+: in use by process {holder.pid} on \S+, since 20\d\d-\S+\.\n"
+        with pytest.raises(ConfigError, match=message):
             lock(tmp_path).acquire()
         assert holder.pid is not None
         os.kill(holder.pid, signal.SIGKILL)
@@ -74,7 +74,7 @@ def test_the_same_process_cannot_lock_a_folder_twice(file_system: None, tmp_path
 
 
 def test_a_data_loader_that_outlives_its_killed_run_holds_no_lock(tmp_path: Path) -> None:
-    with held(tmp_path, with_worker=True) as holder:
+    with locked(tmp_path, with_worker=True) as holder:
         assert holder.pid is not None
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()

@@ -1,4 +1,4 @@
-"""data.batch_size=auto: what fits is found, told, and kept."""
+"""data.batch_size=auto finds the largest batch that fits, logs it and keeps it when resuming."""
 
 from pathlib import Path
 from typing import Any

@@ -36,8 +36,8 @@ def composed(task: str, *overrides: str) -> Any:
 def evaluated(run: Path, folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """What `graft evaluate checkpoint=run OVERRIDES` writes: evaluation.json and the rows of predictions.csv."""
     config = composed("evaluate", f"checkpoint={run}", *overrides)
-    said = frozenset(word.partition("=")[0] for word in overrides)
-    evaluation.run(config, checkpoint_file(config.checkpoint), said, folder)
+    overridden = frozenset(word.partition("=")[0] for word in overrides)
+    evaluation.run(config, checkpoint_file(config.checkpoint), overridden, folder)
     with (folder / "predictions.csv").open() as file:
         result = json.loads((folder / "evaluation.json").read_text())
         return result | {"folder": folder}, list(csv.DictReader(file))

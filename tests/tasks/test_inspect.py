@@ -32,7 +32,7 @@ def photograph(number: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
 
 
 def fill(root: Path, counts: dict[str, int]) -> Path:
-    """So many pictures, all different, in each folder below `root`."""
+    """Create the given number of different images in each folder of `root`."""
     number = 0
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def unreadable_class(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind", "said"),
+    ("spoil", "kind", "text"),
     [
         (empty_class, "cannot be divided", "wasps: no images in this class folder"),
         (single_image, "cannot be divided", 'class "wasps" has 1 image, but data.val_fraction=0.1 needs at least 2'),
@@ -247,14 +247,14 @@ def unreadable_class(root: Path) -> None:
     ],
 )
 def test_a_class_without_training_images_is_an_error_and_the_rest_is_inspected(
-    tmp_path: Path, spoil: Callable[[Path], None], kind: str, said: str
+    tmp_path: Path, spoil: Callable[[Path], None], kind: str, text: str
 ) -> None:
     root = fill(tmp_path / "set", {f"{part}/{name}": 6 for part in ("train", "test") for name in ("ants", "bees")})
     spoil(root)
     (root / "train" / "ants" / "broken.jpg").touch()
     report = inspected(root, tmp_path, spoiled=True)
     assert kind in kinds(report, "error")
-    assert any(said in finding["message"] for finding in report["findings"] if finding["kind"] == kind)
+    assert any(text in finding["message"] for finding in report["findings"] if finding["kind"] == kind)
     assert "train/ants/broken.jpg" in files(report, "unreadable")
     assert report["classes"] == ["ants", "bees", "wasps"]
 
@@ -268,8 +268,8 @@ def test_class_imbalance_and_similar_names_are_reported(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {"Cats": 40, "cats": 8, "벌 🐝": 8})
     report = inspected(root, tmp_path)
     assert groups(report, "confusable classes") == [{"Cats", "cats"}]
-    said = next(finding["message"] for finding in report["findings"] if finding["kind"] == "class imbalance")
-    assert said.startswith("5.8 times as many train images of Cats (29) as of cats (5); always predicting Cats")
+    text = next(finding["message"] for finding in report["findings"] if finding["kind"] == "class imbalance")
+    assert text.startswith("5.8 times as many train images of Cats (29) as of cats (5); always predicting Cats")
     assert report["counts"]["test"] == {"Cats": 8, "cats": 2, "벌 🐝": 2}
     even = inspected(fill(tmp_path / "even", {"a": 20, "b": 10}), tmp_path)
     assert "class imbalance" not in kinds(even, "warning")
@@ -338,8 +338,8 @@ def test_contact_sheets_are_limited_with_many_classes(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("output=report.csv",), "output=report.csv: give a name that ends in .json"),
-        (("output=SET/report.json",), r"lies in data\.root=.*, the data set"),
-        (("folder=SET",), r"lies in data\.root=.*, the data set"),
+        (("output=SET/report.json",), r"is in data\.root=.*, the data set"),
+        (("folder=SET",), r"is in data\.root=.*, the data set"),
         (("near=16",), "near=16"),
         (("rows=0",), "rows=0"),
         (("data.preprocess.fit=crpo",), "Did you mean crop"),

@@ -1,4 +1,4 @@
-"""A run's folder is its own: what lies there already is neither mixed with it nor lost."""
+"""A run neither mixes its files with those of another run in the same folder nor removes them."""
 
 import json
 import os
@@ -48,8 +48,8 @@ def test_a_second_run_into_the_folder_of_a_finished_one_changes_nothing(finished
 
 def test_an_interrupted_run_is_not_restarted_unasked(stopped: Path) -> None:
     before = contents(stopped)
-    said = r"(?s)holds last\.ckpt and best\.ckpt of a run .* interrupted.*resume=auto continues.*resume=\S+stopped"
-    with pytest.raises(ConfigError, match=said):
+    message = r"(?s)holds last\.ckpt and best\.ckpt of a run .* interrupted.*resume=auto continues.*resume=\S+stopped"
+    with pytest.raises(ConfigError, match=message):
         graft.train(*WORDS, folder=stopped, echo=False)
     assert contents(stopped) == before
 

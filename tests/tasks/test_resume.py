@@ -166,7 +166,7 @@ def test_an_overridden_learning_rate_is_used(scheduler: str, tmp_path: Path) -> 
     first = {row["step"]: row for row in resumed.table}[13]
     assert first["lr/head"] == pytest.approx(then[-1] / 100), "of the step after the checkpoint's"
     note = "resume: optimizer.lr: 0.2 in the checkpoint, 0.002 now: every learning rate, and its schedule, is scaled"
-    assert any(said.startswith(note) for said in resumed.summary["notes"])
+    assert any(entry.startswith(note) for entry in resumed.summary["notes"])
 
 
 def test_an_overridden_weight_decay_is_used(part: Path) -> None:
@@ -263,10 +263,10 @@ def test_a_changed_key_without_a_rule_is_refused() -> None:
 
 def test_a_complete_run_names_the_key_to_raise(whole: graft.FinishedRun, tmp_path: Path) -> None:
     before = contents(whole.folder)
-    said = r"the run has reached trainer\.max_epochs=4; raise it to continue"
-    with pytest.raises(ConfigError, match=said):
+    message = r"the run has reached trainer\.max_epochs=4; raise it to continue"
+    with pytest.raises(ConfigError, match=message):
         train(whole.folder, *WORDS, "resume=auto")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         train(tmp_path / "new", *WORDS, f"resume={whole.folder}")
     with pytest.raises(ConfigError, match=r"reached trainer\.max_steps=20 \(24 done\); raise it"):
         train(tmp_path / "new", *WORDS, f"resume={whole.folder}", "trainer.max_epochs=9", "trainer.max_steps=20")
@@ -341,10 +341,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_other_data_are_refused_and_nothing_is_written(change: str, photos: Path, tmp_path: Path) -> None:
     words = (*WORDS, "data=folder", f"data.root={photos}", "data.batch_size=4")
     part = killed(tmp_path / "part", *words, after=2)
-    alter, said = CHANGES[change]
+    alter, message = CHANGES[change]
     alter(photos)
     before = contents(part)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         train(part, *words, "resume=auto")
     assert contents(part) == before
 

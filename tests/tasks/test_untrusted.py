@@ -45,7 +45,7 @@ DIGITS = tuple("0123456789")
 
 def made(**changes: Any) -> dict[str, Any]:
     """What a checkpoint of a run on digits says of itself, with `changes` at dotted keys (a double underscore each)."""
-    said: dict[str, Any] = {
+    content: dict[str, Any] = {
         "recipe": RECIPE.to_dict(),
         "classes": list(DIGITS),
         "preprocessing": Preprocessing(32, 32, "squash").to_dict(),
@@ -59,11 +59,11 @@ def made(**changes: Any) -> dict[str, Any]:
     }
     for key, value in changes.items():
         *sections, last = key.split("__")
-        place = said
+        section_of = content
         for section in sections:
-            place = place[section]
-        place[last] = value
-    return said
+            section_of = section_of[section]
+        section_of[last] = value
+    return content
 
 
 def checkpoint(folder: Path, **changes: Any) -> Path:
@@ -89,9 +89,9 @@ def composed(task: str, *overrides: str) -> Any:
 
 
 def evaluate(file: Path, folder: Path, *words: str) -> None:
-    said = frozenset(word.partition("=")[0] for word in words)
+    overridden = frozenset(word.partition("=")[0] for word in words)
     config = typed(composed("evaluate", f"checkpoint={file}", *words), EvaluateConfig)
-    evaluation.run(config, file, said, folder / "evaluated")
+    evaluation.run(config, file, overridden, folder / "evaluated")
 
 
 def exported(file: Path, folder: Path, *words: str) -> list[str]:
@@ -111,8 +111,8 @@ USES: dict[str, Callable[[Path, Path], Any]] = {"evaluate": evaluate, "export": 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test of these may ask for anything."""
 
-    def refuse(*given: Any, **words: Any) -> None:
-        raise AssertionError(f"asked for {given} {words}")
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError(f"asked for {arguments} {options}")
 
     for name in ("require_reachable", "download"):
         monkeypatch.setattr(downloads, name, refuse)
@@ -190,17 +190,17 @@ def test_a_network_is_looked_up_among_those_that_libraries_register(recipe: dict
         from_checkpoint(checkpoint(tmp_path, recipe=recipe))
 
 
-@pytest.mark.parametrize("place", ["data__root", "data__split_seed", "paths__data", "data___target_"])
+@pytest.mark.parametrize("key", ["data__root", "data__split_seed", "paths__data", "data___target_"])
 @pytest.mark.parametrize("text", ["${oc.env:SECRET}", "x${hydra:job.id}", "???", "${jobs_at_once:}"])
 def test_no_interpolation_in_a_checkpoint_is_resolved(
-    place: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     value = text
     with pytest.raises(
-        RecordError, match=rf"best\.ckpt: config\.{place.replace('__', '.')}.*without interpolation"
+        RecordError, match=rf"best\.ckpt: config\.{key.replace('__', '.')}.*without interpolation"
     ) as refused:
-        evaluate(checkpoint(tmp_path, **{f"config__{place}": value}), tmp_path)
+        evaluate(checkpoint(tmp_path, **{f"config__{key}": value}), tmp_path)
     assert "hunter2" not in str(refused.value)
 
 
@@ -366,16 +366,16 @@ def claims(kind: str) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore:.*parse.*invariant")
 @pytest.mark.parametrize("kind", ["expanded", "sparse", "without memory"])
-@pytest.mark.parametrize("place", ["state_dict", "callbacks", "optimizer_states"])
-def test_tensors_that_the_file_does_not_contain_are_refused(kind: str, place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["state_dict", "callbacks", "optimizer_states"])
+def test_tensors_that_the_file_does_not_contain_are_refused(kind: str, key: str, tmp_path: Path) -> None:
     file = checkpoint(tmp_path)
     content = torch.load(file, weights_only=True)
-    content.setdefault(place, {})["network.x"] = claims(kind)
+    content.setdefault(key, {})["network.x"] = claims(kind)
     torch.save(content, file)
     with pytest.raises(WeightsError, match=r"best\.ckpt: (its tensors, (network.)?x of shape|(network.)?x is no)"):
         read_checkpoint(file)
-    if place == "state_dict":
-        torch.save(content[place], tmp_path / "weights.pth")
+    if key == "state_dict":
+        torch.save(content[key], tmp_path / "weights.pth")
         with pytest.raises(
             WeightsError, match=r"weights\.pth: (its tensors, (network.)?x of shape|(network.)?x is no)"
         ):
