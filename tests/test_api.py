@@ -1,4 +1,4 @@
-"""Graft from Python does what the command does."""
+"""The Python API gives the results of the commands."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ WORDS = (
     "model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.split_seed=3",
     "trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false",
 )  # fmt: skip
-"""As `digits_run` was trained, on the command line."""
+"""The overrides of `digits_run`."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What happens before a task begins: the command line, help, and mistakes that need no torch."""
+"""The command line before a task begins: parsing, help, and mistakes reported without importing torch."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Each benchmark runs, and says what its page says of it."""
+"""Each benchmark runs and prints what its docstring describes."""
 
 import json
 import re

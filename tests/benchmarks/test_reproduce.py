@@ -1,4 +1,4 @@
-"""The table of results is what the runs say, and no preset is missing from it."""
+"""The table of results agrees with the stored runs and has a row for every preset."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Every option of every group composes, validates and says how to use it."""
+"""Every option of every group composes, fits the schema and documents its use."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every number of the schema has bounds, and each command refuses what lies outside of them by name."""
+"""Every number of the schema has bounds, and each command refuses values outside of them by name."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""Mistakes answer in plain words, with exit code 1, before anything heavy is imported."""
+"""Mistakes give a clear message and exit code 1 before torch is imported."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""A path or a name on the command line means itself, and everything else is still Hydra's."""
+"""Paths and names on the command line are literal; other overrides keep Hydra's grammar."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Parts named by `_target_`: what is refused, with which words, and what is imported for it."""
+"""Parts named by `_target_`: which are refused, with which message, and what is imported for the check."""
 
 import inspect
 import subprocess

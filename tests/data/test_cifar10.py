@@ -1,4 +1,4 @@
-"""CIFAR-10 in both of its forms: class folders, and its publisher's batches."""
+"""CIFAR-10 as class folders and in its publisher's binary batches."""
 
 import pickle
 from pathlib import Path

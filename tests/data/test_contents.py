@@ -1,4 +1,4 @@
-"""Files are distinguished by their content where neither name, size nor time of change can."""
+"""Content hashes distinguish files whose names, sizes and modification times are equal."""
 
 import os
 import shutil

@@ -58,7 +58,7 @@ def batch_of(dataset: FileDataset, epoch: int) -> Batch:
 
 
 LEVELS = 0 if torch.backends.cpu.get_cpu_capability().startswith("AVX") else 2
-"""Without AVX2, torchvision resizes in floating point, and so without rounding in between."""
+"""Without AVX2, torchvision resizes in floating point, without intermediate rounding."""
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])

@@ -1,4 +1,4 @@
-"""What chance does to an image depends on seed, epoch and index alone."""
+"""Random augmentation of an image depends on seed, epoch and index alone."""
 
 import pickle
 import random

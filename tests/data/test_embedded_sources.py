@@ -1,4 +1,4 @@
-"""The sets that come with packages: nothing is downloaded, and nothing imported for them."""
+"""Data sets embedded in Python packages need neither a download nor an import of those packages."""
 
 import subprocess
 import sys

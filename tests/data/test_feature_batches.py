@@ -1,4 +1,4 @@
-"""Features come back from their files as they went in, for the epoch and the pictures asked for."""
+"""Batches of stored features equal the features that were stored, for the requested epoch and images."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A LightningDataModule of the user's own trains, resumes and is evaluated like Graft's own data."""
+"""A user's LightningDataModule trains, resumes and is evaluated like Graft's own data."""
 
 import json
 from pathlib import Path

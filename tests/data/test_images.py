@@ -1,4 +1,4 @@
-"""Any kind of picture becomes upright 8-bit RGB."""
+"""Every supported kind of image is decoded to upright 8-bit RGB."""
 
 import io
 import os

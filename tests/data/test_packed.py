@@ -1,4 +1,4 @@
-"""A packed sequence is what the list would be, in less memory."""
+"""A packed sequence equals a list in less memory."""
 
 import pickle
 from pathlib import Path

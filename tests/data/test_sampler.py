@@ -1,4 +1,4 @@
-"""Who sees which image when."""
+"""The order of images per epoch and process."""
 
 from collections import Counter
 

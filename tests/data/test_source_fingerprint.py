@@ -1,4 +1,4 @@
-"""The hash of a data set that decides which runs may be averaged."""
+"""The fingerprint of a data set, which decides which runs may be averaged."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From names and folders to splits: published counts, the mistakes people make, and nothing ever written."""
+"""Data sources give the published splits, refuse common mistakes and write nothing."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Draws are exact, seeded, disjoint and the same everywhere."""
+"""Splits are exact, seeded, disjoint and the same on every machine."""
 
 from pathlib import Path
 

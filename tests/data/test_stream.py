@@ -1,4 +1,4 @@
-"""Pictures by file, folder and pattern: in order, lazily, and never more in memory than asked for."""
+"""Images by file, folder and pattern are read in order and lazily."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Evaluation is torchvision's own, training stays within what its options say."""
+"""Evaluation transforms equal torchvision's, and training transforms stay within their options."""
 
 from pathlib import Path
 

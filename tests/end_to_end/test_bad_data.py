@@ -1,4 +1,4 @@
-"""Folders as people have them, with broken files and odd names: a run stops in plain words or says what it lacks."""
+"""Folders with broken files and unusual names: the run stops with a clear error or reports what it excludes."""
 
 import csv
 from pathlib import Path

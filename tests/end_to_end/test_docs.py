@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/ is one that runs."""
+"""Every command of README.md and docs/ runs."""
 
 import re
 import shlex
@@ -25,13 +25,13 @@ GENERATED = "results.md"
 
 HERE = {"~/photos": "photos", "data.shots=10": "data.shots=2", "paths.data=/datasets": "paths.data=data",
         "$SLURM_ARRAY_TASK_ID": "0"}  # fmt: skip
-"""What a page says, and what there is of it in the test."""
+"""Names on a page and what replaces them in the test."""
 
 ONE_TASK = {
     "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1",
     "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0",
 }  # fmt: skip
-"""What srun says to the only task of a step."""
+"""Environment that srun sets for the only task of a step."""
 
 
 def examples() -> list[tuple[str, str, str]]:

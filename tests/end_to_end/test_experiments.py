@@ -1,4 +1,4 @@
-"""Every preset composes and passes one training, validation and test step; what its comment says is what it does."""
+"""Every preset passes one training, validation and test step and has the settings that its comment states."""
 
 import json
 from pathlib import Path

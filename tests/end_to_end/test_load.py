@@ -1,4 +1,4 @@
-"""Many runs at once, long ones, and sets of many classes."""
+"""Many parallel runs, long runs, and data sets of many classes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a person finds in TensorBoard after a run, with nothing switched on."""
+"""TensorBoard after a run with the default options."""
 
 import csv
 import json

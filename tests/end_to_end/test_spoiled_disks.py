@@ -1,4 +1,4 @@
-"""Whole runs whose disk fills up, or spoils what it keeps."""
+"""Runs on a disk that is full or has flipped bits."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""Sweeps as a user runs them: killed, failing, taken up again, side by side, searching."""
+"""Sweeps as a user runs them: killed, failing, resumed, in parallel, and searches."""
 
 import json
 import os

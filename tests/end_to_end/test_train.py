@@ -1,4 +1,4 @@
-"""`python train.py …` as a user types it, on embedded data."""
+"""`python train.py …` as a user runs it, on embedded data."""
 
 import csv
 import json

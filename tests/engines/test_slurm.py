@@ -16,7 +16,7 @@ from commands import FOUR_JOBS, ROOT, TINY, command, succeeded, summaries, train
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 TRAIN = str(ROOT / "train.py")
 WITHOUT_NORM = (*TINY, "model.classifier=linear", "model.average_pool=2", "trainer.accelerator=cpu")
-"""What several processes learn just as one does."""
+"""Overrides with which several processes learn exactly what one does."""
 
 
 @pytest.fixture(scope="module")

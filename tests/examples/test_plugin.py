@@ -1,4 +1,4 @@
-"""A package from outside of Graft adds a part of each kind, and every command works with all of them at once."""
+"""A package outside of Graft adds a part of each kind, and every command works with all of them."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Training on features of the frozen layers is training on the images, only faster."""
+"""Training on cached features of frozen layers equals training on the images."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Features are computed once, whole, by one process, and never more of them are kept than allowed."""
+"""Features are computed once, completely, by one process, within the size limit."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped where there is none."""
+"""Behaviour that only a GPU can show; skipped without one."""
 
 import os
 from pathlib import Path

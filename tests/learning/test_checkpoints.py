@@ -1,4 +1,4 @@
-"""Checkpoints that a disk has spoiled, or had no room for: noticed, named, and gone on from the one before."""
+"""Damaged and missing checkpoints are detected, named and replaced by the previous one."""
 
 import os
 import random

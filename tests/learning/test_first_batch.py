@@ -1,4 +1,4 @@
-"""The first batch as the network sees it."""
+"""The first batch as the network receives it."""
 
 from types import SimpleNamespace
 from typing import Any

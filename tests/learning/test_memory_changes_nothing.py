@@ -1,4 +1,4 @@
-"""Where training images lie, and how many processes decode them, decides no weight of a run."""
+"""Weights do not depend on cached images or on the number of worker processes."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is known of networks without building them, and without torch."""
+"""Facts about networks that are read without building them and without importing torch."""
 
 import subprocess
 import sys

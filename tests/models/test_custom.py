@@ -1,4 +1,4 @@
-"""Custom networks, named by model._target_: trained, restored, cut and loaded as Graft's own are."""
+"""Custom networks named by model._target_ are trained, restored, cut and loaded like Graft's own."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A head that begins with rows of the pretrained one."""
+"""Initialising a new head from rows of the pretrained head."""
 
 import json
 from pathlib import Path

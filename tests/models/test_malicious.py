@@ -1,4 +1,4 @@
-"""Files that would run code if they were read as Python reads pickles: refused by every door, and nothing runs."""
+"""Files that would run code when unpickled are refused by every command, and nothing is executed."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""torchvision's weights are fetched once, whole and checked."""
+"""torchvision's weights are downloaded once and verified."""
 
 import hashlib
 import json

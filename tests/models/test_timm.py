@@ -1,4 +1,4 @@
-"""timm's networks: named, built, fed and loaded as timm itself does it."""
+"""timm's networks are named, built, preprocessed and loaded as timm does it."""
 
 import hashlib
 import shutil

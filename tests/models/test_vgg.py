@@ -1,4 +1,4 @@
-"""Our VGGs against torchvision's, and what is ours alone."""
+"""Graft's VGGs compared with torchvision's, and their additional options."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Weight files: what fits, what does not and why."""
+"""Weight files: which load, which are refused, and why."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, offline, and what it ends with is right."""
+"""Every notebook runs from top to bottom offline and ends with the right results."""
 
 import json
 import re

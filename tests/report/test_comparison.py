@@ -1,4 +1,4 @@
-"""Runs side by side."""
+"""Tables that compare runs."""
 
 import csv
 import html

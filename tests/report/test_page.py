@@ -1,4 +1,4 @@
-"""The comparison page: whole, escaped, bounded, and as a real browser shows it."""
+"""The comparison page is complete, escaped and bounded, and works in a real browser."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Summaries that nobody should have written: each is read as what it is, or skipped and named; nothing else happens."""
+"""Invalid summaries are read as far as they are valid, or skipped and named."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Grad-CAM: a known answer, every family, and a network left as it was."""
+"""Grad-CAM: a known answer, a map for every family, and an unchanged network."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pictures for people: bounded, in any script, right or wrong at a glance."""
+"""Figures have a bounded size, show any script and mark mistakes."""
 
 import io
 import warnings

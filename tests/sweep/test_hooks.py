@@ -1,4 +1,4 @@
-"""A sweep from its first word to its exit code; the jobs are functions, so that only the sweep is tried."""
+"""A sweep from its command line to its exit code; functions replace the training of each job."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""Which folder, and which part of the machine, a job of a sweep gets."""
+"""The folder, GPUs and CPU cores of each job of a sweep."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""A search that is stopped and taken up again; the jobs are functions, so that only the search is tried."""
+"""Optuna searches that are stopped and resumed; functions replace the training of each trial."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Memory that is kept is not asked for again, and goes back in the end."""
+"""Freed memory is reused by the next step and released at the end."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Archives that mean harm, or are not what they say."""
+"""Malicious and damaged archives are refused."""
 
 import bz2
 import gzip

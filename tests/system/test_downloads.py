@@ -1,4 +1,4 @@
-"""Transfers that break, servers that cannot resume, locks."""
+"""Downloads over broken connections, from servers without ranges, and in several processes."""
 
 import contextlib
 import email.utils

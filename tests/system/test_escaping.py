@@ -1,4 +1,4 @@
-"""A terminal only prints the name of a file or a class, regardless of what is in it."""
+"""Names of files and classes are escaped before a terminal prints them."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time: on file systems with locks and without, and after a kill."""
+"""A folder is locked by one process at a time, on file systems with and without locks, and is free after a kill."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Which commit a checkout is at, without running what its configuration names."""
+"""The commit of a checkout is read without running programs that its configuration names."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A wait for a lock says which process holds it."""
+"""A wait for a lock names the process that holds it."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""What Slurm says to the tasks that srun has started."""
+"""Environment variables of Slurm's tasks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`graft evaluate`: the run's own figures again, another set by its class names, and figures anybody can check."""
+"""`graft evaluate` reproduces the metrics of the run, matches other data by class name and agrees with scikit-learn."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""`graft export`: each file does what the checkpoint does, loaded as its JSON says, or it is not there."""
+"""`graft export`: each file gives the checkpoint's outputs when loaded as its JSON describes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`graft inspect`: what is wrong with a folder is named, what is right is not, and the folder stays as it was."""
+"""`graft inspect` names the defects of a data set and does not change the data set."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Trainings of any length end with a best checkpoint, or are refused before they begin."""
+"""A run of any length ends with a best checkpoint or is refused before it begins."""
 
 from pathlib import Path
 

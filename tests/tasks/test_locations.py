@@ -1,4 +1,4 @@
-"""Nothing is written into a data set, and a data set is not put where old features are removed."""
+"""Nothing is written into a data set, and no data set may be in the cache folder."""
 
 import os
 from pathlib import Path

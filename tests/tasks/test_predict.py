@@ -1,4 +1,4 @@
-"""`graft predict`: the same names as in the evaluation, ImageNet's with real weights, and what cannot be asked."""
+"""`graft predict`: class names of the run or of ImageNet, output formats, and refused requests."""
 
 import csv
 import json

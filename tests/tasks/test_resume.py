@@ -1,4 +1,4 @@
-"""Resuming: wherever the run lies now, with what was changed, or refused by name before anything is written."""
+"""Resuming a run in any folder: changed options are applied, or refused by name before anything is written."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What a training run logs, and where a person goes from there."""
+"""The log of a training run, including the commands that it suggests."""
 
 import json
 import os

@@ -332,7 +332,7 @@ HUGE: list[dict[str, Any]] = [
     {"name": "vit_h_14", "input_size": 4088},
     {"name": "vit_giant_patch14_clip_224", "family": "timm"},
 ]
-"""The last ones have gigabytes, which torch would fill with random numbers before it looks into the file."""
+"""The last ones have gigabytes, which torch would initialise randomly before it reads the file."""
 
 
 def test_a_network_larger_than_its_file_takes_no_memory(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Learning rates per group: one structure, from step 0, for every network."""
+"""Learning rates per parameter group: one structure from step 0 for every network."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""A network taken apart: every parameter in exactly one stage, from input to output."""
+"""The stages of a network contain every parameter exactly once, from input to output."""
 
 import pytest
 import torch
