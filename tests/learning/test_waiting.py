@@ -30,7 +30,7 @@ from graft.tasks.data import open_data
 
 aten = torch.ops.aten
 AWAY = torch.device("meta")
-"""torch's device of shapes without numbers stands for a GPU: reading a number from it is where a GPU would synchronise, and
+"""torch's device without data stands for a GPU: reading a number from it fails where a GPU would synchronise, and
 operations that mix it with the CPU fail as on a GPU."""
 
 
