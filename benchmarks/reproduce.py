@@ -114,7 +114,7 @@ def accuracy_by_epoch(table: Path) -> list[float]:
 
 
 def merged(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Both; a new run replaces the old one of the same row, seed and machine, and rows that no longer exist are dropped."""
+    """Both; a new run replaces the old one of the same row, seed and machine, and obsolete rows are dropped."""
     order = {row.name: number for number, row in enumerate(ROWS)}
     by_key = {(entry["row"], entry["machine"], entry["seed"]): entry for entry in (*old, *new)}
     return sorted(
