@@ -492,10 +492,10 @@ def _assembled(config: Any, splits: Any) -> tuple[Any, Any]:
     import logging
 
     from graft.system.device import choose_device
-    from graft.tasks import fit
     from graft.tasks.build import assemble
+    from graft.tasks.trainer import silence_lightning
 
-    fit.silence_lightning()
+    silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         return assemble(config, splits, Path(folder)), choose_device(config.trainer)

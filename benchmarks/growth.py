@@ -15,7 +15,7 @@ from benchmarks.common import noise, training
 from benchmarks.training_step import by_graft
 from graft.data.splits import Splits
 from graft.system.device import choose_device
-from graft.tasks import fit
+from graft.tasks.trainer import silence_lightning
 
 SIDES = (64, 96, 128, 192, 256)
 BATCHES = (4, 8, 16, 32)
@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--model", default="vgg11")
     parser.add_argument("--side", type=int, default=128, help="of the images, where it does not vary")
     parser.add_argument("--batch-size", type=int, default=8, help="where it does not vary")
-    options = parser.parse_args()
-    fit.silence_lightning()
+    wanted = parser.parse_args()
+    silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     usual = {"model": options.model, "side": options.side, "batch_size": options.batch_size, "classes": 2}
     table(

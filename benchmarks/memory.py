@@ -26,6 +26,7 @@ from graft.models.normalise import Normalise
 from graft.system.device import choose_device
 from graft.tasks import fit
 from graft.tasks.build import assemble
+from graft.tasks.trainer import silence_lightning
 
 MIB = 2**20
 
@@ -48,7 +49,7 @@ def growth() -> Iterator[None]:
 def peak(way: str, model: str, size: int, batch_size: int) -> None:
     """The peak of two steps of `way`: "hand" (bf16 autocast, channels-last, fused SGD) or "graft"."""
     config = training(model, size, batch_size)
-    fit.silence_lightning()
+    silence_lightning()
     device = choose_device(config.trainer)
     splits = batches_of_noise(config, 2)
     with growth(), tempfile.TemporaryDirectory() as folder:

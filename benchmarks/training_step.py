@@ -41,11 +41,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import noise, training
 from graft.data.splits import Splits
+from graft.learning.callbacks.build import build_callbacks
+from graft.learning.loggers import build_loggers
 from graft.models.normalise import Normalise
 from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device, choose_device
-from graft.tasks import fit
 from graft.tasks.build import assemble
+from graft.tasks.trainer import build_trainer, silence_lightning
 
 MOMENTUM = 0.9
 LR = 0.001
@@ -203,12 +205,11 @@ def by_graft(config: Any, splits: Splits, device: Device) -> float:
     watch = Stopwatch(device.root)
     with tempfile.TemporaryDirectory() as folder:
         experiment = assemble(config, splits, Path(folder))
-        module, data = experiment.module, experiment.data
-        trainer = fit.build_trainer(config, device, Path(folder), module.plan, None, data.steps_per_epoch, [watch])
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        trainer.callbacks = [each for each in callbacks if not isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
+        built = build_callbacks(config, Path(folder), logging.getLogger("graft"))
+        callbacks = [watch, *(each for each in built if not isinstance(each, ModelCheckpoint))]
+        trainer = build_trainer(experiment, device, Path(folder), build_loggers(config.logger, Path(folder)), callbacks)
         with reuse_freed_memory(device.accelerator == "cpu" and config.trainer.keep_memory):
-            trainer.fit(module, datamodule=data)
+            trainer.fit(experiment.module, datamodule=experiment.data)
     return watch.step()
 
 
@@ -258,7 +259,7 @@ def main() -> None:
         arguments.model, arguments.size, arguments.batch_size, f"optimizer.lr={LR}", f"optimizer.momentum={MOMENTUM}",
         "optimizer.weight_decay=0", f"trainer.compile={arguments.compile}",
     )  # fmt: skip
-    fit.silence_lightning()
+    silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     device = choose_device(config.trainer)
     root = device.root

@@ -119,6 +119,7 @@ def test_a_real_cat_is_recognised_by_imagenet_classes(shared_weights: Path, tmp_
         ("optimizer.lrr=1", "Did you mean lr"),
         ("strategy.layer_decai=1", "strategy.layer_decai: there is no such key. Did you mean strategy.layer_decay"),
         ("seed=many", "Integer"),
+        ("hydra.run.dir=elsewhere", "folder=PATH"),
     ],
 )
 def test_a_mistyped_override_gives_the_error_of_the_command_line(word: str, answer: str) -> None:

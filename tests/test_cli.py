@@ -56,6 +56,21 @@ def test_help_and_mistakes_do_not_import_torch(words: str, answer: str, tmp_path
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize(
+    "task", ["evaluate checkpoint=nowhere", "train data=digits model=vgg_mini model.weights=WEIGHTS"]
+)
+def test_a_mistake_found_within_the_task_prints_its_message_and_nothing_else(task: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"no weights")
+    words = [word.replace("WEIGHTS", str(weights)) for word in task.split()]
+    done = command(tmp_path / "run", "-m", "graft.cli", *words, f"hydra.run.dir={tmp_path / 'run'}")
+    key = words[-1]
+    assert done.code == 1
+    assert key.partition("=")[2] in done.err.splitlines()[0]
+    assert "Error executing job" not in done.err
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_full_disk_is_explained_for_each_command(task: str) -> None:
     explanation = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/metrics.csv"), task)

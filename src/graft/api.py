@@ -27,6 +27,7 @@ from graft.system.escaping import PrintableFormatter
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from omegaconf import DictConfig
     from PIL import Image
 
     from graft.data.splits import Splits
@@ -45,15 +46,15 @@ log = logging.getLogger("graft")
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the words of a command compose to; `print` shows it as YAML.
+    """The configuration that the overrides of a command compose to; `print` shows it as YAML.
 
     Attributes:
         config: every key, e.g. `config.optimizer.lr`; it may be changed.
-        overrides: the words, e.g. ("model=vgg16", "seed=1").
+        overrides: those of the command, e.g. ("model=vgg16", "seed=1").
         picked: the option chosen of each group, e.g. {"augment": "basic"}.
     """
 
-    config: Any
+    config: "DictConfig"
     overrides: tuple[str, ...] = ()
     picked: dict[str, str] | None = None
 
@@ -64,16 +65,18 @@ class Experiment:
 
     def splits(self) -> "Splits":
         """The images that train, validate and test, with their classes; downloaded where needed."""
+        from graft.config.registration import typed
+        from graft.config.schema import TrainConfig
         from graft.tasks.data import open_data
 
-        return open_data(self.config)
+        return open_data(typed(self.config, TrainConfig))
 
     def pictures(self, part: str = "train", count: int = 20, *, columns: int = 5) -> "Image.Image":
         """Some images of "train", "val" or "test" with their classes, as the network sees them without augmentation.
 
         Args:
             part: of the data set.
-            count: number of images; the choice depends on their names alone, so it is the same each time.
+            count: number of images, chosen by their names alone: the same ones each time.
             columns: number of images in a row.
         """
         from graft.models.configured import preprocessing_of
@@ -104,6 +107,12 @@ def compose(*overrides: str, task: str = "train", config_dir: Source | None = No
     from graft.config.registration import SCHEMAS, register
     from graft.config.unknown_keys import refuse_unknown_keys
 
+    for word in overrides:
+        if word.lstrip("+").startswith("hydra") and not word.startswith("hydra.searchpath="):
+            raise ConfigError(
+                f"{word}: keys of Hydra itself have no effect from Python.\n"
+                "Leave it out; graft.train and graft.build take the run's folder as folder=PATH."
+            )
     register(task)
     words = quote_literals(overrides, task)
     if config_dir is not None:
@@ -113,8 +122,8 @@ def compose(*overrides: str, task: str = "train", config_dir: Source | None = No
             config = hydra_compose(task, words, return_hydra_config=True)
             refuse_unknown_keys(config, SCHEMAS[task])
     except Exception as error:
-        if explained := explain(error, task):
-            raise ConfigError(explained.strip()) from None
+        if message := explain(error, task):
+            raise ConfigError(message.strip()) from None
         raise
     picked = dict(config.hydra.runtime.choices)
     with open_dict(config):
@@ -126,12 +135,12 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     """Train as `graft train` does: fit, keep the best checkpoint, test it, write the run folder.
 
     Args:
-        experiment: one that was composed, or the words to compose one from.
+        experiment: a composed one, or the overrides to compose one from.
         folder: the run's; by default a new one, `outputs/train/DATE_TIME` (see `paths.outputs`).
-        echo: print to stdout what the command prints; train.log contains it in any case.
+        echo: write the log to stdout, as the command does; train.log has it either way.
 
     Raises:
-        ConfigError, DataError, WeightsError, …: as of the command, before long work begins.
+        ConfigError, DataError, WeightsError, …: as for the command, before long work begins.
     """
     from graft.config.registration import typed
     from graft.config.schema import TrainConfig
@@ -143,10 +152,10 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
     chosen = _chosen("train", experiment)
     config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
-    run_folder = _new_name(config.paths.outputs, "train", folder)
-    with prepare(config, chosen.overrides, run_folder, generated_name=folder is None) as prepared:
+    new = _new_name(config.paths.outputs, "train", folder)
+    with prepare(config, chosen.overrides, new, generated_name=folder is None) as prepared:
         command = Command(prepared.folder, list(chosen.overrides), dict(chosen.picked or {}))
-        _write_down(chosen, command.folder)
+        _write_configuration(chosen, command.folder)
         with _log_of(command.folder, echo):
             run_to_its_end(config, command, prepared)
     return FinishedRun(command.folder)
@@ -199,22 +208,22 @@ def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
     chosen = _chosen("build", experiment)
     config = typed(chosen.config, TrainConfig)
     check_locations(config, {"folder": config.paths.outputs if folder is None else folder})
-    run_folder = _new_name(config.paths.outputs, "build", folder)
-    prepared = prepare(config, chosen.overrides, run_folder, generated_name=folder is None)
+    new = _new_name(config.paths.outputs, "build", folder)
+    prepared = prepare(config, chosen.overrides, new, generated_name=folder is None)
     try:
         with prepared:
             settle(config, chosen.overrides)
             downloads.configure(config.download)
             from graft.tasks import fit  # torch and Lightning only now
 
-            training = fit.build(config, prepared.folder)
+            parts, trainer = fit.build(config, prepared.folder)
     except BaseException:
         with suppress(OSError):
             prepared.folder.rmdir()  # which fails unless it is empty
         raise
-    for note in training.notes:
+    for note in parts.notes:
         log.warning("note  %s", note)
-    return Built(training.experiment.module, training.experiment.data, training.trainer)
+    return Built(parts.module, parts.data, trainer)
 
 
 def load(checkpoint: Source | None, *overrides: str, trust: Sequence[str] = ()) -> "Predictor":
@@ -297,7 +306,7 @@ class FinishedRun:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The final figures: "val/acc" of the checkpoint, "test/acc", "test/acc/CLASS", …."""
+        """The final metrics: "val/acc" of the checkpoint, "test/acc", "test/acc/CLASS", …."""
         return dict(self.summary["metrics"])
 
     @property
@@ -319,7 +328,7 @@ class FinishedRun:
 
     @property
     def table(self) -> list[dict[str, float]]:
-        """metrics.csv: a row a step at which something was measured, with what was measured."""
+        """The rows of metrics.csv: one for each step at which metrics were logged."""
         from graft.learning.metrics_csv import read_metrics
 
         try:
@@ -333,7 +342,7 @@ class FinishedRun:
         """(steps, values) of e.g. "val/acc", ready for `axes.plot(*run.curve("val/acc"))`.
 
         Raises:
-            ConfigError: nothing of this name was measured; names what was.
+            ConfigError: no metric of this name was logged; names those that were.
         """
         from graft.config.fields import one_of
 
@@ -386,8 +395,8 @@ def _search_path(config_dir: Source) -> str:
     return f"hydra.searchpath=['{quoted}']"
 
 
-def _write_down(experiment: Experiment, folder: Path) -> None:
-    """What Hydra writes of a command's run: the configuration and its words."""
+def _write_configuration(experiment: Experiment, folder: Path) -> None:
+    """Write the configuration and the overrides, as Hydra does for a command."""
     from omegaconf import OmegaConf
 
     from graft.system.files import write_atomically
@@ -400,7 +409,7 @@ def _write_down(experiment: Experiment, folder: Path) -> None:
 
 @contextmanager
 def _log_of(folder: Path, echo: bool) -> Iterator[None]:
-    """In the block, Graft logs to train.log, and to stdout where `echo` is set, like the command."""
+    """A context whose log goes to train.log, and to stdout if `echo` is set, as with the command."""
     handlers: list[logging.Handler] = [logging.FileHandler(folder / "train.log", encoding="utf-8")]
     handlers += [logging.StreamHandler(sys.stdout)] if echo else []
     level, propagate = log.level, log.propagate

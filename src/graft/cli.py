@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graft import __version__
 from graft.config.overrides import quote_literals
@@ -18,6 +18,9 @@ from graft.system.escaping import printable
 from graft.system.files import DISK_FULL
 from graft.system.signals import exit_on_second_signal
 from graft.system.startup import SAFE_PATH
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 TASKS = {
     "train": "train a network, keep its best checkpoint and test it",
@@ -140,19 +143,27 @@ def _hydra_app(task: str) -> Callable[[], Any]:
     return hydra.main(config_path=str(conf_dir()), config_name=task, execution_whitelist=TRUSTED)(_runner(task))
 
 
-def _runner(task: str) -> Callable[[Any], Any]:
+def _runner(task: str) -> "Callable[[DictConfig], float | None]":
     """The function that Hydra calls; it imports the module of the task."""
 
-    def run(config: Any) -> Any:
+    def run(config: "DictConfig") -> float | None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         from graft.config.registration import SCHEMAS
         from graft.config.unknown_keys import refuse_unknown_keys
 
-        refuse_unknown_keys(config, SCHEMAS[task])
-        is_job = task == "train" and HydraConfig.get().mode == RunMode.MULTIRUN
-        return import_module("graft.sweep.job" if is_job else f"graft.tasks.{task}").main(config)
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        module = "graft.sweep.job" if task == "train" and multirun else f"graft.tasks.{task}"
+        try:
+            refuse_unknown_keys(config, SCHEMAS[task])
+            result: float | None = import_module(module).main(config)
+        except Exception as error:
+            if multirun or explain(error, task) is None:
+                raise
+            # Hydra prints "Error executing job with overrides: […]" before any Exception, but not before this one
+            raise AbortCommand(error) from error
+        return result
 
     return run
 

@@ -7,8 +7,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from graft.config import conf_dir
+from graft.config.choices import choices
 from graft.config.registration import plain, register
-from graft.tasks.checks import choices, settle
+from graft.tasks.checks import settle
 
 GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
 OPTIONS = sorted(str(file.relative_to(conf_dir()).with_suffix("")) for file in conf_dir().glob("*/*.yaml"))

@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
-from graft.config import conf_dir
+import graft
+from graft.config.registration import typed
+from graft.config.schema import TrainConfig
 from graft.data.augment import Augment
 from graft.errors import ConfigError
+from graft.tasks.build import augment_of
 
 
 @pytest.mark.parametrize(
@@ -37,12 +40,9 @@ def test_a_mistake_names_its_key(values: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("option", "batchable"), [("none", True), ("basic", True), ("imagenet", False), ("strong", False)]
 )
-def test_every_option_is_batchable_exactly_if_it_can_augment_whole_batches(option: str, batchable: bool) -> None:
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.load(conf_dir() / "augment" / f"{option}.yaml"))
-    assert isinstance(values, dict)
-    assert Augment(**values).batchable is batchable  # type: ignore[arg-type]
+def test_whole_batches_are_augmented_unless_an_option_crops_at_random(option: str, batchable: bool) -> None:
+    config = typed(graft.compose(f"augment={option}").config, TrainConfig)
+    assert augment_of(config).batchable is batchable
 
 
 def test_a_resized_crop_defaults_to_the_imagenet_settings() -> None:
@@ -52,3 +52,12 @@ def test_a_resized_crop_defaults_to_the_imagenet_settings() -> None:
     }
     assert not Augment(random_resized_crop={}).batchable
     assert Augment().resized_crop_ranges() == {}
+
+
+@pytest.mark.parametrize("option", ["basic", "imagenet", "strong"])
+def test_a_set_whose_mirror_images_mean_something_else_is_flipped_only_on_request(option):
+    def flips(*overrides: str) -> float:
+        return graft.compose(f"augment={option}", *overrides).config.augment.horizontal_flip
+
+    assert flips("data=hymenoptera") == flips("data=digits", "augment.horizontal_flip=0.5") == 0.5
+    assert flips("data=digits") == flips("data=hymenoptera", "data.horizontal_flip=0") == 0

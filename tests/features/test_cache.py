@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from graft.config import conf_dir
+from graft.config.choices import choices
 from graft.config.registration import plain, register
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
@@ -26,7 +27,7 @@ from graft.models.weights import default_preprocessing
 from graft.review.training_review import RunChoices
 from graft.tasks import fit
 from graft.tasks.build import augment_of
-from graft.tasks.checks import choices, settle
+from graft.tasks.checks import settle
 from graft.tasks.data import open_data
 from graft.tasks.locations import FEATURES
 

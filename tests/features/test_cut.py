@@ -1,6 +1,5 @@
 """A network cut in two is the same network, to the bit."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,19 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from graft.config.schema import FreezeConfig
+from graft.config.schema import FreezeConfig, OptimizerConfig, StrategyConfig
 from graft.features.cut import Cut, NoCut, find_cut
 from graft.models import Recipe, build_network
 from graft.transfer.plan import TransferPlan, plan_transfer
-
-RATES: Any = SimpleNamespace(lr_multipliers={}, layer_decay=None, decay_norm_and_bias=True, lr=0.1, weight_decay=0)
 
 
 def planned(name: str, policy: str, **options: Any) -> TransferPlan:
     torch.manual_seed(0)
     network = build_network(Recipe(name), 3)
     freeze = FreezeConfig(_target_=f"graft.transfer.freeze.{policy}", **options)
-    return plan_transfer(network, RATES, freeze, RATES)
+    return plan_transfer(network, StrategyConfig(), freeze, OptimizerConfig(lr=0.1))
 
 
 def cut_in(plan: TransferPlan, epoch: int, images: Tensor, *, training: bool) -> Cut:

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from graft.data.feature_batches import Features, Layout
-from graft.features.store import MARKER, FeatureRequest, FeatureStore, NoRoom, NotOurs, Stored, readable_size
+from graft.features.entries import FeatureRequest
+from graft.features.store import MARKER, FeatureStore, NoRoom, NotOurs, Stored
 from graft.system import leases
+from graft.system.files import readable_size
 from graft.tasks.locations import FEATURES
 
 ROWS, WIDTH = 10, 100

@@ -134,7 +134,7 @@ def run_away(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tupl
         wanted |= {"accelerator": "auto", "strategy": Away(AWAY, accelerator=NoAccelerator())}
         return trainer(**wanted | {"callbacks": [*wanted["callbacks"], watch]})
 
-    monkeypatch.setattr(fit.pl, "Trainer", trainer_away)
+    monkeypatch.setattr(pl, "Trainer", trainer_away)
     monkeypatch.setattr("graft.models.bounded.require_stored", lambda *_: None)  # which refuses tensors without numbers
     monkeypatch.setattr(learning, "build_optimizer", lambda *given, fused: optimizer(*given, fused=False))
     keeps_parameters = torch.__future__.get_swap_module_params_on_conversion()

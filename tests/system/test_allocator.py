@@ -83,9 +83,8 @@ def test_a_cpu_run_reuses_freed_memory_unless_disabled(monkeypatch: pytest.Monke
         return nullcontext()
 
     monkeypatch.setattr(fit, "reuse_freed_memory", noted)
-    monkeypatch.setattr(fit, "prepare_training", lambda *_: None)
-    monkeypatch.setattr(fit, "fit_and_test", lambda _: {})
-    for accelerator, keep in (("cpu", True), ("cpu", False), ("gpu", True)):
-        config = SimpleNamespace(trainer=SimpleNamespace(keep_memory=keep))
+    monkeypatch.setattr(fit, "train_and_test", lambda *_: {})
+    for accelerator, wanted in (("cpu", True), ("cpu", False), ("gpu", True)):
+        config = SimpleNamespace(trainer=SimpleNamespace(keep_memory=wanted))
         fit.one_process(config, None, Device(accelerator, 1, "32-true"), None, Path())  # type: ignore[arg-type]
     assert asked == [True, False, False]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from graft.data.feature_batches import Layout
-from graft.features.store import FeatureRequest, FeatureStore
+from graft.features.entries import FeatureRequest
+from graft.features.store import FeatureStore
 from graft.learning.checkpoint_writing import AtomicCheckpointIO
 from graft.system.files import remove_unfinished, sync, write_atomically, writing_atomically, writing_folder_atomically
 

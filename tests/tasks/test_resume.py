@@ -306,6 +306,22 @@ def test_a_malformed_checkpoint_is_named(part: Path, tmp_path: Path) -> None:
 # -- other data ------------------------------------------------------------------------------------------------
 
 
+def test_a_run_of_an_older_version_is_refused_with_what_can_be_done_with_it(part: Path) -> None:
+    checkpoint = part / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    config = content["graft"]["config"]
+    config["optimizer"] = {"name": "sgd", "lr": 0.2, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}
+    config["freeze"] = {"policy": "none", "schedule": None, "train": []}
+    torch.save(content, checkpoint)
+    with pytest.raises(TrainingError, match="older version") as refused:
+        train(part, *WORDS, "resume=auto")
+    message = str(refused.value)
+    assert "optimizer.name and freeze.policy" in message
+    best = part / "checkpoints" / "best.ckpt"
+    assert f"graft evaluate checkpoint={best}" in message
+    assert f"model.weights={best}" in message
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     from PIL import Image

@@ -5,13 +5,12 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from graft.config.schema import FreezeConfig
+from graft.config.schema import FreezeConfig, OptimizerConfig, StrategyConfig
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.weights import WeightsReport
@@ -65,6 +64,24 @@ def test_frozen_tensors_and_statistics_are_bit_identical_after_training(recipe, 
     parameters = dict(network.named_parameters())
     assert all(parameters[name].grad is None and parameters[name] not in optimizer.state for name in frozen)
     assert not any(torch.equal(parameters[name], before[name]) for name in plan.trainable(0))
+
+
+@pytest.mark.parametrize("recipe", [VGG, Recipe("resnet18"), Recipe("test_resnet", family="timm")])
+def test_kept_statistics_of_loaded_layers_are_bit_identical_while_their_weights_train(recipe):
+    torch.manual_seed(0)
+    network = build_network(recipe, 2)
+    norms = {name: each for name, each in network.named_modules() if isinstance(each, nn.BatchNorm2d)}
+    random = list(norms)[-1]
+    loaded = [name for name, _ in network.named_parameters() if not name.startswith(f"{random}.")]
+    strategy, optimizer = StrategyConfig(batch_norm_statistics="keep"), OptimizerConfig(lr=0.1)
+    plan = plan_transfer(network, strategy, FreezeConfig(_target_="graft.transfer.freeze.none"), optimizer, 2, loaded)
+    before = copy.deepcopy(network.state_dict())
+    _train(plan, 2)
+    after = network.state_dict()
+    for name in norms:
+        assert not torch.equal(after[f"{name}.weight"], before[f"{name}.weight"]), name
+        assert torch.equal(after[f"{name}.running_var"], before[f"{name}.running_var"]) == (name != random), name
+        assert torch.equal(after[f"{name}.running_mean"], before[f"{name}.running_mean"]) == (name != random), name
 
 
 @pytest.mark.parametrize("recipe", [VGG, Recipe("alexnet"), Recipe("squeezenet1_1")])
@@ -273,7 +290,6 @@ def all_at_the_end(stages, names, epoch):
 def broken(stages, names, epoch):
     return stages[99]
 '''
-RATES = SimpleNamespace(lr_multipliers={}, layer_decay=None, decay_norm_and_bias=True, lr=0.1, weight_decay=0.1)
 
 
 @pytest.fixture
@@ -286,7 +302,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trans
     def planned(name: str, epochs: int | None = None, **arguments: object) -> TransferPlan:
         config = FreezeConfig(_target_=f"my_policies.{name}")
         vars(config).update(arguments)  # as the keys of an open group are
-        return plan_transfer(build_network(VGG, 2), RATES, config, RATES, epochs)
+        return plan_transfer(build_network(VGG, 2), StrategyConfig(), config, OptimizerConfig(lr=0.1), epochs)
 
     return planned
 

@@ -1,11 +1,9 @@
 """Learning rates per parameter group: one structure from step 0 for every network."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from graft.config.schema import FreezeConfig
+from graft.config.schema import FreezeConfig, OptimizerConfig, StrategyConfig
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network
 from graft.models.families import ours, torchvision
@@ -102,11 +100,11 @@ def test_a_multiplier_of_an_unknown_stage_names_the_stages(name, options, words)
         _groups(name, **options)
 
 
-def test_a_plan_is_built_from_the_configuration():
-    strategy = SimpleNamespace(lr_multipliers=DEFAULT, layer_decay=None, decay_norm_and_bias=False)
+def test_a_plan_comes_from_the_configuration():
+    strategy = StrategyConfig(lr_multipliers=DEFAULT, decay_norm_and_bias=False)
     freeze = FreezeConfig(_target_="graft.transfer.freeze.features")
     network = build_network(Recipe("vgg_mini"), 2)
-    plan = plan_transfer(network, strategy, freeze, SimpleNamespace(lr=0.1, weight_decay=0.01))
+    plan = plan_transfer(network, strategy, freeze, OptimizerConfig(lr=0.1, weight_decay=0.01))
     assert {group["name"] for group in plan.groups} == {
         "features",
         "features/no_decay",

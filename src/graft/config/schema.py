@@ -76,6 +76,8 @@ class DataConfig(Open):
     """Unreadable images: "raise" stops before the first step with a list, "skip" excludes them and logs a note."""
     resident_gb: float = bounded(2.0, least=0, infinite=True)
     """Sets whose decoded images need at most this memory, in 2**30 bytes, are decoded once and kept in memory."""
+    horizontal_flip: float = bounded(0.5, least=0, most=1)
+    """Probability of a mirror image in the augment options that flip; 0 where its class is another (digits, text)."""
     draft: bool = True
     """Large JPEGs are decoded at a half, quarter or eighth of their size where random crops keep their pixels."""
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -95,6 +97,9 @@ class StrategyConfig:
     lr_multipliers: dict[str, float] = bounded(default_factory=dict, least=0)
     layer_decay: float | None = bounded(None, above=0, most=1)
     decay_norm_and_bias: bool = True
+    batch_norm_statistics: str = choice("update", "update", "keep")
+    """Running mean and variance of the BatchNorm layers that weights were loaded for: "update" averages them over the
+    training batches, "keep" leaves them as they are (evaluation mode), while weight and bias train."""
 
 
 @dataclass

@@ -22,11 +22,12 @@ from graft.data.feature_batches import Features, FeatureTable, Layout
 from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
-from graft.features.store import FeatureRequest, FeatureStore, Stored, readable_size
+from graft.features.entries import FeatureRequest
+from graft.features.store import FeatureStore, Stored
 from graft.learning.module import TransferModule
 from graft.models.normalise import is_channels_last
 from graft.system.device import compile_mode
-from graft.system.files import user_name
+from graft.system.files import readable_size, user_name
 from graft.system.terminal import PlainConsole
 
 log = logging.getLogger("graft")

@@ -15,7 +15,6 @@ that digest and that contain no other files.
 
 import atexit
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -24,33 +23,25 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from graft.config import FEATURES
-from graft.data.feature_batches import Layout
-from graft.system.files import sync, write_atomically
+from graft.features.entries import ENTRY, META, FeatureRequest, files_of, is_entry, read_entry, remove_entry
+from graft.system.files import readable_size, sync, write_atomically
 from graft.system.leases import Lease, Watch, is_live
 
 log = logging.getLogger("graft")
 
-FORMAT = 2
-CHUNK = 1 << 22
 POLL_SECONDS = 0.2
-META = "meta.json"
-
 MARKER = "CACHEDIR.TAG"
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Features of frozen layers, computed by Graft (paths.cache). May be removed while no run is under way.
 # A directory with this file is left out of backups by programs that follow https://bford.info/cachedir/
 """
 
-_OWN_FILES = re.compile(r"\d+\.bin|meta\.json|\.meta\.json\.\d+\.[0-9a-f]{8}\.part")
-_OWN_FOLDERS = re.compile(r"(?P<digest>[0-9a-f]{64})(\.(?P<token>[0-9a-f]{16})\.(part|removed))?")
 _LEASES = re.compile(r"(?P<digest>[0-9a-f]{64})\.(?P<token>[0-9a-f]{16})\.lease")
 _STALE_CLAIMS = re.compile(r"[0-9a-f]{64}\.claim\.[0-9a-f]{16}\.stale")
 
@@ -61,37 +52,6 @@ class NoRoom(OSError):
 
 class NotOurs(OSError):
     """The folder of the features exists, but was not created by Graft."""
-
-
-@dataclass(frozen=True)
-class FeatureRequest:
-    """A request for features.
-
-    Attributes:
-        key: plain values that determine every byte.
-        layouts: of each tensor.
-        count: number of rows of each tensor.
-        batches: computes them, in order; called only if they are not stored.
-    """
-
-    key: Mapping[str, Any]
-    layouts: Sequence[Layout]
-    count: int
-    batches: Callable[[], Generator[tuple[Tensor, ...], None, None]]
-
-    @property
-    def digest(self) -> str:
-        """The name of its folder: SHA-256 of the key."""
-        return _digest(self.key)
-
-    @property
-    def bytes(self) -> int:
-        """Size on disk."""
-        return self.count * sum(layout.row_bytes for layout in self.layouts)
-
-
-def _digest(key: Any) -> str:
-    return hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -211,18 +171,18 @@ class FeatureStore:
         if name not in self._leases:  # before the check, so that a process that removes it finds the lease
             self._leases[name] = Lease(self.folder / f"{name}.{self.token}.lease", self._share)
             atexit.register(self.close)
-        meta, computed = _read(folder, request), False
+        meta, computed = read_entry(folder, request), False
         if meta is None:
             claim = self._claim(name)
             if claim is None:
                 return None
             with contextlib.closing(claim):
-                meta = _read(folder, request)  # another process may just have finished
+                meta = read_entry(folder, request)  # another process may just have finished
                 if meta is None:
                     meta, computed = self._compute(folder, request, claim)
         with contextlib.suppress(PermissionError):  # another user's
             os.utime(folder / META)
-        return Stored(tuple(_files(folder, request)), computed, meta["seconds"])
+        return Stored(tuple(files_of(folder, request)), computed, meta["seconds"])
 
     def _claim(self, name: str) -> "Claim | None":
         """The right to compute; None while another process has it."""
@@ -273,14 +233,14 @@ class FeatureStore:
             try:
                 part.rename(folder)
             except OSError:
-                other = _read(folder, request)  # of a run that was taken over, and finished after all
+                other = read_entry(folder, request)  # of a run that was taken over, and finished after all
                 if other is None:
                     raise
                 return other, False
             sync(self.folder)
             return meta, True
         finally:
-            _remove_own_files(part)
+            remove_entry(part)
 
     def _write_meta(self, folder: Path, meta: Mapping[str, Any]) -> None:
         write_atomically(folder / META, (json.dumps(meta, indent=2) + "\n").encode())
@@ -291,7 +251,7 @@ class FeatureStore:
         sums = [0] * len(request.layouts)
         rows = 0
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(file.open("xb")) for file in _files(folder, request)]
+            files = [stack.enter_context(file.open("xb")) for file in files_of(folder, request)]
             for file, layout in zip(files, request.layouts, strict=True):
                 file.truncate(request.count * layout.row_bytes)  # so that others count the room as taken
             for batch in stack.enter_context(contextlib.closing(request.batches())):
@@ -303,7 +263,7 @@ class FeatureStore:
                     file.write(content)
         if rows != request.count:
             raise RuntimeError(f"{rows} rows of features for {request.count} images")
-        for written in _files(folder, request):
+        for written in files_of(folder, request):
             sync(written)
             self._share(written)
         return sums
@@ -330,7 +290,7 @@ class FeatureStore:
         """(folder, time of last use, bytes) of all features, half-written ones too."""
         for folder in self.folder.iterdir():
             with contextlib.suppress(OSError):  # removed by another run meanwhile
-                if _is_own(folder):
+                if is_entry(folder):
                     used = (folder / META).stat().st_mtime
                     yield folder, used, sum(file.stat().st_size for file in folder.iterdir())
 
@@ -340,14 +300,14 @@ class FeatureStore:
             with contextlib.suppress(OSError):  # another user's, or removed by another run meanwhile
                 if _STALE_CLAIMS.fullmatch(path.name) or (_LEASES.fullmatch(path.name) and not self._is_live(path)):
                     path.unlink()
-                match = _OWN_FOLDERS.fullmatch(path.name)
+                match = ENTRY.fullmatch(path.name)
                 if match and match["token"] and not self._in_use(match) and not self._remove(path):
                     path.rmdir()  # nothing had been written; fails unless it is empty
 
     def _remove(self, folder: Path, *, damaged: bool = False) -> bool:
-        """Remove an entry unless another run is using or writing it; a `damaged` one need not contain its key."""
-        match = _OWN_FOLDERS.fullmatch(folder.name)
-        if match is None or not _is_own(folder, keyed=not damaged) or self._in_use(match):
+        """Remove an entry unless another run is using or writing it; one that is `damaged` need not say its key."""
+        match = ENTRY.fullmatch(folder.name)
+        if match is None or not is_entry(folder, keyed=not damaged) or self._in_use(match):
             return False
         try:
             if match["token"] is None:
@@ -357,7 +317,7 @@ class FeatureStore:
                     removed.rename(folder)
                     return False
                 folder = removed
-            return _remove_own_files(folder)
+            return remove_entry(folder)
         except OSError:  # another user's, or removed by another run meanwhile
             return not folder.exists()
 
@@ -395,69 +355,3 @@ class Claim:
         """Let others compute."""
         if self._lease is not None:
             self._lease.release()
-
-
-def _files(folder: Path, request: FeatureRequest) -> list[Path]:
-    return [folder / f"{number}.bin" for number, _ in enumerate(request.layouts)]
-
-
-def _is_own(folder: Path, *, keyed: bool = True) -> bool:
-    """Whether a folder is one of the store: by its name, its files, and (`keyed`) the key that it records."""
-    name = _OWN_FOLDERS.fullmatch(folder.name)
-    if name is None or folder.is_symlink() or not folder.is_dir():
-        return False
-    if not all(_OWN_FILES.fullmatch(file) for file in os.listdir(folder)):
-        return False
-    if not keyed:
-        return True
-    try:
-        return _digest(json.loads((folder / META).read_text())["key"]) == name["digest"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _remove_own_files(folder: Path) -> bool:
-    """Remove a folder of the store, unless there is anything else in it; returns whether it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        names = os.listdir(folder)
-        if not all(map(_OWN_FILES.fullmatch, names)):
-            return False
-        for name in sorted(names, key=lambda name: name == META):  # whose it is, last
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
-    return True
-
-
-def _read(folder: Path, request: FeatureRequest) -> dict[str, Any] | None:
-    """The content of an entry's `meta.json` if the entry is there, complete and with the right checksums; else None."""
-    try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text())
-        expected = [request.count, [layout.to_dict() for layout in request.layouts]]
-        if [meta["count"], meta["layouts"]] != expected or _digest(meta["key"]) != request.digest:
-            return None
-        for file, layout, checksum in zip(_files(folder, request), request.layouts, meta["crc32"], strict=True):
-            if file.stat().st_size != request.count * layout.row_bytes:
-                return None
-            if _crc32(file) != checksum:
-                return None
-        float(meta["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return meta
-
-
-def _crc32(file: Path) -> int:
-    checksum = 0
-    with file.open("rb") as content:
-        while chunk := content.read(CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
-
-
-def readable_size(size: float) -> str:
-    """A number of bytes as text, e.g. "3.9 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -106,6 +106,13 @@ class BestCheckpoint(CheckpointCallback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self.write_kept(trainer)
+        self.offer(trainer)
+
+    def offer(self, trainer: pl.Trainer) -> None:
+        """Offer the checkpoint to the loggers, which upload it with their argument log_model=true."""
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
@@ -216,6 +223,9 @@ class ResumePoint(LatestCheckpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         STOP.deferred = STOP.waiting_for_batch = False
         super().on_exception(trainer, pl_module, exception)
+
+    def offer(self, trainer: pl.Trainer) -> None:
+        """Do nothing: a tracker needs no checkpoint to resume from."""
 
     def write(self, trainer: pl.Trainer, path: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

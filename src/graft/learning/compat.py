@@ -20,8 +20,9 @@ class CheckpointCallback(ModelCheckpoint):
     """
 
     def write(self, trainer: pl.Trainer, path: str) -> None:
-        """Write the checkpoint that is due to `path`."""
-        super()._save_checkpoint(trainer, path)
+        """Write the checkpoint that is due to `path`; unlike Lightning's method, without offering it to the loggers."""
+        trainer.save_checkpoint(path, self.save_weights_only)
+        self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, path
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self.write(trainer, filepath)

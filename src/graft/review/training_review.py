@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from graft.learning.callbacks.keep_predictions import KeepPredictions
 from graft.learning.callbacks.step_statistics import GradientNorms, StepTime
 from graft.learning.module import TransferModule
 from graft.learning.predictions import Array, Predictions
+from graft.learning.trackers import show_image, tracker_named, tracker_of
 from graft.models.heads import head_modules
 from graft.review import board, grids
 from graft.review.drawing import rendered
@@ -46,11 +47,13 @@ class RunChoices:
         choices: option of each group and value of each key that distinguishes runs, and the seed.
         overrides: keys that were set for this run.
         fingerprint: hash of its data, for checkpoints.
+        group: name of its sweep, for trackers.
     """
 
     choices: Mapping[str, Any]
     overrides: Collection[str]
     fingerprint: str | None = None
+    group: str | None = None
 
 
 class Review:
@@ -77,9 +80,10 @@ class Review:
 
     def _keeper(self) -> KeepPredictions | None:
         own, loggers = self.own, self.config.logger.parts()
-        shown = "tensorboard" in loggers and any(
-            (self.figures, own.images, own.worst, own.gradcam, own.curves, own.embedding)
-        )
+        shown = (
+            (any((self.figures, own.images, own.worst, own.gradcam)) and self._shows_images)
+            or (any((own.curves, own.embedding)) and "tensorboard" in loggers)
+        )  # fmt: skip
         if not (shown or (own.record and loggers)):
             return None
         by_score = self.config.callbacks.checkpoint == "best"
@@ -91,15 +95,18 @@ class Review:
             features=own.embedding if "tensorboard" in loggers else 0,
         )
 
+    @property
+    def _shows_images(self) -> bool:
+        """Whether any logger of the configuration shows images."""
+        return any(name == "tensorboard" or tracker_named(node) for name, node in self.config.logger.parts().items())
+
     def callbacks(self) -> list[Callback]:
         """The callbacks that collect what the review shows; none with review=none."""
         every = self.config.trainer.log_every_n_steps
         callbacks: list[Callback | None] = [
             GradientNorms(every) if self.own.measures else None,
             StepTime(every) if self.own.measures and "tensorboard" in self.config.logger.parts() else None,
-            FirstBatch(self.own.images, self._show_batch)
-            if self.own.images and "tensorboard" in self.config.logger.parts()
-            else None,
+            FirstBatch(self.own.images, self._show_batch) if self.own.images and self._shows_images else None,
             self.keep,
         ]
         return [callback for callback in callbacks if callback is not None]
@@ -110,6 +117,12 @@ class Review:
         assert self.trainer is not None
         loggers = [logger for logger in self.trainer.loggers if isinstance(logger, TensorBoardLogger)]
         return loggers[0].experiment if loggers and self.trainer.is_global_zero else None
+
+    @property
+    def _trackers(self) -> list[Logger]:
+        """The loggers in addition to TensorBoard that show images; none in all processes but the first."""
+        assert self.trainer is not None
+        return [each for each in self.trainer.loggers if tracker_of(each)] if self.trainer.is_global_zero else []
 
     # -- at the start --------------------------------------------------------------------------------------
 
@@ -144,7 +157,7 @@ class Review:
             layer.training = training
 
     def _show_batch(self, images: Tensor, targets: Tensor, indices: Sequence[int]) -> None:
-        if self.writer is None:
+        if self.writer is None and not self._trackers:
             return
         with logging_failure("first training batch"):
             pictures = [*images.permute(0, 2, 3, 1).numpy()]
@@ -175,7 +188,7 @@ class Review:
             if best is not None and best.step != step:  # the review was off when the best epoch was trained
                 best = None
                 log.info("note  the best epoch's predictions were not kept: no pictures of the validation")
-            if self.writer is not None:
+            if self.writer is not None or self._trackers:
                 self._show(best, test)
             if self.own.record:
                 with logging_failure("review.npz"):
@@ -203,9 +216,9 @@ class Review:
         for name in self.figures:
             yield f"figure {name}", True, best, partial(self._put_figure, name)
         yield "calibration error", self.figures, best, self._put_calibration_error
-        yield "precision-recall curves", own.curves, best, self._put_curves
+        yield "precision-recall curves", own.curves and self.writer, best, self._put_curves
         yield "Grad-CAM", own.gradcam, best, self._put_grad_cam
-        yield "embedding", own.embedding, best, self._put_embedding
+        yield "embedding", own.embedding and self.writer, best, self._put_embedding
         yield "test images", own.images, test, self._put_test
 
     def _put_validation(self, best: Predictions) -> None:
@@ -223,7 +236,7 @@ class Review:
         heading = f"Test images\n{self._caption(test)} · the same images in every run"
         self._put_grid(board.TEST_PREDICTIONS, test, positions, "test", heading)
         if self.figures:
-            self.writer.add_scalar("test/ece", test.calibration().error, test.step)
+            self._put_scalar("test/ece", test.calibration().error, test.step)
 
     def _put_grid(self, tag: str, predictions: Predictions, positions: Array, part: str, heading: str) -> None:
         images = [self._image(predictions, position, part) for position in positions]
@@ -231,8 +244,19 @@ class Review:
         self._put(tag, grids.grid(tiles, heading), predictions.step)
 
     def _put(self, tag: str, images: Image.Image, step: int) -> None:
-        photograph = not grids.enlarged(self.data.preprocessing.input_size)
-        board.put_picture(self.writer, tag, images, step, photograph=photograph)
+        self._put_picture(tag, images, step, photograph=not grids.enlarged(self.data.preprocessing.input_size))
+
+    def _put_picture(self, tag: str, picture: Image.Image, step: int, *, photograph: bool) -> None:
+        if self.writer is not None:
+            board.put_picture(self.writer, tag, picture, step, photograph=photograph)
+        for logger in self._trackers:
+            show_image(logger, tag, picture, step)
+
+    def _put_scalar(self, tag: str, value: float, step: int) -> None:
+        if self.writer is not None:
+            self.writer.add_scalar(tag, value, step)
+        for logger in self._trackers:
+            logger.log_metrics({tag: value}, step)
 
     def _put_figure(self, name: str, best: Predictions) -> None:
         target = self.own.figures.parts()[name]["_target_"]
@@ -240,10 +264,10 @@ class Review:
         figure = self.figures[name](best, self.classes, **supplied)
         if figure is not None:
             picture = figure if isinstance(figure, Image.Image) else rendered(figure)
-            board.put_picture(self.writer, board.FIGURE.format(name), picture, best.step, photograph=False)
+            self._put_picture(board.FIGURE.format(name), picture, best.step, photograph=False)
 
     def _put_calibration_error(self, best: Predictions) -> None:
-        self.writer.add_scalar("val/ece", best.calibration().error, best.step)
+        self._put_scalar("val/ece", best.calibration().error, best.step)
 
     def _put_curves(self, best: Predictions) -> None:
         board.put_curves(self.writer, best, self.classes)

@@ -325,3 +325,12 @@ def user_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except (ImportError, KeyError):
         return str(getattr(os, "geteuid", str)())
+
+
+def readable_size(size: float) -> str:
+    """A number of bytes as text, e.g. "3.9 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -8,13 +8,16 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
 from graft.errors import ConfigError
 from graft.system.files import explaining_write_errors, write_atomically
 from graft.system.slurm import slurm_tasks
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 LOCK, HOLDER, MARKER = ".lock", ".lock.json", ".lock.held"
 """Files in a folder that is in use: the lock, its holder, and the marker on file systems without locks."""
@@ -43,7 +46,7 @@ GENERATED = ("${now:", "${run_name:")
 """Resolvers in the value of a key whose folder name Graft generates."""
 
 
-def is_generated(node: Any, key: str) -> bool:
+def is_generated(node: object, key: str) -> bool:
     """Whether the value of `key` is a name that Graft generates, such as the start time, not one that the user set."""
     from omegaconf import OmegaConf
 
@@ -51,7 +54,7 @@ def is_generated(node: Any, key: str) -> bool:
     return any(word in str(values.get(key)) for word in GENERATED)
 
 
-def output_folder(config: Any) -> Path:
+def output_folder(config: "DictConfig") -> Path:
     """`config.folder` as the user set it, or a new folder of the generated name."""
     folder = Path(config.folder).expanduser()
     return new_folder(folder) if is_generated(config, "folder") else folder

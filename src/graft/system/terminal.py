@@ -1,5 +1,7 @@
 """Rich console for untrusted text: markup in names is printed literally, control characters are escaped."""
 
+import io
+import logging
 from collections.abc import Iterable
 from typing import Any, TextIO
 
@@ -8,6 +10,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from graft.system.escaping import printable
+
+log = logging.getLogger("graft")
 
 WIDE = 240
 """Width in columns if the output is a file or a pipe, so that tables are not truncated."""
@@ -36,3 +40,10 @@ class PlainConsole(Console):
         """Escape the segments to be written once more, for `Text` objects created elsewhere."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text, lines=True), segment.style)
+
+
+def log_table(table: RenderableType) -> None:
+    """Log a table: to the terminal and train.log."""
+    text = io.StringIO()
+    PlainConsole(file=text, width=110).print(table)
+    log.info("%s", text.getvalue().rstrip())

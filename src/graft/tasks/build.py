@@ -1,16 +1,19 @@
 """Builds what a run trains from its configuration and data: network, weights, transfer plan, module, loaders."""
 
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
 from graft.data.augment import Augment
+from graft.data.augmenter import CustomTransforms
 from graft.data.datamodule import ImageDataModule
 from graft.data.foreign import ForeignDataModule, ModuleSplits
 from graft.data.preprocessing import Preprocessing
@@ -20,15 +23,19 @@ from graft.data.unreadable import UnreadableImages
 from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics
 from graft.learning.module import Objective, TransferModule
+from graft.learning.optimizers import build_optimizer
+from graft.learning.schedulers import Length, build_schedule
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.configured import recipe_of
 from graft.models.normalise import Normalise
 from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
+from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
 from graft.tasks.checks import check_class_weights
 from graft.transfer import TransferPlan, plan_transfer
+from graft.transfer.plan import BATCH_NORMS
 
 SAMPLE = 5000
 """Number of training images from which a network computes fixed layers, such as whitening."""
@@ -39,32 +46,44 @@ class Experiment:
     """The module and the data of a run.
 
     Attributes:
+        config: of the run, with a number for data.batch_size.
         module: the network with its plan, loss and optimizer.
         data: the loaders.
         weights: the origin of the network's tensors.
         notes: for the user, before training, one sentence each.
     """
 
+    config: TrainConfig
     module: TransferModule
     data: TrainingData
     weights: WeightsReport
     notes: tuple[str, ...]
 
 
-def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
+def assemble(
+    config: TrainConfig, splits: Splits, folder: Path, fingerprint: str | None = None, notes: Sequence[str] = ()
+) -> Experiment:
     """Build the experiment of a configuration; the seed determines everything that is random in it.
 
     Args:
-        config: of the run, settled.
+        config: of the run, settled, with a number for data.batch_size.
         splits: the images.
         folder: of the run; the names of unreadable images are written there.
+        fingerprint: of the data, for the checkpoints.
+        notes: to add to those of the experiment.
 
     Raises:
         ConfigError, WeightsError: mistakes that show only with the weights or the classes.
     """
+    with seeded_everywhere(config.seed, "parts"):
+        objective = objective_of(config, splits)
+        metrics = build_metrics(config.metrics, len(splits.classes))
+        views = build_views(config.tta, config.views.parts())
     pl.seed_everything(config.seed, workers=True, verbose=False)
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
+    epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
+    refuse_unbuildable(config, splits, network, epochs)
     head_from = config.model.head_from
     weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
     preprocessing = resolve_preprocessing(config, weights)
@@ -73,8 +92,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     require_input_size(recipe, preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
-    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs)
+    plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs, weights.loaded)
     if config.trainer.compile:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
     unreadable = UnreadableImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
@@ -86,7 +104,7 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
         plan,
         classes=splits.classes,
         preprocessing=preprocessing,
-        objective=objective_of(config, splits),
+        objective=objective,
         optimizer=config.optimizer,
         scheduler=config.scheduler,
         seed=config.seed,
@@ -96,13 +114,46 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
             "preprocessing": preprocessing.to_dict(),
             "config": plain(config),
             "weights": {"source": weights.source, "sha256": weights.sha256},
+            "fingerprint": fingerprint,
         },
         log_every=config.trainer.log_every_n_steps,
-        views=build_views(config.tta, config.views.parts()),
-        metrics=build_metrics(config.metrics, len(splits.classes)),
+        views=views,
+        metrics=metrics,
     )
-    notes = (*splits.notes, *weights.notes, *notes_on_random_layers(plan, weights))
-    return Experiment(module, data, weights, notes)
+    notes = (*splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes)
+    return Experiment(config, module, data, weights, notes)
+
+
+def refuse_unbuildable(config: TrainConfig, splits: Splits, network: torch.nn.Module, epochs: int | None) -> None:
+    """Build once, and drop, the parts that are built after the weights: weights may be downloaded, which takes long.
+
+    Args:
+        config: of the run, settled.
+        splits: the data.
+        network: without its weights; it is not changed.
+        epochs: of the run; None: no limit.
+
+    Raises:
+        ConfigError: a transform, the freeze policy, the optimizer or the schedule refuses its arguments.
+    """
+    with seeded_everywhere(config.seed, "trial"), without_log():
+        CustomTransforms(augment_of(config), config.seed)
+        plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs)
+        optimizer = build_optimizer(plan.groups, config.optimizer, fused=False)
+        per_epoch = max(1, len(splits.train) // (int(config.data.batch_size) * config.trainer.accumulate_grad_batches))
+        steps = per_epoch * (epochs or 1) if config.trainer.max_steps == -1 else config.trainer.max_steps
+        build_schedule(optimizer, config.scheduler, Length(steps, per_epoch))
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """A context without Graft's log: what is built in it is built again later, and logs then."""
+    log = logging.getLogger("graft")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def loaders(
@@ -190,5 +241,4 @@ def notes_on_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[s
 
 def has_batch_norm(network: torch.nn.Module) -> bool:
     """Whether any layer normalises over the batch."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return any(isinstance(module, kinds) for module in network.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in network.modules())

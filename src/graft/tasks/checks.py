@@ -1,4 +1,4 @@
-"""Checks of a whole configuration: combinations that cannot work are refused before anything large is loaded."""
+"""Refuses configurations of keys that cannot work together, before anything large is imported."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -7,11 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from graft.config.config_hash import flat, matches
 from graft.config.fields import check_ranges, one_of
 from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
-from graft.config.targets import TARGET, accepts, check_target, short_name
+from graft.config.targets import short_name
 from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import BUNDLED
@@ -20,6 +19,7 @@ from graft.models.registry import facts_of, family_of, require_input_size
 from graft.system.files import why_unreadable
 from graft.system.slurm import slurm_tasks
 from graft.tasks.locations import check_locations
+from graft.tasks.part_checks import check_parts, check_views
 
 QUICKSTART = "graft train experiment=quickstart"
 
@@ -42,7 +42,7 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     check_views(cfg.views.parts())
     Augment.of(plain(cfg.augment))
     _metric_exists(cfg)
-    _parts(cfg)
+    check_parts(cfg)
     check_class_weights(cfg.loss.class_weights)
     _freeze_schedule(cfg)
     _length(cfg)
@@ -63,70 +63,6 @@ def _data_source(cfg: TrainConfig) -> None:
 
     cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
     check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
-
-
-SUPPLIED = {
-    "optimizer": ("params", "fused"),
-    "scheduler": ("optimizer", "length", "mode"),
-    "loss": ("weight",),
-    "metrics": ("num_classes",),
-    "logger": ("folder", "save_dir", "resume_step"),
-}
-"""The arguments that Graft supplies to the parts of a group, where they take them."""
-
-
-def _parts(cfg: TrainConfig) -> None:
-    """Refuse an argument that its part does not take, and one that a part lacks."""
-    if cfg.scheduler._target_ is None:
-        for name in cfg.scheduler.arguments():
-            raise ConfigError(
-                f"scheduler.{name}={cfg.scheduler.arguments()[name]}: scheduler=none has no arguments.\n"
-                "Choose a schedule, e.g. scheduler=cosine."
-            )
-    for group, part in (("optimizer", cfg.optimizer), ("scheduler", cfg.scheduler), ("loss", cfg.loss)):
-        if part._target_ is not None or group != "scheduler":
-            check_target(group, part.arguments(), SUPPLIED[group])
-    check_target("freeze", cfg.freeze.arguments(), supplied=("epoch",), positional=2)
-    for name, node in cfg.review.figures.parts().items():
-        check_target(f"review.figures.{name}", node, supplied=("caption",), positional=2)
-    groups = (("metrics", cfg.metrics), ("logger", cfg.logger), ("callbacks", cfg.callbacks))
-    for group, parts in groups:
-        for name, node in parts.parts().items():
-            check_target(f"{group}.{name}", node, SUPPLIED.get(group, ()))
-    optimizer = str(cfg.optimizer._target_)
-    if cfg.optimizer.weight_decay and not accepts(optimizer, "weight_decay"):
-        raise ConfigError(
-            f"optimizer.weight_decay={cfg.optimizer.weight_decay}: {optimizer} has no weight decay.\n"
-            "Set optimizer.weight_decay=0."
-        )
-    if cfg.loss.class_weights is not None and not accepts(str(cfg.loss._target_), "weight"):
-        raise ConfigError(
-            f"loss.class_weights={cfg.loss.class_weights}: {cfg.loss._target_} takes no argument `weight`.\n"
-            "Set loss.class_weights=null, or choose a loss with class weights, e.g. loss=cross_entropy."
-        )
-    if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
-        raise ConfigError(
-            f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum or 0:g} disagree: Nesterov's step "
-            "looks ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
-        )
-    for name, value in cfg.trainer.extra().items():
-        if name in DECIDED_ELSEWHERE:
-            raise ConfigError(f"trainer.{name}={value}: decided by {DECIDED_ELSEWHERE[name]}.")
-        check_target("trainer", {TARGET: "lightning.pytorch.Trainer", name: value})
-
-
-DECIDED_ELSEWHERE = {
-    "logger": "the group logger, e.g. logger=[tensorboard,csv]",
-    "callbacks": "the group callbacks, e.g. callbacks.swa._target_=…",
-    "enable_checkpointing": "callbacks.checkpoint and callbacks.keep",
-    "enable_progress_bar": "callbacks.progress",
-    "enable_model_summary": "Graft, which logs its own table",
-    "num_sanity_val_steps": "trainer.baseline",
-    "default_root_dir": "hydra.run.dir",
-    "plugins": "Graft",
-    "use_distributed_sampler": "Graft, whose sampler is distributed",
-}
-"""Arguments of Lightning's Trainer that are not set in the group trainer -> by what they are decided."""
 
 
 def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> tuple[float, ...] | None:
@@ -163,18 +99,6 @@ def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> t
         if name not in classes:
             raise ConfigError(f"loss.class_weights.{name}: the data set has no such class.{nearest(name, classes)}")
     return tuple(float(named.get(name, 1.0)) for name in classes)
-
-
-def check_views(views: Mapping[str, Any]) -> None:
-    """Refuse views that cannot be built, and none at all.
-
-    Args:
-        views: name -> `_target_` and its arguments.
-    """
-    if not views:
-        raise ConfigError("views={}: must have at least one, e.g. views=[identity,hflip].")
-    for name, view in views.items():
-        check_target(f"views.{name}", view, supplied=("size",), positional=1)
 
 
 def _metric_exists(config: TrainConfig) -> None:
@@ -347,55 +271,3 @@ def _cache(config: TrainConfig) -> None:
                 f"cache=features and augment.{key}={alpha:g} disagree: images are mixed again for each "
                 f"batch, before the frozen layers see them.\nUse augment.{key}=0, or cache=auto."
             )
-
-
-# Repetitions of one experiment differ in these (seed, fold), or in nothing that can change a result.
-UNESSENTIAL = (
-    "seed",
-    "resume",
-    "sweep_name",
-    "search.",
-    "paths.",
-    "download.",
-    "logger.",
-    "review.",
-    "callbacks.progress",
-    "callbacks.keep",
-    "cache.mode",
-    "cache.max_gb",
-    "data.num_workers",
-    "data.timeout",
-    "data.fold",
-    "data.root",
-    "data.download",
-    "data.resident_gb",
-    "trainer.log_every_n_steps",
-)
-
-
-def choices(config: dict[str, Any], picked: dict[str, str]) -> dict[str, Any]:
-    """What distinguishes a run from others: the options of the groups, then every key that can change its results.
-
-    Args:
-        config: the resolved configuration, as plain containers.
-        picked: Hydra's choice of each group, e.g. {"augment": "basic"}.
-    """
-    named = {group: config[group]["name"] for group in ("model", "data", "strategy")}
-    named |= {
-        group: _name_of(config[group].get(TARGET), picked.get(group)) for group in ("optimizer", "scheduler", "loss")
-    }
-    named["freeze"] = short_name(config["freeze"][TARGET])
-    named |= {group: option for group in ("augment", "experiment") if (option := picked.get(group))}
-    keys = {key: value for key, value in flat(config) if _essential(key) and not key.endswith((".name", TARGET))}
-    return named | keys
-
-
-def _name_of(target: str | None, option: str | None) -> str:
-    """How tables call a part: by its option, or by the last part of its target where it was chosen by that."""
-    if option not in (None, "target"):
-        return str(option)
-    return "none" if target is None else short_name(target)
-
-
-def _essential(key: str) -> bool:
-    return not matches(key, UNESSENTIAL)

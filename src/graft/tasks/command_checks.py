@@ -8,7 +8,7 @@ from graft.config.recorded import MODULE
 from graft.config.targets import check_target
 from graft.errors import ConfigError
 from graft.system.files import safe_name
-from graft.tasks.checks import check_views
+from graft.tasks.part_checks import check_views
 
 
 def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:

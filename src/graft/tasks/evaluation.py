@@ -30,8 +30,8 @@ from graft.review.predictions import rank, writing
 from graft.system.device import inference_device
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
+from graft.system.terminal import log_table
 from graft.tasks.build import loaders, objective_of
-from graft.tasks.fit import log_table
 from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import notes_on_changed_data, open_splits, run_config, summary_next_to
 from graft.tasks.run import versions
@@ -58,30 +58,18 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
         ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
     """
     restored = from_checkpoint(checkpoint, config.trust).prepared(plain(config.preprocess))
-    if len(restored.classes) > MOST_CLASSES:
-        raise ConfigError(
-            f"{checkpoint}: has {len(restored.classes):,} classes; a confusion matrix has at most {MOST_CLASSES:,}.\n"
-            "graft predict has no such limit."
-        )
+    refuse_many_classes(restored, checkpoint)
     evaluated = run_config(config, restored.config, overrides, restored.source)
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
     views = views_of(config, evaluated, restored.source)
     preprocessing = with_margin(restored.preprocessing, views)
     device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
-    splits = open_splits(evaluated)
-    summary = (
-        summary_next_to(checkpoint)
-        if evaluated.data._target_ == restored.config.get("data", {}).get("_target_")
-        else {}
-    )
-    splits = splits.relabelled(restored.classes)
-    loss, metrics, differences = run_metrics(evaluated, splits, restored.source, config)
+    splits = open_splits(evaluated).relabelled(restored.classes)
+    summary = summary_of_same_data(restored, evaluated, checkpoint)
+    loss, metrics, notes = run_metrics(evaluated, splits, restored.source, config)
     notes = [
-        *splits.notes,
-        *notes_on_changed_data(splits, summary),
-        *notes_on_limits(evaluated, config.split),
-        *differences,
-    ]
+        *splits.notes, *notes_on_changed_data(splits, summary), *notes_on_limits(evaluated, config.split), *notes
+    ]  # fmt: skip
     for note in notes:
         log.info("note  %s", note)
 
@@ -90,26 +78,37 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
     data = data_module(evaluated, splits, config.split, preprocessing, unreadable)
     scores = Scores(restored.classes, inference.device, loss, metrics)
     scored = measure(inference, data, config.split, scores, folder / "predictions.csv", config.topk)
-    notes += unreadable.notes() if unreadable else []
     result = {
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         "data": {"name": evaluated.data.name, "root": evaluated.data.root, "fingerprint": splits.fingerprint()},
         "split": config.split,
         "preprocessing": restored.preprocessing.to_dict(),
         "views": list(views),
-        "metrics": metrics_by_name(config.split, restored.classes, scored),
-        "classes": {
-            name: dataclasses.asdict(score) for name, score in zip(restored.classes, scored.classes, strict=True)
-        },
+        **scores_by_name(config.split, restored.classes, scored),
         "run": recorded_metrics(restored, summary, config.split, checkpoint, scored),
         "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
-        "notes": notes,
+        "notes": [*notes, *(unreadable.notes() if unreadable else [])],
         "versions": versions(),
     }
     write_atomically(folder / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomically(folder / "confusion_matrix.csv", confusion_csv(restored.classes, scored.confusion).encode())
     log_result(result, scored, restored.classes, folder)
     return scored.overall["acc"]
+
+
+def refuse_many_classes(restored: Restored, checkpoint: Path) -> None:
+    """Raise ConfigError for a network whose confusion matrix would not fit into memory."""
+    if len(restored.classes) > MOST_CLASSES:
+        raise ConfigError(
+            f"{checkpoint}: has {len(restored.classes):,} classes; a confusion matrix has at most {MOST_CLASSES:,}.\n"
+            "graft predict has no such limit."
+        )
+
+
+def summary_of_same_data(restored: Restored, evaluated: TrainConfig, checkpoint: Path) -> dict[str, Any]:
+    """The run's summary if the evaluated data come from the same source; else empty."""
+    same = evaluated.data._target_ == restored.config.get("data", {}).get("_target_")
+    return summary_next_to(checkpoint) if same else {}
 
 
 def views_of(config: EvaluateConfig, run: TrainConfig, source: str) -> Mapping[str, View]:
@@ -205,13 +204,12 @@ def measure(inference: Inference, data: TrainingData, split: str, scores: Scores
     return scores.compute()
 
 
-def metrics_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[str, float]:
-    """The metrics under their usual names; SPLIT/acc/CLASS for classes that have images."""
-    pairs = zip(classes, scored.classes, strict=True)
-    each = {name: score.recall for name, score in pairs if score.recall is not None}
-    return {f"{split}/{name}": value for name, value in (scored.overall | scored.configured).items()} | {
-        f"{split}/acc/{name}": value for name, value in each.items()
-    }
+def scores_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[str, Any]:
+    """The scores of evaluation.json: "metrics" under their usual names, and "classes" with the scores of each."""
+    by_class = dict(zip(classes, scored.classes, strict=True))
+    metrics = {f"{split}/{name}": value for name, value in (scored.overall | scored.configured).items()}
+    metrics |= {f"{split}/acc/{name}": score.recall for name, score in by_class.items() if score.recall is not None}
+    return {"metrics": metrics, "classes": {name: dataclasses.asdict(score) for name, score in by_class.items()}}
 
 
 def recorded_metrics(

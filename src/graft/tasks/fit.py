@@ -1,10 +1,7 @@
 """Train and test a run: the part of `graft train` that imports torch and Lightning."""
 
 import dataclasses
-import io
 import logging
-import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +9,9 @@ from typing import Any, TypeVar
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.loggers import Logger
 
-from graft.config.schema import TrainConfig, TrainerConfig
+from graft.config.schema import TrainConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
@@ -25,21 +21,19 @@ from graft.features.cache import FeatureCache
 from graft.learning.callbacks.build import build_callbacks
 from graft.learning.callbacks.pruning import Pruning
 from graft.learning.callbacks.throughput import Throughput
-from graft.learning.checkpoint_writing import AtomicCheckpointIO
 from graft.learning.checkpoints import BEST, PREVIOUS, read_checkpoint, resume_point
-from graft.learning.compat import validate_at_the_end_too
-from graft.learning.distributed import environment_of, launch
-from graft.learning.loggers import build_loggers
+from graft.learning.distributed import launch
+from graft.learning.loggers import build_loggers, finishing, log_best, log_choices
 from graft.learning.module import TransferModule
-from graft.learning.pruning import PRUNED, TrialReporter
+from graft.learning.pruning import PRUNED
 from graft.learning.views import IDENTITY, with_margin
 from graft.review.evaluation_tables import accuracy_table
 from graft.review.layers import layer_table
-from graft.review.training_review import Review, RunChoices
+from graft.review.training_review import Review, RunChoices, build_figures
 from graft.system.allocator import reuse_freed_memory
-from graft.system.device import Device, benchmark, choose_device, explaining_nondeterminism
+from graft.system.device import Device, choose_device, explaining_nondeterminism
 from graft.system.gpu_memory import explaining_out_of_memory
-from graft.system.terminal import PlainConsole
+from graft.system.terminal import log_table
 from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
 from graft.tasks.checks import check_class_weights
@@ -47,6 +41,7 @@ from graft.tasks.command_checks import overridden_keys
 from graft.tasks.data import available_data
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
+from graft.tasks.trainer import build_trainer, check_trainer_arguments, silence_lightning
 from graft.transfer import TransferPlan
 
 log = logging.getLogger("graft")
@@ -59,25 +54,23 @@ class Training:
     """A run that is ready to train, with everything that its steps need.
 
     Attributes:
-        config: of the run, with every "auto" resolved.
+        experiment: configuration, module, data and weights.
         device: where it computes.
         folder: of the run.
         resume: the checkpoint that it resumes from, if any.
-        experiment: module, data and weights.
-        test_data: of the test, which may need a margin around the images.
         trainer: Lightning's.
+        test_data: of the test, which may need a margin around the images.
         review: the figures in TensorBoard.
         cache: features of frozen layers.
         notes: for the summary, one sentence each; the steps append to it.
     """
 
-    config: TrainConfig
+    experiment: Experiment
     device: Device
     folder: Path
     resume: Path | None
-    experiment: Experiment
-    test_data: TrainingData
     trainer: pl.Trainer
+    test_data: TrainingData
     review: Review
     cache: FeatureCache
     notes: list[str]
@@ -97,14 +90,28 @@ class Training:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
-def run(config: TrainConfig, splits: Splits, record: Run, resumption: Resumption | None = None) -> None:
-    """Train and test a run in as many processes as it is configured for; the results go to `record.summary`."""
+def run(
+    config: TrainConfig,
+    splits: Splits,
+    record: Run,
+    resumption: Resumption | None = None,
+    group: str | None = None,
+) -> None:
+    """Train and test a run in as many processes as it is configured for; the results go to `record.summary`.
+
+    Args:
+        config: of the run, settled.
+        splits: the data.
+        record: of the run.
+        resumption: the checkpoint that it resumes from; None for a new run.
+        group: name of the sweep that it is a job of, for trackers.
+    """
     device = choose_device(config.trainer)
     refuse_several_processes(config, splits, device)
     start_folder(record, resumption)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
     overrides = overridden_keys(record.summary["overrides"])
-    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint)
+    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint, group)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, config, splits, device, choices, record.folder)
     else:
@@ -155,64 +162,68 @@ def one_process(
     silence_lightning()
     keep = device.accelerator == "cpu" and config.trainer.keep_memory
     with reuse_freed_memory(keep), explaining_worker_failures():
-        return fit_and_test(prepare_training(config, splits, device, choices, folder))
+        return train_and_test(config, splits, device, choices, folder)
 
 
-def fit_and_test(training: Training) -> dict[str, Any]:
-    """Train, test the best checkpoint, and return the keys of the summary."""
-    validate_baseline(training)
-    fit(training)
-    return conclude(training, run_test(training))
+def train_and_test(
+    config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
+) -> dict[str, Any]:
+    """Train, test the best checkpoint, and return the keys of the summary; see `one_process` for the arguments."""
+    resume = resume_point(config.resume, folder)
+    step = None if resume is None else read_checkpoint(resume)["global_step"]
+    loggers = build_loggers(config.logger, folder, step, choices.group)  # may refuse, so before any long work
+    with finishing(loggers):
+        training = prepare_training(config, splits, device, choices, folder, resume, loggers)
+        validate_baseline(training)
+        fit(training)
+        return conclude(training, run_test(training))
 
 
 def prepare_training(
-    config: TrainConfig, splits: Splits, device: Device, choices: RunChoices, folder: Path
+    config: TrainConfig,
+    splits: Splits,
+    device: Device,
+    choices: RunChoices,
+    folder: Path,
+    resume: Path | None,
+    loggers: Sequence[Logger],
 ) -> Training:
-    """Build everything that a run needs; see `one_process` for the arguments."""
-    resume = resume_point(config.resume, folder)
-    parts = assemble_training(config, splits, device, folder, choices.fingerprint, resume, choices)
-    config, experiment, trainer, notes = parts.config, parts.experiment, parts.trainer, parts.notes
-    module, data = experiment.module, experiment.data
-    test_data = data_for_test(config, experiment)  # refuses impossible views before training
+    """Build everything that a run needs, first what may be refused; see `one_process` for the arguments."""
+    callbacks = refusable_callbacks(config, folder)
+    experiment = build_experiment(config, splits, device, folder, choices.fingerprint, resume)
+    config, module, data, notes = experiment.config, experiment.module, experiment.data, list(experiment.notes)
+    test_data = data_for_test(experiment)  # refuses impossible views before training
+    review = Review(config, module, data, folder, choices)
+    trainer = build_trainer(experiment, device, folder, loggers, [*callbacks, *review.callbacks()])
     log_plan(module.plan, config, device)
     for note in notes:
         log.info("note  %s", note)
-    assert parts.review is not None
-    parts.review.open(trainer, notes)
-    log_choices(trainer, choices)
+    review.open(trainer, notes)
+    log_choices(loggers, choices.choices, resuming=resume is not None)
     cache = FeatureCache(config, module, data, trainer, begins=load_weights_to_resume(module, resume))
-    return Training(config, device, folder, resume, experiment, test_data, trainer, parts.review, cache, notes)
+    return Training(experiment, device, folder, resume, trainer, test_data, review, cache, notes)
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingParts:
-    """What a run consists of, ready for `trainer.fit(experiment.module, datamodule=experiment.data)`.
+def refusable_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
+    """The callbacks, built before the weights, which may be downloaded, as an argument may be refused.
 
-    Attributes:
-        config: of the run, with a number for data.batch_size.
-        experiment: the LightningModule and the LightningDataModule.
-        trainer: with the configured callbacks and loggers.
-        review: the figures in TensorBoard; None where only the parts are needed.
-        notes: for the user, one sentence each.
+    Raises:
+        ConfigError: an argument of a callback, of a figure or of Lightning's Trainer.
     """
-
-    config: TrainConfig
-    experiment: Experiment
-    trainer: pl.Trainer
-    review: Review | None
-    notes: list[str]
+    check_trainer_arguments(config.trainer)
+    build_figures(config.review.figures)
+    return build_callbacks(config, folder, log)
 
 
-def assemble_training(
+def build_experiment(
     config: TrainConfig,
     splits: Splits,
     device: Device,
     folder: Path,
     fingerprint: str | None,
     resume: Path | None = None,
-    choices: RunChoices | None = None,
-) -> TrainingParts:
-    """Build module, data and Trainer.
+) -> Experiment:
+    """Build module and data, with a number for data.batch_size=auto.
 
     Args:
         config: of the run, settled.
@@ -220,24 +231,14 @@ def assemble_training(
         device: where to compute.
         folder: of the run.
         fingerprint: of the data, for the checkpoints.
-        resume: the checkpoint that the run resumes from.
-        choices: that identify the run, for its review; None for a run without one.
+        resume: the checkpoint that the run resumes from, whose batch size it keeps.
     """
-    config, batch_note = resolve_batch_size(config, splits, device, folder, resume)
-    experiment = assemble(config, splits, folder)
-    module, data = experiment.module, experiment.data
-    module.provenance["fingerprint"] = fingerprint
-    review = None if choices is None else Review(config, module, data, folder, choices)
-    batches = -(-data.steps_per_epoch // (device.devices * config.trainer.num_nodes))
-    callbacks = review.callbacks() if review else ()
-    trainer = build_trainer(config, device, folder, module.plan, resume, batches, callbacks)
-    return TrainingParts(
-        config, experiment, trainer, review, [*experiment.notes, *([batch_note] if batch_note else [])]
-    )
+    config, note = resolve_batch_size(config, splits, device, folder, resume)
+    return assemble(config, splits, folder, fingerprint, [note] if note else [])
 
 
-def build(config: TrainConfig, folder: Path) -> TrainingParts:
-    """The parts of a run for a program of the user's own, which decides what to do with them.
+def build(config: TrainConfig, folder: Path) -> tuple[Experiment, pl.Trainer]:
+    """The experiment and the Trainer of a run, for a program of the user's own.
 
     Args:
         config: of the run, settled.
@@ -261,15 +262,15 @@ def build(config: TrainConfig, folder: Path) -> TrainingParts:
         )
     splits = available_data(config)
     check_class_weights(config.loss.class_weights, splits.classes)
-    training = assemble_training(config, splits, device, folder, splits.fingerprint())
-    experiment = training.experiment
-    if data_for_test(training.config, experiment) is not experiment.data:
+    callbacks, loggers = refusable_callbacks(config, folder), build_loggers(config.logger, folder)
+    experiment = build_experiment(config, splits, device, folder, splits.fingerprint())
+    if data_for_test(experiment) is not experiment.data:
         views = ",".join(experiment.module.views)
         raise ConfigError(
             f"tta=true with views=[{views}]: needs larger images for the test than for validation.\n"
             "Use views=[identity,hflip], or graft.train."
         )
-    return training
+    return experiment, build_trainer(experiment, device, folder, loggers, callbacks)
 
 
 def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
@@ -281,7 +282,7 @@ def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
 
 def validate_baseline(training: Training) -> None:
     """Validate once before the first step (trainer.baseline)."""
-    if training.config.trainer.baseline and training.resume is None:
+    if training.experiment.config.trainer.baseline and training.resume is None:
         module = training.experiment.module
         training.trainer.validate(module, datamodule=training.experiment.data, verbose=False)
         log.info("baseline (step 0)  %s", "  ".join(f"{name} {value:.4f}" for name, value in module.results.items()))
@@ -314,7 +315,7 @@ def run_test(training: Training) -> dict[str, float]:
     """Load the best checkpoint and test it, unless the run is not to be tested; returns its metrics."""
     module = training.experiment.module
     metrics = load_best(module, training.best)
-    if training.config.trainer.test and not training.pruned:
+    if training.experiment.config.trainer.test and not training.pruned:
         if module.views == IDENTITY:
             training.cache.provide_test()
         training.trainer.test(module, datamodule=training.test_data, verbose=False)
@@ -322,7 +323,7 @@ def run_test(training: Training) -> dict[str, float]:
     return metrics
 
 
-def data_for_test(config: TrainConfig, experiment: Experiment) -> TrainingData:
+def data_for_test(experiment: Experiment) -> TrainingData:
     """The data of the test, with the margin that its views need.
 
     Raises:
@@ -332,13 +333,14 @@ def data_for_test(config: TrainConfig, experiment: Experiment) -> TrainingData:
     preprocessing = with_margin(data.preprocessing, experiment.module.views)
     if preprocessing == data.preprocessing:
         return data
-    return loaders(config, data.splits, preprocessing, data.unreadable)
+    return loaders(experiment.config, data.splits, preprocessing, data.unreadable)
 
 
 def conclude(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
     """Write the review, close what is open, log the result, and return the keys of the summary."""
     training.review.conclude(training.trainer, metrics, read_checkpoint(training.best))
     training.cache.close()
+    log_best(training.trainer.loggers, metrics, training.trainer.global_step)
     for logger in training.trainer.loggers:
         logger.finalize("success")
     module = training.experiment.module
@@ -364,7 +366,7 @@ def summary_of(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
         "best_epoch": read_checkpoint(training.best)["epoch"] + 1,
         "images_per_second": throughput.images_per_second,
         "training_seconds": round(throughput.seconds, 3),
-        "parameters": parameters_of(module.plan, training.config.trainer.max_epochs),
+        "parameters": parameters_of(module.plan, training.experiment.config.trainer.max_epochs),
         "weights": {
             "source": weights.source,
             "sha256": weights.sha256,
@@ -378,93 +380,6 @@ def summary_of(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
         "notes": [*training.notes, *training.cache.notes],
         "unreadable": data.unreadable.known() if data.unreadable else {},
     }
-
-
-def build_trainer(
-    config: TrainConfig,
-    device: Device,
-    folder: Path,
-    plan: TransferPlan,
-    resume: Path | None,
-    batches: int,
-    extra: Sequence[Callback] = (),
-) -> pl.Trainer:
-    """Lightning's Trainer for a run.
-
-    Args:
-        config: of the run.
-        device: where to compute.
-        folder: of the run.
-        plan: of the network; a static one lets DDP skip its search for unused parameters.
-        resume: the checkpoint that the run resumes from, if any.
-        batches: number of training batches of an epoch.
-        extra: callbacks in addition to those of the configuration.
-    """
-    own = config.trainer
-    resume_step = None if resume is None else read_checkpoint(resume)["global_step"]
-    loggers = build_loggers(config.logger, folder, resume_step)
-    strategy: str | Strategy = "auto"
-    if device.devices * own.num_nodes > 1:
-        strategy = DDPStrategy(find_unused_parameters=not plan.static, gradient_as_bucket_view=True)
-    callbacks = [*build_callbacks(config, folder, log), *extra, *pruning(config)]
-    trainer = pl.Trainer(
-        accelerator=device.accelerator,
-        devices=device.devices,
-        num_nodes=own.num_nodes,
-        strategy=strategy,
-        precision=device.precision,  # type: ignore[arg-type]
-        max_epochs=own.max_epochs,
-        max_steps=own.max_steps,
-        val_check_interval=validation_interval(own, batches),
-        gradient_clip_val=own.gradient_clip_val,
-        accumulate_grad_batches=own.accumulate_grad_batches,
-        deterministic=own.deterministic,  # type: ignore[arg-type]
-        benchmark=benchmark(own, total_batches(own, batches)),
-        log_every_n_steps=own.log_every_n_steps,
-        logger=loggers or False,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), environment_of(own.strategy)],
-        enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        limit_train_batches=own.limit_train_batches,
-        limit_val_batches=own.limit_val_batches,
-        limit_test_batches=own.limit_test_batches,
-        **own.extra(),
-    )
-    validate_at_the_end_too(trainer)
-    return trainer
-
-
-def total_batches(config: TrainerConfig, batches: int) -> float:
-    """Largest number of batches that the run trains on, given the number of batches of an epoch."""
-    steps = batches * config.max_epochs if config.max_epochs >= 0 else math.inf
-    return min(steps, config.max_steps * config.accumulate_grad_batches) if config.max_steps >= 0 else steps
-
-
-def pruning(config: TrainConfig) -> list[Pruning]:
-    """The callback that stops a hopeless trial of a search early; none for other runs."""
-    if config.search.trial is None:
-        return []
-    return [Pruning(config.optimized_metric, TrialReporter(config.search, config.trainer.max_epochs).should_prune)]
-
-
-def validation_interval(config: TrainerConfig, batches: int) -> int | float | None:
-    """trainer.val_check_interval in batches, as Lightning expects it, and at most an epoch of `batches`."""
-    every, limit = config.val_check_interval, config.limit_train_batches
-    if not isinstance(every, int):
-        return every
-    epoch = batches if limit is None else limit if isinstance(limit, int) else int(limit * batches)
-    return max(1, min(every * config.accumulate_grad_batches, batches, epoch))
-
-
-def log_choices(trainer: pl.Trainer, choices: RunChoices) -> None:
-    """Log the run's choices as hyperparameters to loggers such as MLflow's; TensorBoard gets them from the review."""
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(dict(choices.choices))
 
 
 def load_weights_to_resume(module: TransferModule, resume: Path | None) -> int:
@@ -487,25 +402,3 @@ def load_best(module: TransferModule, best: Path) -> dict[str, float]:
 def device_name(device: torch.device) -> str:
     """The name of a GPU; for other devices their type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def log_table(table: Any) -> None:
-    """Log a table: to the terminal and train.log."""
-    text = io.StringIO()
-    PlainConsole(file=text, width=110).print(table)
-    log.info("%s", text.getvalue().rstrip())
-
-
-def silence_lightning() -> None:
-    """Silence Lightning's warnings and tips that are of no use to a user of Graft."""
-    for pattern in (
-        "does not have many workers",
-        "LeafSpec",
-        "Checkpoint directory",
-        "number of training batches",
-        "sync_dist",
-        "srun. command is available",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{pattern}.*")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graft.config import FEATURES
+from graft.config.commands import InspectConfig
+from graft.config.schema import TrainConfig
 from graft.errors import ConfigError, GraftError
 from graft.system.files import is_within
 
@@ -37,11 +39,11 @@ class CheckLocations(Callback):
             raise SystemExit(1) from error
 
 
-def check_locations(config: Any, written: Mapping[str, Any]) -> None:
+def check_locations(config: TrainConfig | InspectConfig | DictConfig, written: Mapping[str, Any]) -> None:
     """Refuse a cache in the data set, a data set in the cache, and anything else to be written into the data set.
 
     Args:
-        config: a TrainConfig, or another with `data` and `paths`.
+        config: of the command.
         written: key → folder or file that is going to be written; None for one that is not.
 
     Raises:

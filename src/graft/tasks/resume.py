@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graft.config.resuming import compare
 from graft.config.schema import TrainConfig
+from graft.config.targets import TARGET
 from graft.errors import ConfigError, DataError, TrainingError
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, Progress, best_of, progress_of, read_checkpoint
 from graft.system.files import writing_atomically
@@ -26,9 +27,13 @@ COPIED = ("metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "tensorboard/e
 
 
 LEFT_BY_A_RUN = (
-    *COPIED, "review.npz", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
+    *COPIED, "review.npz", "trackers.json", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
 )  # fmt: skip
 """Files of an earlier attempt that a new run in the same folder removes; summary.json is already replaced."""
+
+
+OLD_KEYS = (("optimizer", "name"), ("freeze", "policy"))
+"""Group and key that chose a part before it was named by `_target_`."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def open_resumption(plain: Mapping[str, Any], checkpoint: Path, overrides: Seque
 def _compared(
     plain: Mapping[str, Any], checkpoint: Path, content: Mapping[str, Any], overrides: Sequence[str]
 ) -> Resumption:
+    _refuse_older_version(content["graft"]["config"], checkpoint)
     progress = progress_of(content)
     run = read_summary(checkpoint.parent.parent)
     effects, free = compare(
@@ -135,6 +141,19 @@ def _compared(
         free=tuple(free),
         has_best=bool(best_of(content)),
     )
+
+
+def _refuse_older_version(recorded: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuse the checkpoint of a version whose optimizer and freeze policy had names instead of targets."""
+    old = [f"{group}.{key}" for group, key in OLD_KEYS if key in recorded[group] and TARGET not in recorded[group]]
+    if old:
+        weights = checkpoint.with_name(BEST) if checkpoint.with_name(BEST).is_file() else checkpoint
+        raise TrainingError(
+            f"resume={checkpoint}: the run was recorded by an older version of Graft ({' and '.join(old)}), whose "
+            "optimizer and schedule this version cannot continue exactly.\n"
+            f"Evaluate the run: graft evaluate checkpoint={weights}\n"
+            f"Or begin a new one with its weights: model.weights={weights}"
+        )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from graft.config.choices import choices
 from graft.config.config_hash import config_hash
 from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
@@ -19,7 +20,7 @@ from graft.system.gpu import require_gpu
 from graft.system.signals import STOP
 from graft.system.slurm import first_task
 from graft.system.startup import garbage_collection_paused
-from graft.tasks.checks import check_class_weights, choices, settle
+from graft.tasks.checks import check_class_weights, settle
 from graft.tasks.data import available_data
 from graft.tasks.locations import check_locations
 from graft.tasks.prepare import PreparedRun, claimed, find_resumption, prepare, resume_when_queued_again
@@ -108,7 +109,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 "unused": dict(Counter(reason for _, reason in splits.unused)),
             },
         }
-        fit.run(config, splits, run, resumption)
+        fit.run(config, splits, run, resumption, command.folder.parent.name if command.in_sweep else None)
         if config.callbacks.keep == "none":
             run.summary["checkpoint"] = None
     if run.writes:  # summary.json says "finished" by now, so no checkpoint is needed to resume

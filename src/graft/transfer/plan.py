@@ -36,6 +36,8 @@ class GroupRow:
     lr: float
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 MOST_EVALUATED = 1000
 """Largest number of epochs for which a policy is evaluated before training; a longer run is treated as not static."""
 
@@ -52,6 +54,7 @@ class TransferPlan:
         policy: the freeze policy.
         groups: `parameter_groups(network, ...)`.
         epochs: of the run; None for an unlimited number.
+        evaluated: names of modules that are in evaluation mode in every epoch, trainable or not.
 
     Attributes:
         static: whether the same parameters are known to train in every epoch of the run.
@@ -67,6 +70,7 @@ class TransferPlan:
         policy: Policy | None = None,
         groups: Sequence[dict[str, Any]] = (),
         epochs: int | None = None,
+        evaluated: Collection[str] = (),
     ) -> None:
         self.network = network
         self.stages = tuple(stages)
@@ -75,11 +79,12 @@ class TransferPlan:
         self._names = tuple(name for name, _ in network.named_parameters())
         self._frozen: dict[int, frozenset[str]] = {}
         self._distinct: dict[frozenset[str], frozenset[str]] = {}
+        self._evaluated = frozenset(evaluated)
         self._frozen_modules: dict[int, tuple[str, ...]] = {}
         self.static = not self.policy.uses_epoch
-        evaluated = 1 if self.static or epochs is None else max(1, min(epochs, MOST_EVALUATED))
-        distinct = {self.frozen(epoch) for epoch in range(evaluated)}
-        self.static = self.static or (evaluated == epochs and len(distinct) == 1)
+        known = 1 if self.static or epochs is None else max(1, min(epochs, MOST_EVALUATED))
+        distinct = {self.frozen(epoch) for epoch in range(known)}
+        self.static = self.static or (known == epochs and len(distinct) == 1)
 
     def trainable(self, epoch: int) -> frozenset[str]:
         """Names of the parameters that train in `epoch` (counted from 0)."""
@@ -106,7 +111,8 @@ class TransferPlan:
         """Names of the modules that stay in evaluation mode in `epoch` while the network is in training mode.
 
         A module with parameters of its own is frozen when all of those are, a container when all parameters inside it
-        are, a module without parameters (Dropout, ReLU) when its whole stage is."""
+        are, a module without parameters (Dropout, ReLU) when its whole stage is. BatchNorm layers that keep their
+        statistics are always among them."""
         epoch = 0 if self.static else epoch
         if epoch not in self._frozen_modules:
             self._frozen_modules[epoch] = self._find_frozen_modules(self.frozen(epoch))
@@ -155,7 +161,7 @@ class TransferPlan:
         return tuple(
             name
             for name, module in self.network.named_modules()
-            if name and _is_frozen(name, module, frozen, frozen_stages)
+            if name and (name in self._evaluated or _is_frozen(name, module, frozen, frozen_stages))
         )
 
 
@@ -173,15 +179,17 @@ def plan_transfer(
     freeze: FreezeConfig,
     optimizer: OptimizerConfig,
     epochs: int | None = None,
+    loaded: Collection[str] = (),
 ) -> TransferPlan:
     """The transfer plan of a run: find the network's stages, group its parameters, bind its freeze policy.
 
     Args:
         network: any network of `build_network`.
-        strategy: learning rates per group, see `parameter_groups`.
+        strategy: learning rates per group, see `parameter_groups`, and whether BatchNorm keeps its statistics.
         freeze: `_target_`, a freeze policy, and its arguments.
         optimizer: learning rate for a multiplier of 1, and weight decay.
         epochs: of the run; None for an unlimited number.
+        loaded: names of the parameters that weights were loaded for.
 
     Raises:
         ConfigError: as `parameter_groups`, `TransferPlan` and `graft.config.targets.build`.
@@ -196,7 +204,19 @@ def plan_transfer(
         strategy.layer_decay,
         strategy.decay_norm_and_bias,
     )
-    return TransferPlan(network, stages, build_policy(freeze), groups, epochs)
+    kept = pretrained_batch_norms(network, loaded) if strategy.batch_norm_statistics == "keep" else ()
+    return TransferPlan(network, stages, build_policy(freeze), groups, epochs, kept)
+
+
+def pretrained_batch_norms(network: nn.Module, loaded: Collection[str]) -> tuple[str, ...]:
+    """Names of the BatchNorm layers with running statistics whose parameters are all among `loaded`."""
+    return tuple(
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, BATCH_NORMS)
+        and module.running_mean is not None
+        and all(f"{name}.{own}" in loaded for own in ("weight", "bias"))
+    )
 
 
 def build_policy(freeze: FreezeConfig) -> Policy:

@@ -1,0 +1,83 @@
+"""Checks the arguments of a run's parts against the signatures of their targets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from graft.config.schema import TrainConfig
+from graft.config.targets import TARGET, accepts, check_target
+from graft.errors import ConfigError
+
+SUPPLIED = {
+    "optimizer": ("params", "fused"),
+    "scheduler": ("optimizer", "length", "mode"),
+    "loss": ("weight",),
+    "metrics": ("num_classes",),
+    "logger": ("folder", "save_dir", "resume_step"),
+}
+"""The arguments that Graft supplies to the parts of a group, where they take them."""
+
+
+def check_parts(cfg: TrainConfig) -> None:
+    """Refuse an argument that its part does not take, and one that a part lacks."""
+    if cfg.scheduler._target_ is None:
+        for name in cfg.scheduler.arguments():
+            raise ConfigError(
+                f"scheduler.{name}={cfg.scheduler.arguments()[name]}: scheduler=none has no arguments.\n"
+                "Choose a schedule, e.g. scheduler=cosine."
+            )
+    for group, part in (("optimizer", cfg.optimizer), ("scheduler", cfg.scheduler), ("loss", cfg.loss)):
+        if part._target_ is not None or group != "scheduler":
+            check_target(group, part.arguments(), SUPPLIED[group])
+    check_target("freeze", cfg.freeze.arguments(), supplied=("epoch",), positional=2)
+    for name, node in cfg.review.figures.parts().items():
+        check_target(f"review.figures.{name}", node, supplied=("caption",), positional=2)
+    groups = (("metrics", cfg.metrics), ("logger", cfg.logger), ("callbacks", cfg.callbacks))
+    for group, parts in groups:
+        for name, node in parts.parts().items():
+            check_target(f"{group}.{name}", node, SUPPLIED.get(group, ()))
+    optimizer = str(cfg.optimizer._target_)
+    if cfg.optimizer.weight_decay and not accepts(optimizer, "weight_decay"):
+        raise ConfigError(
+            f"optimizer.weight_decay={cfg.optimizer.weight_decay}: {optimizer} has no weight decay.\n"
+            "Set optimizer.weight_decay=0."
+        )
+    if cfg.loss.class_weights is not None and not accepts(str(cfg.loss._target_), "weight"):
+        raise ConfigError(
+            f"loss.class_weights={cfg.loss.class_weights}: {cfg.loss._target_} takes no argument `weight`.\n"
+            "Set loss.class_weights=null, or choose a loss with class weights, e.g. loss=cross_entropy."
+        )
+    if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
+        raise ConfigError(
+            f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum or 0:g} disagree: Nesterov's step "
+            "looks ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
+        )
+    for name, value in cfg.trainer.extra().items():
+        if name in DECIDED_ELSEWHERE:
+            raise ConfigError(f"trainer.{name}={value}: decided by {DECIDED_ELSEWHERE[name]}.")
+        check_target("trainer", {TARGET: "lightning.pytorch.Trainer", name: value})
+
+
+DECIDED_ELSEWHERE = {
+    "logger": "the group logger, e.g. logger=[tensorboard,csv]",
+    "callbacks": "the group callbacks, e.g. callbacks.swa._target_=…",
+    "enable_checkpointing": "callbacks.checkpoint and callbacks.keep",
+    "enable_progress_bar": "callbacks.progress",
+    "enable_model_summary": "Graft, which logs a table of its own",
+    "num_sanity_val_steps": "trainer.baseline",
+    "default_root_dir": "hydra.run.dir",
+    "plugins": "Graft",
+    "use_distributed_sampler": "Graft, whose sampler is distributed",
+}
+"""Arguments of Lightning's Trainer that are not set in the group trainer -> by what they are decided."""
+
+
+def check_views(views: Mapping[str, Any]) -> None:
+    """Refuse views that cannot be built, and none at all.
+
+    Args:
+        views: name -> `_target_` and its arguments.
+    """
+    if not views:
+        raise ConfigError("views={}: must have at least one, e.g. views=[identity,hflip].")
+    for name, view in views.items():
+        check_target(f"views.{name}", view, supplied=("size",), positional=1)
