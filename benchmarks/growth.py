@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--model", default="vgg11")
     parser.add_argument("--side", type=int, default=128, help="of the images, where it does not vary")
     parser.add_argument("--batch-size", type=int, default=8, help="where it does not vary")
-    wanted = parser.parse_args()
+    options = parser.parse_args()
     silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     usual = {"model": options.model, "side": options.side, "batch_size": options.batch_size, "classes": 2}

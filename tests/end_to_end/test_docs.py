@@ -127,7 +127,7 @@ PACKAGES = ("mlflow", "wandb", "comet_ml")
 def test_an_example_of_training_trains(
     page: str, words: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(places)
+    monkeypatch.chdir(folders)
     for package in PACKAGES:
         if package.partition("_")[0] in words:
             pytest.importorskip(package)
