@@ -27,8 +27,8 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cifar10_speed"
 def fewer(splits: Splits, count: int) -> Splits:
     """`count` training images, evenly over the set, and a fifth as many to validate on."""
 
-    def some(images: ImageSet, wanted: int) -> ImageSet:
-        return images.select(images.spread(wanted))
+    def some(images: ImageSet, count: int) -> ImageSet:
+        return images.select(images.spread(count))
 
     val = some(splits.val, max(1, count // 5))
     return Splits(splits.classes, some(splits.train, count), val, val)

@@ -6,7 +6,7 @@
     python -m benchmarks.gpu --device cpu --quick                     tries out the command itself, without a GPU
     python -m benchmarks.gpu table benchmarks/records/*.jsonl         writes the table of docs/performance.md
 
-Measurements run in the order of their worth, each in a process of its own and under its own time limit; what does not
+Measurements run in the order of their importance, each in a separate process and with a time limit; what does not
 fit into `--minutes` is not started. Each result is appended to `--output` as soon as it is known, so that neither a
 failure nor a time limit loses the others; the table at the end compares them with their goals. Runs from a source tree
 (PYTHONPATH=src) without Graft being installed. The exit code is 1 if a measurement failed.
@@ -44,7 +44,7 @@ class Result:
         what: what was measured.
         value: the figure; None if it failed.
         unit: of `value`.
-        goal: the least value wanted, or the largest with `at_most`.
+        goal: the least acceptable value, or the largest with `at_most`.
         note: what else there is to know, such as an error.
     """
 
@@ -105,7 +105,7 @@ class Bench:
         return "gpu" if self.device == "cuda" else self.device
 
     def set_words(self, name: str, embedded: str) -> list[str]:
-        """The overrides that choose data set `name`, or an embedded set in its place where there is no data folder."""
+        """The overrides that choose data set `name`, or an embedded set where there is no data folder."""
         if self.data is None:
             return [f"data={embedded}"]
         return [f"data={name}", f"paths.data={self.data}", "data.download=false"]
@@ -170,7 +170,7 @@ def tests(bench: Bench) -> None:
 
 
 def step(bench: Bench) -> None:
-    """VGG16 fine-tuning at 224 pixels on synthetic images: Graft beside other loops."""
+    """VGG16 fine-tuning at 224 pixels on synthetic images: Graft and other loops."""
     import torch
 
     from benchmarks import training_step as loops
@@ -187,12 +187,15 @@ def step(bench: Bench) -> None:
         flops = loops.flops_an_image(copy.deepcopy(network), bench.size)
         normalise = Normalise(experiment.module.preprocessing).to(device)
         few = [batch for batch, _ in zip(experiment.data.train_dataloader(), range(4), strict=False)]
-        held = [(batch.images.to(device), batch.labels.to(device)) for batch in few]
+        batches_on_device = [(batch.images.to(device), batch.labels.to(device)) for batch in few]
 
-        def batches(steps: int, held: Any = held, normalise: Any = normalise) -> Callable[[], Iterator[Any]]:
+        def batches(
+            steps: int, batches_on_device: Any = batches_on_device, normalise: Any = normalise
+        ) -> Callable[[], Iterator[Any]]:
             """The input of every loop: uint8 images on the device, normalised in each step."""
             return lambda: (
-                (normalise(images), labels) for images, labels in itertools.islice(itertools.cycle(held), steps)
+                (normalise(images), labels)
+                for images, labels in itertools.islice(itertools.cycle(batches_on_device), steps)
             )
 
         def fresh(network: Any = network) -> Any:
@@ -251,7 +254,7 @@ def compiled(bench: Bench) -> None:
 
 
 def images(bench: Bench) -> None:
-    """The same step on JPEGs, randomly cropped and flipped, beside the synthetic rate."""
+    """The same step on JPEGs, randomly cropped and flipped, next to the synthetic rate."""
     import numpy as np
 
     from benchmarks import training_step as loops
@@ -353,7 +356,7 @@ def sweep(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """data.batch_size=auto against the memory there is; peak memory of a step against the loop by hand."""
+    """data.batch_size=auto against the memory there is; peak memory of a step against the plain loop."""
     batch_size = bench.batch_sizes[0]
     peaks: dict[str, float] = {}
     for way in ("hand", "graft"):
@@ -426,7 +429,7 @@ def _run(words: Sequence[str], cwd: Path | None = None) -> str:
 
 
 def _train(bench: Bench, *words: str, cwd: Path | None = None) -> TrainRun:
-    """`graft train WORDS` on the device, with a run folder of its own and an empty cache.
+    """`graft train WORDS` on the device, with a new run folder and an empty cache.
 
     `cwd` is the working directory, which may have packages that the words name; by default an empty one.
     """
@@ -535,8 +538,8 @@ def measure(name: str, bench: Bench) -> None:
         sys.exit(1)
 
 
-def measure_apart(name: str, bench: Bench, words: Sequence[str], limit: float) -> bool:
-    """Take one measurement in a process of its own, ended after `limit` seconds; returns whether it succeeded."""
+def measure_in_subprocess(name: str, bench: Bench, words: Sequence[str], limit: float) -> bool:
+    """Take one measurement in a separate process, ended after `limit` seconds; returns whether it succeeded."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu", "measure", name, *words], cwd=ROOT, start_new_session=True
     )
@@ -624,7 +627,7 @@ def main() -> None:
             skipped.append(name)
             continue
         limit = MEASUREMENTS[name][1] * (5 if bench.quick else 1)
-        succeeded &= measure_apart(name, bench, words, min(left, limit))
+        succeeded &= measure_in_subprocess(name, bench, words, min(left, limit))
         print(f"[{time.monotonic() - started:.0f} s]", flush=True)
     print("\n" + "\n".join(map(row, read_results([bench.output]))))
     if skipped:

@@ -47,20 +47,20 @@ def main() -> None:
     parser.add_argument("--model", default="vgg11")
     parser.add_argument("--side", type=int, default=128, help="of the images, where it does not vary")
     parser.add_argument("--batch-size", type=int, default=8, help="where it does not vary")
-    wanted = parser.parse_args()
+    options = parser.parse_args()
     silence_lightning()
     logging.getLogger("lightning").setLevel(logging.ERROR)
-    usual = {"model": wanted.model, "side": wanted.side, "batch_size": wanted.batch_size, "classes": 2}
+    usual = {"model": options.model, "side": options.side, "batch_size": options.batch_size, "classes": 2}
     table(
-        f"{wanted.model}, batches of {wanted.batch_size}, by the side of the images",
+        f"{options.model}, batches of {options.batch_size}, by the side of the images",
         [(f"{side} pixels", usual | {"side": side}, (side / SIDES[0]) ** 2) for side in SIDES],
     )
     table(
-        f"{wanted.model}, {wanted.side} pixels, by the size of the batch",
+        f"{options.model}, {options.side} pixels, by the size of the batch",
         [(f"{size} images", usual | {"batch_size": size}, size / BATCHES[0]) for size in BATCHES],
     )
     table(
-        f"{wanted.model}, {wanted.side} pixels, batches of {wanted.batch_size}, by the number of classes",
+        f"{options.model}, {options.side} pixels, batches of {options.batch_size}, by the number of classes",
         [(f"{count:,} classes", usual | {"classes": count}, 1.0) for count in CLASSES],
     )
 

@@ -6,7 +6,7 @@
 
 The plain loader is that of the notebooks: worker processes that decode with PIL, crop, flip, make a normalised fp32
 tensor. Graft's gives uint8 batches; its normalisation, which belongs to the device, is added to its time. Both pass
-over the images `--epochs` times, shuffled and augmented, training left out; Graft's first epoch, in which it decodes
+over the images `--epochs` times, shuffled and augmented, without training; Graft's first epoch, in which it decodes
 what it holds in memory, is in its time.
 """
 
@@ -36,18 +36,18 @@ from graft.system.cpu import available_cores
 def plain(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batch_size: int, epochs: int) -> float:
     """Images a second of the notebooks' loader, with a worker process for each core."""
     dataset = Pictures(images, train_steps(preprocessing, augment), preprocessing)
-    started, seen = time.perf_counter(), 0
+    started, count = time.perf_counter(), 0
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=available_cores(), persistent_workers=True)
     for _ in range(epochs):
         for batch, _ in loader:
-            seen += len(batch)
-    return seen / (time.perf_counter() - started)
+            count += len(batch)
+    return count / (time.perf_counter() - started)
 
 
 def graft(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batch_size: int, epochs: int) -> float:
     """Images a second of Graft's loader, normalised."""
     normalise = Normalise(preprocessing)
-    started, seen = time.perf_counter(), 0
+    started, count = time.perf_counter(), 0
     data = ImageDataModule(
         Splits(("one", "other"), images, images.select([0, 1]), images.select([0, 1])),
         preprocessing,
@@ -59,8 +59,8 @@ def graft(images: ImageSet, preprocessing: Preprocessing, augment: Augment, batc
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for batch in loader:
-            seen += len(normalise(batch.images))
-    return seen / (time.perf_counter() - started)
+            count += len(normalise(batch.images))
+    return count / (time.perf_counter() - started)
 
 
 def compare(
@@ -69,16 +69,16 @@ def compare(
     preprocessing: Preprocessing,
     augment: Augment,
     batch_size: int,
-    wanted: argparse.Namespace,
+    options: argparse.Namespace,
 ) -> None:
     """Print both rates, pair by pair, and the median ratio."""
     print(
-        f"{title}: {len(images):,} images, {wanted.epochs} epochs, batches of {batch_size}, {available_cores()} cores"
+        f"{title}: {len(images):,} images, {options.epochs} epochs, batches of {batch_size}, {available_cores()} cores"
     )
     ratios = []
-    for pair in range(1, wanted.pairs + 1):
-        one = plain(images, preprocessing, augment, batch_size, wanted.epochs)
-        other = graft(images, preprocessing, augment, batch_size, wanted.epochs)
+    for pair in range(1, options.pairs + 1):
+        one = plain(images, preprocessing, augment, batch_size, options.epochs)
+        other = graft(images, preprocessing, augment, batch_size, options.epochs)
         ratios.append(other / one)
         print(
             f"pair {pair}: plain {one:,.0f} images/s, Graft {other:,.0f} images/s, ratio {ratios[-1]:.1f}", flush=True
@@ -88,10 +88,10 @@ def compare(
 
 def photographs(folder: Path, count: int) -> ImageSet:
     """JPEGs of 4,000 by 3,000 pixels with the detail of real ones: noise at several scales."""
-    chance, paths = np.random.RandomState(0), []
+    generator, paths = np.random.RandomState(0), []
     for index in range(count):
         layers = [
-            Image.fromarray(chance.randint(0, 256, (3000 // scale, 4000 // scale, 3), dtype=np.uint8)).resize(
+            Image.fromarray(generator.randint(0, 256, (3000 // scale, 4000 // scale, 3), dtype=np.uint8)).resize(
                 (4000, 3000)
             )
             for scale in (500, 100, 20)
@@ -109,21 +109,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="4,000 images, two epochs")
-    wanted = parser.parse_args()
-    if wanted.quick:
-        wanted.images, wanted.epochs = 4_000, 2
+    options = parser.parse_args()
+    if options.quick:
+        options.images, options.epochs = 4_000, 2
     torch.manual_seed(0)
     shift = Augment(random_crop_padding=4, horizontal_flip=0.5)
-    compare("CIFAR-10's size", noise(wanted.images, 32), Preprocessing(32, 32), shift, 512, wanted)
+    compare("CIFAR-10's size", noise(options.images, 32), Preprocessing(32, 32), shift, 512, options)
     imagenet = Preprocessing(224, 256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     crops = Augment(random_resized_crop={}, horizontal_flip=0.5)
-    if wanted.data:
-        splits = load_splits("hymenoptera", root=wanted.data / "hymenoptera_data", seed=0, download=False)
-        compare("ants and bees", splits.train, imagenet, crops, 8, wanted)
-    if wanted.photographs:
+    if options.data:
+        splits = load_splits("hymenoptera", root=options.data / "hymenoptera_data", seed=0, download=False)
+        compare("ants and bees", splits.train, imagenet, crops, 8, options)
+    if options.photographs:
         with tempfile.TemporaryDirectory() as folder:
             gentle = Augment(random_resized_crop={"scale": (0.35, 1.0)}, horizontal_flip=0.5)
-            compare("photographs", photographs(Path(folder), wanted.photographs), imagenet, gentle, 8, wanted)
+            compare("photographs", photographs(Path(folder), options.photographs), imagenet, gentle, 8, options)
 
 
 if __name__ == "__main__":

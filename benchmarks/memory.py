@@ -1,10 +1,10 @@
-"""Peak memory: of training against a loop written by hand, and of computing cached features.
+"""Peak memory: of training against a plain loop, and of computing cached features.
 
     python -m benchmarks.memory                          VGG16 at batch 32 on the CPU, two steps each
     python -m benchmarks.memory --model vgg_mini --size 32 --batch-size 256
     python -m benchmarks.memory --features 2000          the cache's peak for 2,000 and 4,000 images: it must not grow
 
-Each is a process of its own, and the figure is the most it has ever held (on a GPU: what its allocator has held). What
+Each runs in a separate process, and the figure is its peak (on a GPU: the peak of its allocator). What
 is in memory before the first step, imports and images, is subtracted.
 """
 
@@ -31,8 +31,8 @@ from graft.tasks.trainer import silence_lightning
 MIB = 2**20
 
 
-def held() -> float:
-    """The most this process has ever held, in MiB."""
+def peak_mib() -> float:
+    """Peak memory of this process, in MiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -41,9 +41,9 @@ def held() -> float:
 @contextmanager
 def growth() -> Iterator[None]:
     """Print by how much the block has raised the peak."""
-    before = held()
+    before = peak_mib()
     yield
-    print(f"{held() - before:.0f}")
+    print(f"{peak_mib() - before:.0f}")
 
 
 def peak(way: str, model: str, size: int, batch_size: int) -> None:
@@ -79,7 +79,7 @@ def features(count: int) -> None:
             fit.one_process(config, splits, choose_device(config.trainer), fit.RunChoices({}, ()), Path(folder))
 
 
-def apart(*words: object) -> float:
+def in_new_process(*words: object) -> float:
     """MiB that the process `python -m benchmarks.memory --child WORDS` prints last."""
     command = [sys.executable, "-m", "benchmarks.memory", "--child", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -93,19 +93,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--features", type=int, metavar="N", help="the cache's peak for N and 2 N images instead")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
-    wanted = parser.parse_args()
-    if wanted.child:
-        what, *rest = wanted.child
+    options = parser.parse_args()
+    if options.child:
+        what, *rest = options.child
         return features(int(rest[0])) if what == "features" else peak(what, rest[0], int(rest[1]), int(rest[2]))
-    if wanted.features:
-        one, two = (apart("features", count) for count in (wanted.features, 2 * wanted.features))
+    if options.features:
+        one, two = (in_new_process("features", count) for count in (options.features, 2 * options.features))
         print(
-            f"cached features of {wanted.features:,} images: {one:.0f} MiB; of {2 * wanted.features:,}: {two:.0f} MiB"
+            f"cached features of {options.features:,} images: {one:.0f} MiB; of {2 * options.features:,}: {two:.0f} MiB"
         )
         return None
-    hand, graft = (apart(way, wanted.model, wanted.size, wanted.batch_size) for way in ("hand", "graft"))
+    hand, graft = (in_new_process(way, options.model, options.size, options.batch_size) for way in ("hand", "graft"))
     print(
-        f"{wanted.model}, {wanted.size} pixels, batches of {wanted.batch_size}: by hand {hand:.0f} MiB, "
+        f"{options.model}, {options.size} pixels, batches of {options.batch_size}: by hand {hand:.0f} MiB, "
         f"Graft {graft:.0f} MiB, ratio {graft / hand:.3f}"
     )
     return None

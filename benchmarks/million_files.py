@@ -25,13 +25,13 @@ SOURCES = 64
 
 
 def make_links(folder: Path, classes: int, each: int) -> None:
-    """`classes` folders of `each` hard links, below `folder`/photos, to files in `folder`/sources."""
-    chance = np.random.RandomState(0)
+    """`classes` folders of `each` hard links, in `folder`/photos, to files in `folder`/sources."""
+    generator = np.random.RandomState(0)
     (folder / "sources").mkdir()
     sources = []
     for number in range(SOURCES):
         sources.append(str(folder / "sources" / f"{number}.jpg"))
-        Image.fromarray(chance.randint(0, 256, (32, 32, 3), dtype=np.uint8)).save(sources[-1])
+        Image.fromarray(generator.randint(0, 256, (32, 32, 3), dtype=np.uint8)).save(sources[-1])
     for label in range(classes):
         name = folder / "photos" / f"class_{label:05d}"
         name.mkdir(parents=True)
@@ -40,7 +40,7 @@ def make_links(folder: Path, classes: int, each: int) -> None:
 
 
 def memory() -> float:
-    """The most this process has ever held, in MiB."""
+    """Peak memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -63,7 +63,7 @@ def measure(root: Path) -> None:
     started = time.perf_counter()
     with timed("list and divide"):
         splits = load_splits("folder", root=root, seed=0)
-    with timed("look at the files"):
+    with timed("scan the files"):
         splits = exclude_unreadable(splits, "raise")
     with timed("fingerprint of the set"):
         splits.fingerprint()

@@ -4,9 +4,9 @@
     python -m benchmarks.reproduce table             docs/results.json and docs/results.md from the runs
     python -m benchmarks.reproduce list              the rows and how far each is
 
-Runs lie below `--runs` (outputs/reproduce), a folder a row and seed; a finished one is not run again. `--data` and
-`--weights` say where data sets and weight files lie; without `--weights` torchvision's are downloaded. `table` adds
-what it finds to docs/results.json, so that figures of several machines come together, and no figure is typed by hand.
+Runs are in `--runs` (outputs/reproduce), a folder for each row and seed; a finished one is not run again. `--data` and
+`--weights` are the folders of data sets and weights; without `--weights` torchvision's are downloaded. `table` adds
+what it finds to docs/results.json, so that figures of several machines come together, and no figure is typed manually.
 """
 
 import argparse
@@ -114,8 +114,8 @@ def accuracy_by_epoch(table: Path) -> list[float]:
 
 
 def merged(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Both, a new run in place of the old one of the same row, seed and machine; rows that are no more are left out."""
-    order = {row.name: place for place, row in enumerate(ROWS)}
+    """Both; a new run replaces the old one of the same row, seed and machine, and obsolete rows are dropped."""
+    order = {row.name: number for number, row in enumerate(ROWS)}
     by_key = {(entry["row"], entry["machine"], entry["seed"]): entry for entry in (*old, *new)}
     return sorted(
         (entry for entry in by_key.values() if entry["row"] in order),
@@ -165,21 +165,21 @@ def _remarks(rows: Sequence[Row], by_row: dict[str, dict[str, list[dict[str, Any
     """Under a chapter's table: what departs, the accuracy of each epoch, and the exact commands."""
     lines = []
     for row in rows:
-        said = [row.departs] if row.departs else []
+        sentences = [row.departs] if row.departs else []
         for entries in by_row[row.name].values():
             first = entries[0]
             if curve := " ".join(f"{value:.3f}" for value in first["val/acc"]):
-                said.append(f"Validation accuracy by epoch, seed {first['seed']}: {curve}.")
+                sentences.append(f"Validation accuracy by epoch, seed {first['seed']}: {curve}.")
             each = {name: value for name, value in first["metrics"].items() if name.startswith("test/acc/")}
             if len(each) > 2:
                 shown = ", ".join(f"{name.removeprefix('test/acc/')} {value:.2f}" for name, value in each.items())
-                said.append(f"By class, seed {first['seed']}: {shown}.")
+                sentences.append(f"By class, seed {first['seed']}: {shown}.")
         losses = [f"{entries[0]['metrics']['train/loss']:.3f}" for entries in by_row[row.name].values()]
-        said += [f"Training loss of the last epoch: {', '.join(losses)}."] if losses else []
+        sentences += [f"Training loss of the last epoch: {', '.join(losses)}."] if losses else []
         words = command(row, row.seeds[0], Path("DATA"), Path("WEIGHTS"))
         package = [f"PYTHONPATH=examples/{row.example}"] if row.example else []
-        said.append(f"`{' '.join([*package, *words])}`")
-        lines.append(f"- {_title(row)}: {' '.join(said)}")
+        sentences.append(f"`{' '.join([*package, *words])}`")
+        lines.append(f"- {_title(row)}: {' '.join(sentences)}")
     return lines
 
 

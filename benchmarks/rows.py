@@ -16,10 +16,10 @@ class Row:
     Attributes:
         name: the preset's, or in words what departs from it.
         preset: as in `experiment=`.
-        chapter: the heading it stands under.
+        chapter: its heading.
         published: the figure of the original, "–" where there is none.
         overrides: further words of the command.
-        weights: file in the weights folder that stands in for torchvision's download.
+        weights: file in the weights folder that replaces torchvision's download.
         seeds: repetitions.
         departs: what differs from the preset, in plain words.
         unmeasured: why there is no figure; "" where it can be measured.
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """Its folder below the runs."""
+        """Its folder in the folder of runs."""
         return "".join(letter if letter.isalnum() else "_" for letter in self.name)
 
     def reason(self) -> str:
@@ -97,7 +97,9 @@ MASKS = "VGG11 on masks"
 FLOWERS = "VGG16 on flowers"
 CIFAR = "VGGs on CIFAR-10"
 HOURS = "takes hours on two cores; see the shorter run below"
-STAND_IN = "Measured on a stand-in for the mask set, in which mask1 to mask5 cannot be told apart: its ceiling is 3/7."
+STAND_IN = (
+    "Measured on a stand-in for the mask set, in which mask1 to mask5 cannot be distinguished: its ceiling is 3/7."
+)
 JPEG = "Measured on images that went through JPEG once."
 HELD = "The process was held for 25 minutes of its seconds, while others were measured."
 

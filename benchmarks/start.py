@@ -3,7 +3,7 @@
     python -m benchmarks.start
     python -m benchmarks.start --repeat 5
 
-Whole processes, warm (one run before them is not counted), beside one that does nothing but import torch, torchvision
+Whole processes, warm (one run before them is not counted), next to one that only imports torch, torchvision
 and Lightning. The first step is there when its line is in metrics.csv, which is when the second is logged; the time
 includes the validation before it.
 """
@@ -37,7 +37,7 @@ def whole(*words: str) -> float:
 
 
 def to_the_first_step() -> float:
-    """Seconds until metrics.csv tells of a training step; then the run is stopped."""
+    """Seconds until metrics.csv contains a training step; then the run is stopped."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         words = [*GRAFT, *DIGITS, f"hydra.run.dir={folder}/run"]
@@ -58,8 +58,8 @@ def _has_a_step(table: Path) -> bool:
     header, *rows = table.read_text().splitlines() or [""]
     if "train/loss_step" not in header.split(","):
         return False
-    place = header.split(",").index("train/loss_step")
-    return any(len(row.split(",")) > place and row.split(",")[place] for row in rows)
+    column = header.split(",").index("train/loss_step")
+    return any(len(row.split(",")) > column and row.split(",")[column] for row in rows)
 
 
 def main() -> None:

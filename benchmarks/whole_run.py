@@ -1,6 +1,6 @@
 """Whole runs of Graft against the plain loop of the notebooks, on the same images, with the accuracy of both.
 
-    python -m benchmarks.whole_run --quick            seconds: vgg_mini tells faces
+    python -m benchmarks.whole_run --quick            seconds: vgg_mini recognises faces
     python -m benchmarks.whole_run --data DATASETS    last layer of VGG16 on ants and bees, 15 epochs, no augmentation
     python -m benchmarks.whole_run --data DATASETS --weights FILE --crops --views 4    random crops, four views in turn
     python -m benchmarks.whole_run --data DATASETS --plain-epochs 1    the plain loop for one epoch, scaled to all
@@ -84,7 +84,7 @@ def plain(config: Any, splits: Splits, epochs: int, workers: int, device: torch.
 
 
 def by_graft(config: Any, splits: Splits) -> Timed:
-    """Graft's run, in a folder of its own with nothing cached."""
+    """Graft's run, in a new folder with nothing cached."""
     with tempfile.TemporaryDirectory() as folder:
         config.paths.cache = f"{folder}/cache"
         started = time.perf_counter()

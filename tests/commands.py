@@ -81,6 +81,14 @@ def _forked(folder: Path, words: Sequence[str], variables: Mapping[str, str], ti
         return Finished(code, out.read_text(), err.read_text(), folder)
 
 
+def weights(run: Finished, name: str = "last") -> dict[str, Any]:
+    """The tensors of the run's checkpoint `name`; the trained ones where averaged ones are saved too."""
+    import torch
+
+    content = torch.load(run.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return content.get("current_model_state") or content["state_dict"]
+
+
 def succeeded(run: Finished) -> Finished:
     """`run`, which must have exited with 0."""
     assert run.code == 0, run.err
@@ -150,6 +158,13 @@ TINY = (
     "trainer.limit_test_batches=2",
 )
 """Overrides of a run that takes a second after the import of torch."""
+
+SMALL = (
+    "model=vgg_custom", "model.table=[8,M,16,M]", "model.classifier=vgg", "model.input_size=32",
+    "model.average_pool=2", "strategy=scratch", "data=digits", "augment=basic", "logger.tensorboard=false",
+    "trainer.precision=32-true", "trainer.log_every_n_steps=1",
+)  # fmt: skip
+"""Overrides of a network with all stages of a VGG, with no limits on the number of batches."""
 
 FOUR_JOBS = (*TINY, "seed=0,1", "optimizer.lr=0.05,0.02")
 """Overrides of a sweep with four jobs."""

@@ -117,8 +117,8 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.state.requests.append((self.path, wanted))
+        requested = self.headers.get("Range")
+        self.state.requests.append((self.path, requested))
         file = Path(self.translate_path(self.path))
         if not file.is_file():
             self.send_error(404)
@@ -126,7 +126,7 @@ class _Handler(SimpleHTTPRequestHandler):
         content = file.read_bytes()
         etag = self.state.headers.get("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         fresh = self.headers.get("If-Range", etag) == etag
-        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and self.state.ranges and fresh else 0
+        start = int(requested.removeprefix("bytes=").split("-")[0]) if requested and self.state.ranges and fresh else 0
         self.send_response(206 if start else 200)
         if "ETag" not in self.state.headers:
             self.send_header("ETag", etag)

@@ -35,7 +35,7 @@ def stamped(image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
 
 
 class Stamped:
-    """Writes seed, epoch and index into the first pixels of each image, and counts the batches that it is given."""
+    """Writes seed, epoch and index into the first pixels of each image, and counts its batches."""
 
     batches = 0
 

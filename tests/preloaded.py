@@ -1,15 +1,17 @@
 """Python programs that start without importing torch again: each forks from a server that has imported it.
 
 Importing torch, torchvision and Lightning takes several seconds, a short training run takes one. The programs are
-processes of their own all the same, with their own arguments, environment, working directory and output; modules of
+separate processes all the same, with their own arguments, environment, working directory and output; modules of
 Graft are not imported before the fork.
 """
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
+import multiprocessing.util
 import os
 import runpy
 import select
@@ -22,7 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -35,11 +37,11 @@ WITH_TORCH = (
     "hydra", "omegaconf", "matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.datasets",
     "safetensors.torch", "rich.console", "filelock",
 )  # fmt: skip
-"""Modules that a server imports before it forks: most of those that Graft imports, but none of its own."""
+"""Modules that a server imports before it forks: most of those that Graft imports, but no module of Graft."""
 
 
 ENVIRONMENT = dict(os.environ)
-"""Of the servers: that of the session, whatever the test that starts them has changed."""
+"""Environment of the servers: that of the session, without the changes of the test that starts them."""
 
 
 class Program:
@@ -168,8 +170,69 @@ def _become(words: Sequence[str], cwd: str, env: Mapping[str, str], out: str, er
         os.close(file)
     sys.path[:0] = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder not in sys.path]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored by its children
+    _fork_interpreters(1 if {"-m", "--multirun"} & set(words[1:]) else 2 if "trainer.devices=2" in words else 0)
+    _execute(lambda: _run(words, cwd))
+
+
+def _fork_interpreters(count: int) -> None:
+    """Fork `count` processes that stand in for the interpreters that multiprocessing starts: its fork server, which a
+    sweep uses, or the two processes of a run. They have torch imported, but nothing of the program."""
+    connections = []
+    for _ in range(count):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _interpreter(theirs)
+        theirs.close()
+        connections.append((pid, ours))
+    start = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
+
+    def spawnv_passfds(path: bytes, args: Sequence[str], passfds: Sequence[int]) -> int:
+        words = [os.fsdecode(word) for word in args]
+        code = words[words.index("-c") + 1]
+        if not connections or "resource_tracker" in code:
+            return start(path, args, passfds)
+        pid, connection = connections.pop(0)
+        request = {
+            "code": code,
+            "argv": ["-c", *words[words.index("-c") + 2 :]],
+            "env": dict(os.environ),
+            "fds": list(passfds),
+            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+        }
+        socket.send_fds(connection, [json.dumps(request).encode()], list(passfds))
+        connection.close()
+        return pid
+
+    multiprocessing.util.spawnv_passfds = spawnv_passfds  # type: ignore[attr-defined]
+
+
+def _interpreter(connection: socket.socket) -> NoReturn:
+    """Run what the program asks for, as `python -P -c CODE` would; end when the program does."""
+    message, received, _, _ = socket.recv_fds(connection, 2**20, 64)
+    connection.close()
+    if not message:
+        os._exit(0)
+    request = json.loads(message)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
+    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD, 512) for fd in received]
+    for fd in received:
+        os.close(fd)
+    for fd, number in zip(aside, request["fds"], strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
+    sys.argv = request["argv"]
+    sys.modules["__main__"] = main = ModuleType("__main__")
+    _execute(lambda: exec(request["code"], main.__dict__))
+
+
+def _execute(program: Callable[[], None]) -> NoReturn:
+    """Call `program` and end as an interpreter would."""
     try:
-        _run(words, cwd)
+        program()
         code = 0
     except SystemExit as error:
         if isinstance(error.code, str):

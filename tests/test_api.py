@@ -1,4 +1,4 @@
-"""Graft from Python does what the command does."""
+"""The Python API gives the results of the commands."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ WORDS = (
     "model=vgg_mini", "data=digits", "augment=none", "optimizer.lr=0.02", "data.split_seed=3",
     "trainer.max_epochs=1", "trainer.limit_train_batches=20", "trainer.baseline=false",
 )  # fmt: skip
-"""As `digits_run` was trained, on the command line."""
+"""The overrides of `digits_run`."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_run_from_python_is_the_run_of_the_command(run: graft.FinishedRun, dig
         assert run.summary[key] == theirs.summary[key], key
 
 
-def test_its_folder_holds_what_that_of_a_command_does(run: graft.FinishedRun) -> None:
+def test_a_run_from_python_writes_the_files_of_the_command(run: graft.FinishedRun) -> None:
     assert "seed: 0" in (run.folder / ".hydra" / "config.yaml").read_text()
     assert "optimizer.lr=0.02" in (run.folder / ".hydra" / "overrides.yaml").read_text()
     log = (run.folder / "train.log").read_text()
@@ -49,7 +49,7 @@ def test_its_folder_holds_what_that_of_a_command_does(run: graft.FinishedRun) ->
     assert "\x1b" not in log
 
 
-def test_figures_by_step(run: graft.FinishedRun, digits_run: Path) -> None:
+def test_metrics_by_step_are_a_table(run: graft.FinishedRun, digits_run: Path) -> None:
     steps, values = run.curve("val/acc")
     assert (steps, values[-1]) == ([20], run.metrics["val/acc"])
     assert [row["val/acc"] for row in run.table if "val/acc" in row] == values
@@ -60,7 +60,7 @@ def test_figures_by_step(run: graft.FinishedRun, digits_run: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
-def test_a_look_sees_every_image_of_its_part(run: graft.FinishedRun, part: str) -> None:
+def test_a_review_covers_every_image_of_its_split(run: graft.FinishedRun, part: str) -> None:
     seen = run.review(part)
     assert {name: images for name, (_, images) in seen.per_class().items()} == run.summary["data"]["counts"][part]
     right = sum(right for right, _ in seen.per_class().values())
@@ -69,7 +69,7 @@ def test_a_look_sees_every_image_of_its_part(run: graft.FinishedRun, part: str) 
         assert seen.accuracy == pytest.approx(run.metrics[f"{part}/acc"], abs=1e-7)
 
 
-def test_what_a_look_draws(run: graft.FinishedRun) -> None:
+def test_a_review_draws_its_figures(run: graft.FinishedRun) -> None:
     seen = run.review()
     assert seen.grid(10).size == seen.grid(10).size
     assert seen.grid(10).height < seen.grid(11).height, "five in a row"
@@ -79,20 +79,22 @@ def test_what_a_look_draws(run: graft.FinishedRun) -> None:
         run.review("tests")
 
 
-def test_pictures_of_an_experiment() -> None:
+def test_an_experiment_shows_its_images() -> None:
     picture = graft.compose(*WORDS).pictures(count=6, columns=3)
     assert len(picture.getcolors(2**24) or []) > 100, "photographs, not an empty sheet"
 
 
-def test_predicting_files(run: graft.FinishedRun, tmp_path: Path) -> None:
+def test_files_are_predicted(run: graft.FinishedRun, tmp_path: Path) -> None:
     seen, splits = run.review(), graft.compose(*WORDS).splits()
     for index in range(3):
         splits.test.load(index).save(tmp_path / f"{index} (é).png")
-    said = graft.predict(tmp_path, f"checkpoint={run.folder}", "topk=3")
-    assert [each.classes[0] for each in said] == [run.classes[i] for i in seen.predictions.predicted[:3]]
-    assert [len(each.probabilities) for each in said] == [3, 3, 3]
+    predictions = graft.predict(tmp_path, f"checkpoint={run.folder}", "topk=3")
+    assert [each.classes[0] for each in predictions] == [run.classes[i] for i in seen.predictions.predicted[:3]]
+    assert [len(each.probabilities) for each in predictions] == [3, 3, 3]
     assert graft.predict([tmp_path / "1 (é).png"], f"checkpoint={run.folder}", "topk=3") == [
-        type(said[1])(str(tmp_path / "1 (é).png"), said[1].classes, said[1].probabilities, said[1].indices)
+        type(predictions[1])(
+            str(tmp_path / "1 (é).png"), predictions[1].classes, predictions[1].probabilities, predictions[1].indices
+        )
     ]
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"broken\.png"):
@@ -101,13 +103,13 @@ def test_predicting_files(run: graft.FinishedRun, tmp_path: Path) -> None:
         graft.predict(tmp_path)
 
 
-def test_a_real_cat_by_its_imagenet_classes(shared_weights: Path, tmp_path: Path) -> None:
+def test_a_real_cat_is_recognised_by_imagenet_classes(shared_weights: Path, tmp_path: Path) -> None:
     from skimage.data import chelsea
 
     Image.fromarray(chelsea()).save(tmp_path / "chelsea.png")
     weights = shared_weights / "squeezenet1_0-imagenet.safetensors"
-    [said] = graft.predict(tmp_path / "chelsea.png", "model=squeezenet1_0", f"model.weights={weights}")
-    assert {"tabby", "tiger cat", "Egyptian cat"} & set(said.classes[:3])
+    [prediction] = graft.predict(tmp_path / "chelsea.png", "model=squeezenet1_0", f"model.weights={weights}")
+    assert {"tabby", "tiger cat", "Egyptian cat"} & set(prediction.classes[:3])
 
 
 @pytest.mark.parametrize(
@@ -120,12 +122,12 @@ def test_a_real_cat_by_its_imagenet_classes(shared_weights: Path, tmp_path: Path
         ("hydra.run.dir=elsewhere", "folder=PATH"),
     ],
 )
-def test_a_mistyped_word_is_answered_as_on_the_command_line(word: str, answer: str) -> None:
+def test_a_mistyped_override_gives_the_error_of_the_command_line(word: str, answer: str) -> None:
     with pytest.raises(ConfigError, match=answer):
         graft.train(word)
 
 
-def test_an_experiment_can_be_changed_and_is_left_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_experiment_can_be_varied_without_being_modified(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     experiment = graft.compose(*WORDS, "strategy=scratch", f"paths.outputs={tmp_path}", "data.shots=2", "logger=none")
     experiment.config.trainer.limit_val_batches = experiment.config.trainer.limit_test_batches = 1
     experiment.config.optimizer.lr = 0.25
@@ -172,7 +174,9 @@ def test_the_built_parts_train_to_the_bit_as_graft_train_does(tmp_path: Path) ->
         ("optimizer.lrr=1", "Did you mean lr"),
     ],
 )
-def test_what_cannot_be_built_is_refused_and_leaves_no_folder(override: str, answer: str, tmp_path: Path) -> None:
+def test_an_experiment_that_cannot_be_built_is_refused_and_leaves_no_folder(
+    override: str, answer: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=answer):
         graft.build(*BUILT, "trainer.accelerator=cpu", override, f"paths.outputs={tmp_path}")
     assert [*tmp_path.glob("build/*")] == []
@@ -195,11 +199,11 @@ def test_a_loaded_network_predicts_paths_images_and_arrays_alike(digits_run: Pat
             predictor.predict(wrong)  # type: ignore[arg-type]
 
 
-def test_the_public_functions_are_listed() -> None:
+def test_the_public_functions_are_listed_by_dir() -> None:
     assert {"build", "compose", "load", "predict", "train"} <= set(dir(graft))
 
 
-def test_what_is_no_finished_run(tmp_path: Path) -> None:
+def test_opening_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no run \(no summary\.json\)"):
         graft.FinishedRun(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps({"status": "failed"}))
@@ -207,7 +211,7 @@ def test_what_is_no_finished_run(tmp_path: Path) -> None:
         graft.FinishedRun(tmp_path)
 
 
-def test_figures_of_classes_with_any_name(tmp_path: Path) -> None:
+def test_metrics_of_classes_with_any_name_are_read(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"status": "finished"}))
     table = 'step,"test/acc/a,b\u2028c"\n3,0.5\n'  # str.splitlines would break the line within the name
     (tmp_path / "metrics.csv").write_text(table, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What happens before a task begins: the command line, help, and mistakes that need no torch."""
+"""The command line before a task begins: parsing, help, and mistakes reported without importing torch."""
 
 import errno
 import os
@@ -73,10 +73,10 @@ def test_a_mistake_found_within_the_task_prints_its_message_and_nothing_else(tas
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_full_disk_is_explained_for_each_command(task: str) -> None:
-    said = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/metrics.csv"), task)
-    assert said is not None
-    assert said.startswith("/runs/metrics.csv: cannot be written (No space left on device).\nMake room")
-    assert ("resume=auto" in said) is (task == "train")
+    explanation = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/metrics.csv"), task)
+    assert explanation is not None
+    assert explanation.startswith("/runs/metrics.csv: cannot be written (No space left on device).\nMake room")
+    assert ("resume=auto" in explanation) is (task == "train")
     assert explain(OSError(errno.EIO, "Input/output error")) is None
 
 
@@ -98,8 +98,8 @@ def test_outputs_that_cannot_be_written_are_named_without_a_stack_trace_or_torch
     (tmp_path / "file").touch()
     (tmp_path / "x.jpg").touch()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    for place, reason in zip(("file/run", "x" * 300, f"{small_disk}/run"), REASONS, strict=True):
-        words = OUTPUTS[task].replace("OUT", place).split()
+    for output, reason in zip(("file/run", "x" * 300, f"{small_disk}/run"), REASONS, strict=True):
+        words = OUTPUTS[task].replace("OUT", output).split()
         done = command(tmp_path / "run", "-c", PROBE, task, *words)
         assert done.code == 1
         assert "Traceback" not in done.err
@@ -108,11 +108,11 @@ def test_outputs_that_cannot_be_written_are_named_without_a_stack_trace_or_torch
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])
-def test_a_refused_path_is_found_behind_what_it_caused(number: int) -> None:
+def test_a_refused_path_is_found_behind_a_later_exception(number: int) -> None:
     error = ValueError("Unable to configure handler 'file'")
     error.__cause__ = OSError(number, os.strerror(number), "/runs/train.log")
-    said = explain(error)
-    assert said is not None
-    assert said.startswith(
+    explanation = explain(error)
+    assert explanation is not None
+    assert explanation.startswith(
         f"/runs/train.log: cannot be opened or written ({os.strerror(number)}).\nGive another folder:"
     )

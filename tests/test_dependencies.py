@@ -1,4 +1,4 @@
-"""Each package that Graft imports is a dependency that it declares."""
+"""Every package that Graft imports is declared as a dependency."""
 
 import ast
 import re

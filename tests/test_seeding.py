@@ -1,4 +1,4 @@
-"""Chance as a function of what it is for."""
+"""Random numbers are a function of seed and purpose."""
 
 import torch
 

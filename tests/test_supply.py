@@ -1,4 +1,4 @@
-"""What Graft depends on is bounded and pinned, and it asks nobody anything unless it is told to."""
+"""Dependencies are bounded and pinned, and Graft opens no connection unless it has to download."""
 
 import os
 import re
@@ -36,21 +36,19 @@ def test_the_pins_lie_within_the_bounds_and_in_order() -> None:
     pinned = {name.lower().replace("_", "-"): version for name, version in PINNED.items()}
     missing = []
     for word in set(requirements()):
-        wanted = packaging.Requirement(word)
-        version = pinned.get(wanted.name.lower())
+        requirement = packaging.Requirement(word)
+        version = pinned.get(requirement.name.lower())
         if version is None:
-            missing.append(wanted.name)
+            missing.append(requirement.name)
         else:
-            assert wanted.specifier.contains(version, prereleases=True), word
+            assert requirement.specifier.contains(version, prereleases=True), word
     assert set(missing) <= {"hatchling", "hydra-ray-launcher"}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert lines == sorted(lines)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_on_data_that_are_here_opens_no_connection(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_on_local_data_opens_no_connection(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:
@@ -83,10 +81,10 @@ def test_a_run_on_data_that_are_here_opens_no_connection(
 def test_telemetry_of_dependencies_is_disabled() -> None:
     asked = "import graft, os; print(os.environ['RAY_USAGE_STATS_ENABLED'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HF_"))}
-    said = [
+    switches = [
         subprocess.run(
             [sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=True
         ).stdout.split()
         for env in (clean, {**clean, "RAY_USAGE_STATS_ENABLED": "1"})
     ]
-    assert said == [["0", "1"], ["1", "1"]]
+    assert switches == [["0", "1"], ["1", "1"]]

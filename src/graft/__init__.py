@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graft.api import Built, Experiment, FinishedRun, build, compose, load, predict, train
 
 for switch, value in {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
-    os.environ.setdefault(switch, value)  # nothing that Graft runs reports home, unless somebody says that it may
+    os.environ.setdefault(switch, value)  # no library sends telemetry unless the user enables it
 
 __version__ = "0.1.0"
 

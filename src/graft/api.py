@@ -367,12 +367,12 @@ class FinishedRun:
         return review(self.checkpoint, part, trust)
 
 
-def _chosen(name: str, given: Sequence[Experiment | str]) -> Experiment:
+def _chosen(name: str, words: Sequence[Experiment | str]) -> Experiment:
     """The experiment of the function `name`, which takes a composed one or overrides."""
-    if len(given) == 1 and isinstance(given[0], Experiment):
-        return given[0]
-    overrides = [each for each in given if isinstance(each, str)]
-    if len(overrides) < len(given):
+    if len(words) == 1 and isinstance(words[0], Experiment):
+        return words[0]
+    overrides = [each for each in words if isinstance(each, str)]
+    if len(overrides) < len(words):
         raise ConfigError(f"{name}: either one composed experiment, or overrides such as 'model=vgg16'; not both.")
     return compose(*overrides)
 

@@ -98,7 +98,8 @@ class NotAvailable(GraftError):
     def __init__(self, what: str, url: str, manual_path: str, reason: str) -> None:
         self.what, self.url, self.manual_path, self.reason = what, url, manual_path, reason
         super().__init__(
-            f"{what}: not on this machine, and {url} cannot be fetched ({reason}).\nPut it by hand at {manual_path}."
+            f"{what}: not on this machine, and {url} cannot be downloaded ({reason}).\n"
+            f"Download it elsewhere and put it at {manual_path}."
         )
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:

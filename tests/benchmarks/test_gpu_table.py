@@ -1,4 +1,4 @@
-"""The table of GPU figures is made from the recorded results."""
+"""The table of GPU measurements is generated from the recorded results."""
 
 import json
 from pathlib import Path

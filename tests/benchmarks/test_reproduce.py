@@ -1,4 +1,4 @@
-"""The table of results is what the runs say, and no preset is missing from it."""
+"""The table of results agrees with the stored runs and has a row for every preset."""
 
 import csv
 import json
@@ -26,12 +26,12 @@ def test_every_preset_has_a_row() -> None:
     assert len({row.folder for row in ROWS}) == len(ROWS)
 
 
-def test_the_page_in_the_docs_is_the_one_the_stored_runs_make() -> None:
+def test_the_page_in_the_docs_is_generated_from_the_stored_runs() -> None:
     stored = json.loads((reproduce.DOCS / "results.json").read_text())
     assert (reproduce.DOCS / "results.md").read_text() == reproduce.page(stored)
 
 
-def test_seeds_are_one_line_a_machine_with_mean_and_spread() -> None:
+def test_seeds_are_averaged_into_one_line_per_machine() -> None:
     name = "cifar10_vgg16"
     text = reproduce.page([entry(name, 0, "here", 0.7), entry(name, 1, "here", 0.8), entry(name, 0, "there", 0.9)])
     assert "| 0.750 ± 0.071 | 0.750 ± 0.071 | 0 1 | 10 | here, 32-true |" in text
@@ -46,13 +46,13 @@ def test_a_run_that_never_validated_has_no_best_validation() -> None:
     assert "Validation accuracy by epoch" not in text
 
 
-def test_a_new_run_takes_the_place_of_the_old_one_on_the_same_machine_only() -> None:
+def test_a_new_run_replaces_the_old_one_of_the_same_machine_only() -> None:
     old = [entry("cifar10_vgg16", 0, "here", 0.1), entry("cifar10_vgg16", 0, "there", 0.2), entry("gone", 0, "here", 1)]
     found = reproduce.merged(old, [entry("cifar10_vgg16", 0, "here", 0.3)])
     assert [(each["machine"], each["metrics"]["test/acc"]) for each in found] == [("here", 0.3), ("there", 0.2)]
 
 
-def test_runs_are_made_read_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_runs_are_reused_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row("quick", "quickstart", "Chapter", overrides=("strategy=finetune", "trainer.max_epochs=2"), seeds=(3,))
     monkeypatch.setattr(reproduce, "ROWS", (row,))
     monkeypatch.setattr(reproduce, "DOCS", tmp_path)

@@ -1,4 +1,4 @@
-"""Every option of every group composes, validates and says how to use it."""
+"""Every option of every group composes, fits the schema and documents its use."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_every_option_composes_and_fits_the_schema(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_says_how_to_use_it(option: str) -> None:
+def test_every_option_file_shows_a_command_that_uses_it(option: str) -> None:
     text = (conf_dir() / f"{option}.yaml").read_text()
     comments = [line for line in text.splitlines() if line.startswith("#") and "@package" not in line]
     assert len(comments) >= 2
@@ -53,7 +53,7 @@ def test_the_default_is_vgg16_finetuned_on_ants_and_bees() -> None:
     assert config.model.weights == "default"
 
 
-def test_a_strategy_brings_its_freeze_policy_and_an_override_wins() -> None:
+def test_a_strategy_sets_its_freeze_policy_and_an_override_wins() -> None:
     assert composed("strategy=feature_extract").freeze._target_ == "graft.transfer.freeze.backbone"
     assert composed("strategy=feature_extract", "freeze=features").freeze._target_ == "graft.transfer.freeze.features"
     assert composed("strategy=finetune").freeze._target_ == "graft.transfer.freeze.none"

@@ -1,4 +1,4 @@
-"""Which runs are the same run."""
+"""Two configurations have the same hash if and only if their runs must give the same results."""
 
 from hydra import compose, initialize_config_dir
 

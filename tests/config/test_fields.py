@@ -1,4 +1,4 @@
-"""Every number of the schema has bounds, and each command refuses what lies outside of them by name."""
+"""Every number of the schema has bounds, and each command refuses values outside of them by name."""
 
 import copy
 import functools
@@ -131,14 +131,14 @@ def test_invalid_values_are_refused_with_the_way_out(words: str) -> None:
     assert NONSENSE[words] in str(raised.value)
 
 
-def test_class_weights_by_name_fall_on_their_classes() -> None:
+def test_class_weights_by_name_apply_to_their_classes() -> None:
     for words, weights in (
         ("{bees: 3}", (1.0, 3.0, 1.0)),
         ("{2: 0.5, ants: 2}", (2.0, 1.0, 0.5)),
         ("[1,2,3]", (1, 2, 3)),
     ):
-        wanted = settle(graft.compose(f"loss.class_weights={words}").config).loss.class_weights
-        assert check_class_weights(wanted, ("ants", "bees", "2")) == weights
+        settled = settle(graft.compose(f"loss.class_weights={words}").config).loss.class_weights
+        assert check_class_weights(settled, ("ants", "bees", "2")) == weights
 
 
 def test_class_weights_of_other_classes_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Mistakes answer in plain words, with exit code 1, before anything heavy is imported."""
+"""Mistakes give a clear message and exit code 1 before torch is imported."""
 
 import os
 import socket
@@ -187,7 +187,7 @@ def test_hydra_full_error_prints_the_stack_trace(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_the_timeout_of_downloads_is_a_key(tmp_path: Path) -> None:
+def test_the_download_timeout_is_configurable(tmp_path: Path) -> None:
     """The proxy accepts connections and never answers; with the default it would take 20 seconds to say so."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""A path or a name on the command line means itself, and everything else is still Hydra's."""
+"""Paths and names on the command line are literal; other overrides keep Hydra's grammar."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_the_value_arrives_as_it_was_written() -> None:
     assert config.paths.cache == "out (é)/cache"
 
 
-def test_home_is_found_behind_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_after_a_key_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     words = quote_literals(["data.root=~/photos", "source=~/photos", "-m"], "train")
     assert [value_of(word) for word in words[:2]] == [f"{tmp_path}/photos"] * 2

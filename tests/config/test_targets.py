@@ -1,4 +1,4 @@
-"""Parts named by `_target_`: what is refused, with which words, and what is imported for it."""
+"""Parts named by `_target_`: which are refused, with which message, and what is imported for the check."""
 
 import inspect
 import subprocess
@@ -131,7 +131,7 @@ def test_nested_parts_are_built_first_and_their_errors_name_the_key(parts):
         build("part", {"_target_": f"{parts}.Derived", "gamma": {"_target_": f"{parts}.fails", "x": -1}})
 
 
-def test_a_bound_part_takes_objects_as_they_are():
+def test_a_bound_part_passes_objects_unchanged():
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = bind("optimizer", {"_target_": "torch.optim.SGD", "lr": 0.1})([{"params": [parameter], "name": "a"}])
     assert optimizer.param_groups[0]["params"][0] is parameter
@@ -167,9 +167,7 @@ def test_a_part_in_the_working_directory_is_found_after_the_installed_ones(
     assert sys.path[-1] == str(tmp_path)
 
 
-def test_a_target_that_is_nowhere_leaves_the_search_path_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_target_leaves_the_search_path_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = [*sys.path]
     with pytest.raises(ConfigError, match="there is no module 'no_part_of_mine'"):

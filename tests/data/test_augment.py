@@ -1,4 +1,4 @@
-"""What an augmentation may say, and what is told when it says something else."""
+"""Checks of the augmentation options."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_whole_batches_are_augmented_unless_an_option_crops_at_random(option: st
     assert augment_of(config).batchable is batchable
 
 
-def test_a_resized_crop_without_numbers_has_imagenet_s() -> None:
+def test_a_resized_crop_defaults_to_the_imagenet_settings() -> None:
     assert Augment(random_resized_crop={}).resized_crop_ranges() == {
         "scale": (0.08, 1.0),
         "ratio": (3 / 4, 4 / 3),

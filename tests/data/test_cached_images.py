@@ -1,4 +1,4 @@
-"""Pictures held in memory are the same pictures, and so are their random crops."""
+"""Images cached in memory equal those of the files, and so do their random crops."""
 
 import pickle
 from dataclasses import replace
@@ -24,9 +24,9 @@ def images(tmp_path: Path) -> ImageSet:
     """Three noisy JPEGs of different sizes, the second on its side by its EXIF data."""
     noise = np.random.RandomState(0)
     paths = [tmp_path / f"{i}.jpg" for i in range(len(SIDES))]
-    for place, (path, (width, height)) in enumerate(zip(paths, SIDES, strict=True)):
+    for number, (path, (width, height)) in enumerate(zip(paths, SIDES, strict=True)):
         exif = Image.Exif()
-        exif[0x0112] = 6 if place == 1 else 1
+        exif[0x0112] = 6 if number == 1 else 1
         Image.fromarray(noise.randint(0, 256, (height, width, 3), dtype=np.uint8)).save(path, exif=exif)
     return ImageSet([path.name for path in paths], np.arange(len(paths)), paths=paths)
 
@@ -35,46 +35,46 @@ def same(one: Tensor, other: Image.Image | Tensor) -> bool:
     return torch.equal(one, as_pixels(other))
 
 
-def test_they_are_read_once_and_stay_the_same(images: ImageSet) -> None:
-    held = CachedImages(images, bytes_when_decoded(images))
-    first = [held.load(index) for index in (2, 0, 1)]
+def test_cached_images_are_read_once_and_do_not_change(images: ImageSet) -> None:
+    cached = CachedImages(images, bytes_when_decoded(images))
+    first = [cached.load(index) for index in (2, 0, 1)]
     assert images.paths is not None
     for path in images.paths:
         path.unlink()
-    assert all(same(held.load(index), picture) for index, picture in zip((2, 0, 1), first, strict=True))
+    assert all(same(cached.load(index), picture) for index, picture in zip((2, 0, 1), first, strict=True))
     assert first[2].shape == (3, 31, 57)  # upright
 
 
-def test_a_worker_process_that_is_started_anew_has_what_was_decoded(images: ImageSet) -> None:
-    held = CachedImages(images, bytes_when_decoded(images))
-    assert list(held.decode()) == [1, 2, 3]
+def test_a_restarted_worker_process_has_the_decoded_images(images: ImageSet) -> None:
+    cached = CachedImages(images, bytes_when_decoded(images))
+    assert list(cached.decode()) == [1, 2, 3]
     pictures = [images.load(index) for index in range(3)]
     assert images.paths is not None
     images.paths[0].unlink()
-    moved = pickle.loads(pickle.dumps(held))
+    moved = pickle.loads(pickle.dumps(cached))
     assert all(same(moved.load(index), picture) for index, picture in enumerate(pictures))
 
 
-def test_what_does_not_fit_is_decoded_each_time(images: ImageSet) -> None:
-    held = CachedImages(images, 3 * 40 * 30 + 3 * 8 * 9 + 1)
+def test_images_that_do_not_fit_are_decoded_each_time(images: ImageSet) -> None:
+    cached = CachedImages(images, 3 * 40 * 30 + 3 * 8 * 9 + 1)
     for _ in range(2):
-        assert all(same(held.load(index), images.load(index)) for index in range(3))
+        assert all(same(cached.load(index), images.load(index)) for index in range(3))
     assert images.paths is not None
     for path in images.paths:
         path.unlink()
-    held.load(0), held.load(2)
+    cached.load(0), cached.load(2)
     with pytest.raises(UnreadableImage, match=r"1\.jpg"):
-        held.load(1)
+        cached.load(1)
 
 
-def test_one_that_cannot_be_read_is_told_of_when_its_turn_comes(images: ImageSet) -> None:
+def test_an_unreadable_image_is_reported_when_it_is_used(images: ImageSet) -> None:
     assert images.paths is not None
     images.paths[1].write_bytes(images.paths[1].read_bytes()[:200])
-    held = CachedImages(images, bytes_when_decoded(images))
-    list(held.decode())
-    held.load(0)
+    cached = CachedImages(images, bytes_when_decoded(images))
+    list(cached.decode())
+    cached.load(0)
     with pytest.raises(UnreadableImage, match=r"1\.jpg"):
-        held.load(1)
+        cached.load(1)
 
 
 @pytest.fixture
@@ -109,6 +109,6 @@ def test_without_a_random_crop_nothing_is_reduced() -> None:
     assert Augment(horizontal_flip=0.5, policy="rand").min_side(224) == 0
 
 
-def test_joined_and_selected_sets_keep_their_least_side(images: ImageSet) -> None:
+def test_joined_and_selected_sets_keep_their_minimum_side(images: ImageSet) -> None:
     set_ = replace(images, min_side=77)
     assert set_.select([2, 0]).min_side == set_.join(set_).min_side == 77

@@ -1,4 +1,4 @@
-"""CIFAR-10 in both of its forms: class folders, and its publisher's batches."""
+"""CIFAR-10 as class folders and in its publisher's binary batches."""
 
 import pickle
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_cifar10_is_read_from_batches_in_torchvision_s_class_order(
     assert splits.test.load(0).size == (32, 32)
 
 
-def test_cifar10_s_archive_belongs_below_the_data_folder(tmp_path: Path) -> None:
+def test_cifar10_s_archive_belongs_in_the_data_folder(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "cifar-10-batches-py", tmp_path / "cifar10"):
         error = locate("cifar10", root, download=False)
         assert isinstance(error, NotAvailable)

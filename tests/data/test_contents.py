@@ -1,4 +1,4 @@
-"""Files are distinguished by their content where neither name, size nor time of change can."""
+"""Content hashes distinguish files whose names, sizes and modification times are equal."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def test_a_byte_at_the_beginning_or_the_end_makes_a_difference(size: int, tmp_pa
     assert len(set(digests(*files))) == 3
 
 
-def test_small_files_are_read_whole_and_large_ones_at_four_places(tmp_path: Path) -> None:
+def test_small_files_are_read_whole_and_large_ones_at_four_offsets(tmp_path: Path) -> None:
     small, large = bytes(WHOLE), bytes(3 * WHOLE)
     files = [write(tmp_path / "0", small), *(write(tmp_path / f"{at}", small[:at] + b"x" + small[at + 1 :]) for at in
              range(1, WHOLE, 777))]  # fmt: skip
@@ -47,7 +47,7 @@ def test_small_files_are_read_whole_and_large_ones_at_four_places(tmp_path: Path
     assert seen == pytest.approx(2 * BLOCKS, abs=2)
 
 
-def test_only_regular_files_are_opened_and_what_is_missing_is_told_from_what_is_empty(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened_and_missing_files_differ_from_empty_ones(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     paths = [tmp_path / "pipe", tmp_path / "folder", tmp_path / "missing", write(tmp_path / "empty", b"")]
@@ -75,13 +75,13 @@ def photographs(root: Path, shared_data: Path, ending: str) -> None:
     for name, files in originals.items():
         (root / name).mkdir(parents=True)
         for number, file in enumerate(files):
-            place = root / name / f"{number}{ending}"
+            target = root / name / f"{number}{ending}"
             if ending == ".jpg":
                 content = file.read_bytes()
-                write(place, content + bytes(longest - len(content)))
+                write(target, content + bytes(longest - len(content)))
             else:
-                Image.open(file).convert("RGB").resize((128, 128)).save(place)
-                os.utime(place, (TIME, TIME))
+                Image.open(file).convert("RGB").resize((128, 128)).save(target)
+                os.utime(target, (TIME, TIME))
 
 
 def swap(one: Path, other: Path) -> None:
@@ -97,7 +97,7 @@ def states(root: Path) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("ending", [".bmp", ".jpg"])
-def test_two_photographs_that_change_places_are_noticed(ending: str, tmp_path: Path, shared_data: Path) -> None:
+def test_swapping_two_photographs_changes_the_fingerprint(ending: str, tmp_path: Path, shared_data: Path) -> None:
     root = tmp_path / "photos"
     photographs(root, shared_data, ending)
     assert len(states(root)) == 1
@@ -114,7 +114,7 @@ def test_two_photographs_that_change_places_are_noticed(ending: str, tmp_path: P
     assert (load("folder", root).fingerprint(), load("folder", root).train.fingerprint()) == prints
 
 
-def test_a_photograph_put_into_another_class_is_noticed(tmp_path: Path, shared_data: Path) -> None:
+def test_moving_a_photograph_to_another_class_changes_the_fingerprint(tmp_path: Path, shared_data: Path) -> None:
     root = tmp_path / "photos"
     photographs(root, shared_data, ".jpg")
     before = load("folder", root).fingerprint()
@@ -122,14 +122,14 @@ def test_a_photograph_put_into_another_class_is_noticed(tmp_path: Path, shared_d
     assert load("folder", root).fingerprint() != before
 
 
-def test_a_copy_of_the_set_has_its_fingerprint(tmp_path: Path, shared_data: Path) -> None:
+def test_a_copy_of_the_set_has_the_same_fingerprint(tmp_path: Path, shared_data: Path) -> None:
     photographs(tmp_path / "photos", shared_data, ".jpg")
     shutil.copytree(tmp_path / "photos", tmp_path / "copy", copy_function=shutil.copyfile)
     assert len(states(tmp_path / "photos") | states(tmp_path / "copy")) > 1
     assert load("folder", tmp_path / "copy").fingerprint() == load("folder", tmp_path / "photos").fingerprint()
 
 
-def test_names_decide_too(tmp_path: Path) -> None:
+def test_file_names_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     files = [write(tmp_path / name, b"same") for name in "ab"]
     labels = np.zeros(1, np.int64)
     assert (

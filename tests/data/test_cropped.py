@@ -1,4 +1,4 @@
-"""Random crops of pictures held on a device are those of files; the device is the CPU here, the code that of a GPU."""
+"""Random crops of images on a device equal those of files; the device is the CPU here, the code that of a GPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +40,11 @@ def images(tmp_path: Path) -> ImageSet:
 def on_device(
     images: ImageSet, preprocessing: Preprocessing, augment: Augment = MOVED, unreadable: UnreadableImages | None = None
 ) -> CroppedDataset:
-    held = CachedImages(images, bytes_when_decoded(images))
-    list(held.decode())
-    shown = readable_sources(held, unreadable)
+    cached = CachedImages(images, bytes_when_decoded(images))
+    list(cached.decode())
+    shown = readable_sources(cached, unreadable)
     assert shown is not None
-    return CroppedDataset(held, shown, preprocessing, augment=augment, seed=3, device=CPU)
+    return CroppedDataset(cached, shown, preprocessing, augment=augment, seed=3, device=CPU)
 
 
 def keys(epoch: int) -> list[tuple[int, int]]:
@@ -58,7 +58,7 @@ def batch_of(dataset: FileDataset, epoch: int) -> Batch:
 
 
 LEVELS = 0 if torch.backends.cpu.get_cpu_capability().startswith("AVX") else 2
-"""Without AVX2, torchvision resizes in floating point, and so without rounding in between."""
+"""Without AVX2, torchvision resizes in floating point, without intermediate rounding."""
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
@@ -131,13 +131,13 @@ def test_an_unreadable_picture_is_replaced_as_in_files(images: ImageSet, tmp_pat
         assert (ours.images.int() - theirs.images.int()).abs().max() <= LEVELS
 
 
-def test_what_does_not_fit_is_not_put_on_a_device(images: ImageSet) -> None:
-    held = CachedImages(images, bytes_when_decoded(images) - 1)
-    list(held.decode())
-    assert readable_sources(held, None) is None
+def test_a_set_that_does_not_fit_is_not_copied_to_the_device(images: ImageSet) -> None:
+    cached = CachedImages(images, bytes_when_decoded(images) - 1)
+    list(cached.decode())
+    assert readable_sources(cached, None) is None
 
 
-def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
+def test_a_training_gpu_crops_its_resident_images_without_worker_processes(
     images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def module(**options: Any) -> ImageDataModule:
@@ -167,7 +167,7 @@ def test_a_gpu_that_trains_crops_what_it_holds_without_worker_processes(
     assert full.pixels_of("train", 0) == key
 
 
-def test_own_transforms_of_crops_on_a_device_are_those_of_files(images: ImageSet) -> None:
+def test_custom_transforms_of_crops_on_a_device_equal_those_of_files(images: ImageSet) -> None:
     own = replace(MOVED, transforms=({"_target_": "torchvision.transforms.v2.RandomPerspective", "p": 1},))
     preprocessing = Preprocessing(16, 18)
     read = FileDataset(images, preprocessing, augment=own, seed=3)

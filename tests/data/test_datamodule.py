@@ -1,4 +1,4 @@
-"""Loaders give the same batches whatever the machine, and can go on where they stopped."""
+"""Loaders give the same batches on every machine and resume within an epoch."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,7 +91,7 @@ def test_iterating_does_not_touch_the_global_generator(splits: Splits, options: 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("augment", [BATCHABLE, NOT_BATCHABLE])
-def test_going_on_in_the_middle_gives_the_tail_of_the_epoch(splits: Splits, augment: Augment, workers: int) -> None:
+def test_resuming_within_an_epoch_gives_the_rest_of_the_epoch(splits: Splits, augment: Augment, workers: int) -> None:
     def loader() -> ResumableLoader:
         return data_module(splits, augment, num_workers=workers).train_dataloader()
 
@@ -110,14 +110,14 @@ def test_going_on_in_the_middle_gives_the_tail_of_the_epoch(splits: Splits, augm
     assert equal(list(second), whole), "only the first iteration is shortened"
 
 
-def test_the_state_after_a_whole_epoch_begins_the_next(splits: Splits) -> None:
+def test_the_state_after_a_whole_epoch_resumes_with_the_next_epoch(splits: Splits) -> None:
     first, second = (data_module(splits).train_dataloader() for _ in range(2))
     epoch(first, 2)
     second.load_state_dict(first.state_dict())
     assert equal(list(second), epoch(first, 3))
 
 
-def test_evaluation_is_in_order_complete_and_without_chance(splits: Splits) -> None:
+def test_evaluation_is_in_order_complete_and_deterministic(splits: Splits) -> None:
     resident, decoded = data_module(splits), data_module(splits, resident_gb=0)
     assert isinstance(resident.val_dataloader().dataset, ResidentDataset)
     assert isinstance(decoded.val_dataloader().dataset, FileDataset)
@@ -127,7 +127,7 @@ def test_evaluation_is_in_order_complete_and_without_chance(splits: Splits) -> N
     assert equal(batches, epoch(decoded.val_dataloader(), 0))
 
 
-def test_what_is_held_in_memory_follows_augmentation_and_size(splits: Splits) -> None:
+def test_resident_images_depend_on_augmentation_and_size(splits: Splits) -> None:
     image = 3 * 12 * 12 / 2**30
     assert data_module(splits, BATCHABLE).resident == {"train", "val"}
     assert data_module(splits, NOT_BATCHABLE).resident == {"val"}
@@ -143,7 +143,7 @@ def test_one_set_that_validates_and_tests_is_decoded_once(splits: Splits) -> Non
     assert data.val_dataloader().dataset is data.test_dataloader().dataset
 
 
-def test_the_number_of_steps_is_known_before_anything_is_decoded(splits: Splits) -> None:
+def test_the_number_of_steps_is_known_before_any_image_is_decoded(splits: Splits) -> None:
     for options, steps in (({}, 6), ({"batch_size": 7}, 4), ({"batch_size": 7, "avoid_single": True}, 3)):
         data = data_module(splits, **options)
         assert data.steps_per_epoch == steps == len(data.train_dataloader()) == len(list(data.train_dataloader()))
@@ -163,7 +163,7 @@ def test_a_lone_image_for_batchnorm_is_an_error(splits: Splits) -> None:
         ({"batch_size": 0}, "data.batch_size=0"),
     ],
 )
-def test_a_mistaken_number_names_its_key(splits: Splits, options: dict[str, object], message: str) -> None:
+def test_an_invalid_number_names_its_key(splits: Splits, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         data_module(splits, **options)
 
@@ -179,11 +179,13 @@ def test_automatic_workers_follow_the_cores_and_the_batches(splits: Splits, monk
     assert [workers(cores, gpu=False) for cores in (1, 2, 8)] == [0, 1, 4]
     assert [workers(cores, gpu=True) for cores in (1, 2, 6)] == [1, 1, 5]
     assert workers(64, gpu=True) == 6, "no more than there are batches"
-    assert workers(64, gpu=False, resident_gb=1) == 0, "held pictures are here sooner"
+    assert workers(64, gpu=False, resident_gb=1) == 0, "cached images are loaded sooner"
     assert workers(64, gpu=True, resident_gb=1) == 6
 
 
-def test_a_gpu_that_trains_holds_the_sets_that_leave_it_room(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_gpu_keeps_the_sets_that_leave_enough_memory(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu, free = torch.device("cuda", 1), 8 * 22 * 3 * 12 * 12
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free if device == gpu else 0, 0))
     data = data_module(splits, BATCHABLE)
@@ -196,7 +198,7 @@ def test_a_gpu_that_trains_holds_the_sets_that_leave_it_room(splits: Splits, mon
     assert data._device_for(size + 1) is None
 
 
-def test_what_lies_on_the_gpu_is_not_pinned(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_on_the_gpu_are_not_pinned(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageDataModule, "_on_gpu", lambda self: True)
     monkeypatch.setattr(ImageDataModule, "_device_for", lambda self, size: torch.device("cpu"))
     for augment in (BATCHABLE, NOT_BATCHABLE):
@@ -228,9 +230,7 @@ class Listener(LightningModule):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("every", [4, 6, 8])
-def test_lightning_resumes_with_the_very_batch_that_is_next(
-    splits: Splits, tmp_path: Path, every: int, workers: int
-) -> None:
+def test_lightning_resumes_with_the_next_batch(splits: Splits, tmp_path: Path, every: int, workers: int) -> None:
     """Checkpoints after 4, 6 and 8 steps of epochs of 6: in the middle, at the end, in the second epoch."""
 
     def fit(listener: Listener, checkpoint: Path | None = None) -> list[tuple[int, list[int]]]:
@@ -261,8 +261,8 @@ def test_lightning_resumes_with_the_very_batch_that_is_next(
 def test_a_training_set_that_fits_is_read_once_and_gives_the_same_batches(splits: Splits) -> None:
     read = data_module(splits, resident_gb=0)
     for workers in (0, 1):
-        held = data_module(splits, num_workers=workers)
-        loader, plain = held.train_dataloader(), read.train_dataloader()
+        cached = data_module(splits, num_workers=workers)
+        loader, plain = cached.train_dataloader(), read.train_dataloader()
         assert isinstance(loader.dataset.images, CachedImages)  # type: ignore[attr-defined]
         assert isinstance(plain.dataset.images, ImageSet)  # type: ignore[attr-defined]
         for number in (0, 1):

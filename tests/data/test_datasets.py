@@ -1,4 +1,4 @@
-"""What chance does to an image depends on seed, epoch and index alone."""
+"""Random augmentation of an image depends on seed, epoch and index alone."""
 
 import pickle
 import random
@@ -60,7 +60,7 @@ def test_the_global_generators_are_untouched(dataset: FileDataset | ResidentData
     assert (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
 
 
-def test_an_image_is_the_same_whatever_came_before_it_and_differs_by_epoch_seed_and_index() -> None:
+def test_augmentation_depends_on_epoch_seed_and_index_and_not_on_earlier_images() -> None:
     first = file_dataset()[(4, 2)][0]
     torch.manual_seed(99)
     again = file_dataset()
@@ -91,11 +91,11 @@ COLOURS = Augment(horizontal_flip=0.5, policy="rand", color_jitter=0.4, random_e
 
 
 @pytest.mark.parametrize("augment", [None, SHIFT_AND_FLIP, Augment(horizontal_flip=0.5), ERASING, COLOURS])
-def test_a_set_held_on_a_device_gives_the_same_batches_to_the_bit(augment: Augment | None) -> None:
+def test_a_set_on_a_device_gives_the_same_batches_to_the_bit(augment: Augment | None) -> None:
     """The device is the CPU here, the code that of a GPU."""
     here, there = resident(augment), resident(augment, device=torch.device("cpu"))
     for dataset in (here, there):
-        dataset.labels[5] = -1  # a picture that was lost
+        dataset.labels[5] = -1  # an unreadable image
     for epoch in range(3):
         keys = [(epoch, index) for index in (7, 0, 3, 5, -1)]
         for mine, other in zip(here.__getitems__(keys), there.__getitems__(keys), strict=True):
@@ -124,15 +124,15 @@ def test_a_file_and_a_resident_set_give_the_same_image_to_the_bit(augment: Augme
     images = in_memory(size=20)
     read = FileDataset(images, preprocessing, augment=augment, seed=5)
     pixels = decode_resident(images, preprocessing)
-    held = ResidentDataset(pixels, images.labels, preprocessing, augment=augment, seed=5, device=device)
+    resident = ResidentDataset(pixels, images.labels, preprocessing, augment=augment, seed=5, device=device)
     for epoch in range(6):
         keys = [(epoch, index) for index in (7, 0, 3, 3, -1, 5)]
-        for mine, other in zip(collate(read.__getitems__(keys)), held.__getitems__(keys), strict=True):  # type: ignore[arg-type]
+        for mine, other in zip(collate(read.__getitems__(keys)), resident.__getitems__(keys), strict=True):  # type: ignore[arg-type]
             assert torch.equal(mine, other)
-    assert np.array_equal(held.pixels, decode_resident(images, preprocessing)), "batches are copies"
+    assert np.array_equal(resident.pixels, decode_resident(images, preprocessing)), "batches are copies"
 
 
-def test_resident_epochs_and_seeds_differ_and_come_back() -> None:
+def test_resident_epochs_and_seeds_differ_and_are_repeatable() -> None:
     dataset = resident()
     keys = [[(epoch, i) for i in range(8)] for epoch in (0, 1)]
     first, second = (dataset.__getitems__(k).images for k in keys)
@@ -178,7 +178,7 @@ def test_resident_evaluation_is_exactly_evaluation_s_transform() -> None:
 
 
 @pytest.mark.parametrize("augment", [None, Augment(), SHIFT_AND_FLIP])
-def test_padding_is_black_and_labelled_as_nothing(augment: Augment | None) -> None:
+def test_padding_is_black_and_has_no_label(augment: Augment | None) -> None:
     dataset = resident(augment)
     before = dataset.pixels.copy()
     for batch in (
@@ -249,7 +249,7 @@ def test_small_pictures_decoded_by_processes_equal_those_decoded_by_threads(
         decoding.decode_resident(images, preprocessing)
 
 
-def test_own_transforms_draw_by_seed_epoch_and_index_and_leave_the_global_generators_alone() -> None:
+def test_custom_transforms_draw_by_seed_epoch_and_index_and_leave_the_global_generators_alone() -> None:
     dataset = file_dataset(augment=Augment(transforms=OWN))
     random.seed(4), np.random.seed(4), torch.manual_seed(4)
     before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]
@@ -263,9 +263,9 @@ def test_own_transforms_draw_by_seed_epoch_and_index_and_leave_the_global_genera
     assert not torch.equal(file_dataset(seed=1, augment=Augment(transforms=OWN))[(2, 3)][0], first)
 
 
-def test_a_transform_is_told_seed_epoch_and_index_if_it_asks() -> None:
-    told = Augment(transforms=({"_target_": "data_parts.stamped", "_partial_": True},))
-    assert file_dataset(seed=5, augment=told)[(7, 2)][0][0, 0, :3].tolist() == [5, 7, 2]
+def test_a_transform_receives_seed_epoch_and_index_if_it_has_these_arguments() -> None:
+    augment = Augment(transforms=({"_target_": "data_parts.stamped", "_partial_": True},))
+    assert file_dataset(seed=5, augment=augment)[(7, 2)][0][0, 0, :3].tolist() == [5, 7, 2]
 
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])

@@ -63,7 +63,7 @@ def of_everything(source: Draws, epoch: int, indices: np.ndarray) -> list[list[A
 
 
 @pytest.mark.parametrize("policy", [None, "trivial", "rand", "auto"])
-def test_what_an_image_gets_does_not_depend_on_its_batch(policy: str | None) -> None:
+def test_the_draws_of_an_image_do_not_depend_on_its_batch(policy: str | None) -> None:
     source = draws(**EVERYTHING | {"policy": policy})
     indices = np.array([41, 3, 3, 0, 77, 12])
     together = of_everything(source, 5, indices)
@@ -73,7 +73,7 @@ def test_what_an_image_gets_does_not_depend_on_its_batch(policy: str | None) -> 
     assert together != of_everything(draws(1, **EVERYTHING | {"policy": policy}), 5, indices)
 
 
-def test_an_ingredient_changes_no_other_one() -> None:
+def test_an_additional_operation_does_not_change_the_draws_of_the_others() -> None:
     alone, among = draws(horizontal_flip=0.5), draws(**EVERYTHING)
     assert (alone.moves(2, MANY)[:, 3] == among.moves(2, MANY)[:, 3]).all()
 
@@ -125,10 +125,10 @@ def test_padded_crops_and_flips_are_equally_likely() -> None:
 def test_colour_jitter_is_torchvision_s(strength: float) -> None:
     steps = draws(color_jitter=strength).operations(0, MANY)
     ours = np.zeros((len(MANY), 8))
-    for place, step in enumerate(steps):
+    for position, step in enumerate(steps):
         kinds = np.array([JITTER.index(name) for name in step.names])
         ours[MANY, kinds] = step.magnitudes + (kinds < 3)
-        ours[MANY, 4 + kinds] = place
+        ours[MANY, 4 + kinds] = position
     torch.manual_seed(0)
     jitter = v2.ColorJitter(strength, strength, strength, min(0.5, strength / 4))
     made = [jitter.make_params([]) for _ in range(3000)]

@@ -1,4 +1,4 @@
-"""The sets that come with packages: nothing is downloaded, and nothing imported for them."""
+"""Data sets embedded in Python packages need neither a download nor an import of those packages."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from graft.data.sources import digits, faces
 
 
-def test_five_shots_of_faces_leave_the_rest_to_test() -> None:
+def test_with_five_shots_of_faces_the_other_images_are_the_test_set() -> None:
     splits = load("faces", None, shots=5)
     assert splits.counts() == {
         "train": {"face": 5, "no_face": 5},
@@ -24,7 +24,7 @@ def test_five_shots_of_faces_leave_the_rest_to_test() -> None:
     assert set(splits.train.names) != set(load("faces", None, shots=5, seed=1).train.names)
 
 
-def test_faces_are_photographs_and_the_others_darker_background() -> None:
+def test_faces_are_photographs_and_the_other_class_is_darker_background() -> None:
     """lfw_subset's first hundred are the faces: bright in the middle, unlike the rest."""
     pool = load("faces", None)
     pixels = np.concatenate([part.pixels for part in pool.parts().values() if part.pixels is not None])
@@ -59,5 +59,5 @@ def test_embedded_pictures_are_those_of_their_packages(found: bool, monkeypatch:
 def test_embedded_pictures_do_not_import_their_packages() -> None:
     """Half a second that the first training step would wait for."""
     look = "import sys; from graft.data.sources import digits, faces; digits.scans(); faces.photographs()"
-    said = f"{look}; print({{'sklearn', 'skimage', 'scipy'}} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True).stdout == "set()\n"
+    code = f"{look}; print({{'sklearn', 'skimage', 'scipy'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""Features come back from their files as they went in, for the epoch and the pictures asked for."""
+"""Batches of stored features equal the features that were stored, for the requested epoch and images."""
 
 import pickle
 from pathlib import Path
@@ -28,7 +28,7 @@ def stored(folder: Path, name: str, *tensors: Tensor) -> Features:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64])
 @pytest.mark.parametrize("shape", [(5,), (5, 7), (5, 3, 4, 2), (5, 3, 1, 1)])
-def test_what_is_picked_is_what_was_stored_in_the_same_memory_format(
+def test_batches_of_features_equal_the_stored_ones_in_the_same_memory_format(
     dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     tensor = torch.randn(shape).mul(100).to(dtype)
@@ -59,7 +59,7 @@ def data() -> ImageDataModule:
     return ImageDataModule(splits, small, Augment(horizontal_flip=0.5), batch_size=4, num_workers=0, resident_gb=0)
 
 
-def test_views_come_in_turn_and_pictures_in_the_epochs_without_features(data: ImageDataModule, tmp_path: Path) -> None:
+def test_views_alternate_and_images_are_used_in_epochs_without_features(data: ImageDataModule, tmp_path: Path) -> None:
     first, second = (stored(tmp_path, name, torch.arange(7.0) + shift) for name, shift in (("a", 0), ("b", 10)))
     data.use_features("train", FeatureTable({0: first, 1: second}, 2))
     loader = data.train_dataloader()
@@ -80,7 +80,7 @@ def test_views_come_in_turn_and_pictures_in_the_epochs_without_features(data: Im
     assert kinds == [{Batch}, {FeatureBatch}, {Batch}]
 
 
-def test_features_are_seen_in_the_order_of_the_pictures(data: ImageDataModule, tmp_path: Path) -> None:
+def test_features_come_in_the_order_of_the_images(data: ImageDataModule, tmp_path: Path) -> None:
     order = {}
     for kind, table in (("images", FeatureTable({}, None)), ("features", None)):
         data.use_features("train", table or FeatureTable({0: stored(tmp_path, "a", torch.arange(7))}, 1))
@@ -98,7 +98,7 @@ def test_padding_has_no_label(tmp_path: Path) -> None:
     assert batch.indices.tolist() == [2, PADDING]
 
 
-def test_what_decides_the_pixels_is_said(data: ImageDataModule, tmp_path: Path) -> None:
+def test_the_description_contains_everything_that_decides_the_pixels(data: ImageDataModule, tmp_path: Path) -> None:
     assert data.pixels_of("train", 0) != data.pixels_of("train", 1), "another augmentation"
     assert data.pixels_of("val", 0) == data.pixels_of("val", 1)
     file = tmp_path / "picture"
@@ -111,7 +111,7 @@ def test_what_decides_the_pixels_is_said(data: ImageDataModule, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("resident_gb", [0, 1])
-def test_few_training_images_can_be_had_as_an_epoch_sees_them(data: ImageDataModule, resident_gb: float) -> None:
+def test_a_sample_of_training_images_is_augmented_as_in_an_epoch(data: ImageDataModule, resident_gb: float) -> None:
     options = {"batch_size": 4, "num_workers": 0, "seed": 2, "resident_gb": resident_gb}
     some, all_ = (ImageDataModule(data.splits, data.preprocessing, data.augment, **options) for _ in range(2))
     whole = torch.cat([batch.images for batch in all_.in_order("train", 5, 3)])

@@ -1,4 +1,4 @@
-"""Data sets are fetched once, whole and checked; by hand works too, and nobody's file is lost."""
+"""Data sets are downloaded once and verified; manual downloads are found, and no user's file is removed."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def served(http_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return http_server
 
 
-def test_a_set_is_fetched_once_and_nothing_is_left_beside_it(served: Any, tmp_path: Path) -> None:
+def test_a_set_is_downloaded_once_and_leaves_no_other_files(served: Any, tmp_path: Path) -> None:
     root = tmp_path / "data" / "hymenoptera_data"
     assert locate("hymenoptera", root) is None
     for _ in range(2):
@@ -43,14 +43,14 @@ def test_a_set_is_fetched_once_and_nothing_is_left_beside_it(served: Any, tmp_pa
     assert [path.name for path in root.parent.iterdir() if not path.name.startswith(".")] == ["hymenoptera_data"]
 
 
-def test_data_download_false_fetches_nothing_and_says_so(served: Any, tmp_path: Path) -> None:
+def test_data_download_false_downloads_nothing_and_reports_it(served: Any, tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match=r"data\.download=false"):
         load("hymenoptera", tmp_path / "data" / "hymenoptera_data")
     assert served.requests == []
     assert not (tmp_path / "data").exists()
 
 
-def test_the_archive_put_by_hand_is_unpacked_and_kept(served: Any, tmp_path: Path) -> None:
+def test_a_manually_downloaded_archive_is_unpacked_and_kept(served: Any, tmp_path: Path) -> None:
     root = tmp_path / "data" / "hymenoptera_data"
     message = str(locate("hymenoptera", root, download=False))
     by_hand = root.parent / "hymenoptera_data.zip"
@@ -64,14 +64,14 @@ def test_the_archive_put_by_hand_is_unpacked_and_kept(served: Any, tmp_path: Pat
     assert served.requests == []
 
 
-def test_the_unpacked_folder_put_by_hand_is_used_even_where_nothing_may_be_written(tmp_path: Path, served: Any) -> None:
+def test_a_manually_unpacked_folder_is_used_even_if_it_is_read_only(tmp_path: Path, served: Any) -> None:
     root = tmp_path / "origin" / "hymenoptera_data"
     before = state(tmp_path / "origin")
     ensure("hymenoptera", root)
     assert state(tmp_path / "origin") == before
 
 
-def test_a_damaged_archive_put_by_hand_is_named_and_kept(tmp_path: Path) -> None:
+def test_a_damaged_manually_downloaded_archive_is_named_and_kept(tmp_path: Path) -> None:
     root = tmp_path / "flower_photos"
     (tmp_path / "flower_photos.tgz").write_bytes(b"half of it")
     with pytest.raises(DataError, match=r"flower_photos\.tgz: damaged, or another file"):
@@ -79,7 +79,7 @@ def test_a_damaged_archive_put_by_hand_is_named_and_kept(tmp_path: Path) -> None
     assert (tmp_path / "flower_photos.tgz").is_file()
 
 
-def test_a_damaged_archive_from_the_server_does_not_stay(served: Any, tmp_path: Path) -> None:
+def test_a_damaged_archive_from_the_server_is_removed(served: Any, tmp_path: Path) -> None:
     whole = (served.folder / "hymenoptera_data.zip").read_bytes()
     (served.folder / "hymenoptera_data.zip").write_bytes(whole[:200])
     root = tmp_path / "data" / "hymenoptera_data"
@@ -90,7 +90,7 @@ def test_a_damaged_archive_from_the_server_does_not_stay(served: Any, tmp_path: 
     assert (root / "train" / "a" / "0.png").is_file()
 
 
-def test_what_a_killed_run_left_is_cleared_away_and_nothing_that_a_person_named_alike(
+def test_files_of_a_killed_run_are_removed_and_user_files_with_similar_names_are_kept(
     served: Any, tmp_path: Path
 ) -> None:
     root = tmp_path / "data" / "hymenoptera_data"
@@ -109,7 +109,9 @@ def test_what_a_killed_run_left_is_cleared_away_and_nothing_that_a_person_named_
     assert all((folder / "content" / "0.png").is_file() for folder in theirs)
 
 
-def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_says_where_to_put_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = "http://127.0.0.1:1/hymenoptera_data.zip"
     monkeypatch.setattr(hymenoptera, "DOWNLOAD", Download(url, "hymenoptera_data"))
     root = tmp_path / "data" / "hymenoptera_data"

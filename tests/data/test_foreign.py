@@ -1,4 +1,4 @@
-"""A LightningDataModule of the user's own trains, resumes and is evaluated like Graft's own data."""
+"""A user's LightningDataModule trains, resumes and is evaluated like Graft's own data."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def evaluated(folder: Path, *words: str) -> dict[str, Any]:
         (["data._target_=data_parts.Nameless"], "does not say which classes there are"),
     ],
 )
-def test_what_a_data_module_cannot_do_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
+def test_options_that_a_data_module_cannot_support_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises((ConfigError, DataError)) as raised:
         graft.train(*WORDS, *words, folder=tmp_path / "run", echo=False)
     assert message in str(raised.value)
@@ -104,7 +104,7 @@ def test_batches_are_pairs_or_mappings_of_uint8_or_floats(floats: bool, mappings
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("batch", "message"),
     [
         (torch.zeros(2), "a loader yielded a Tensor"),
         ((torch.zeros(2, 3, 4, 4), torch.zeros(2)), r"labels \[2\] \(torch.float32\)"),
@@ -112,9 +112,9 @@ def test_batches_are_pairs_or_mappings_of_uint8_or_floats(floats: bool, mappings
         ((torch.zeros(2, 3, 4, 4), torch.tensor([0, 10])), "labels 0 to 10 for 10 classes"),
     ],
 )
-def test_a_batch_of_another_form_is_described(given: Any, message: str) -> None:
+def test_a_batch_of_another_form_is_described(batch: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        to_batch(given, "data._target_=x.Y", classes=10)
+        to_batch(batch, "data._target_=x.Y", classes=10)
 
 
 def test_hooks_that_are_not_called_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

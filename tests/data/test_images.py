@@ -1,4 +1,4 @@
-"""Any kind of picture becomes upright 8-bit RGB."""
+"""Every supported kind of image is decoded to upright 8-bit RGB."""
 
 import io
 import os
@@ -46,7 +46,7 @@ def test_cmyk_red_stays_red(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
-def test_transparency_lies_over_white(mode: str) -> None:
+def test_transparency_is_composited_over_white(mode: str) -> None:
     image = Image.new("RGBA", (2, 1), CLEAR_RED)
     image.putpixel((1, 0), (0, 0, 0, 255))
     assert np.asarray(to_rgb(image.convert(mode)))[0].tolist() == [[255, 255, 255], [0, 0, 0]]
@@ -99,7 +99,7 @@ def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_damaged_exif_data_do_not_spoil_the_picture(tmp_path: Path) -> None:
+def test_an_image_with_damaged_exif_data_is_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (32, 16), RED).save(tmp_path / "a.jpg", exif=exif, quality=100)
@@ -187,7 +187,7 @@ def test_a_file_that_is_no_picture_is_named_with_the_reason(
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF"])
-def test_whatever_is_wrong_with_a_file_it_is_an_error_that_names_it(tmp_path: Path, format_: str) -> None:
+def test_any_defect_of_a_file_raises_an_error_that_names_it(tmp_path: Path, format_: str) -> None:
     """Random damage: Pillow answers with a dozen kinds of exceptions, of which none may reach the user as it is."""
     path, chance = tmp_path / "a", random.Random(0)
     Image.effect_noise((24, 24), 90).convert("RGB").save(path, format_)
@@ -233,7 +233,7 @@ def test_an_eps_file_called_jpg_starts_no_program(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("format_", ["EPS", "PDF", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS"])
-def test_other_formats_are_not_read_whatever_they_are_called(format_: str, tmp_path: Path) -> None:
+def test_other_formats_are_not_read_regardless_of_the_file_name(format_: str, tmp_path: Path) -> None:
     try:
         Image.new("RGB", (16, 16)).save(tmp_path / "x.png", format_)
     except (OSError, KeyError):
@@ -243,6 +243,6 @@ def test_other_formats_are_not_read_whatever_they_are_called(format_: str, tmp_p
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_format_is_read_by_its_content_whatever_it_is_called(format_: str, tmp_path: Path) -> None:
+def test_a_format_is_recognised_by_its_content_regardless_of_the_file_name(format_: str, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), RED).save(tmp_path / "x.bmp", format_)
     assert read_image(tmp_path / "x.bmp").size == (16, 16)

@@ -30,13 +30,13 @@ def test_an_operation_is_torchvision_s(name: str, interpolation: str) -> None:
     mode = InterpolationMode(interpolation)
     policy = v2.TrivialAugmentWide(interpolation=mode)
     for magnitude in MAGNITUDES.get(name, (0.5, 0.99, *(() if name == "Solarize" else (-0.7,)))):
-        given = images()
-        planes = given.permute(0, 3, 1, 2)
+        originals = images()
+        planes = originals.permute(0, 3, 1, 2)
         theirs = torch.stack(
             [policy._apply_image_or_video_transform(each, name, magnitude, mode, policy._fill) for each in planes]
         )
-        step = Operations([name] * len(given), np.full(len(given), magnitude))
-        ours = apply(given.clone(), [step], interpolation, torch.from_numpy).permute(0, 3, 1, 2)
+        step = Operations([name] * len(originals), np.full(len(originals), magnitude))
+        ours = apply(originals.clone(), [step], interpolation, torch.from_numpy).permute(0, 3, 1, 2)
         far = (ours.int() - theirs.int()).abs()
         if interpolation == "bilinear":
             assert far.max() <= 1, magnitude
@@ -45,16 +45,18 @@ def test_an_operation_is_torchvision_s(name: str, interpolation: str) -> None:
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.05, 0.5])
 def test_hue_is_torchvision_s(shift: float) -> None:
-    given = images()
-    theirs = v2.functional.adjust_hue(given.permute(0, 3, 1, 2), shift).permute(0, 2, 3, 1)
-    ours = apply(given, [Operations(["Hue"] * len(given), np.full(len(given), shift))], "bilinear", torch.from_numpy)
+    originals = images()
+    theirs = v2.functional.adjust_hue(originals.permute(0, 3, 1, 2), shift).permute(0, 2, 3, 1)
+    ours = apply(
+        originals, [Operations(["Hue"] * len(originals), np.full(len(originals), shift))], "bilinear", torch.from_numpy
+    )
     assert (ours.int() - theirs.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_an_image_gets_the_same_pixels_alone_and_in_any_batch(interpolation: str) -> None:
     names = [*NAMES, "Hue", "Identity", "Contrast", "Rotate", "Contrast"]
-    given = images()[np.arange(len(names)) % 8]
+    originals = images()[np.arange(len(names)) % 8]
     magnitudes = np.random.default_rng(0).uniform(-0.5, 0.5, (2, len(names)))
     turned = names[3:] + names[:3]
     for row, order in enumerate((names, turned)):
@@ -63,10 +65,10 @@ def test_an_image_gets_the_same_pixels_alone_and_in_any_batch(interpolation: str
             for name, m in zip(order, magnitudes[row], strict=True)
         ]
     steps = [Operations(names, magnitudes[0]), Operations(turned, magnitudes[1])]
-    together = apply(given.clone(), steps, interpolation, torch.from_numpy)
+    together = apply(originals.clone(), steps, interpolation, torch.from_numpy)
     for row in range(len(names)):
         one = [Operations([step.names[row]], step.magnitudes[row : row + 1]) for step in steps]
-        alone = apply(given[row : row + 1].clone(), one, interpolation, torch.from_numpy)
+        alone = apply(originals[row : row + 1].clone(), one, interpolation, torch.from_numpy)
         assert torch.equal(alone[0], together[row]), (names[row], turned[row])
     assert together.is_contiguous()
 

@@ -1,4 +1,4 @@
-"""A packed sequence is what the list would be, in less memory."""
+"""A packed sequence equals a list in less memory."""
 
 import pickle
 from pathlib import Path
@@ -17,7 +17,7 @@ STRINGS = st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.just("\
 
 
 @given(STRINGS, st.data())
-def test_it_is_the_list(strings: list[str], data: st.DataObject) -> None:
+def test_a_packed_list_equals_the_list(strings: list[str], data: st.DataObject) -> None:
     packed = Packed.of(strings, str)
     assert packed == strings
     assert list(packed) == strings
@@ -35,12 +35,12 @@ def test_it_is_the_list(strings: list[str], data: st.DataObject) -> None:
 
 
 @given(st.lists(STRINGS, min_size=1, max_size=4))
-def test_joined_it_is_the_lists_one_after_the_other(lists: list[list[str]]) -> None:
+def test_joined_packed_lists_equal_the_concatenated_lists(lists: list[list[str]]) -> None:
     packed = Packed.joined([Packed.of(strings, str) for strings in lists])
     assert packed == [string for strings in lists for string in strings]
 
 
-def test_its_elements_may_be_something_else() -> None:
+def test_elements_may_be_converted() -> None:
     packed = Packed.of(["a/b", "c"], Path)
     assert [*packed, packed[np.int64(1)]] == [Path("a/b"), Path("c"), Path("c")]
     assert packed != Packed.of(["a/b", "c"], str)

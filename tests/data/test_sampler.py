@@ -1,4 +1,4 @@
-"""Who sees which image when."""
+"""The order of images per epoch and process."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ def indices(of: EpochSampler) -> list[int]:
 
 @pytest.mark.parametrize("length", [0, 1, 3, 8, 10, 11])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_evaluation_shards_hold_each_image_exactly_once(length: int, world: int) -> None:
+def test_evaluation_shards_contain_each_image_exactly_once(length: int, world: int) -> None:
     shards = [indices(sampler(length, shuffle=False, rank=rank, world=world)) for rank in range(world)]
     assert len({len(shard) for shard in shards}) == 1, "all processes take the same number of steps"
     assert Counter(i for shard in shards for i in shard if i != PADDING) == Counter(range(length))
@@ -34,7 +34,7 @@ def test_training_shards_are_of_one_size_and_cover_the_set(world: int) -> None:
     assert [len(shard) for shard in shards] == [len(indices(shard)) for shard in shards]
 
 
-def test_each_epoch_has_its_own_order_and_says_which_it_is() -> None:
+def test_each_epoch_has_a_different_order_and_reports_its_number() -> None:
     one = sampler(50)
     first = list(one)
     one.set_epoch(1)
@@ -46,19 +46,19 @@ def test_each_epoch_has_its_own_order_and_says_which_it_is() -> None:
     assert list(sampler(50, seed=1)) != first
 
 
-def test_evaluation_has_one_order() -> None:
+def test_evaluation_always_has_the_same_order() -> None:
     one = sampler(5, shuffle=False)
     one.set_epoch(3)
     assert list(one) == [(3, i) for i in range(5)]
 
 
 @pytest.mark.parametrize(("length", "batch", "expected"), [(9, 4, 8), (8, 4, 8), (10, 4, 10), (1, 4, 1), (5, 1, 5)])
-def test_a_last_batch_of_one_image_sits_out(length: int, batch: int, expected: int) -> None:
+def test_a_last_batch_of_one_image_is_dropped(length: int, batch: int, expected: int) -> None:
     one = sampler(length, drop_last_of=batch)
     assert len(one) == len(indices(one)) == expected
 
 
-def test_over_the_epochs_every_image_sits_out_at_some_time() -> None:
+def test_over_the_epochs_every_image_is_dropped_at_some_time() -> None:
     one, seen = sampler(5, drop_last_of=4), set()
     for epoch in range(40):
         one.set_epoch(epoch)
@@ -67,7 +67,7 @@ def test_over_the_epochs_every_image_sits_out_at_some_time() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_skip_leaves_the_tail_of_the_same_epoch_once(world: int) -> None:
+def test_a_skip_gives_the_rest_of_the_same_epoch_once(world: int) -> None:
     one = sampler(20, rank=0, world=world)
     one.set_epoch(2)
     whole = list(one)
@@ -77,7 +77,7 @@ def test_a_skip_leaves_the_tail_of_the_same_epoch_once(world: int) -> None:
     assert list(one) == whole
 
 
-def test_a_skip_is_forgotten_when_the_epoch_changes_and_kept_when_it_is_said_again() -> None:
+def test_a_skip_is_reset_when_the_epoch_changes_and_kept_when_the_same_epoch_is_set_again() -> None:
     one = sampler(20)
     one.set_epoch(2)
     one.start = 6

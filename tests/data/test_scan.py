@@ -1,4 +1,4 @@
-"""The quick look before training: damaged files are found, sound ones of whatever kind are not accused."""
+"""The quick check before training reports damaged files and no readable ones."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def saved(kind: str, path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_file_is_sound_and_half_of_it_is_not(kind: str, tmp_path: Path) -> None:
+def test_a_complete_file_is_readable_and_half_of_it_is_not(kind: str, tmp_path: Path) -> None:
     path = saved(kind, tmp_path / "a")
     assert quick_check(path) is None
     content = path.read_bytes()
@@ -57,7 +57,7 @@ def test_a_whole_file_is_sound_and_half_of_it_is_not(kind: str, tmp_path: Path) 
         assert quick_check(path) is not None
 
 
-def test_the_real_sets_are_sound(shared_data: Path) -> None:
+def test_the_real_sets_are_readable(shared_data: Path) -> None:
     for name, folder in (("hymenoptera", "hymenoptera_data"), ("mask", "mask")):
         splits = load_splits(name, root=shared_data / folder, seed=0)
         assert exclude_unreadable(splits, "raise") is splits
@@ -89,7 +89,7 @@ def load(photos: Path, **options: Any) -> Splits:
 
 
 @pytest.mark.parametrize("options", [{}, {"val_fraction": 0}, {"fold": 1, "folds": 3}, {"shots": 5}])
-def test_skip_leaves_every_other_image_in_the_part_it_was_drawn_for(photos: Path, options: dict[str, Any]) -> None:
+def test_skip_keeps_every_other_image_in_its_split(photos: Path, options: dict[str, Any]) -> None:
     before = load(photos, **options)
     bad = spoil(photos)
     after = exclude_unreadable(load(photos, **options), "skip")
@@ -104,7 +104,7 @@ def test_skip_leaves_every_other_image_in_the_part_it_was_drawn_for(photos: Path
     assert "excluded, unreadable (data.on_error=skip)" in after.notes[-1]
 
 
-def test_raise_names_them_with_the_reason_and_the_way_out(photos: Path) -> None:
+def test_raise_names_the_files_with_the_reason_and_the_way_out(photos: Path) -> None:
     for name in spoil(photos):
         assert any(name in part.names for part in load(photos).parts().values())
     with pytest.raises(DataError) as raised:
@@ -116,7 +116,7 @@ def test_raise_names_them_with_the_reason_and_the_way_out(photos: Path) -> None:
     assert last == "Remove or replace them, or set data.on_error=skip to exclude them."
 
 
-def test_a_long_list_is_cut(photos: Path) -> None:
+def test_a_long_list_of_files_is_shortened(photos: Path) -> None:
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="50 images cannot be read") as raised:
@@ -124,7 +124,7 @@ def test_a_long_list_is_cut(photos: Path) -> None:
     assert "and 30 more; graft inspect lists all" in str(raised.value)
 
 
-def test_what_would_be_empty_is_refused(photos: Path) -> None:
+def test_a_split_that_would_be_empty_is_refused(photos: Path) -> None:
     for path in (photos / "dogs").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r'none of the training images of class "dogs" can be read'):
@@ -135,14 +135,12 @@ def test_what_would_be_empty_is_refused(photos: Path) -> None:
         exclude_unreadable(load(photos), "skip")
 
 
-def test_another_word_is_refused(photos: Path) -> None:
+def test_an_unknown_value_is_refused(photos: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.on_error=ignore: must be raise or skip"):
         exclude_unreadable(load(photos), "ignore")
 
 
-def test_of_very_many_files_some_at_equal_distances_are_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_very_many_files_a_regular_sample_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty.png").touch()
     images = ImageSet([str(i) for i in range(40)], np.zeros(40, np.int64), paths=[tmp_path / "empty.png"] * 40)
     assert list(scan(images, 7)) == [0, 7, 14, 21, 28, 35]
@@ -153,7 +151,7 @@ def test_of_very_many_files_some_at_equal_distances_are_looked_at(
     assert sum(looked) >= 40
 
 
-def test_nothing_is_written_and_pictures_in_memory_are_sound(photos: Path) -> None:
+def test_nothing_is_written_and_images_in_memory_are_readable(photos: Path) -> None:
     before = {(path, path.stat().st_mtime_ns) for path in photos.rglob("*")}
     exclude_unreadable(load(photos), "skip")
     assert {(path, path.stat().st_mtime_ns) for path in photos.rglob("*")} == before
@@ -162,7 +160,7 @@ def test_nothing_is_written_and_pictures_in_memory_are_sound(photos: Path) -> No
     shutil.rmtree(photos)
 
 
-def test_skip_leaves_out_a_self_linked_file_and_a_fifo_and_names_them(photos: Path) -> None:
+def test_skip_excludes_a_self_linked_file_and_a_fifo_and_names_them(photos: Path) -> None:
     (photos / "cats" / "loop.jpg").symlink_to("loop.jpg")
     (photos / "dogs" / "loop").symlink_to("loop")
     os.mkfifo(photos / "dogs" / "pipe.png")

@@ -1,4 +1,4 @@
-"""The hash of a data set that decides which runs may be averaged."""
+"""The fingerprint of a data set, which decides which runs may be averaged."""
 
 import shutil
 from pathlib import Path
@@ -26,17 +26,17 @@ def source(root: Path, **options: Any) -> str:
 @pytest.mark.parametrize(
     "options", [{"seed": 1}, {"shots": 3}, {"shots": 3, "seed": 2}, {"folds": 3, "fold": 1}, {"val_fraction": 0.0}]
 )
-def test_it_is_the_same_however_the_set_is_divided(options: dict[str, Any], root: Path) -> None:
+def test_the_fingerprint_does_not_depend_on_the_split(options: dict[str, Any], root: Path) -> None:
     assert source(root, **options) == source(root)
 
 
-def test_it_is_the_same_wherever_the_set_lies(root: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_does_not_depend_on_the_location(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "elsewhere")
     assert source(tmp_path / "elsewhere") == source(root)
 
 
 @pytest.mark.parametrize("change", ["another content", "another label", "one less", "one more", "another name"])
-def test_another_set_has_another(change: str, root: Path) -> None:
+def test_different_sets_have_different_fingerprints(change: str, root: Path) -> None:
     before = source(root)
     file = root / "ants" / "0.png"
     if change == "another content":
@@ -52,6 +52,6 @@ def test_another_set_has_another(change: str, root: Path) -> None:
     assert source(root) != before
 
 
-def test_embedded_sets_have_one_too() -> None:
+def test_embedded_sets_have_a_fingerprint() -> None:
     first, second = (load_splits("digits", root=None, seed=seed).source for seed in (0, 1))
     assert first == second != ""

@@ -1,4 +1,4 @@
-"""From names and folders to splits: published counts, the mistakes people make, and nothing ever written."""
+"""Data sources give the published splits, refuse common mistakes and write nothing."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_flowers_gives_the_published_counts_and_a_fixed_test_set(shared_data: Pa
     assert state(root) == before
 
 
-def test_hymenoptera_gives_the_published_counts_and_says_what_tests(shared_data: Path) -> None:
+def test_hymenoptera_gives_the_published_counts_and_notes_its_test_split(shared_data: Path) -> None:
     splits = load("hymenoptera", shared_data / "hymenoptera_data")
     assert sizes(splits) == (244, 153, 153)
     assert splits.test is splits.val
@@ -57,7 +57,7 @@ def test_mask_divides_persons_by_id_and_labels_by_file_name(shared_data: Path) -
 # ---- anybody's folder
 
 
-def test_class_folders_are_split_by_fractions_the_same_whatever_the_seed(tmp_path: Path) -> None:
+def test_class_folders_are_split_by_fractions_independently_of_the_seed(tmp_path: Path) -> None:
     root = fill(tmp_path / "photos", {"cats": 20, "dogs": 10})
     splits = load("folder", root, val_fraction=0.25)
     assert splits.counts() == {
@@ -80,7 +80,7 @@ def test_the_split_does_not_depend_on_the_file_system_s_order(tmp_path: Path) ->
     assert one.fingerprint() == two.fingerprint()
 
 
-def test_accents_are_spelled_one_way(tmp_path: Path) -> None:
+def test_class_names_are_unicode_normalised(tmp_path: Path) -> None:
     for name in ("caf\u00e9", "cafe\u0301x"):
         fill(tmp_path, {name: 1})
     assert [name for name, _ in image_files(tmp_path)][:2] == ["caf\u00e9/0.png", "caf\u00e9x/0.png"]
@@ -104,7 +104,7 @@ def test_classes_are_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert load("folder", fill(tmp_path, dict.fromkeys(names, 4))).classes == tuple(sorted(names))
 
 
-def test_two_folders_of_one_name_are_refused_rather_than_one_lost(tmp_path: Path) -> None:
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "accents", {"caf\u00e9": 4, "cafe\u0301": 4, "bar": 4})
     with pytest.raises(DataError, match="two folders named caf\u00e9"):
         load("folder", tmp_path / "accents")
@@ -114,7 +114,7 @@ def test_two_folders_of_one_name_are_refused_rather_than_one_lost(tmp_path: Path
             load("folder", root)
 
 
-def test_names_that_are_no_unicode_are_spelled_in_escapes(tmp_path: Path) -> None:
+def test_names_that_are_not_unicode_are_escaped(tmp_path: Path) -> None:
     """An archive made on a Korean Windows, unpacked on Linux: bytes of CP949."""
     root = fill(tmp_path / "set", {"bees": 6, "ants": 6})
     raw = os.fsencode(root / "ants") + b"/\xb0\xb3\xb9\xcc.png"
@@ -147,13 +147,13 @@ def test_split_folders_are_used_as_they_are(
     assert sizes(load("folder", fill(tmp_path / "set", counts))) == expected
 
 
-def test_no_validation_fraction_validates_on_test_and_says_so(tmp_path: Path) -> None:
+def test_no_validation_fraction_validates_on_the_test_split_with_a_note(tmp_path: Path) -> None:
     splits = load("folder", fill(tmp_path / "set", {"a": 10, "b": 10}), val_fraction=0)
     assert splits.val is splits.test
     assert "data.val_fraction=0" in splits.notes[0]
 
 
-def test_shots_leave_validation_and_test_alone(tmp_path: Path) -> None:
+def test_shots_do_not_change_validation_and_test(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {"a": 30, "b": 20})
     whole, few = load("folder", root), load("folder", root, shots=3)
     assert few.counts()["train"] == {"a": 3, "b": 3}
@@ -162,7 +162,7 @@ def test_shots_leave_validation_and_test_alone(tmp_path: Path) -> None:
     assert set(few.train.names) < set(whole.train.names)
 
 
-def test_folds_leave_the_test_images_alone_and_validate_every_other_once() -> None:
+def test_folds_do_not_change_the_test_split_and_validate_every_other_image_once() -> None:
     whole = load_splits("digits", root=None, seed=0)
     parts = [load_splits("digits", root=None, seed=0, fold=fold, folds=4) for fold in range(4)]
     assert all(part.test.names == whole.test.names for part in parts)
@@ -191,12 +191,12 @@ def test_a_fold_keeps_a_person_on_one_side(shared_data: Path) -> None:
         (0, 1, r"data.folds=1: must be at least 2"),
     ],
 )
-def test_a_fold_that_is_none_is_refused(fold: int | None, folds: int | None, message: str) -> None:
+def test_an_invalid_fold_is_refused(fold: int | None, folds: int | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_splits("digits", root=None, seed=0, fold=fold, folds=folds)
 
 
-def test_hidden_files_are_passed_over_and_nested_and_linked_ones_found(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored_and_nested_and_linked_ones_found(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {"a": 3, "a/deeper": 2, "b": 3})
     (root / "a" / "._0.jpg").write_bytes(b"junk of macOS")
     (root / "a" / "notes.txt").write_text("none")
@@ -225,7 +225,7 @@ def test_hidden_files_are_passed_over_and_nested_and_linked_ones_found(tmp_path:
         ({".": 4}, "4 images but no class folders"),
     ],
 )
-def test_a_folder_that_cannot_be_learned_from_says_why(tmp_path: Path, folders: dict[str, int], message: str) -> None:
+def test_an_unusable_folder_is_refused_with_the_reason(tmp_path: Path, folders: dict[str, int], message: str) -> None:
     root = tmp_path / "photos"
     for folder, count in folders.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def test_the_message_of_the_style_guide(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
-def test_a_folder_that_is_not_there_names_the_key(tmp_path: Path, make: Any) -> None:
+def test_a_missing_folder_names_the_key(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "nowhere")
     for name in ("folder", "mask"):
         with pytest.raises(DataError, match=r"data\.root=.*nowhere: .*cannot be downloaded"):
@@ -257,7 +257,7 @@ def test_a_folder_that_is_not_there_names_the_key(tmp_path: Path, make: Any) -> 
         assert isinstance(locate(name, tmp_path / "nowhere"), DataError)
 
 
-def test_the_error_of_mask_tells_the_layout(tmp_path: Path) -> None:
+def test_the_error_of_mask_describes_the_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ID_SEX_RACE_AGE"):
         load("mask", tmp_path / "mask")
     with pytest.raises(DataError, match=r"no person folders.\nExpected: folders ID_SEX_RACE_AGE"):
@@ -283,7 +283,7 @@ def test_the_error_of_mask_tells_the_layout(tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, "data.val_fraction=1.0"),
     ],
 )
-def test_a_mistaken_key_is_named(tmp_path: Path, call: dict[str, Any], message: str) -> None:
+def test_an_invalid_key_is_named(tmp_path: Path, call: dict[str, Any], message: str) -> None:
     root = fill(tmp_path / "set", {"a": 3, "b": 3})
     arguments: dict[str, Any] = {"name": "folder", "root": root} | call
     with pytest.raises(ConfigError) as raised:
@@ -298,7 +298,7 @@ def test_too_many_shots_name_the_class_and_both_numbers(tmp_path: Path) -> None:
         load("faces", None, shots=100)
 
 
-# ---- mask by hand
+# ---- the layout of mask
 
 
 def test_an_irregular_folder_is_the_same_person_and_no_person_is_on_both_sides(tmp_path: Path) -> None:
@@ -419,7 +419,7 @@ def test_every_data_config_names_a_source_and_its_options() -> None:
             assert keywords[key].default == value, "a config repeats its source's default, so that it can be seen"
 
 
-def test_a_source_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_source_is_loaded_by_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_sets").mkdir()
     (tmp_path / "my_sets" / "two.py").write_text(
         "from graft.data.layout import read_class_folders\n"
@@ -444,9 +444,7 @@ def test_flowers_in_train_and_test_folders_are_used_as_they_are(tmp_path: Path) 
         load("flowers", fill(partial, {"tulips": 3}))
 
 
-def test_a_mistaken_data_option_is_answered_with_what_was_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_data_option_suggests_the_nearest_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "my_source.py").write_text("from graft.data.sources.digits import load\n")
@@ -470,7 +468,7 @@ def test_a_single_module_in_the_working_directory_is_a_source(tmp_path: Path, mo
     ("name", "message"),
     [("my_package.my_set", "data._target_=my_package.my_set.load"), ("flowers", "chosen by data=flowers")],
 )
-def test_a_name_that_means_another_set_is_answered_with_the_key_that_chooses_it(name: str, message: str) -> None:
+def test_the_name_of_another_set_suggests_the_key_that_chooses_it(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         checked_name(name, "graft.data.sources.digits.load")
     assert checked_name("mine", "graft.data.sources.digits.load") == "mine"

@@ -1,4 +1,4 @@
-"""Draws are exact, seeded, disjoint and the same everywhere."""
+"""Splits are exact, seeded, disjoint and the same on every machine."""
 
 from pathlib import Path
 
@@ -34,12 +34,12 @@ def test_other_seeds_draw_others_and_the_same_seed_the_same() -> None:
     assert len({tuple(draw) for draw in draws}) == 4
 
 
-def test_a_class_draws_the_same_whatever_happens_to_the_others() -> None:
+def test_the_draw_of_a_class_does_not_depend_on_the_other_classes() -> None:
     alone = stratified_split(LABELS[:10], {0: 3}, seed=4)[1]
     assert alone == [i for i in stratified_split(LABELS, {0: 3, 1: 5}, seed=4)[1] if i < 10]
 
 
-def test_wanting_a_whole_class_names_it_and_both_numbers() -> None:
+def test_requesting_a_whole_class_names_it_and_both_numbers() -> None:
     with pytest.raises(DataError, match='class "tulips" has 5 images, but 5 are requested'):
         stratified_split(LABELS, {2: 5}, seed=0, classes=("a", "b", "tulips"))
 
@@ -75,7 +75,7 @@ def images_of(*names: str, labels: tuple[int, ...] = (), folder: Path | None = N
     return ImageSet(names, values, pixels=np.zeros((len(names), 2, 2, 3), np.uint8))
 
 
-def test_the_fingerprint_tells_splits_labels_and_contents_apart(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_splits_labels_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12")
     (tmp_path / "b").write_bytes(b"12")
     a, b = images_of("a", folder=tmp_path), images_of("b", folder=tmp_path)
@@ -105,7 +105,7 @@ def test_the_fingerprint_of_pictures_in_memory_depends_on_their_pixels() -> None
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5, 12])
-def test_folds_share_the_samples_out_evenly_in_every_class_and_in_all(folds: int) -> None:
+def test_folds_are_even_in_every_class_and_overall(folds: int) -> None:
     parts = [stratified_fold(LABELS, fold, folds, seed=3) for fold in range(folds)]
     assert sorted(index for _, drawn in parts for index in drawn) == list(range(35))
     assert all(sorted(rest + drawn) == list(range(35)) for rest, drawn in parts)

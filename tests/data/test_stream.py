@@ -1,4 +1,4 @@
-"""Pictures by file, folder and pattern: in order, lazily, and never more in memory than asked for."""
+"""Images by file, folder and pattern are read in order and lazily."""
 
 import shutil
 from collections.abc import Iterator
@@ -55,23 +55,23 @@ def test_a_pattern_gives_what_matches_sorted(pattern: str, names: list[str], pho
     assert below(photos / pattern) == names
 
 
-def test_a_name_that_looks_like_a_pattern_is_a_name_first(photos: Path) -> None:
+def test_an_existing_name_that_looks_like_a_pattern_is_a_name(photos: Path) -> None:
     assert below(photos / "zoo [1]") == ["é.png"]
     assert below(photos / "zoo [1]" / "é.png", photos / "b.png") == ["é.png", "b.png"]
 
 
-def test_a_source_that_is_not_there_is_said_before_anything_is_read(photos: Path) -> None:
+def test_a_missing_source_is_reported_before_any_image_is_read(photos: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         find_images([str(photos), str(photos / "nowhere")])
 
 
-def test_a_linked_circle_ends(photos: Path) -> None:
+def test_a_cycle_of_links_ends(photos: Path) -> None:
     (photos / "sub" / "circle").symlink_to(photos)
     assert len(below(photos)) == len(NAMES)
     assert len(below(photos / "**")) == len(NAMES)
 
 
-def test_no_more_is_read_than_asked_for_and_the_order_is_kept(tmp_path: Path) -> None:
+def test_only_requested_images_are_read_in_order(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
     for number in range(1, 50):
         shutil.copy(tmp_path / "0.png", tmp_path / f"{number}.png")
@@ -91,7 +91,7 @@ def test_no_more_is_read_than_asked_for_and_the_order_is_kept(tmp_path: Path) ->
     assert done == [f"{number}.png" for number in range(50)]
 
 
-def test_a_damaged_file_is_handed_over_as_the_reason_why(photos: Path) -> None:
+def test_a_damaged_file_yields_the_reason(photos: Path) -> None:
     (photos / "broken.png").write_bytes((photos / "b.png").read_bytes()[:40])
     results = dict(read_ahead(find_images([str(photos)]), lambda image: image.mode, workers=2, ahead=3))
     wrong = {found.relative: result for found, result in results.items() if isinstance(result, DataError)}

@@ -1,4 +1,4 @@
-"""Evaluation is torchvision's own, training stays within what its options say."""
+"""Evaluation transforms equal torchvision's, and training transforms stay within their options."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_a_strip_of_any_length_takes_no_more_memory_than_a_photograph(
     assert made
 
 
-def test_of_a_long_strip_the_middle_is_seen() -> None:
+def test_of_a_long_strip_the_centre_is_evaluated() -> None:
     ours = Preprocessing(input_size=48, resize_size=56)
     strip = picture(60, 40).resize((60, 40)).resize((1000, 20), Image.Resampling.BICUBIC)
     theirs = ImageClassification(crop_size=48, resize_size=56)
@@ -117,8 +117,8 @@ def test_a_random_crop_is_that_of_the_pil_image_to_a_grey_level(
         cut = image.crop((left, top, left + width, top + height))
         mode = getattr(Image.Resampling, interpolation.upper())
         reference = v2.functional.pil_to_tensor(cut.resize((224, 224), mode)).int()
-        for given in (image, as_pixels(image)):
-            assert (augmenter.picture(given, epoch, 0) - reference).abs().max() <= levels
+        for source in (image, as_pixels(image)):
+            assert (augmenter.picture(source, epoch, 0) - reference).abs().max() <= levels
 
 
 @pytest.mark.parametrize("augment", [Augment(), Augment(policy="trivial"), EVERYTHING])
@@ -126,11 +126,11 @@ def test_a_decoded_picture_and_its_pixels_give_the_same(augment: Augment) -> Non
     image = picture()
     assert torch.equal(as_pixels(as_image(as_pixels(image))), as_pixels(image))
     for epoch in range(3):
-        given = [augmented(form, Preprocessing(32, 40), augment, epoch) for form in (image, as_pixels(image))]
-        assert torch.equal(*given)
+        pixels = [augmented(form, Preprocessing(32, 40), augment, epoch) for form in (image, as_pixels(image))]
+        assert torch.equal(*pixels)
 
 
-def test_training_without_augmentation_is_evaluation() -> None:
+def test_training_without_augmentation_equals_evaluation() -> None:
     preprocessing = Preprocessing(input_size=32, resize_size=40)
     assert torch.equal(augmented(picture(), preprocessing, Augment()), eval_transform(preprocessing)(picture()))
 

@@ -1,4 +1,4 @@
-"""Images that cannot be read when their turn comes: an error that names them, or another in their place."""
+"""Images that become unreadable during training: an error that names them, or a replacement."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -53,7 +53,7 @@ def sound(*without: int) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_without_leave_a_vanished_file_stops_it_in_plain_words(images: ImageSet, workers: int) -> None:
+def test_by_default_a_missing_file_stops_training_with_a_clear_error(images: ImageSet, workers: int) -> None:
     loader = module(images, None, num_workers=workers).train_dataloader()
     images.paths[6].unlink()  # type: ignore[index]
     with pytest.raises(DataError) as raised:
@@ -64,7 +64,7 @@ def test_without_leave_a_vanished_file_stops_it_in_plain_words(images: ImageSet,
 
 
 @pytest.mark.parametrize(("workers", "augment", "resident_gb"), [(0, CROP, 0), (2, CROP, 0), (0, SHIFT, 1)])
-def test_training_takes_the_next_one_and_evaluation_counts_it_nowhere(
+def test_training_replaces_an_unreadable_image_and_evaluation_does_not_count_it(
     images: ImageSet, tmp_path: Path, workers: int, augment: Augment, resident_gb: float
 ) -> None:
     unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
@@ -84,7 +84,7 @@ def test_training_takes_the_next_one_and_evaluation_counts_it_nowhere(
     assert unreadable.notes() == ["3 images could not be read while training (data.on_error=skip): 3.png, 4.png, 9.png"]
 
 
-def test_a_record_with_lines_that_were_cut_short_is_read_as_far_as_it_goes(images: ImageSet, tmp_path: Path) -> None:
+def test_a_record_with_truncated_lines_is_read_except_for_them(images: ImageSet, tmp_path: Path) -> None:
     unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
     unreadable.note("a.png", UnreadableImage(Path("a.png"), "empty", "0 bytes"))
     with unreadable.record.open("ab") as file:
@@ -97,7 +97,7 @@ def test_a_record_with_lines_that_were_cut_short_is_read_as_far_as_it_goes(image
     ]
 
 
-def test_nothing_is_written_while_nothing_is_lost(images: ImageSet, tmp_path: Path) -> None:
+def test_no_record_is_written_while_all_images_are_readable(images: ImageSet, tmp_path: Path) -> None:
     unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
     data = module(images, unreadable)
     assert rows(list(data.val_dataloader())) == sound()
@@ -106,7 +106,7 @@ def test_nothing_is_written_while_nothing_is_lost(images: ImageSet, tmp_path: Pa
     assert (unreadable.known(), unreadable.notes()) == ({}, [])
 
 
-def test_a_picture_comes_the_same_whether_others_are_lost_or_not(images: ImageSet, tmp_path: Path) -> None:
+def test_an_unreadable_image_does_not_change_the_others(images: ImageSet, tmp_path: Path) -> None:
     whole = FileDataset(images, SMALL, augment=CROP)[(3, 5)]
     images.paths[4].unlink()  # type: ignore[index]
     unreadable = UnreadableImages(tmp_path / "unreadable.jsonl")
@@ -115,7 +115,7 @@ def test_a_picture_comes_the_same_whether_others_are_lost_or_not(images: ImageSe
 
 
 @pytest.mark.parametrize("resident_gb", [0, 1])
-def test_when_all_are_gone_it_ends(images: ImageSet, tmp_path: Path, resident_gb: float) -> None:
+def test_training_ends_when_all_images_are_unreadable(images: ImageSet, tmp_path: Path, resident_gb: float) -> None:
     data = module(images, UnreadableImages(tmp_path / "x"), SHIFT, resident_gb=resident_gb)
     for path in images.paths or ():
         path.unlink()
@@ -129,27 +129,27 @@ def test_a_resident_set_names_the_file_that_cannot_be_read(images: ImageSet) -> 
         module(images, None, SHIFT, resident_gb=1).train_dataloader()
 
 
-def test_the_picture_shown_of_a_lost_image_is_black(images: ImageSet, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_displayed_as_black(images: ImageSet, tmp_path: Path) -> None:
     images.paths[7].unlink()  # type: ignore[index]
     data = module(images, UnreadableImages(tmp_path / "x"))
     assert data.picture("val", 7).max() == 0
     assert data.picture("val", 8).max() == 80
 
 
-def test_a_sample_leaves_out_what_is_lost(images: ImageSet, tmp_path: Path) -> None:
+def test_a_sample_excludes_unreadable_images(images: ImageSet, tmp_path: Path) -> None:
     images.paths[9].unlink()  # type: ignore[index]
     sample = module(images, UnreadableImages(tmp_path / "x")).sample(4)
     assert sample.float().mean(dim=(1, 2, 3)).tolist() == [0, 30, 60]
 
 
-def test_padding_of_batches_is_left_out_where_it_is_asked() -> None:
+def test_padding_of_batches_is_removed_on_request() -> None:
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 2, 2)
     batch = Batch(images, torch.tensor([1, -1, 0]), torch.tensor([5, -1, 7]))
     assert [part.tolist() for part in batch.real()[1:]] == [[1, 0], [5, 7]]
     assert batch.real().real().images[1].max() == 2
 
 
-def test_resident_augmentation_is_unchanged_by_a_loss(images: ImageSet, tmp_path: Path) -> None:
+def test_resident_augmentation_does_not_change_with_unreadable_images(images: ImageSet, tmp_path: Path) -> None:
     whole = module(images, None, SHIFT, resident_gb=1).train_dataloader().dataset
     images.paths[0].unlink()  # type: ignore[index]
     less = module(images, UnreadableImages(tmp_path / "x"), SHIFT, resident_gb=1).train_dataloader().dataset
@@ -159,7 +159,7 @@ def test_resident_augmentation_is_unchanged_by_a_loss(images: ImageSet, tmp_path
     assert torch.equal(whole.__getitems__(keys).images, less.__getitems__(keys).images)
 
 
-def test_evaluation_of_a_checkpoint_counts_a_lost_image_nowhere(images: ImageSet, tmp_path: Path) -> None:
+def test_evaluation_of_a_checkpoint_does_not_count_an_unreadable_image(images: ImageSet, tmp_path: Path) -> None:
     from graft.learning.metrics import Scores
     from graft.tasks.evaluation import measure
 

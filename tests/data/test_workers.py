@@ -1,4 +1,4 @@
-"""Worker processes hand over batches whatever is full, and none is waited for without a limit."""
+"""Worker processes pass on batches even if /dev/shm is full, and every wait for one has a limit."""
 
 import multiprocessing
 import os
@@ -67,7 +67,7 @@ def test_stopped_workers_end_the_wait_and_are_named(images: ImageSet) -> None:
     assert not [child for child in multiprocessing.active_children() if child.pid in pids], "they would hold up the end"
 
 
-def test_a_killed_worker_is_reported_in_plain_words(images: ImageSet) -> None:
+def test_a_killed_worker_is_reported_with_a_clear_error(images: ImageSet) -> None:
     batches = iter(loader(images))
     next(batches)
     time.sleep(0.1)
@@ -82,7 +82,7 @@ def test_a_killed_worker_is_reported_in_plain_words(images: ImageSet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("message", "reason"),
     [
         ("is killed by signal: Killed. ", "was killed by SIGKILL, as the system does when memory runs out"),
         ("is killed by signal: Bus error. It is possible that", "was killed by SIGBUS, as when memory runs out. /dev"),
@@ -90,9 +90,9 @@ def test_a_killed_worker_is_reported_in_plain_words(images: ImageSet) -> None:
         ("exited unexpectedly with exit code 3. ", "ended unexpectedly"),
     ],
 )
-def test_torchs_words_are_understood(said: str, reason: str) -> None:
+def test_torchs_worker_errors_are_recognised(message: str, reason: str) -> None:
     assert f"worker process 7, which loads images, {reason}" in str(
-        failure_of(RuntimeError(f"DataLoader worker (pid 7) {said}"))
+        failure_of(RuntimeError(f"DataLoader worker (pid 7) {message}"))
     )
     assert failure_of(RuntimeError("CUDA error")) is None
 
@@ -137,7 +137,7 @@ def _continue_later(pids: list[int]) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_batches_arrive_where_no_socket_can_be_made(
+def test_batches_arrive_where_no_socket_can_be_created(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A path of more than 107 characters is too long for one; a folder without inodes is much the same."""
@@ -171,7 +171,7 @@ BATCHES = [
 
 
 @pytest.mark.parametrize("fallback", [False, True])
-def test_a_batch_arrives_as_it_was(fallback: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_arrives_unchanged(fallback: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if fallback:
         monkeypatch.setattr(parcels, "_unavailable", "TMPDIR is full")
     sampler = EpochSampler(len(BATCHES), seed=0, shuffle=False)

@@ -1,4 +1,4 @@
-"""Folders as people have them, with broken files and odd names: a run stops in plain words or says what it lacks."""
+"""Folders with broken files and unusual names: the run stops with a clear error or reports what it excludes."""
 
 import csv
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_a_broken_file_stops_the_run_before_torch_is_imported(photos: Path, tmp_
     assert run.summary["status"] == "failed"
 
 
-def test_skip_trains_on_and_reports_excluded_and_unreadable_images(photos: Path, tmp_path: Path) -> None:
+def test_skip_continues_training_and_reports_excluded_and_unreadable_images(photos: Path, tmp_path: Path) -> None:
     before = {(file, file.lstat().st_mtime_ns) for file in photos.rglob("*")}
     words = (*SMALL, f"data.root={photos}", "data.on_error=skip", "data.resident_gb=0", "data.num_workers=1")
     run = succeeded(train(tmp_path / "run", *words))
@@ -82,9 +82,9 @@ def test_skip_trains_on_and_reports_excluded_and_unreadable_images(photos: Path,
     assert data["left_out"] == {"train/[bold]/03.png": "empty: 0 bytes"}
     assert data["counts"]["train"] == dict.fromkeys(sorted(NAMES), 4) | {"[bold]": 3, "🐝": 5}
     assert set(run.summary["unreadable"]) == {"train/cats/02.png", "test/a space/01.png"}
-    said = " ".join(run.summary["notes"])
-    assert "1 image excluded, unreadable (data.on_error=skip): train/[bold]/03.png" in said
-    assert "2 images could not be read while training (data.on_error=skip): test/a space/01.png, train/cats" in said
+    notes = " ".join(run.summary["notes"])
+    assert "1 image excluded, unreadable (data.on_error=skip): train/[bold]/03.png" in notes
+    assert "2 images could not be read while training (data.on_error=skip): test/a space/01.png, train/cats" in notes
     assert "could not be read while training" in run.out
     assert {(file, file.lstat().st_mtime_ns) for file in photos.rglob("*")} == before
     header, *rows = csv.reader((run.folder / "metrics.csv").open())

@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/ is one that runs."""
+"""Every command of README.md and docs/ runs."""
 
 import re
 import shlex
@@ -25,13 +25,13 @@ GENERATED = "results.md"
 
 HERE = {"~/photos": "photos", "data.shots=10": "data.shots=2", "paths.data=/datasets": "paths.data=data",
         "$SLURM_ARRAY_TASK_ID": "0"}  # fmt: skip
-"""What a page says, and what there is of it in the test."""
+"""Names on a page and what replaces them in the test."""
 
 ONE_TASK = {
     "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1",
     "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0",
 }  # fmt: skip
-"""What srun says to the only task of a step."""
+"""Environment that srun sets for the only task of a step."""
 
 
 def examples() -> list[tuple[str, str, str]]:
@@ -53,7 +53,7 @@ def examples() -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(found))
 
 
-def said_here(words: str) -> list[str]:
+def local_overrides(words: str) -> list[str]:
     """The overrides of an example, with what there is here."""
     for theirs, here in HERE.items():
         words = words.replace(theirs, here)
@@ -62,14 +62,14 @@ def said_here(words: str) -> list[str]:
 
 def trained() -> list[tuple[str, str]]:
     """(page, words) of every example of training, once where they differ only in what the test overrides, in the
-    seed, the learning rate, or in what is said to Hydra."""
+    seed, the learning rate, or in the overrides of Hydra."""
     found: dict[frozenset[str], tuple[str, str]] = {}
     same = ("seed=", "optimizer.lr=", "paths.outputs=")
     overridden = {word.partition("=")[0] for word in ONE_STEP}
     for page, task, words in examples():
         if task == "train":
             hydras = ("hydra.", "hydra/", "resume=", "sweep_name=")
-            own = [word for word in said_here(words) if not word.startswith(hydras)]
+            own = [word for word in local_overrides(words) if not word.startswith(hydras)]
             what = {word for word in own if not word.startswith(same) and word.partition("=")[0] not in overridden}
             found.setdefault(frozenset(what), (page, shlex.join(own)))
     return list(found.values())
@@ -82,7 +82,7 @@ USED = {
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with every set in data/, and photos/ of one's own."""
     root = tmp_path_factory.mktemp("reader")
     make_small_sets(root / "data")
@@ -125,53 +125,57 @@ PACKAGES = ("mlflow", "wandb", "comet_ml")
 
 @pytest.mark.parametrize(("page", "words"), trained())
 def test_an_example_of_training_trains(
-    page: str, words: str, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, words: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(places)
+    monkeypatch.chdir(folders)
     for package in PACKAGES:
         if package.partition("_")[0] in words:
             pytest.importorskip(package)
     if "trainer=ddp_slurm" in words:
         for name, value in ONE_TASK.items():
             monkeypatch.setenv(name, value)
-    said = [word for word in shlex.split(words) if "interval(" not in word and "choice(" not in word]
-    said = quote_literals(first_of_each_sweep(said), "train")
-    result = run_one_step(composed_small(*said, *ONE_STEP), tmp_path / "run", monkeypatch)
+    overrides = [word for word in shlex.split(words) if "interval(" not in word and "choice(" not in word]
+    overrides = quote_literals(first_of_each_sweep(overrides), "train")
+    result = run_one_step(composed_small(*overrides, *ONE_STEP), tmp_path / "run", monkeypatch)
     assert "test/acc" in result["metrics"]
 
 
 @pytest.mark.parametrize("words", TO_HYDRA)
 def test_hydra_composes_the_hydra_overrides_of_an_example(words: str, copied: Path) -> None:
     sweep.register()
-    said = said_here(words)
+    overrides = local_overrides(words)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir())):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        config = hydra.compose_config("train", [f"hydra.searchpath=[file://{copied}]", *said], RunMode.MULTIRUN)
-    wanted = [word.partition("=")[::2] for word in said if word.startswith("hydra.")]
-    assert all(OmegaConf.select(config, key) is not None for key, _ in wanted)
-    for _, launcher in (word.partition("=")[::2] for word in said if word.startswith("hydra/launcher=")):
+        config = hydra.compose_config("train", [f"hydra.searchpath=[file://{copied}]", *overrides], RunMode.MULTIRUN)
+    hydra_overrides = [word.partition("=")[::2] for word in overrides if word.startswith("hydra.")]
+    assert all(OmegaConf.select(config, key) is not None for key, _ in hydra_overrides)
+    for _, launcher in (word.partition("=")[::2] for word in overrides if word.startswith("hydra/launcher=")):
         plugin = {"joblib": "joblib", "our_slurm": "submitit", "submitit_slurm": "submitit"}.get(launcher, "ray")
         assert plugin in config.hydra.launcher._target_
 
 
 @pytest.mark.parametrize(("page", "task", "words"), USED)
 def test_an_example_of_the_other_commands_runs(
-    page: str, task: str, words: str, places: Path, digits_run: Path, tmp_path: Path, shared_weights: Path
+    page: str, task: str, words: str, folders: Path, digits_run: Path, tmp_path: Path, shared_weights: Path
 ) -> None:
-    said = [word.replace("RUN_FOLDER", str(digits_run)).replace("~/photos", "photos") for word in shlex.split(words)]
-    said = [str(places / word) if word == "photos" else word.replace("=photos", f"={places}/photos") for word in said]
+    overrides = [
+        word.replace("RUN_FOLDER", str(digits_run)).replace("~/photos", "photos") for word in shlex.split(words)
+    ]
+    overrides = [
+        str(folders / word) if word == "photos" else word.replace("=photos", f"={folders}/photos") for word in overrides
+    ]
     if "checkpoint" in words and "data.root" in words:
-        digits = places / "own_digits"
+        digits = folders / "own_digits"
         if not digits.is_dir():
             save_digits(digits)
-        said = [word.replace(f"{places}/photos", str(digits)) for word in said]
+        overrides = [word.replace(f"{folders}/photos", str(digits)) for word in overrides]
     if task == "predict" and "model=" in words:
-        said += ["model=squeezenet1_0", f"model.weights={shared_weights}/squeezenet1_0-imagenet.safetensors"]
+        overrides += ["model=squeezenet1_0", f"model.weights={shared_weights}/squeezenet1_0-imagenet.safetensors"]
     if task == "compare":
         shutil.copytree(digits_run, tmp_path / "outputs" / "sweep" / "0")
-    done = command(tmp_path / "run", "-m", "graft.cli", task, *said)
+    done = command(tmp_path / "run", "-m", "graft.cli", task, *overrides)
     if task == "inspect":  # the reader's photographs hold copies, which is what inspect is for
         assert done.code == 1, done.err
         assert "same" in done.out.lower() or "duplicate" in done.out.lower()
@@ -190,7 +194,7 @@ def save_digits(folder: Path) -> None:
         images.load(index).save(file)
 
 
-def test_there_are_examples_on_every_page() -> None:
+def test_every_page_has_examples() -> None:
     pages: Any = {page for page, _, _ in examples()}
     assert pages >= {page.name for page in PAGES} - {GENERATED, "architecture.md"}
 

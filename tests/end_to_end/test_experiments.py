@@ -1,4 +1,4 @@
-"""Every preset composes and passes one training, validation and test step; what its comment says is what it does."""
+"""Every preset passes one training, validation and test step and has the settings that its comment states."""
 
 import json
 from pathlib import Path
@@ -33,12 +33,12 @@ def test_each_preset_trains_validates_and_tests(
 
 
 def test_all_six_networks_have_all_three_strategies() -> None:
-    wanted = {f"hymenoptera_{net}_{how}" for net in NETWORKS for how in ("feature_extract", "finetune", "scratch")}
-    assert wanted <= set(EXPERIMENTS)
+    expected = {f"hymenoptera_{net}_{how}" for net in NETWORKS for how in ("feature_extract", "finetune", "scratch")}
+    assert expected <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_tutorial_s_settings(network: str) -> None:
+def test_the_tutorial_s_settings_compose(network: str) -> None:
     config = composed(f"experiment=hymenoptera_{network}_finetune")
     assert config.model.name == network
     assert (config.data.batch_size, config.trainer.max_epochs) == (8, 15)

@@ -1,4 +1,4 @@
-"""What is installed works outside the checkout."""
+"""The installed wheel works outside of the checkout."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, or asked to stop, and go on as if nothing had happened."""
+"""Runs that are killed at random moments, or asked to stop, resume exactly."""
 
 import json
 import os
@@ -43,7 +43,7 @@ SOME = [case for case in CASES if case != "everything"]
 
 
 def killed_again_and_again(folder: Path, words: tuple[str, ...], kills: int, chance: random.Random) -> int:
-    """Start the run, kill it after a while, go on, …; returns how often it was killed before it was done."""
+    """Start the run, kill it after a while, resume it, …; returns how often it was killed before it finished."""
     for kill in range(kills):
         child = started(folder, *words, "resume=auto")
         child.join(chance.uniform(0.2, 3))
@@ -119,12 +119,12 @@ def test_a_run_resumes_within_an_epoch(case: str, tmp_path: Path, monkeypatch: p
 
     words = words_of(case, tmp_path)
     whole = graft.train(*words, folder=tmp_path / "whole", echo=False)
-    goes_on = ResumePoint.on_train_batch_end
+    on_train_batch_end = ResumePoint.on_train_batch_end
     steps = 0
 
     def die(self: ResumePoint, trainer: Any, *others: Any) -> None:
         nonlocal steps
-        goes_on(self, trainer, *others)
+        on_train_batch_end(self, trainer, *others)
         steps += 1
         if steps in (19, 30):
             raise Killed

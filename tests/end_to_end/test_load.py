@@ -1,4 +1,4 @@
-"""Many runs at once, long ones, and sets of many classes."""
+"""Many parallel runs, long runs, and data sets of many classes."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_eight_runs_at_once_share_one_download_and_one_cache(
     assert left == ["photos"]
 
 
-def held() -> tuple[int, int, float]:
+def resources_in_use() -> tuple[int, int, float]:
     """Open files, threads, and resident memory in MiB of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return len(os.listdir("/proc/self/fd")), threading.active_count(), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -67,12 +67,12 @@ def test_memory_does_not_grow_in_ten_thousand_steps(tmp_path: Path, monkeypatch:
     from graft.learning.checkpoint_writing import ResumePoint
 
     seen: dict[int, tuple[int, int, float]] = {}
-    goes_on = ResumePoint.on_train_batch_end
+    on_train_batch_end = ResumePoint.on_train_batch_end
 
     def look(self: ResumePoint, trainer: Any, *others: Any) -> None:
-        goes_on(self, trainer, *others)
+        on_train_batch_end(self, trainer, *others)
         if trainer.global_step % 2000 == 0:
-            seen[trainer.global_step] = held()
+            seen[trainer.global_step] = resources_in_use()
 
     monkeypatch.setattr(ResumePoint, "on_train_batch_end", look)
     graft.train(

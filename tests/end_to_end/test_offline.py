@@ -1,4 +1,4 @@
-"""Without a network: the default stops at once and says what to do; what is embedded trains."""
+"""Without a network the default command fails at once with advice, and embedded data sets train."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the pages of the project name exists."""
+"""Files, targets, extras and links named in README.md, docs/ and other pages exist."""
 
 import re
 import shlex

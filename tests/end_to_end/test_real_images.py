@@ -1,4 +1,4 @@
-"""The real pipeline on real photographs with real weights, a few batches of it."""
+"""A few batches of real photographs with real weights through the whole pipeline."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a person finds in TensorBoard after a run, with nothing switched on."""
+"""TensorBoard after a run with the default options."""
 
 import csv
 import json
@@ -205,8 +205,8 @@ def test_hparams_compares_runs_by_their_final_metrics(tensorboard: str, outputs:
     first = [info["name"] for info in experiment["hparamInfos"][:6]]
     assert "optimizer.lr" in first, "what was set for the run comes first"
     columns = [{"metric": {"tag": "final/test/acc"}}]
-    wanted = {"startIndex": 0, "sliceSize": 9, "colParams": columns, "allowedStatuses": ["STATUS_SUCCESS"]}
-    groups = asked(tensorboard, "hparams/session_groups", experimentName="", **wanted)["sessionGroups"]
+    options = {"startIndex": 0, "sliceSize": 9, "colParams": columns, "allowedStatuses": ["STATUS_SUCCESS"]}
+    groups = asked(tensorboard, "hparams/session_groups", experimentName="", **options)["sessionGroups"]
     shown = {group["hparams"]["optimizer.lr"]: values_of(group) for group in groups}
     for lr in (0.05, 0.0005):
         summary = json.loads((outputs / f"{lr:g}" / "summary.json").read_text())
@@ -233,9 +233,9 @@ def test_a_real_browser_shows_the_page(page: str, tensorboard: str, browser: Any
     mistakes: list[str] = []
     tab.on("pageerror", lambda error: mistakes.append(str(error)))
     tab.goto(f"{tensorboard}#{page}")
-    place = tab.frame_locator("iframe").frame_locator("iframe") if page == "projector" else tab
+    frame = tab.frame_locator("iframe").frame_locator("iframe") if page == "projector" else tab
     for text in SHOWN[page]:
-        place.get_by_text(text, exact=True).first.wait_for(timeout=30_000)
+        frame.get_by_text(text, exact=True).first.wait_for(timeout=30_000)
     assert mistakes == []
     if page == "images":
         tab.wait_for_function(

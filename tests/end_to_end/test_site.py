@@ -1,4 +1,4 @@
-"""The documentation site builds, and does not where a page links to what is not there."""
+"""The documentation site builds, and a broken link fails the build."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Whole runs whose disk fills up, or spoils what it keeps."""
+"""Runs on a disk that is full or has flipped bits."""
 
 import os
 import struct
@@ -26,16 +26,16 @@ def test_a_run_resumes_from_the_previous_checkpoint_if_the_last_is_damaged(
     words = (*SMALL, "scheduler=none", "trainer.max_epochs=3")
     whole = graft.train(*words, folder=tmp_path / "whole")
     part = graft.train(*words, "trainer.max_epochs=2", folder=tmp_path / "part")
-    # as if it had been killed after its last epoch, and the disk had then lost a bit
+    # as if it had been killed after its last epoch, and a bit on the disk had then flipped
     last = part.folder / "checkpoints" / "last.ckpt"
     last.rename(last.with_name("previous.ckpt"))
     content = torch.load(whole.folder / "checkpoints" / "last.ckpt", weights_only=True)
     torch.save(content, last)
     flip_bit_of_largest_tensor(last)
     resumed = graft.train(*words, "resume=auto", folder=part.folder)
-    said = "last.ckpt was damaged (the checksum of last/data/"
-    assert f"note  {said}" in capsys.readouterr().out
-    assert any(note.startswith(said) for note in resumed.summary["notes"])
+    note_start = "last.ckpt was damaged (the checksum of last/data/"
+    assert f"note  {note_start}" in capsys.readouterr().out
+    assert any(note.startswith(note_start) for note in resumed.summary["notes"])
     after = torch.load(last, weights_only=True)["state_dict"]
     assert all(torch.equal(after[name], values) for name, values in content["state_dict"].items())
     assert resumed.metrics == whole.metrics
@@ -83,10 +83,10 @@ def test_an_export_to_a_full_disk_reports_the_way_out_and_leaves_no_files(
         config = compose("export", [f"checkpoint={digits_run}", f"format={form}", f"folder={small_disk}/out"])
     with pytest.raises(Exception) as raised:  # noqa: PT011
         export(config)
-    said = explain(raised.value, "export")
-    assert said is not None
-    assert "No space left on device" in said
-    assert "resume" not in said
+    explanation = explain(raised.value, "export")
+    assert explanation is not None
+    assert "No space left on device" in explanation
+    assert "resume" not in explanation
     assert not list((small_disk / "out").glob("*"))
 
 
@@ -103,8 +103,8 @@ def test_predictions_to_a_full_disk_report_the_way_out_and_leave_no_files(digits
         config = compose("predict", words)
     with pytest.raises(OSError) as raised:  # noqa: PT011
         predict(config)
-    said = explain(raised.value, "predict")
-    assert said == (
+    explanation = explain(raised.value, "predict")
+    assert explanation == (
         f"{small_disk}/out.csv: cannot be written (No space left on device).\nMake room; then run the command again.\n"
     )
     assert {file.suffix for file in small_disk.iterdir()} == {".png", ""}

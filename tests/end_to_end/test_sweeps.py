@@ -1,4 +1,4 @@
-"""Sweeps as a user runs them: killed, failing, taken up again, side by side, searching."""
+"""Sweeps as a user runs them: killed, failing, resumed, in parallel, and searches."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def test_a_killed_parallel_job_is_reported_and_the_others_continue(tmp_path: Pat
         tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2", "trainer.max_epochs=200",
     )  # fmt: skip
     os.kill(summary(jobs / "0")["process"]["pid"], signal.SIGKILL)
-    while not (jobs / "2/checkpoints/last.ckpt").is_file():  # the next job has the place of the one that is gone
+    while not (jobs / "2/checkpoints/last.ckpt").is_file():  # the next job has the slot of the killed one
         assert started.poll() is None
         time.sleep(0.01)
     started.kill()

@@ -1,4 +1,4 @@
-"""A network of timm from the hub, as a user would: weights fetched, trunk frozen, the checkpoint whole."""
+"""A network of timm with weights from the hub: downloaded, frozen, trained and saved completely."""
 
 import hashlib
 from pathlib import Path

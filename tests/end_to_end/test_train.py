@@ -1,4 +1,4 @@
-"""`python train.py …` as a user types it, on embedded data."""
+"""`python train.py …` as a user runs it, on embedded data."""
 
 import csv
 import json
@@ -133,11 +133,13 @@ def test_validation_runs_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
 def test_the_log_line_of_an_epoch_without_validation_has_that_epochs_metrics(tmp_path: Path) -> None:
     words = ("trainer.limit_val_batches=0", "trainer.baseline=false", "callbacks.checkpoint=last")
     done = succeeded(train(tmp_path / "run", *QUICK, *words, "trainer.max_epochs=3"))
-    told = re.findall(r"epoch \d/3  train/loss ([\d.]+)  train/acc [\d.]+  \d", (done.folder / "train.log").read_text())
+    logged = re.findall(
+        r"epoch \d/3  train/loss ([\d.]+)  train/acc [\d.]+  \d", (done.folder / "train.log").read_text()
+    )
     with (done.folder / "metrics.csv").open(newline="") as table:
         recorded = [f"{float(row['train/loss']):.4f}" for row in csv.DictReader(table) if row.get("train/loss")]
     assert len(recorded) == 3
-    assert told == recorded
+    assert logged == recorded
 
 
 def test_a_failed_run_has_status_failed_in_its_summary(tmp_path: Path) -> None:

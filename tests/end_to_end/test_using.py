@@ -1,4 +1,4 @@
-"""`graft evaluate`, `predict` and `export` as a user types them."""
+"""`graft evaluate`, `predict` and `export` as a user runs them."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Commands do not wait for ever: for shared memory, for worker processes, for files that are none."""
+"""Commands end where shared memory, worker processes or files would block them."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What lies in the working directory, as among somebody's pictures, is not run."""
+"""Modules in the working directory, for example among a user's images, are not imported."""
 
 from pathlib import Path
 

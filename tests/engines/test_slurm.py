@@ -16,7 +16,7 @@ from commands import FOUR_JOBS, ROOT, TINY, command, succeeded, summaries, train
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 TRAIN = str(ROOT / "train.py")
 WITHOUT_NORM = (*TINY, "model.classifier=linear", "model.average_pool=2", "trainer.accelerator=cpu")
-"""What several processes learn just as one does."""
+"""Overrides with which several processes learn exactly what one does."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     subprocess.run([script, "stop", str(folder)], check=True, timeout=60)
 
 
-def said(environment: dict[str, str], *words: str, folder: Path | None = None) -> str:
+def output_of(environment: dict[str, str], *words: str, folder: Path | None = None) -> str:
     """What a command of Slurm printed."""
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -49,8 +49,8 @@ def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
 
 
 def queued(environment: dict[str, str], job: str) -> bool:
-    """Does `job` wait for its turn?"""
-    return said(environment, "squeue", "--noheader", f"--job={job}", "--format=%t").strip() == "PD"
+    """Whether `job` is pending."""
+    return output_of(environment, "squeue", "--noheader", f"--job={job}", "--format=%t").strip() == "PD"
 
 
 def test_a_sweep_runs_as_jobs_of_slurm_and_one_that_is_preempted_resumes(slurm: dict[str, str], tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_sweep_runs_as_jobs_of_slurm_and_one_that_is_preempted_resumes(slurm: 
     )  # fmt: skip
     until(lambda: (jobs / "0/checkpoints/last.ckpt").is_file() or started.poll() is not None)
 
-    listed = said(slurm, "squeue", "--noheader", "--array", "--format=%i").split()
+    listed = output_of(slurm, "squeue", "--noheader", "--array", "--format=%i").split()
     (first,) = [job for job in listed if job.endswith("_0")]
     preempting = subprocess.Popen(["scancel", "--signal=USR2", first], env=slurm)
     until(lambda: queued(slurm, first))
@@ -74,7 +74,7 @@ def test_a_sweep_runs_as_jobs_of_slurm_and_one_that_is_preempted_resumes(slurm: 
     before = summaries(jobs)["0"]
     preempting.kill()  # it would try again for half a minute: the job has left before the answer came
     preempting.wait()
-    said(slurm, "scontrol", "update", f"job={first}", "StartTime=now")
+    output_of(slurm, "scontrol", "update", f"job={first}", "StartTime=now")
     out, _ = started.communicate(timeout=400)
     assert started.returncode == 0, out
 
@@ -90,7 +90,7 @@ def test_two_tasks_of_srun_make_one_run_that_equals_one_process(slurm: dict[str,
     whole = [word for word in WITHOUT_NORM if "limit_" not in word]
     common = (*whole, "trainer.max_epochs=1", "optimizer.momentum=0", "optimizer.lr=0.002")
     words = (sys.executable, TRAIN, *common, "trainer=ddp_slurm", "data.batch_size=16")
-    out = said(slurm, "srun", "--ntasks-per-node=2", *words, folder=tmp_path)
+    out = output_of(slurm, "srun", "--ntasks-per-node=2", *words, folder=tmp_path)
     assert out.count("epoch 1/1") == 1, "one process speaks"
     (folder,) = (tmp_path / "outputs/train").iterdir()
     assert folder.name.startswith("slurm_")
@@ -100,20 +100,20 @@ def test_two_tasks_of_srun_make_one_run_that_equals_one_process(slurm: dict[str,
         assert got[name] == pytest.approx(one.summary["metrics"][name], abs=1e-4)
 
 
-def test_a_job_of_two_tasks_that_is_queued_again_goes_on_in_its_folder(slurm: dict[str, str], tmp_path: Path) -> None:
+def test_a_requeued_job_of_two_tasks_resumes_in_its_folder(slurm: dict[str, str], tmp_path: Path) -> None:
     words = " ".join([sys.executable, TRAIN, *WITHOUT_NORM, "trainer=ddp_slurm", "trainer.max_epochs=40"])
     script = tmp_path / "job.sh"
     script.write_text(
         f"#!/bin/bash\n#SBATCH --ntasks-per-node=2\n#SBATCH --output={tmp_path}/job.log\n#SBATCH --open-mode=append\n"
         f"srun {words}\n"
     )
-    job = said(slurm, "sbatch", "--parsable", str(script), folder=tmp_path).strip()
+    job = output_of(slurm, "sbatch", "--parsable", str(script), folder=tmp_path).strip()
     run = tmp_path / f"outputs/train/slurm_{job}.0"
     until((run / "checkpoints/last.ckpt").is_file)
-    said(slurm, "scontrol", "requeue", job)
+    output_of(slurm, "scontrol", "requeue", job)
     until(lambda: queued(slurm, job))
     assert summaries(run.parent)[run.name]["status"] == "interrupted"
-    said(slurm, "scontrol", "update", f"job={job}", "StartTime=now")
+    output_of(slurm, "scontrol", "update", f"job={job}", "StartTime=now")
     until(lambda: summaries(run.parent)[run.name]["status"] != "interrupted")
     ended = summaries(run.parent)
     assert {name: (end["status"], end["attempts"], end["epochs"]) for name, end in ended.items()} == {
@@ -121,7 +121,7 @@ def test_a_job_of_two_tasks_that_is_queued_again_goes_on_in_its_folder(slurm: di
     }, (tmp_path / "job.log").read_text()
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     steps = [int(row["step"]) for row in rows]
-    assert steps == sorted(steps), "nothing is told twice"
+    assert steps == sorted(steps), "no step is logged twice"
 
 
 def test_tasks_that_would_each_do_the_whole_run_are_refused(slurm: dict[str, str], tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_each_convolution_is_initialised_as_the_identity() -> None:
             assert torch.allclose(layer(maps)[:, : layer.in_channels], maps, atol=1e-6)
 
 
-def test_it_takes_images_of_nine_pixels_and_more() -> None:
+def test_the_network_accepts_images_of_nine_pixels_and_more() -> None:
     for side in (9, 32, 47):
         assert build_network(RECIPE, 7)(torch.randn(2, 3, side, side)).shape == (2, 7)
 
@@ -284,7 +284,7 @@ def test_two_epochs_show_each_image_from_both_sides() -> None:
 
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])
-def test_images_flipped_one_by_one_and_in_batches_are_equal_to_the_bit(device: torch.device | None) -> None:
+def test_images_flipped_singly_and_in_batches_are_equal_to_the_bit(device: torch.device | None) -> None:
     for epoch in range(3):
         one_by_one, batch = of_epoch(in_files(AUGMENT), epoch), of_epoch(in_a_block(AUGMENT, device), epoch)
         assert torch.equal(one_by_one, batch)
@@ -367,7 +367,7 @@ def test_the_recipe_killed_and_resumed_equals_an_uninterrupted_run_to_the_bit(
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `graft` command as it is installed: a script in a folder of its own."""
+    """The `graft` command as it is installed: a script in a separate folder."""
     file = tmp_path_factory.mktemp("bin") / "graft"
     file.write_text("from graft.cli import main\n\nif __name__ == '__main__':\n    main()\n")
     return file

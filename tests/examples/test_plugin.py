@@ -1,4 +1,4 @@
-"""A package from outside of Graft adds a part of each kind, and every command works with all of them at once."""
+"""A package outside of Graft adds a part of each kind, and every command works with all of them."""
 
 import csv
 import json
@@ -106,7 +106,7 @@ def test_the_resumed_run_equals_the_uninterrupted_one_to_the_bit(workshop: Works
     assert summaries[0] == summaries[1]
 
 
-def test_each_part_has_done_its_work(workshop: Workshop) -> None:
+def test_each_part_affects_the_run(workshop: Workshop) -> None:
     rows = table(workshop.whole)
     drift = [{key: float(row[key]) for key in row if key.startswith("drift/")} for row in rows if row["drift/stem"]]
     assert len(drift) == 4

@@ -41,7 +41,7 @@ CUTS = {  # network, side of its images, policy, epoch: where training and evalu
 
 
 @pytest.mark.parametrize(("name", "side", "policy", "epoch"), CUTS, ids=lambda value: str(value))
-def test_prefix_and_suffix_are_the_network_with_its_gradients_and_its_chance(
+def test_prefix_and_suffix_equal_the_network_in_outputs_gradients_and_dropout(
     name: str, side: int, policy: str, epoch: int
 ) -> None:
     plan = planned(name, policy)
@@ -89,7 +89,7 @@ def cut_of(network: nn.Module, *trained: str, training: bool = False) -> Cut:
     return find_cut(network, {name for name, _ in network.named_parameters()} - set(trained), images)
 
 
-def test_a_dropout_that_fires_is_above_the_cut_and_one_that_does_not_below() -> None:
+def test_active_dropout_is_above_the_cut_and_inactive_dropout_below() -> None:
     head = ("3.weight", "3.bias")
     assert cut_of(small(nn.Dropout(0.5)), *head, training=True).name == "0"
     assert cut_of(small(nn.Dropout(0.5)), *head).name == "2"
@@ -149,7 +149,7 @@ def test_the_fingerprint_is_that_of_the_frozen_part_alone() -> None:
     assert cut_of(network, *head).fingerprint(network) != first
 
 
-def test_what_has_trained_once_is_not_untouched_any_more() -> None:
+def test_a_layer_that_has_been_trained_is_not_cached() -> None:
     plan = planned("vgg_mini", "gradual")
     assert "features.0.weight" in plan.untouched(0)
     assert "features.0.weight" not in plan.untouched(1)

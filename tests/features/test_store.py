@@ -1,4 +1,4 @@
-"""Features are computed once, whole, by one process, and never more of them are kept than allowed."""
+"""Features are computed once, completely, by one process, within the size limit."""
 
 import errno
 import fcntl
@@ -32,7 +32,7 @@ from graft.tasks.locations import FEATURES
 
 ROWS, WIDTH = 10, 100
 SIZE = ROWS * WIDTH * 4
-"""Bytes of the features wanted here."""
+"""Bytes of the features in these tests."""
 
 
 class Source:
@@ -47,13 +47,13 @@ class Source:
             time.sleep(self.pause)
             yield (torch.full((1, WIDTH), float(row)),)
 
-    def wanted(self) -> FeatureRequest:
+    def request(self) -> FeatureRequest:
         return FeatureRequest({"name": self.name}, [Layout(torch.float32, (WIDTH,), False)], ROWS, self.batches)  # type: ignore[arg-type]
 
 
 def obtain(folder: Path, source: Source, max_bytes: int = 10 * SIZE) -> Stored:
     store = FeatureStore(folder, max_bytes)
-    [stored] = store.obtain([source.wanted()])
+    [stored] = store.obtain([source.request()])
     store.close()
     return stored
 
@@ -68,13 +68,13 @@ def content(stored: Stored) -> Tensor:
     return features.pick(torch.arange(ROWS))[0][:, 0]
 
 
-def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
+def test_stored_features_are_not_recomputed(tmp_path: Path) -> None:
     source = Source()
     first, second = obtain(tmp_path, source), obtain(tmp_path, source)
     assert (source.made, first.computed, second.computed) == (1, True, False)
     assert content(second).tolist() == list(range(ROWS))
     assert second.seconds == first.seconds
-    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER], "nothing is held"
+    assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER], "no lock is left"
 
 
 def shorten(folder: Path) -> None:
@@ -102,7 +102,7 @@ def relabel(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [shorten, flip, lose, spoil, relabel])
-def test_damaged_features_are_computed_anew(damage, tmp_path: Path) -> None:
+def test_damaged_features_are_recomputed(damage, tmp_path: Path) -> None:
     source = Source()
     damage(obtain(tmp_path, source).files[0].parent)
     again = obtain(tmp_path, source)
@@ -122,7 +122,7 @@ def work(folder: Path, number: int, reports: "Queue[tuple[int, list[str], float]
     """Both processes want both; the first begins with a, the other with b."""
     sources = [Source("a", 0.05), Source("b", 0.05)][:: 1 if number else -1]
     store = FeatureStore(folder, 10 * SIZE)
-    stored = store.obtain([source.wanted() for source in sources])
+    stored = store.obtain([source.request() for source in sources])
     reports.put((number, [source.name for source in sources if source.made], sum(map(float, content(stored[1])))))
 
 
@@ -132,19 +132,19 @@ def test_two_processes_compute_everything_once_and_each_other_wait(tmp_path: Pat
     processes = [context.Process(target=work, args=(tmp_path, number, reports)) for number in range(2)]
     for process in processes:
         process.start()
-    said = [reports.get(timeout=60) for _ in processes]
+    results = [reports.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    assert sorted(name for _, made, _ in said for name in made) == ["a", "b"]
-    assert {total for _, _, total in said} == {sum(range(ROWS))}
+    assert sorted(name for _, made, _ in results for name in made) == ["a", "b"]
+    assert {total for _, _, total in results} == {sum(range(ROWS))}
 
 
-def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path) -> None:
+def test_the_least_recently_used_features_are_evicted_unless_in_use(tmp_path: Path) -> None:
     made = {name: obtain(tmp_path, Source(name)).files[0].parent for name in "abc"}
     for age, name in enumerate("bca"):  # b was used last, a first
         os.utime(made[name] / "meta.json", (1e9 - age, 1e9 - age))
     using = FeatureStore(tmp_path, 10 * SIZE)
-    using.obtain([Source("a").wanted()])
+    using.obtain([Source("a").request()])
     os.utime(made["a"] / "meta.json", (1, 1))
     limit = sum(file.stat().st_size for folder in folders(tmp_path) for file in folder.iterdir()) + SIZE // 2
     obtain(tmp_path, Source("d"), limit)
@@ -154,12 +154,12 @@ def test_the_longest_unused_makes_room_but_nothing_that_is_in_use(tmp_path: Path
     assert {name for name, folder in made.items() if folder.is_dir()} == {"b"}
 
 
-def test_features_that_find_no_room_are_refused(tmp_path: Path) -> None:
+def test_features_larger_than_the_limit_are_refused(tmp_path: Path) -> None:
     using = FeatureStore(tmp_path, 10 * SIZE)
-    using.obtain([Source("a").wanted()])
+    using.obtain([Source("a").request()])
     refused = FeatureStore(tmp_path, 2 * SIZE)
     with pytest.raises(NoRoom, match="max_gb"):
-        refused.obtain([Source("b").wanted(), replace(Source("c").wanted(), count=2 * ROWS)])
+        refused.obtain([Source("b").request(), replace(Source("c").request(), count=2 * ROWS)])
     using.close()
     assert not list((tmp_path / FEATURES).glob("*.lease")), "what it got before is let go"
 
@@ -203,7 +203,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def test_what_else_lies_in_the_cache_folder_is_neither_counted_nor_removed(tmp_path: Path) -> None:
+def test_other_files_in_the_cache_folder_are_neither_counted_nor_removed(tmp_path: Path) -> None:
     for name in ("backup/photos", "flowers/daisy", "0" * 64, f"{'1' * 64}.part"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "0.bin").write_bytes(bytes(100 * SIZE))
@@ -215,7 +215,7 @@ def test_what_else_lies_in_the_cache_folder_is_neither_counted_nor_removed(tmp_p
     assert everything(tmp_path) == before
 
 
-def test_what_a_person_put_into_the_store_stays(tmp_path: Path) -> None:
+def test_user_files_in_the_store_are_kept(tmp_path: Path) -> None:
     old = obtain(tmp_path, Source("a")).files[0].parent
     noted = obtain(tmp_path, Source("b")).files[0].parent
     (noted / "notes.txt").write_text("best features so far")
@@ -235,7 +235,7 @@ def test_what_a_person_put_into_the_store_stays(tmp_path: Path) -> None:
     assert (elsewhere / "0.bin").exists()
 
 
-def test_a_folder_of_that_name_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_the_store_s_name_that_graft_did_not_create_is_refused(tmp_path: Path) -> None:
     (tmp_path / FEATURES).mkdir()
     (tmp_path / FEATURES / "mine.txt").write_text("mine")
     with pytest.raises(NotOurs, match="not made by Graft"):
@@ -245,7 +245,7 @@ def test_a_folder_of_that_name_that_somebody_else_made_is_refused(tmp_path: Path
     assert obtain(tmp_path, Source()).computed, "an empty one was made for it"
 
 
-def test_a_damaged_entry_with_a_persons_file_in_it_is_not_removed(tmp_path: Path) -> None:
+def test_a_damaged_entry_that_contains_a_user_file_is_not_removed(tmp_path: Path) -> None:
     folder = obtain(tmp_path, Source()).files[0].parent
     flip(folder)
     (folder / "notes.txt").write_text("mine")
@@ -273,7 +273,7 @@ def compute_and_stop(folder: Path, name: str, number: int) -> None:
                 os.kill(os.getpid(), number)
             yield batch
 
-    FeatureStore(folder, 10 * SIZE).obtain([replace(source.wanted(), batches=batches)])  # type: ignore[arg-type]
+    FeatureStore(folder, 10 * SIZE).obtain([replace(source.request(), batches=batches)])  # type: ignore[arg-type]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -283,7 +283,7 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_holder_is_followed_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_killed_holder_releases_its_claim_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     killed = forked(compute_and_stop, tmp_path, "a", signal.SIGKILL)
     killed.join()
     [left] = folders(tmp_path)
@@ -291,7 +291,7 @@ def test_a_killed_holder_is_followed_at_once(tmp_path: Path, caplog: pytest.LogC
     assert content(obtain(tmp_path, Source())).tolist() == list(range(ROWS))
     assert f"process {killed.pid} on {socket.gethostname()}, since" in caplog.text
     assert "has ended" in caplog.text
-    assert [path.name for path in folders(tmp_path)] == [Source().wanted().digest]
+    assert [path.name for path in folders(tmp_path)] == [Source().request().digest]
     assert [path.name for path in (tmp_path / FEATURES).iterdir() if path.is_file()] == [MARKER]
 
 
@@ -299,7 +299,7 @@ def state_of(pid: int | None) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
+def test_a_stopped_holder_is_named_and_the_wait_has_a_limit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "graft")
@@ -319,7 +319,7 @@ def test_a_stopped_holder_is_named_and_waited_for_only_so_long(
     assert [path.name for path in folders(tmp_path)] == [mine.files[0].parent.name]
 
 
-def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_hanging_holder_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"RENEWAL_SECONDS": 0.05, "EXPIRY_SECONDS": 0.5, "HUNG_SECONDS": 0.5}.items():
         monkeypatch.setattr(leases, name, seconds)
     hanging = forked(obtain, tmp_path, Source(pause=3600))
@@ -329,7 +329,7 @@ def test_a_holder_that_hangs_is_waited_for_only_so_long(tmp_path: Path, monkeypa
     hanging.join()
 
 
-def test_a_holder_that_works_is_waited_for_however_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_working_holder_has_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEWAL_SECONDS", 0.05)
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", 2.0)
     working = forked(obtain, tmp_path, Source(pause=0.25))
@@ -366,22 +366,22 @@ def test_two_hosts_compute_everything_once_where_no_lock_works(tmp_path: Path, m
     assert {total for _, _, total in done} == {sum(range(ROWS))}
 
 
-def use(host: str, folder: Path, held: Event, until: Event) -> None:
+def use(host: str, folder: Path, obtained: Event, until: Event) -> None:
     leases._machine = lambda: host  # type: ignore[assignment]
-    FeatureStore(folder, 10 * SIZE).obtain([Source("a").wanted()])
-    held.set()
+    FeatureStore(folder, 10 * SIZE).obtain([Source("a").request()])
+    obtained.set()
     until.wait(60)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_another_host_uses_stays_until_it_has_long_been_silent(
+def test_features_in_use_on_another_host_are_kept_until_its_lease_expires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_working_locks(monkeypatch)
     context = multiprocessing.get_context("fork")
-    held, until = context.Event(), context.Event()
-    far = forked(use, "far", tmp_path, held, until)
-    assert held.wait(60)
+    obtained, until = context.Event(), context.Event()
+    far = forked(use, "far", tmp_path, obtained, until)
+    assert obtained.wait(60)
     with pytest.raises(NoRoom):
         obtain(tmp_path, Source("b"), int(1.5 * SIZE))
     until.set()
@@ -395,7 +395,7 @@ def test_what_another_host_uses_stays_until_it_has_long_been_silent(
     assert folders(tmp_path) == [kept]
 
 
-def test_a_claim_whose_holder_is_new_is_not_cleared_with_the_old_one(tmp_path: Path) -> None:
+def test_a_claim_with_a_new_holder_is_not_cleared_with_the_old_one(tmp_path: Path) -> None:
     old = leases.Lease(tmp_path / "claim")
     watch = leases.Watch(tmp_path / "claim")
     watch.read()
@@ -444,7 +444,7 @@ def test_a_second_user_shares_the_cache(mode: int, expected: list[object], monke
             os.umask(before)
 
 
-def test_sizes_are_told_in_words() -> None:
+def test_sizes_are_formatted_with_units() -> None:
     assert [readable_size(size) for size in (12, 3_900_000, 2e10, 5e12)] == [
         "12 bytes",
         "3.9 MB",

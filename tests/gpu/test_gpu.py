@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped where there is none."""
+"""Behaviour that only a GPU can show; skipped without one."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ datamodule.GPU_SHARE = {share}
 made = datamodule.ImageDataModule.train_dataloader
 def listened(self):
     loader = made(self)
-    print("HELD", loader.dataset.device, loader.pin_memory, loader.num_workers)
+    print("LOADER", loader.dataset.device, loader.pin_memory, loader.num_workers)
     return loader
 datamodule.ImageDataModule.train_dataloader = listened
 sys.exit(main("train"))
@@ -52,11 +52,11 @@ from graft.learning.module import TransferModule
 from graft.cli import main
 def guarded(method):
     @functools.wraps(method)
-    def without_waiting(*given, **named):
+    def without_waiting(*arguments, **named):
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return method(*given, **named)
+            return method(*arguments, **named)
         finally:
             torch.cuda.set_sync_debug_mode(before)
     return without_waiting
@@ -79,7 +79,7 @@ def weights(run: Finished, name: str = "last") -> dict[str, torch.Tensor]:
     return torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
 
 
-def test_the_best_a_gpu_has_is_chosen_and_it_learns(tmp_path: Path) -> None:
+def test_the_fastest_precision_of_the_gpu_is_chosen_and_training_learns(tmp_path: Path) -> None:
     run = succeeded(train(tmp_path / "run", *DIGITS, "trainer=auto"))
     assert run.summary["device"]["accelerator"] == "gpu"
     assert run.summary["device"]["precision"] in ("bf16-mixed", "16-mixed")
@@ -93,12 +93,12 @@ def by_script(folder: Path, script: str, *words: str) -> Finished:
     return succeeded(command(folder, str(file), f"hydra.run.dir={folder}", *words))
 
 
-def test_a_small_set_lies_on_the_gpu_and_gives_the_figures_it_would_have_given_in_memory(tmp_path: Path) -> None:
+def test_a_small_set_resides_on_the_gpu_and_gives_the_same_metrics_as_in_memory(tmp_path: Path) -> None:
     words = (*DIGITS, "trainer.deterministic=true")
     on_gpu = by_script(tmp_path / "gpu", ASKED.format(share=1), *words)
     in_memory = by_script(tmp_path / "memory", ASKED.format(share=0), *words)
-    assert "HELD cuda:0 False 0" in on_gpu.out
-    assert "HELD None True 0" in in_memory.out
+    assert "LOADER cuda:0 False 0" in on_gpu.out
+    assert "LOADER None True 0" in in_memory.out
     assert on_gpu.summary["metrics"] == in_memory.summary["metrics"]
 
 
@@ -116,16 +116,16 @@ def photos(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 @pytest.mark.parametrize("colours", [{}, {"color_jitter": 0.4}, {"policy": "trivial"}, {"policy": "rand"}])
-def test_random_crops_on_the_gpu_are_those_of_the_cpu_and_wait_for_nothing(
+def test_random_crops_on_the_gpu_equal_those_of_the_cpu_without_synchronisation(
     photos: list[Path], interpolation: str, colours: dict[str, Any]
 ) -> None:
     images = ImageSet([path.name for path in photos], np.arange(40) % 2, paths=photos)
-    held = CachedImages(images, bytes_when_decoded(images))
-    list(held.decode())
+    cached = CachedImages(images, bytes_when_decoded(images))
+    list(cached.decode())
     augment = Augment(random_resized_crop={}, horizontal_flip=0.5, random_crop_padding=3, random_erasing=0.3, **colours)
     preprocessing = Preprocessing(64, 64, interpolation=interpolation)  # type: ignore[arg-type]
     on_gpu, on_cpu = (
-        CroppedDataset(held, np.arange(40), preprocessing, augment=augment, seed=0, device=torch.device(kind))
+        CroppedDataset(cached, np.arange(40), preprocessing, augment=augment, seed=0, device=torch.device(kind))
         for kind in ("cuda", "cpu")
     )
     on_gpu.__getitems__([(0, 0), (0, -1)])  # loads libraries
@@ -156,7 +156,7 @@ def test_a_set_of_photographs_is_cropped_on_the_gpu_without_worker_processes(
         "data.num_workers=4",
     )  # fmt: skip
     run = by_script(tmp_path / "run", ASKED.format(share=1), *words)
-    assert "HELD cuda:0 False 0" in run.out
+    assert "LOADER cuda:0 False 0" in run.out
 
 
 def test_no_step_waits_for_the_gpu(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ SPEED = (
 
 
 @pytest.mark.parametrize("chosen", [("model=vgg11",), SPEED], ids=["vgg11", "vgg_speed"])
-def test_our_other_vggs_can_be_repeated_too(chosen: tuple[str, ...], tmp_path: Path) -> None:
+def test_our_other_vggs_are_repeatable(chosen: tuple[str, ...], tmp_path: Path) -> None:
     words = (*DIGITS, *chosen, "model.weights=null", "strategy=scratch", "trainer.deterministic=true")
     words = (*words, "trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_val_batches=1")
     path = os.pathsep.join(filter(None, [str(EXAMPLE), os.environ.get("PYTHONPATH")]))
@@ -188,7 +188,7 @@ def test_our_other_vggs_can_be_repeated_too(chosen: tuple[str, ...], tmp_path: P
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_checkpoint_to_the_bit(tmp_path: Path) -> None:
     words = (*DIGITS, "trainer.deterministic=true", "callbacks.checkpoint=last", "scheduler=none")
     words = (*words, "callbacks.ema=0.9")
     straight = succeeded(train(tmp_path / "straight", *words))

@@ -1,4 +1,4 @@
-"""Copies are found, whatever was done to them, and different pictures are not taken for copies."""
+"""Modified copies are found, and different images are not reported as copies."""
 
 import io
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_changed_copy_is_found_among_other_photographs(photographs: list[Image
     count = len(photographs)
     found = groups_of(photographs + [change(picture) for picture in photographs])
     right = [[index, index + count] for index in range(count)]
-    assert all(group in right for group in found), "another photograph was taken for a copy"
+    assert all(group in right for group in found), "another photograph was reported as a copy"
     assert len(found) >= 0.9 * count
 
 
@@ -58,8 +58,8 @@ def test_all_photographs_of_a_real_set_are_different(shared_data: Path) -> None:
     assert groups_of([read_image(path) for _, path in files[::4]]) == []
 
 
-def test_spots_at_other_places_are_other_pictures() -> None:
-    """Nearly all bits of a dark picture's hash are 0, whatever is on it."""
+def test_different_positions_of_a_spot_are_different_images() -> None:
+    """Nearly all bits of a dark picture's hash are 0, regardless of its content."""
     chance = np.random.RandomState(0)
     pictures = []
     for _ in range(40):
@@ -78,22 +78,22 @@ def test_all_pairs_within_the_distance_are_found_and_no_others(most: int) -> Non
     bits = np.repeat(chance.rand(30, 128) < 0.3, 12, axis=0)
     bits ^= chance.rand(*bits.shape) < chance.choice([0, 0.02, 0.06, 0.1], len(bits))[:, None]
     distances = (bits[:, None] != bits[None]).sum(axis=2)
-    wanted = {(i, j) for i, j in np.argwhere(distances <= most).tolist() if i < j}
+    expected = {(i, j) for i, j in np.argwhere(distances <= most).tolist() if i < j}
     words = np.packbits(bits, axis=1).view(np.uint16)
     found = {pair for one, other in near_pairs(words, most) for pair in zip(one.tolist(), other.tolist(), strict=True)}
-    assert found == wanted
-    assert wanted
+    assert found == expected
+    assert expected
 
 
-def test_pairs_come_in_blocks_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_pairs_comes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graft.inspection.duplicates._PAIRS", 50)
     words = np.zeros((40, 8), np.uint16)
     found = [pair for one, other in near_pairs(words) for pair in zip(one.tolist(), other.tolist(), strict=True)]
     assert set(found) == {(i, j) for j in range(40) for i in range(j)}
 
 
-def test_what_is_near_by_way_of_others_is_one_group() -> None:
-    """A row of pictures, each 10 bits from the next: the first and the last are far apart."""
+def test_transitively_similar_images_are_one_group() -> None:
+    """A row of pictures, each 10 bits from the next: the first and the last are very different."""
     rows = np.zeros((5, 128), bool)
     for step in range(5):
         rows[step, : 10 * step] = True

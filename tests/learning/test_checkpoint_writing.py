@@ -1,4 +1,4 @@
-"""Checkpoints are whole, and written no more often than pays."""
+"""Checkpoints are written completely, and rarely enough not to slow training."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Checkpoints that a disk has spoiled, or had no room for: noticed, named, and gone on from the one before."""
+"""Damaged and missing checkpoints are detected, named and replaced by the previous one."""
 
 import os
 import random
@@ -108,9 +108,9 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(damage: str, folder: Pat
         assert damage_in(last) is not None
     else:
         last.unlink()
-    said = replace_damaged_checkpoint(folder)
-    assert said is not None
-    assert said.startswith("last.ckpt was " + ("missing" if damage.startswith("killed") else "damaged ("))
+    note = replace_damaged_checkpoint(folder)
+    assert note is not None
+    assert note.startswith("last.ckpt was " + ("missing" if damage.startswith("killed") else "damaged ("))
     assert read_checkpoint(last)["epoch"] == 1
     assert [file.name for file in last.parent.iterdir()] == ["last.ckpt"]
     assert replace_damaged_checkpoint(folder) is None

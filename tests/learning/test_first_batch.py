@@ -1,4 +1,4 @@
-"""The first batch as the network sees it."""
+"""The first batch as the network receives it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ BATCH = Batch(torch.arange(3 * 3 * 8 * 8).reshape(3, 3, 8, 8).to(torch.uint8), t
 
 def shown(module: Any, batch: Any = BATCH, trainer: Any = A_TRAINER, number: int = 0) -> list[Any]:
     seen: list[Any] = []
-    FirstBatch(2, lambda *given: seen.extend(given)).on_train_batch_start(trainer, module, batch, number)
+    FirstBatch(2, lambda *arguments: seen.extend(arguments)).on_train_batch_start(trainer, module, batch, number)
     return seen
 
 
@@ -62,8 +62,8 @@ def test_for_a_batch_of_features_the_original_images_are_shown() -> None:
         return BATCH.images[:2]
 
     trainer = SimpleNamespace(**vars(A_TRAINER), datamodule=SimpleNamespace(training_images=training_images))
-    labels, places = torch.tensor([1, 1, 0]), torch.tensor([7, 4, 2])
-    batch = FeatureBatch((torch.zeros(3, 5),), labels, places, "head")
+    labels, indices = torch.tensor([1, 1, 0]), torch.tensor([7, 4, 2])
+    batch = FeatureBatch((torch.zeros(3, 5),), labels, indices, "head")
     images, targets, indices = shown(transfer_module(), batch, trainer)
     assert asked == [(0, [7, 4])]
     assert torch.equal(images, BATCH.images[:2])

@@ -72,10 +72,10 @@ def test_the_softmax_of_several_views_is_the_mean_of_theirs() -> None:
 
 def test_a_network_may_overwrite_its_earlier_output() -> None:
     """As one that replays a CUDA graph does."""
-    given = torch.empty(2, 3)
+    output = torch.empty(2, 3)
 
     def logits_of(images: torch.Tensor) -> torch.Tensor:
-        return given.copy_(images.float().sum((2, 3)))
+        return output.copy_(images.float().sum((2, 3)))
 
     images = torch.rand(2, 3, 4, 4)
     two = built("identity", "corners")

@@ -1,4 +1,4 @@
-"""What is kept of the passes that are made anyway."""
+"""Predictions kept from validation and test passes."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""A loss that is no number, or beyond reason, and memory that runs out: said at once, with what to do."""
+"""NaN and exploding losses and out-of-memory errors are reported at once with advice."""
 
 import json
 from collections.abc import Iterator
@@ -67,8 +67,8 @@ def test_a_skipped_step_changes_no_bit(
     def noting(self: LossMonitor) -> None:
         module = self.module
         state = {name: values.clone() for name, values in module.network.state_dict().items()}
-        for number, held in enumerate(module.trainer.optimizers[0].state.values()):
-            state |= {f"{number} {name}": values.clone() for name, values in held.items() if torch.is_tensor(values)}
+        for number, tensors in enumerate(module.trainer.optimizers[0].state.values()):
+            state |= {f"{number} {name}": values.clone() for name, values in tensors.items() if torch.is_tensor(values)}
         states.append(state)
         before_step(self)
 
@@ -93,11 +93,11 @@ def test_an_exploding_loss_is_reported_before_it_is_nan(tmp_path: Path, capsys: 
     words = ("trainer.log_every_n_steps=1", "scheduler=none", "optimizer.momentum=0", "model.batch_norm=false")
     steep = ("optimizer.lr=30", "trainer.gradient_clip_val=1", "trainer.limit_train_batches=20")
     run = graft.train(*WORDS, *words, *steep, "trainer.max_epochs=1", folder=tmp_path / "steep")
-    said = "train/loss rose from"
-    assert capsys.readouterr().out.count(said) == 1
-    assert any(said in note and "optimizer.lr" in note for note in run.summary["notes"])
+    warning = "train/loss rose from"
+    assert capsys.readouterr().out.count(warning) == 1
+    assert any(warning in note and "optimizer.lr" in note for note in run.summary["notes"])
     calm = graft.train(*WORDS, *words, "optimizer.lr=0.01", folder=tmp_path / "calm")
-    assert said not in capsys.readouterr().out + str(calm.summary["notes"])
+    assert warning not in capsys.readouterr().out + str(calm.summary["notes"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Six networks × every strategy × every freeze policy: gradients reach exactly what should train."""
+"""Six networks × every strategy × every freeze policy: gradients reach exactly the trainable parameters."""
 
 import copy
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from graft.tasks.checks import settle
 from graft.transfer import TransferPlan, plan_transfer
 
 SIDES = {"resnet18": 32, "alexnet": 63, "vgg11_bn": 32, "squeezenet1_0": 32, "densenet121": 32, "inception_v3": 299}
-"""Network -> the smallest side it trains on; Inception's auxiliary head needs its own."""
+"""Network -> the smallest side it trains on; Inception's auxiliary head needs a larger one."""
 
 CUSTOM = {  # what a user might name: the first stage of each
     "resnet18": "stem", "alexnet": "block1", "vgg11_bn": "block1", "squeezenet1_0": "block1",
@@ -60,7 +60,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 @cache
 def composed(strategy: str, freeze: str) -> Any:
-    """The configuration of a command line, for a network of whatever name."""
+    """The configuration of a command line, for a network of any name."""
     register()
     with initialize_config_dir(str(conf_dir())):
         return settle(compose("train", [f"strategy={strategy}", f"freeze={freeze}"]))

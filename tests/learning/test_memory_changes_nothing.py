@@ -1,4 +1,4 @@
-"""Where training images lie, and how many processes decode them, decides no weight of a run."""
+"""Weights do not depend on cached images or on the number of worker processes."""
 
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ def trained(folder: Path, photos: Path, *words: str) -> tuple[str, dict[str, tor
 )
 def test_memory_and_workers_change_no_weight(augment: tuple[str, ...], photos: Path, tmp_path: Path) -> None:
     runs = [
-        trained(tmp_path / f"{place}_{workers}", photos, *augment, *gigabytes, f"data.num_workers={workers}")
-        for place, gigabytes in (("memory", ()), ("files", ("data.resident_gb=0",)))
+        trained(tmp_path / f"{source}_{workers}", photos, *augment, *gigabytes, f"data.num_workers={workers}")
+        for source, gigabytes in (("memory", ()), ("files", ("data.resident_gb=0",)))
         for workers in (0, 2)
     ]
     (name, expected), *others = runs

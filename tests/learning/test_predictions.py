@@ -1,4 +1,4 @@
-"""Statistics of predictions, against answers worked out by hand and by others."""
+"""Statistics of predictions, against manual calculations and other libraries."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_the_calibration_error_is_that_of_torchmetrics(bins: int) -> None:
     assert predictions.calibration(bins).error == pytest.approx(expected, abs=1e-5)
 
 
-def test_calibration_of_two_bins_by_hand() -> None:
+def test_calibration_of_two_bins_equals_the_manual_calculation() -> None:
     found = made([0, 0, 0, 0], [0, 1, 0, 0], [0.4, 0.4, 0.8, 1.0]).calibration(2)
     assert found.counts.tolist() == [2, 2]
     assert found.accuracy.tolist() == [0.5, 1.0]

@@ -50,7 +50,7 @@ def test_a_warmup_longer_than_half_of_the_run_is_cut_with_a_warning(caplog: pyte
 
 
 @pytest.mark.parametrize("epochs", [10, -1])
-def test_an_epoch_of_warmup_is_an_epoch_of_steps_where_max_steps_ends_the_run(epochs: int, tmp_path: Path) -> None:
+def test_with_max_steps_an_epoch_of_warmup_has_the_steps_of_an_epoch(epochs: int, tmp_path: Path) -> None:
     overrides = (
         *TINY, "trainer.limit_train_batches=4", f"trainer.max_epochs={epochs}", "trainer.max_steps=8",
         "scheduler=cosine", "scheduler.warmup_epochs=1", "trainer.log_every_n_steps=1", "trainer.baseline=false",
@@ -101,7 +101,7 @@ def test_without_a_scheduler_the_rate_is_constant() -> None:
     assert rates(scheduler("scheduler=none"), 3, 1) == [[0.1, 1.0]] * 3
 
 
-def test_a_target_that_is_no_schedule_is_refused() -> None:
+def test_a_target_that_is_not_a_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="gives a nullcontext, not an LRScheduler"):
         rates(scheduler("scheduler._target_=contextlib.nullcontext"), 3, 1)
 

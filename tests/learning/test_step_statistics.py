@@ -1,4 +1,4 @@
-"""Gradient norms: a known answer, at the steps that are logged."""
+"""Gradient norms: a known answer, at the logged steps."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A GPU must not be waited for in every step: seen on a device that has no numbers to wait for."""
+"""Training steps do not synchronise with the device, shown on a device without data (meta)."""
 
 import traceback
 from pathlib import Path
@@ -30,8 +30,8 @@ from graft.tasks.data import open_data
 
 aten = torch.ops.aten
 AWAY = torch.device("meta")
-"""torch's device of shapes without numbers stands for a GPU: asking it for a number is where a GPU makes one wait, and
-what mixes it with the CPU fails as on a GPU."""
+"""torch's device without data stands for a GPU: reading a number from it fails where a GPU would synchronise, and
+operations that mix it with the CPU fail as on a GPU."""
 
 
 class NoAccelerator(CPUAccelerator):
@@ -50,7 +50,7 @@ class Waits(TorchDispatchMode):
     """Answers what is asked of the device with ones and notes who asked.
 
     Attributes:
-        during: what is going on, and its number, counted from 1; None between batches.
+        during: the current hook and its number, counted from 1; None between batches.
         asked: during what, and from where in Graft or Lightning; between batches nothing is noted.
     """
 
@@ -88,7 +88,7 @@ class Waits(TorchDispatchMode):
 
 
 class Watch(pl.Callback):
-    """Tells `waits` what is going on, and keeps where it went on."""
+    """Tells `waits` the current hook and records where it waited."""
 
     def __init__(self, waits: Waits) -> None:
         self.waits = waits

@@ -1,4 +1,4 @@
-"""What is known of networks without building them, and without torch."""
+"""Facts about networks that are read without building them and without importing torch."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_a_recipe_survives_plain_types():
     assert recipe.to_dict()["table"] == [8, "M", 16]
 
 
-def test_departures_go_before_what_is_known():
+def test_explicit_recipe_values_override_the_known_ones():
     facts = facts_of(Recipe("vgg16", classifier="pooled", dropout=0.2, table=[64, "M"]))
     assert (facts.classifier, facts.dropout, facts.table, facts.min_size) == ("pooled", 0.2, (64, "M"), 2)
     assert facts_of(Recipe("vgg16_cifar")).fixed_size
@@ -70,7 +70,7 @@ def test_departures_go_before_what_is_known():
         (Recipe("resnet50", family="timm"), None),
     ],
 )
-def test_torchvisions_weights_go_by_the_convolutions(recipe, weights_of):
+def test_torchvisions_weights_are_chosen_by_the_convolutions(recipe, weights_of):
     assert torchvision_name(recipe) == weights_of
 
 

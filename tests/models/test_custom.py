@@ -1,4 +1,4 @@
-"""Custom networks, named by model._target_: trained, restored, cut and loaded as Graft's own are."""
+"""Custom networks named by model._target_ are trained, restored, cut and loaded like Graft's own."""
 
 import json
 import sys
@@ -120,7 +120,7 @@ def test_the_target_is_called_with_its_arguments_and_the_number_of_classes(packa
     assert build_network(Recipe("f", target=f"{package}.made_by_a_function"), 2).stem[0].out_channels == 2
 
 
-def test_the_input_size_is_passed_on_where_the_target_asks_for_it(package: str) -> None:
+def test_the_input_size_is_passed_if_the_target_has_that_argument(package: str) -> None:
     recipe = Recipe("Declared", target=f"{package}.Declared", input_size=48)
     assert build_network(recipe, 2).side == 48
     assert default_preprocessing(recipe, None).input_size == 48
@@ -138,7 +138,7 @@ def test_the_input_size_is_passed_on_where_the_target_asks_for_it(package: str) 
         ("{}.SmallNet", {"width": "x"}, r"model\._target_=.*cannot be built"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_its_key(
+def test_a_network_that_cannot_be_built_is_refused_by_its_key(
     package: str, target: str, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -159,7 +159,7 @@ def test_arguments_are_plain_values(package: str, arguments: dict[str, Any], key
         small(package, **arguments)
 
 
-def test_an_unknown_argument_on_the_command_line_is_refused_before_torch_is_needed(package: str) -> None:
+def test_an_unknown_argument_on_the_command_line_is_refused_before_torch_is_imported(package: str) -> None:
     with pytest.raises(ConfigError, match=r"model\.widht=8.*Did you mean width"):
         settle(composed(*words(package, "+model.widht=8")))
 
@@ -199,7 +199,7 @@ def test_declared_stages_and_head_are_used(package: str) -> None:
     ]
 
 
-def test_stages_that_leave_a_parameter_out_are_refused(package: str) -> None:
+def test_stages_that_omit_a_parameter_are_refused(package: str) -> None:
     network = build_network(Recipe("x", target=f"{package}.Unfinished"), 3)
     with pytest.raises(ConfigError, match=r"Unfinished\.stages: the parameter middle\.weight is in no stage"):
         stages_of(network)
@@ -257,7 +257,7 @@ def test_a_misspelt_declaration_names_the_nearest(package: str) -> None:
 # Weights
 
 
-def test_a_weight_file_is_loaded_with_the_head_left_random(package: str, tmp_path: Path) -> None:
+def test_a_weight_file_is_loaded_and_the_head_stays_random(package: str, tmp_path: Path) -> None:
     recipe, file = small(package), tmp_path / "weights.safetensors"
     trained = build_network(recipe, 7)
     save_file(trained.state_dict(), file)
@@ -330,7 +330,7 @@ def test_where_the_package_is_missing_the_way_out_is_named(trained: Path, tmp_pa
         from_checkpoint(file, ["missing_package"])
 
 
-def test_trust_in_a_package_is_no_trust_in_what_it_imports(trained: Path, package: str, tmp_path: Path) -> None:
+def test_trusting_a_package_does_not_trust_its_imports(trained: Path, package: str, tmp_path: Path) -> None:
     file = with_recipe(trained, tmp_path, target=f"{package}.torch.hub.load", arguments={"repo_or_dir": "a/b"})
     with pytest.raises(ConfigError, match=r"torch\.hub"):
         from_checkpoint(file, [package])

@@ -1,4 +1,4 @@
-"""A head that begins with rows of the pretrained one."""
+"""Initialising a new head from rows of the pretrained head."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def imagenet(tmp_path: Path) -> Path:
     return tmp_path / "alexnet.safetensors"
 
 
-def test_each_row_is_that_of_its_class_or_the_mean_of_several(imagenet: Path) -> None:
+def test_each_row_of_the_head_is_that_of_its_class_or_the_mean_of_several(imagenet: Path) -> None:
     torch.manual_seed(0)
     network = build_network(Recipe("alexnet"), 2)
     origins = {"ants": "ant", "bees": ["bee", "fly"]}
@@ -42,7 +42,7 @@ def test_each_row_is_that_of_its_class_or_the_mean_of_several(imagenet: Path) ->
     assert report.notes == ("The head is initialised from the weights: ants from ant, bees from bee and fly.",)
 
 
-def test_a_class_that_is_not_named_stays_as_drawn(imagenet: Path) -> None:
+def test_an_unmatched_class_stays_randomly_initialised(imagenet: Path) -> None:
     torch.manual_seed(0)
     network = build_network(Recipe("alexnet"), 2)
     drawn = network.state_dict()["classifier.6.weight"][0].clone()
@@ -62,7 +62,7 @@ def test_a_class_that_is_not_named_stays_as_drawn(imagenet: Path) -> None:
         ({"bees": ["bee", "hornbil"]}, r"head_from\.bees=hornbil: .* Did you mean hornbill"),
     ],
 )
-def test_names_that_are_not_there(imagenet: Path, origins: dict[str, str], message: str) -> None:
+def test_missing_class_names_are_refused(imagenet: Path, origins: dict[str, str], message: str) -> None:
     network = build_network(Recipe("alexnet"), 2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(ConfigError, match=message):
@@ -70,7 +70,7 @@ def test_names_that_are_not_there(imagenet: Path, origins: dict[str, str], messa
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_weights_whose_classes_have_no_names(tmp_path: Path) -> None:
+def test_weights_without_class_names_are_refused(tmp_path: Path) -> None:
     network = build_network(Recipe("alexnet"), 7)
     save_file(network.state_dict(), tmp_path / "seven.safetensors")
     with pytest.raises(ConfigError, match="have no head with class names"):
@@ -83,7 +83,7 @@ def test_weights_whose_classes_have_no_names(tmp_path: Path) -> None:
         )
 
 
-def test_ants_and_bees_are_told_apart_before_any_training(shared_data: Path, shared_weights: Path) -> None:
+def test_ants_and_bees_are_classified_before_any_training(shared_data: Path, shared_weights: Path) -> None:
     recipe = Recipe("squeezenet1_1")
     network = build_network(recipe, 2)
     weights = str(shared_weights / "squeezenet1_1-imagenet.safetensors")
@@ -102,7 +102,7 @@ def test_ants_and_bees_are_told_apart_before_any_training(shared_data: Path, sha
 
 
 @pytest.mark.parametrize("words", ["{1: 7, 2: [3, daisy]}", "{1: '7', 2: ['3', daisy]}"])
-def test_classes_that_are_numbers(words: str, tmp_path: Path) -> None:
+def test_numeric_class_names_are_matched(words: str, tmp_path: Path) -> None:
     file = tmp_path / "numbers.safetensors"
     names = ["3", "7", "daisy"]
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Files that would run code if they were read as Python reads pickles: refused by every door, and nothing runs."""
+"""Files that would run code when unpickled are refused by every command, and nothing is executed."""
 
 import functools
 import os
@@ -86,7 +86,7 @@ def test_weights_and_checkpoints_that_would_run_code_are_refused_by_name(
 
 
 @pytest.mark.parametrize("words", ["resume={}", "model.weights={}", "resume=auto"])
-def test_no_door_of_a_run_leads_to_it(words: str, tmp_path: Path) -> None:
+def test_no_command_executes_malicious_weights(words: str, tmp_path: Path) -> None:
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     file.parent.mkdir(parents=True)
     torch.save({"state_dict": {}, "graft": {}, "x": TRAPS["a function of os"](str(tmp_path / "mark"))}, file)
@@ -95,7 +95,7 @@ def test_no_door_of_a_run_leads_to_it(words: str, tmp_path: Path) -> None:
     assert not (tmp_path / "mark").exists()
 
 
-def test_what_a_run_kept_for_comparison_is_plain_arrays(tmp_path: Path) -> None:
+def test_a_review_record_loads_plain_arrays_only(tmp_path: Path) -> None:
     np.savez(tmp_path / "review.npz", images=np.array([Calls(os.mkdir, str(tmp_path / "mark"))], dtype=object))
     with pytest.raises(DataError):
         read_record(tmp_path)

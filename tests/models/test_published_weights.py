@@ -1,4 +1,4 @@
-"""torchvision's weights are fetched once, whole and checked."""
+"""torchvision's weights are downloaded once and verified."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def test_a_download_with_a_wrong_hash_is_refused_and_not_kept(http_server, hub, 
     assert not (hub / Path(entry.url).name).exists()
 
 
-def test_a_damaged_file_in_the_cache_is_told_by_its_hash(http_server, hub, monkeypatch):
+def test_a_damaged_file_in_the_cache_is_detected_by_its_hash(http_server, hub, monkeypatch):
     entry = _serve(http_server, monkeypatch)
     hub.mkdir(parents=True)
     (hub / Path(entry.url).name).write_bytes(b"half a file")
@@ -84,7 +84,7 @@ def test_a_damaged_file_in_the_cache_is_told_by_its_hash(http_server, hub, monke
     assert http_server.requests == []
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(http_server, hub, monkeypatch):
+def test_a_broken_download_resumes_at_the_last_byte(http_server, hub, monkeypatch):
     entry = _serve(http_server, monkeypatch)
     http_server.cut_after = 1000
     network = _trained(SQUEEZE, 10, seed=2)
@@ -103,7 +103,7 @@ def test_weights_are_located_without_being_fetched(http_server, hub, monkeypatch
     assert missing.manual_path == str(hub / Path(entry.url).name)
 
 
-def test_no_network_is_answered_at_once_with_address_and_place(hub, monkeypatch):
+def test_without_a_network_the_error_names_address_and_local_path(hub, monkeypatch):
     def refuse(url, *, what, manual_path):
         raise NotAvailable(what, url, manual_path, "no network")
 
@@ -140,7 +140,7 @@ def test_two_processes_share_one_download(http_server, hub, monkeypatch):
     assert len(http_server.requests) == 1
 
 
-def test_addresses_and_places_are_known_without_torch_as_torchvision_and_torch_have_them(monkeypatch, tmp_path):
+def test_addresses_and_cache_paths_equal_those_of_torchvision_without_importing_it(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCH_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = (
@@ -151,9 +151,9 @@ def test_addresses_and_places_are_known_without_torch_as_torchvision_and_torch_h
     )
     found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert found.keys() == set(torchvision.models.list_models(module=torchvision.models))
-    for name, (url, place) in found.items():
+    for name, (url, path) in found.items():
         entries = torchvision.models.get_model_weights(name)
         assert url == entries.DEFAULT.url
-        assert place == str(TorchHub(url).path)
+        assert path == str(TorchHub(url).path)
         assert all(torchvision_address(name, entry.name).url == entry.url for entry in entries)
     assert torchvision_address("vgg16", "IMAGENET1K_V9") is None

@@ -1,4 +1,4 @@
-"""timm's networks: named, built, fed and loaded as timm itself does it."""
+"""timm's networks are named, built, preprocessed and loaded as timm does it."""
 
 import hashlib
 import shutil
@@ -69,7 +69,7 @@ def equal(network: nn.Module, other: nn.Module, names: tuple[str, ...]) -> bool:
         ("dla34", ("fc",)),
     ],
 )
-def test_the_head_is_what_timm_says_and_makes_logits(name: str, head: tuple[str, ...]) -> None:
+def test_the_head_is_timms_classifier_and_gives_logits(name: str, head: tuple[str, ...]) -> None:
     recipe = Recipe(name, family="timm")
     with torch.device("meta"):
         network = build_network(recipe, 7).eval()
@@ -79,14 +79,14 @@ def test_the_head_is_what_timm_says_and_makes_logits(name: str, head: tuple[str,
     assert network(torch.empty(2, 3, side, side, device="meta")).shape == (2, 7)
 
 
-def test_a_network_is_drawn_as_timm_draws_it() -> None:
+def test_a_network_is_initialised_as_by_timm() -> None:
     for recipe in (RESNET, VIT, Recipe("resnet10t", family="timm")):
         torch.manual_seed(1)
         theirs = timm.create_model(recipe.name, num_classes=5)
         assert equal(drawn(recipe, 5), theirs, tuple(theirs.state_dict()))
 
 
-def test_dropout_is_timms_drop_rate_and_a_size_is_for_those_built_for_one() -> None:
+def test_dropout_is_timms_drop_rate_and_input_size_applies_to_networks_of_fixed_size() -> None:
     assert drawn(Recipe("test_convnext", family="timm", dropout=0.3), 2).head.drop.p == 0.3
     sized = drawn(Recipe("test_vit", family="timm", input_size=96), 2).eval()
     assert sized(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
@@ -105,13 +105,13 @@ def test_dropout_is_timms_drop_rate_and_a_size_is_for_those_built_for_one() -> N
         (Recipe("nest_tiny", family="timm", input_size=100), ["nest_tiny", "model.input_size=100", "evenly"]),
     ],
 )
-def test_what_cannot_be_built_is_said(recipe: Recipe, words: list[str]) -> None:
+def test_a_network_that_cannot_be_built_is_refused_with_the_reason(recipe: Recipe, words: list[str]) -> None:
     with torch.device("meta"), pytest.raises(ConfigError) as error:
         build_network(recipe, 2)
     assert all(word in str(error.value) for word in words)
 
 
-def test_without_timm_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     architectures.cache_clear()
     try:
@@ -135,7 +135,7 @@ def test_without_timm_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch) -> 
         "vit_base_patch16_siglip_224.webli",
     ],
 )
-def test_evaluation_sees_the_pixels_that_timms_transforms_give(name: str) -> None:
+def test_evaluation_pixels_equal_those_of_timms_transforms(name: str) -> None:
     picture = Image.fromarray(np.random.RandomState(0).randint(0, 256, (30, 45, 3), dtype=np.uint8))
     config = timm.models.get_pretrained_cfg(name).to_dict()
     ours = default_preprocessing(Recipe(name, family="timm"), None)
@@ -164,7 +164,7 @@ def test_classes_are_those_the_weights_were_trained_on() -> None:
 
 @pytest.mark.parametrize("recipe", [RESNET, VIT, Recipe("mobilenetv3_small_050", family="timm")])
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "ckpt"])
-def test_files_of_every_kind_load_whole_but_for_the_head(recipe: Recipe, kind: str, tmp_path: Path) -> None:
+def test_files_of_every_kind_load_completely_except_for_the_head(recipe: Recipe, kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"file.{kind}"
     trained = drawn(recipe, 1000)
     state = trained.state_dict()
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_other_classes_names_no_imagenet_class(tmp_path: Path) -
     assert (report.random, report.classes) == ((), None)
 
 
-def test_positions_are_interpolated_to_another_size_and_said_so(tmp_path: Path) -> None:
+def test_position_embeddings_are_interpolated_to_another_size_with_a_note(tmp_path: Path) -> None:
     trained = written(VIT, tmp_path / "vit.safetensors", classes=3)
     recipe = Recipe("test_vit", family="timm", input_size=96)
     network = drawn(recipe, 3, seed=2)
@@ -205,7 +205,7 @@ def test_positions_are_interpolated_to_another_size_and_said_so(tmp_path: Path) 
     assert torch.equal(network.pos_embed, expected)
 
 
-def test_a_file_of_an_older_form_is_converted_as_timm_does(tmp_path: Path) -> None:
+def test_a_file_in_an_older_format_is_converted_as_by_timm(tmp_path: Path) -> None:
     trained = drawn(VIT, 1000)
     state = trained.state_dict()
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flatten(1)
@@ -264,7 +264,7 @@ def publish(hub, recipe: Recipe, name: str = "model.safetensors") -> tuple[nn.Mo
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_timms_weights_come_from_the_hub_once(hub, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timms_weights_are_downloaded_from_the_hub_once(hub, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     trained, file = publish(hub, RESNET, name)
     assert locate_weights(RESNET, "default") is None
     network = drawn(RESNET, 1000, seed=2)
@@ -282,13 +282,13 @@ def test_timms_weights_come_from_the_hub_once(hub, name: str, capsys: pytest.Cap
     assert capsys.readouterr().out == ""
 
 
-def test_a_name_without_tag_says_whose_weights_it_took(hub) -> None:
+def test_a_name_without_tag_logs_the_chosen_weights(hub) -> None:
     publish(hub, RESNET)
     recipe = Recipe("test_resnet", family="timm")
     assert load_weights(drawn(recipe, 2), recipe, "default").source == "timm test_resnet.r160_in1k"
 
 
-def test_weights_put_where_the_message_says_are_found(hub, tmp_path: Path) -> None:
+def test_weights_at_the_path_of_the_message_are_found(hub, tmp_path: Path) -> None:
     missing = locate_weights(RESNET, "default")
     assert missing.url == f"{hub.url}/timm/test_resnet.r160_in1k/resolve/main/model.safetensors"
     assert str(tmp_path / "cache" / "models--timm--test_resnet.r160_in1k") in missing.manual_path
@@ -300,7 +300,7 @@ def test_weights_put_where_the_message_says_are_found(hub, tmp_path: Path) -> No
     assert equal(network, trained, load_weights(network, RESNET, "default").loaded)
 
 
-def test_no_hub_is_answered_with_address_and_place(hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_with_address_and_local_path(hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str, *, what: str, manual_path: str) -> None:
         raise NotAvailable(what, url, manual_path, "no network")
 
@@ -312,14 +312,14 @@ def test_no_hub_is_answered_with_address_and_place(hub, monkeypatch: pytest.Monk
         load_weights(drawn(RESNET, 2), RESNET, "default")
 
 
-def test_an_offline_hub_is_not_asked(hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_hub_is_not_contacted(hub, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(hub, RESNET)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert locate_weights(RESNET, "default").reason == "HF_HUB_OFFLINE is set"
     assert hub.requests == []
 
 
-def test_a_damaged_file_in_the_hubs_cache_is_told_by_its_name(hub) -> None:
+def test_a_damaged_file_in_the_hubs_cache_is_named(hub) -> None:
     publish(hub, RESNET)
     load_weights(drawn(RESNET, 2), RESNET, "default")
     cached = timm_file(RESNET)
@@ -336,7 +336,7 @@ def timm_file(recipe: Recipe) -> Path:
     return file
 
 
-def test_weights_that_timm_has_not_are_said_with_those_it_has() -> None:
+def test_unknown_weights_of_timm_are_refused_with_the_known_ones() -> None:
     with pytest.raises(WeightsError, match=r"timm has no weights for test_vit_relpos.*strategy=scratch"):
         locate_weights(Recipe("test_vit_relpos", family="timm"), "default")
     with pytest.raises(WeightsError, match=r"resnet50\.a1_in1k"):

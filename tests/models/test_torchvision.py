@@ -54,7 +54,7 @@ def test_the_network_is_torchvisions(name):
         assert torch.equal(ours(images), theirs.eval()(images))
 
 
-def test_inception_sees_what_torchvisions_sees_with_weights_and_trains_two_heads():
+def test_inception_equals_torchvisions_with_weights_and_trains_two_heads():
     torch.manual_seed(0)
     ours = build_network(Recipe("inception_v3"), 4).eval()
     theirs = torchvision.models.inception_v3(
@@ -69,20 +69,20 @@ def test_inception_sees_what_torchvisions_sees_with_weights_and_trains_two_heads
     assert output.logits.shape == output.aux_logits.shape == (2, 4)
 
 
-def test_a_fresh_head_is_drawn_as_a_fresh_layer_is():
+def test_a_new_head_is_initialised_like_a_new_layer():
     bound = 2048**-0.5
     weight = build_network(Recipe("inception_v3"), 10).fc.weight
     assert bound * 0.9 < weight.abs().max() <= bound
 
 
-def test_dropout_is_set_wherever_there_is_some():
+def test_dropout_is_set_in_every_dropout_layer():
     network = build_network(Recipe("alexnet", dropout=0.25), 2)
     assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.25}
     with pytest.raises(ConfigError, match=r"model\.dropout=0\.25: resnet18"):
         build_network(Recipe("resnet18", dropout=0.25), 2)
 
 
-def test_a_network_with_positions_is_built_for_the_size_of_its_weights():
+def test_a_network_with_position_embeddings_is_built_for_the_size_of_its_weights():
     for name, weights, size in [
         ("vit_h_14", "default", 518),
         ("vit_b_16", "default", None),
@@ -106,7 +106,7 @@ def test_a_size_that_a_network_cannot_be_built_for_is_refused():
         build_network(Recipe("maxvit_t", input_size=200), 2)
 
 
-def test_positions_of_another_size_are_interpolated_and_keep_their_order():
+def test_position_embeddings_of_another_size_are_interpolated_in_order():
     with torch.device("meta"):
         network = build_network(Recipe("vit_b_32", input_size=160), 2)
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 7), torch.linspace(0, 1, 7), indexing="ij")
@@ -121,7 +121,7 @@ def test_positions_of_another_size_are_interpolated_and_keep_their_order():
     torch.testing.assert_close(patches[0, 0], torch.zeros(2))
     torch.testing.assert_close(patches[4, 2], torch.tensor([1.0, 0.5]))
     odd = {"encoder.pos_embedding": torch.zeros(1, 8, 768)}
-    assert convert(network, odd) == odd, "left for its shape to be told"
+    assert convert(network, odd) == odd, "unchanged, so that its shape is reported"
 
 
 def _train_squeezenets_head(clip: float | None, seed: int) -> tuple[torch.Tensor, float, float]:
@@ -155,7 +155,7 @@ def _train_squeezenets_head(clip: float | None, seed: int) -> tuple[torch.Tensor
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_squeezenets_fresh_head_lives_with_clipped_gradients_where_a_large_step_shuts_it(seed):
+def test_clipped_gradients_keep_squeezenets_new_head_from_dying(seed):
     shut, _, _ = _train_squeezenets_head(clip=None, seed=seed)
     logits, gradient, loss = _train_squeezenets_head(clip=1.0, seed=seed)
     assert (shut == 0).float().mean() >= 0.5

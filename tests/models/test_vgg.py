@@ -1,4 +1,4 @@
-"""Our VGGs against torchvision's, and what is ours alone."""
+"""Graft's VGGs compared with torchvision's, and their additional options."""
 
 import gc
 
@@ -40,7 +40,7 @@ def operations(tensor):
     return {node.name() for node in found}
 
 
-def test_at_its_own_size_nothing_is_pooled_that_a_gpu_could_not_repeat():
+def test_at_its_native_size_the_network_uses_no_nondeterministic_pooling():
     """A GPU has no deterministic gradient of an adaptive pool; at 224 pixels it would be the identity."""
     ours = build_network(Recipe("vgg11"), 10).eval()
     with torch.device("meta"):
@@ -54,7 +54,7 @@ def test_at_its_own_size_nothing_is_pooled_that_a_gpu_could_not_repeat():
     assert any("Adaptive" in name for name in operations(ours(torch.randn(1, 3, 96, 96)))), "other sizes are pooled"
 
 
-def test_the_same_seed_draws_torchvisions_tensors(monkeypatch):
+def test_the_same_seed_initialises_torchvisions_tensors(monkeypatch):
     """Without the layers' own initialisation, which torchvision overwrites and we skip."""
     monkeypatch.setattr(nn.Linear, "reset_parameters", lambda layer: None)
     monkeypatch.setattr(nn.Conv2d, "reset_parameters", lambda layer: None)
@@ -79,7 +79,7 @@ def test_statistics_of_a_trained_vgg_bn_are_used_as_torchvision_uses_them():
         assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
-def test_initialisation_is_kaimings_and_small_normals():
+def test_initialisation_is_kaiming_normal_and_small_normal():
     torch.manual_seed(0)
     network = VGG([64, 128, "M", 256], num_classes=1000, batch_norm=True, classifier="linear", average_pool=4)
     convolution, linear = network.features[3], network.classifier[1]
@@ -91,7 +91,7 @@ def test_initialisation_is_kaimings_and_small_normals():
     assert network.features[4].num_batches_tracked.item() == 0
 
 
-def test_every_tensor_is_drawn_and_none_is_left_as_memory_was():
+def test_every_tensor_is_initialised():
     torch.manual_seed(0)
     first = build_network(Recipe("vgg_mini"), 10).state_dict()
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def test_every_tensor_is_drawn_and_none_is_left_as_memory_was():
          ("classifier.1",), [16 * 12 * 12, 7]),
     ],
 )  # fmt: skip
-def test_the_classifier_is_a_choice(recipe, head, layers):
+def test_the_classifier_can_be_chosen(recipe, head, layers):
     with torch.device("meta"):
         network = build_network(recipe, 7)
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -122,18 +122,18 @@ def test_the_classifier_is_a_choice(recipe, head, layers):
     assert network.eval()(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
 
 
-def test_vgg_mini_is_small():
+def test_vgg_mini_has_about_two_million_parameters():
     parameters = sum(parameter.numel() for parameter in build_network(Recipe("vgg_mini"), 10).parameters())
     assert 1.7e6 < parameters < 2.5e6
 
 
-def test_dropout_is_torchvisions_unless_said():
+def test_dropout_defaults_to_torchvisions():
     with torch.device("meta"):
         networks = {p: build_network(Recipe("vgg11", dropout=p), 2) for p in (None, 0.1)}
     rates = {p: [m.p for m in network.modules() if isinstance(m, nn.Dropout)] for p, network in networks.items()}
     assert rates == {None: [0.5, 0.5], 0.1: [0.1, 0.1]}
 
 
-def test_an_input_smaller_than_the_pools_allow_is_refused():
+def test_an_input_too_small_for_the_pooling_layers_is_refused():
     with pytest.raises(ConfigError, match=r"model\.input_size=4.*8 pixels"):
         VGG([8, "M", 8, "M", 8, "M"], num_classes=2, average_pool=None, input_size=4)

@@ -1,4 +1,4 @@
-"""Weight files: what fits, what does not and why."""
+"""Weight files: which load, which are refused, and why."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def test_every_kind_of_file_is_read(name, tmp_path):
         assert report.preprocessing == Preprocessing(32, 40)
 
 
-def test_half_precision_becomes_the_networks_own(tmp_path):
+def test_half_precision_weights_are_converted_to_the_networks_precision(tmp_path):
     trained = _trained(SMALL, 3).half()
     save_file(trained.state_dict(), tmp_path / "half.safetensors")
     network = _trained(SMALL, 3, seed=2)
@@ -80,7 +80,7 @@ def test_half_precision_becomes_the_networks_own(tmp_path):
 
 
 @pytest.mark.parametrize(("classes", "keep_head", "kept"), [(3, True, True), (3, False, False), (5, True, False)])
-def test_the_head_is_kept_only_when_wanted_and_of_as_many_classes(classes, keep_head, kept, tmp_path):
+def test_the_head_is_kept_only_on_request_and_with_the_same_number_of_classes(classes, keep_head, kept, tmp_path):
     save_file(_trained(SMALL, 3).state_dict(), tmp_path / "three.safetensors")
     network = _trained(SMALL, classes, seed=2)
     before = {key: value.clone() for key, value in network.state_dict().items() if key.startswith("classifier")}
@@ -91,7 +91,7 @@ def test_the_head_is_kept_only_when_wanted_and_of_as_many_classes(classes, keep_
     assert ("has 3 classes" in " ".join(report.notes)) is (classes == 5)
 
 
-def test_convolutions_alone_serve_as_a_trunk_and_the_rest_is_reported_random(tmp_path):
+def test_convolutions_alone_are_a_trunk_and_the_rest_is_reported_as_random(tmp_path):
     recipe = Recipe("tiny", table=(8, "M", 16), classifier="vgg", average_pool=1)
     state = {key: value for key, value in _trained(recipe, 9).state_dict().items() if key.startswith("features")}
     save_file(state, tmp_path / "features.safetensors")
@@ -121,7 +121,7 @@ def test_nan_in_the_trunk_is_refused_by_name(tmp_path):
         load_weights(_trained(SMALL, 3), SMALL, str(tmp_path / "broken.pth"))
 
 
-def test_another_classifier_takes_the_trunk_only_and_says_so(tmp_path):
+def test_another_classifier_loads_the_trunk_only_with_a_note(tmp_path):
     own = Recipe("vgg_mini", classifier="vgg")
     torch.save(_trained(own, 4).state_dict(), tmp_path / "own.pth")
     for classifier in ("linear", "pooled"):
@@ -131,7 +131,7 @@ def test_another_classifier_takes_the_trunk_only_and_says_so(tmp_path):
         assert any("only its trunk is loaded" in note for note in report.notes)
 
 
-def test_no_weights_leave_everything_random():
+def test_without_weights_everything_is_random():
     network = _trained(SMALL, 3)
     report = load_weights(network, SMALL, None)
     assert report.random == tuple(name for name, _ in network.named_parameters())
@@ -166,7 +166,7 @@ def test_inception_without_its_auxiliary_head_loads(tmp_path):
 # Files that do not fit
 
 
-def test_a_wrong_file_names_the_keys_and_leaves_the_network_alone(tmp_path):
+def test_a_wrong_file_names_the_keys_and_does_not_change_the_network(tmp_path):
     state = _trained(SMALL, 3).state_dict()
     state["features.0.wieght"] = state.pop("features.0.weight")
     state["features.4.weight"] = torch.zeros(16, 4, 3, 3)
@@ -186,7 +186,7 @@ def test_a_wrong_file_names_the_keys_and_leaves_the_network_alone(tmp_path):
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
-def test_half_a_classifier_is_no_trunk_file(tmp_path):
+def test_a_file_with_half_a_classifier_is_refused(tmp_path):
     recipe = Recipe("tiny", table=(8, "M", 16), classifier=None, average_pool=None)
     with torch.device("meta"):
         network = build_network(recipe, 2)
@@ -227,13 +227,13 @@ def test_a_pickle_that_would_run_code_is_refused(save, tmp_path):
     assert not mark.exists()
 
 
-def test_a_pickled_network_is_refused_with_what_to_save_instead(tmp_path):
+def test_a_pickled_network_is_refused_with_advice_on_what_to_save(tmp_path):
     torch.save(_trained(SMALL, 3), tmp_path / "whole.pth")
     with pytest.raises(WeightsError, match=r"whole\.pth: refused.*state_dict\(\)"):
         load_weights(_trained(SMALL, 3), SMALL, str(tmp_path / "whole.pth"))
 
 
-def test_a_file_without_a_state_dict_says_so(tmp_path):
+def test_a_file_without_a_state_dict_is_refused(tmp_path):
     torch.save({"lr": 0.1}, tmp_path / "no.pth")
     with pytest.raises(WeightsError, match=r"no\.pth: contains no state dict"):
         load_weights(_trained(SMALL, 3), SMALL, str(tmp_path / "no.pth"))
@@ -248,13 +248,13 @@ def test_a_file_without_a_state_dict_says_so(tmp_path):
         (Recipe("vgg16"), "/nowhere/vgg16.pth", ["/nowhere/vgg16.pth: no such file"]),
     ],
 )
-def test_weights_that_cannot_be_are_an_error_at_once(recipe, weights, words):
+def test_impossible_weights_are_refused_at_once(recipe, weights, words):
     with pytest.raises(WeightsError) as error:
         locate_weights(recipe, weights)
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_file_name_with_a_slip_names_its_neighbour(tmp_path):
+def test_a_mistyped_file_name_suggests_the_nearest(tmp_path):
     (tmp_path / "vgg16-features.safetensors").touch()
     with pytest.raises(WeightsError, match=r"Did you mean vgg16-features\.safetensors"):
         locate_weights(Recipe("vgg16"), str(tmp_path / "vgg16-featurs.safetensors"))
@@ -276,21 +276,21 @@ def test_a_file_name_with_a_slip_names_its_neighbour(tmp_path):
         (Recipe("efficientnet_b3"), "default", 300, 320),
     ],
 )
-def test_preprocessing_is_the_weights_or_the_usual(recipe, weights, size, resize):
+def test_preprocessing_is_that_of_the_weights_or_the_default(recipe, weights, size, resize):
     preprocessing = default_preprocessing(recipe, weights)
     assert (preprocessing.input_size, preprocessing.resize_size, preprocessing.fit) == (size, resize, "crop")
     assert (preprocessing.mean == IMAGENET_MEAN) is (size > 32)
 
 
 @pytest.mark.parametrize("name", sorted({*ours.NETWORKS, *torchvision_family.NETWORKS}))
-def test_torchvision_prepares_images_for_the_known_networks_as_is_usual(name):
+def test_torchvisions_preprocessing_of_the_known_networks_is_the_default(name):
     """`graft inspect` relies on it, in order to answer without torch."""
     recipe = Recipe(name)
     if torchvision_name(recipe) is not None:
         assert default_preprocessing(recipe, "default") == default_normalisation(recipe)
 
 
-def test_another_entry_of_torchvision_is_taken_by_its_name_or_as_a_file(tmp_path):
+def test_other_weights_of_torchvision_are_loaded_by_name_or_as_a_file(tmp_path):
     recipe = Recipe("vgg16")
     named = default_preprocessing(recipe, "IMAGENET1K_FEATURES")
     assert named.std == (1 / 255,) * 3
@@ -301,7 +301,7 @@ def test_another_entry_of_torchvision_is_taken_by_its_name_or_as_a_file(tmp_path
     assert default_preprocessing(recipe, str(file)) == named
 
 
-def test_bundled_weights_bring_classes_and_preprocessing(tmp_path, monkeypatch):
+def test_bundled_weights_contain_classes_and_preprocessing(tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "BUNDLED", tmp_path)
     recipe = Recipe("vgg_mini")
     preprocessing = Preprocessing(32, 32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -314,7 +314,7 @@ def test_bundled_weights_bring_classes_and_preprocessing(tmp_path, monkeypatch):
     assert (report.classes, report.random) == (("cat", "dog"), ())
 
 
-def test_what_is_bundled_loads_whole():
+def test_bundled_weights_load_completely():
     for file in BUNDLED.glob("*.safetensors"):
         recipe = Recipe(file.stem)
         classes = default_classes(recipe, "bundled")
@@ -349,7 +349,7 @@ def test_the_vgg16_trunk_loads_and_its_classifier_is_random(shared_weights):
     assert network.features[0].weight.dtype == torch.float32
 
 
-def test_a_file_of_another_network_is_told_by_name(shared_weights):
+def test_a_file_of_another_network_is_identified_by_name(shared_weights):
     recipe = Recipe("vgg11")
     with torch.device("meta"):
         network = build_network(recipe, 2)
@@ -362,9 +362,7 @@ PREFIXES = ["module.", "model.", "net.", "backbone.", "model.module.", "net.back
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_the_prefixes_of_wrappers_are_understood_and_what_is_beside_is_named(
-    prefix: str, ending: str, tmp_path: Path
-) -> None:
+def test_prefixes_of_wrappers_are_removed_and_other_entries_are_named(prefix: str, ending: str, tmp_path: Path) -> None:
     recipe = Recipe("vgg_mini")
     torch.manual_seed(1)
     trained = build_network(recipe, 3).state_dict()

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, offline, and what it ends with is right."""
+"""Every notebook runs from top to bottom offline and ends with the right results."""
 
 import json
 import re
@@ -36,12 +36,12 @@ ENDS = {
 SLOW = ("3_six_networks", "5_predict_transfer_finetune", "6_reading_a_sweep")
 
 
-def test_each_notebook_is_here() -> None:
+def test_the_list_of_notebooks_is_complete() -> None:
     assert {file.stem for file in FOLDER.glob("*.ipynb")} == ENDS.keys()
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_committed_without_outputs(name: str) -> None:
+def test_notebooks_are_committed_without_outputs(name: str) -> None:
     notebook = json.loads((FOLDER / f"{name}.ipynb").read_text())
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["outputs"] for cell in code] == [[]] * len(code)
@@ -51,7 +51,7 @@ def test_committed_without_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_the_commands_it_names_exist(name: str) -> None:
+def test_the_commands_in_a_notebook_exist(name: str) -> None:
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     lines = re.findall(r"^graft (\w+) (.+)$", text, re.MULTILINE)
@@ -70,7 +70,7 @@ def each_job(words: list[str]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ENDS])
-def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRAFT_WEIGHTS", raising=False)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):  # whoever asks for an address gets none

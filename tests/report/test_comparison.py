@@ -1,4 +1,4 @@
-"""Runs side by side."""
+"""Tables that compare runs."""
 
 import csv
 import html
@@ -53,7 +53,7 @@ def test_losses_sort_upwards(tmp_path: Path) -> None:
     assert [row.choices["strategy"] for row in rows_of(tmp_path, "test/loss")] == ["b", "a"]
 
 
-def test_configurations_that_differ_in_any_key_stay_apart(tmp_path: Path) -> None:
+def test_configurations_that_differ_in_any_key_are_separate_rows(tmp_path: Path) -> None:
     for lr in (0.1, 0.01):
         a_run(tmp_path / str(lr), seed=0, acc=0.5, **{"optimizer.lr": lr})
     found = rows_of(tmp_path)
@@ -61,7 +61,7 @@ def test_configurations_that_differ_in_any_key_stay_apart(tmp_path: Path) -> Non
     assert differing(found) == ["optimizer.lr"]
 
 
-def test_what_follows_from_a_choice_comes_after_the_figures(tmp_path: Path) -> None:
+def test_columns_implied_by_another_come_after_the_metrics(tmp_path: Path) -> None:
     a_run(tmp_path / "a", seed=0, acc=0.5, strategy="scratch", **{"strategy.pretrained": False})
     a_run(tmp_path / "b", seed=0, acc=0.5, strategy="finetune", **{"strategy.pretrained": True})
     found = rows_of(tmp_path)
@@ -72,7 +72,7 @@ def test_what_follows_from_a_choice_comes_after_the_figures(tmp_path: Path) -> N
 
 
 def test_every_key_that_was_searched_is_shown_first(tmp_path: Path) -> None:
-    """As after sweep=finetune: the options of the groups alone would tell all rows apart."""
+    """As after sweep=finetune: the options of the groups alone would distinguish all rows."""
     for number, (freeze, augment, lr, multiplier) in enumerate(
         [("none", "basic", 0.1, 0.5), ("none", "none", 0.01, 0.1), ("features", "basic", 0.001, 0.2)]
     ):
@@ -93,9 +93,9 @@ def test_every_key_that_was_searched_is_shown_first(tmp_path: Path) -> None:
 def test_a_narrow_terminal_names_the_columns_that_it_cannot_show(tmp_path: Path) -> None:
     for name in "ab":
         a_run(tmp_path / name, seed=0, acc=0.5, strategy=name, **{f"strategy.{key}": name * 20 for key in "xyz"})
-    said = io.StringIO()
-    show_table(PlainConsole(file=said, width=100), rows_of(tmp_path), "runs")
-    assert "different too (see compare.md): strategy.x, strategy.y, strategy.z" in said.getvalue()
+    text = io.StringIO()
+    show_table(PlainConsole(file=text, width=100), rows_of(tmp_path), "runs")
+    assert "different too (see compare.md): strategy.x, strategy.y, strategy.z" in text.getvalue()
 
 
 # -- what is an experiment ---------------------------------------------------------------------------------------------
@@ -127,14 +127,14 @@ def test_runs_on_other_data_classes_or_metrics_are_not_averaged(other: dict[str,
     assert lines[0].split("|")[1] != lines[1].split("|")[1], "the first column says in what they differ"
 
 
-def test_the_same_data_at_two_places_are_one_experiment(tmp_path: Path) -> None:
+def test_the_same_data_in_two_folders_are_one_experiment(tmp_path: Path) -> None:
     for seed, root in enumerate(("/here", "/there")):
         a_run(tmp_path / f"{seed}", seed=seed, acc=0.5)
         change(tmp_path / f"{seed}", classes=["a", "b"], data={"content": "one", "root": root})
     assert len(rows_of(tmp_path)) == 1
 
 
-def test_a_run_that_failed_before_its_data_were_read_stays_with_its_seeds(tmp_path: Path) -> None:
+def test_a_run_that_failed_before_its_data_were_read_is_grouped_with_its_seeds(tmp_path: Path) -> None:
     for seed, root in enumerate(("BASE", "BASE", "TWO")):
         a_run(tmp_path / f"{seed}", seed=seed, acc=0.5)
         change(tmp_path / f"{seed}", classes=["a", "b"], data={"content": root, "root": root})
@@ -164,14 +164,14 @@ def test_rows_and_checkpoints_are_ordered_by_what_was_optimized_on_the_validatio
     assert of_a.folder == str(tmp_path / ("a0" if metric == "val/loss" else "a1")), "not by the 0.9 on the test images"
 
 
-def test_a_figure_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
+def test_a_metric_that_is_nan_is_the_worst(tmp_path: Path) -> None:
     figures(tmp_path / "a", 0, "a", "val/loss", val_loss=float("nan"))
     figures(tmp_path / "b", 0, "b", "val/loss", val_loss=5.0)
     figures(tmp_path / "c", 0, "c", "val/loss", val_loss=float("inf"))
     assert rows_of(tmp_path)[0].choices["strategy"] == "b"
 
 
-def test_ordering_by_a_test_figure_is_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ordering_by_a_test_metric_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures(tmp_path / "a", 0, "a", val_acc=0.6, test_acc=0.9)
     figures(tmp_path / "b", 0, "b", val_acc=0.9, test_acc=0.6)
     show(tmp_path, sort="test/acc")
@@ -182,7 +182,7 @@ def test_ordering_by_a_test_figure_is_remarked_on(tmp_path: Path, capsys: pytest
     assert "not to choose a run by" not in capsys.readouterr().out
 
 
-def test_where_validation_is_the_test_set_the_table_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_notes_validation_on_the_test_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures(tmp_path / "a", 0, "a", val_acc=0.6)
     figures(tmp_path / "b", 0, "b", val_acc=0.9)
     show(tmp_path)
@@ -204,7 +204,7 @@ AWKWARD = ("=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "'=1", "'", "＝1",
            "a_b", "$x$")  # fmt: skip
 
 
-def test_no_spreadsheet_evaluates_a_cell_and_all_come_back(tmp_path: Path) -> None:
+def test_no_spreadsheet_evaluates_a_cell_and_all_are_read_back(tmp_path: Path) -> None:
     for number, text in enumerate(AWKWARD):
         a_run(tmp_path / f"{number}", seed=0, acc=-0.25, strategy=text, **{f"{text}.x": -1})
     lines = list(csv.reader(io.StringIO(as_csv(rows_of(tmp_path)), newline="")))
@@ -217,7 +217,7 @@ def test_no_spreadsheet_evaluates_a_cell_and_all_come_back(tmp_path: Path) -> No
     assert {float(line[header.index("val/acc mean")]) for line in body} == {-0.25}
 
 
-def test_markdown_shows_every_cell_as_it_is(tmp_path: Path) -> None:
+def test_markdown_shows_every_cell_verbatim(tmp_path: Path) -> None:
     markdown_it = pytest.importorskip("markdown_it")
     for number, text in enumerate(AWKWARD):
         a_run(tmp_path / f"{number}", seed=0, acc=0.5, strategy=text)
@@ -229,7 +229,7 @@ def test_markdown_shows_every_cell_as_it_is(tmp_path: Path) -> None:
     assert set(cells) == {printable(text) for text in AWKWARD}
 
 
-def test_a_failed_run_counts_in_no_mean_but_is_told(tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_and_not_averaged(tmp_path: Path) -> None:
     a_run(tmp_path / "a", seed=0, acc=0.5)
     a_run(tmp_path / "b", seed=1, acc=0.0, status="failed")
     (row,) = rows_of(tmp_path)
@@ -237,7 +237,7 @@ def test_a_failed_run_counts_in_no_mean_but_is_told(tmp_path: Path) -> None:
     assert "1 (+1 failed)" in as_markdown([row])
 
 
-def test_csv_holds_every_figure_and_markdown_survives_bars(tmp_path: Path) -> None:
+def test_csv_contains_every_metric_and_markdown_escapes_bars(tmp_path: Path) -> None:
     a_run(tmp_path / "a", seed=0, acc=0.25, strategy="a|b,c")
     found = rows_of(tmp_path)
     (line,) = csv.DictReader(io.StringIO(as_csv(found)))
@@ -247,7 +247,7 @@ def test_csv_holds_every_figure_and_markdown_survives_bars(tmp_path: Path) -> No
     assert r"a\|b,c" in as_markdown(rows_of(tmp_path))
 
 
-def test_no_runs_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_runs_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no finished run"):
         show(tmp_path, sort="test/acc")
 
@@ -258,10 +258,10 @@ def test_the_difference_of_the_first_two_is_tested_paired_by_seed(tmp_path: Path
         a_run(tmp_path / f"a{seed}", seed=seed, acc=a, strategy="a")
         a_run(tmp_path / f"b{seed}", seed=seed, acc=b, strategy="b")
     a_run(tmp_path / "b9", seed=9, acc=0.0, strategy="b")  # has no partner
-    said = significance(rows_of(tmp_path), "test/acc")
+    text = significance(rows_of(tmp_path), "test/acc")
     # differences .02 .01 .03 .02: mean .02, sd .008165, t = 4.899 with 3 degrees of freedom
     assert (
-        said == "First against second by test/acc: +0.0200 ± 0.0082, paired by seed: paired t-test, n = 4, p = 0.016."
+        text == "First against second by test/acc: +0.0200 ± 0.0082, paired by seed: paired t-test, n = 4, p = 0.016."
     )
 
 
@@ -272,7 +272,7 @@ def test_one_seed_is_not_enough_for_a_test(tmp_path: Path) -> None:
     assert "1 seed in common" in str(significance(rows_of(tmp_path), "test/acc"))
 
 
-def test_what_became_of_the_others_and_the_best_checkpoint_are_told(tmp_path: Path) -> None:
+def test_unfinished_runs_and_the_best_checkpoint_are_reported(tmp_path: Path) -> None:
     for number, status in enumerate(("finished", "pruned", "failed", "pruned")):
         a_run(tmp_path / f"{number}", seed=number, acc=0.5, status=status)
     file = tmp_path / "0" / "summary.json"

@@ -1,4 +1,4 @@
-"""The comparison page: whole, escaped, bounded, and as a real browser shows it."""
+"""The comparison page is complete, escaped and bounded, and works in a real browser."""
 
 import base64
 import hashlib
@@ -42,8 +42,8 @@ def a_run(folder: Path, *, acc: float, seed: int = 0, wrong: tuple[int, ...] = (
     predictions = Predictions(
         15, 2, np.arange(20), labels, predicted, sure, sure, np.zeros((20, 0)), np.zeros((0, 1)), np.zeros(0, int)
     )
-    images = [(place, np.full((64, 64, 3), 12 * place, np.uint8)) for place in range(20)]
-    names = [f"{SCRIPT}/{place}.jpg" for place in range(20)]
+    images = [(number, np.full((64, 64, 3), 12 * number, np.uint8)) for number in range(20)]
+    names = [f"{SCRIPT}/{number}.jpg" for number in range(20)]
     write_record(folder, record_of(predictions, "test", CLASSES, names, images))
     return folder
 
@@ -65,7 +65,7 @@ def content(text: str) -> Any:
     return json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[0])
 
 
-def test_the_page_asks_for_nothing_and_no_name_gets_out_of_its_place(runs: Path) -> None:
+def test_the_page_loads_nothing_and_escapes_every_name(runs: Path) -> None:
     text = as_page(rows_of(runs), SCRIPT).text
     assert "window.broken=1</script>" not in text
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?https?:", text)
@@ -75,7 +75,7 @@ def test_the_page_asks_for_nothing_and_no_name_gets_out_of_its_place(runs: Path)
     assert content(text)["classes"][json.dumps(CLASSES, ensure_ascii=False)]["names"] == list(CLASSES)
 
 
-def test_its_policy_lets_no_other_script_run(runs: Path) -> None:
+def test_the_content_security_policy_blocks_other_scripts(runs: Path) -> None:
     text = as_page(rows_of(runs), "runs").text
     (allowed,) = re.findall(r"script-src '(.*?)'", text)
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -84,9 +84,7 @@ def test_its_policy_lets_no_other_script_run(runs: Path) -> None:
     ]
 
 
-def test_what_cannot_be_read_is_named_on_the_page_and_by_compare(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_files_are_named_on_the_page_and_by_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "a" / "review.npz").write_bytes(b"PK damaged")
     (runs / "b" / "metrics.csv").unlink()
     os.mkfifo(runs / "b" / "metrics.csv")
@@ -106,7 +104,7 @@ def test_a_table_that_is_too_large_is_not_read(runs: Path) -> None:
     assert "larger than 33,554,432 bytes" in str(ignored)
 
 
-def test_images_that_runs_see_differently_are_found_with_who_said_what(runs: Path) -> None:
+def test_images_on_which_runs_disagree_are_listed_with_each_prediction(runs: Path) -> None:
     found = content(as_page(rows_of(runs), "runs").text)["disagreements"]
     assert {image["name"].split("/")[-1] for image in found} == {"3.jpg", "4.jpg"}
     three = next(image for image in found if image["name"].endswith("/3.jpg"))
@@ -116,7 +114,7 @@ def test_images_that_runs_see_differently_are_found_with_who_said_what(runs: Pat
     assert [answer["correct"] for answer in three["predictions"]] == [False, True]
 
 
-def test_what_differs_says_in_which_rows(runs: Path) -> None:
+def test_differences_name_their_rows(runs: Path) -> None:
     text = as_page(rows_of(runs), "runs").text
     values = "<span><code>–</code> in 1, 2</span> <span><code>0.1</code> in 3</span>"
     assert f'<th scope="row">optimizer.lr</th><td>{values}</td>' in text
@@ -136,7 +134,7 @@ def test_curves_are_over_epochs_and_thin_enough(tmp_path: Path) -> None:
     assert learning_curves(tmp_path / "broken.csv") == ({"val/loss": [[1, 0.5]]}, 1)
 
 
-def test_two_thousand_runs_make_a_page_that_a_browser_can_open(tmp_path: Path) -> None:
+def test_the_page_of_two_thousand_runs_stays_small(tmp_path: Path) -> None:
     record = a_run(tmp_path / "0", acc=0.5, **{"optimizer.lr": 0})
     summary = json.loads((record / "summary.json").read_text())
     for number in range(1, 2000):
@@ -165,7 +163,7 @@ def test_a_run_without_record_and_curves_is_in_the_table(tmp_path: Path) -> None
     assert "confusion" not in shown
 
 
-def test_many_classes_are_cut_to_those_in_which_runs_differ(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+def test_many_classes_are_reduced_to_those_in_which_runs_differ(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
     monkeypatch.setattr(module, "LISTED", 1)
     monkeypatch.setattr(module, "CELLED", 2)
     page = content(as_page(rows_of(runs), "runs").text)
@@ -174,7 +172,7 @@ def test_many_classes_are_cut_to_those_in_which_runs_differ(monkeypatch: pytest.
     assert page["runs"][0]["mixed"] == [[3, 0, 1]]
 
 
-def test_compare_writes_the_page_and_says_where(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_writes_the_page_and_prints_its_path(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr("graft.tasks.compare.PlainConsole", lambda: PlainConsole(file=out, width=200))
     show(runs, output=runs / "there")

@@ -1,4 +1,4 @@
-"""Summaries that nobody should have written: each is read as what it is, or skipped and named; nothing else happens."""
+"""Invalid summaries are read as far as they are valid, or skipped and named."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def compared(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("key", [*WHOLE, *(f"data.{key}" for key in WHOLE["data"])])
-def test_any_wrong_value_of_any_key_is_read_or_named(
+def test_any_wrong_value_of_any_key_is_accepted_or_named(
     key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group, _, name = key.rpartition(".")
@@ -111,7 +111,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_what_is_no_summary_is_skipped_counted_and_named(
+def test_files_that_are_no_summary_are_skipped_counted_and_named(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad").mkdir()
@@ -143,7 +143,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert [each.file for each in unreadable] == [tmp_path / "closed"]
 
 
-def test_a_folder_with_a_name_that_is_no_text_is_compared(tmp_path: Path) -> None:
+def test_a_folder_with_an_undecodable_name_is_compared(tmp_path: Path) -> None:
     a_run(tmp_path / os.fsdecode(b"\xff\x1b[31m[red]"))
     a_run(tmp_path / "good", seed=1, config={"model": "\ud800"})
     assert "\\udcff\\x1b[31m[red]" in compared(tmp_path)

@@ -1,4 +1,4 @@
-"""What TensorBoard makes of what it is told."""
+"""Text, HPARAMS and projector files for TensorBoard."""
 
 import html
 import re
@@ -21,14 +21,14 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_a_cell_shows_its_text_as_it_is(text: str) -> None:
+def test_a_table_cell_shows_its_text_verbatim(text: str) -> None:
     shown = markdown_to_safe_html(board.table(["name"], [[text]]))
     (cell,) = re.findall(r"<td>(.*?)</td>", shown, re.DOTALL)
     assert "<" not in cell
     assert html.unescape(cell) == " ".join(text.split())
 
 
-def test_verbatim_text_cannot_end_its_block() -> None:
+def test_verbatim_text_cannot_close_its_block() -> None:
     text = "a: ```\n</code></pre>\n<img src=x>\n\nb: 'x'"
     shown = markdown_to_safe_html(board.verbatim(text))
     (block,) = re.findall(r"<pre><code>(.*?)</code></pre>", shown, re.DOTALL)
@@ -42,7 +42,7 @@ def hparams(folder: Path, tag: str) -> bytes:
 
 
 @pytest.mark.parametrize("success", [True, False])
-def test_a_runs_row_in_hparams_has_typed_choices_final_figures_and_its_end(success: bool, tmp_path: Path) -> None:
+def test_a_runs_row_in_hparams_has_typed_choices_final_metrics_and_its_status(success: bool, tmp_path: Path) -> None:
     choices = {"model": "vgg16", "optimizer.lr": 0.1, "seed": 3, "compile": False, "ema": None, "betas": [0.9, 0.99]}
     with SummaryWriter(tmp_path) as writer:
         board.open_session(writer, choices, first=("seed",))

@@ -1,4 +1,4 @@
-"""Grad-CAM: a known answer, every family, and a network left as it was."""
+"""Grad-CAM: a known answer, a map for every family, and an unchanged network."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from graft.review.gradcam import grad_cam
 
 
 class Corner(nn.Module):
-    """Class 0 sees the first channel, class 1 the second; by hand, so that the answer is known."""
+    """Class 0 depends on the first channel, class 1 on the second: a network with a known answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Corner(nn.Module):
         return self.fc(self.features(images).mean((2, 3)))
 
 
-def test_the_place_that_speaks_for_the_class_is_lit() -> None:
+def test_the_region_that_supports_the_class_is_highlighted() -> None:
     images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     images[0, 0, :4, :4] = 200  # class 0 in the upper left corner
     images[1, 1, 4:, 4:] = 100  # class 1 in the lower right one
@@ -39,7 +39,7 @@ FAMILIES = ("vgg_mini", "alexnet", "resnet18", "squeezenet1_0", "densenet121", "
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_has_a_map_and_stays_as_it_was(name: str) -> None:
+def test_every_family_has_a_map_and_is_unchanged(name: str) -> None:
     torch.manual_seed(0)
     network = build_network(Recipe(name), 3)
     network.train()
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
 
 class ClassToken(nn.Module):
-    """A transformer by hand, whose class 0 adds up the first feature of all 4 × 4 patches and class 1 the second."""
+    """A small transformer whose class 0 adds up the first feature of all 4 × 4 patches and class 1 the second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class ClassToken(nn.Module):
         return self.head(self.blocks(torch.cat([torch.zeros_like(tokens[:, :1]), tokens], 1))[:, 0])
 
 
-def test_the_patches_of_a_vision_transformer_that_raise_the_score_are_lit() -> None:
+def test_the_patches_of_a_vision_transformer_that_raise_the_score_are_highlighted() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     images[0, 0, :4, :4] = images[1, 1, 4:, 4:] = 200
     heat = grad_cam(ClassToken(), images, torch.tensor([0, 1]), lambda pixels: pixels.float())

@@ -1,4 +1,4 @@
-"""Pictures for people: bounded, in any script, right or wrong at a glance."""
+"""Figures have a bounded size, show any script and mark mistakes."""
 
 import io
 import warnings
@@ -19,7 +19,7 @@ def matrix(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [2, 8, 31, 61, 1000])
-def test_figures_stay_readable_in_size_whatever_the_number_of_classes(count: int) -> None:
+def test_figures_have_a_readable_size_for_any_number_of_classes(count: int) -> None:
     classes = (AWKWARD * 200)[:count]
     confusion = matrix(count)
     pictures = [
@@ -43,7 +43,7 @@ def test_the_most_frequent_confusions_are_named() -> None:
     assert figures.most_confused(confusion, ["cat", "dog", "fox"]) == ["5 × fox as cat", "3 × cat as dog"]
 
 
-def test_a_title_says_what_was_predicted_and_whether_it_is_right() -> None:
+def test_a_title_has_the_prediction_and_marks_mistakes() -> None:
     image = np.zeros((224, 224, 3), np.uint8)
     right = grids.verdict(image, "ants", "ants", 0.974)
     wrong = grids.verdict(image, "ants", "bees", 0.6)
@@ -65,11 +65,11 @@ def test_a_grid_shows_every_image_at_a_readable_size(size: int) -> None:
     assert shown.sum() == len(tiles) * (side - 6) ** 2, "all tiles whole, but for their frames"
 
 
-def test_no_mistakes_is_said_too() -> None:
+def test_a_run_without_mistakes_is_reported() -> None:
     assert grids.grid([], "No mistakes\nepoch 3").size[0] > 50
 
 
-def test_photographs_are_small_and_dots_are_exact() -> None:
+def test_photographs_are_compressed_and_pixel_images_are_exact() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8).astype(np.uint8))
     exact = Image.open(io.BytesIO(grids.encoded(noise, photograph=False)))
     assert np.array_equal(np.asarray(exact), np.asarray(noise))
@@ -87,13 +87,13 @@ def test_a_script_that_the_base_font_lacks_is_drawn_with_one_that_has_it() -> No
     assert {ord("개"), ord("미")} <= drawing.characters_of(files[font])
 
 
-def test_a_character_that_no_font_has_is_no_warning_and_no_failure() -> None:
+def test_a_character_without_a_font_neither_warns_nor_fails() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         grids.grid([grids.Tile(np.zeros((32, 32, 3), np.uint8), ("\U000f1234",))], "x")
 
 
-def test_heat_is_shown_beside_the_image() -> None:
+def test_the_heat_map_is_drawn_next_to_the_image() -> None:
     image, heat = np.full((10, 10, 3), 100, np.uint8), np.zeros((10, 10))
     heat[:5] = 1
     both = grids.overlaid(image, heat)

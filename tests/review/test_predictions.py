@@ -1,4 +1,4 @@
-"""Predictions as files that other programs read, whatever images and classes are called."""
+"""Predictions as files that other programs read, for any name of images and classes."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("ending", [".csv", ".json", ".jsonl", ".JSON"])
-def test_what_is_written_reads_back(ending: str, tmp_path: Path) -> None:
+def test_written_predictions_are_read_back(ending: str, tmp_path: Path) -> None:
     file = tmp_path / "new" / f"out{ending}"
     with writing(file) as write:
         for prediction in AWKWARD:
@@ -45,20 +45,20 @@ def test_what_is_written_reads_back(ending: str, tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_name_that_is_no_text_can_be_written(tmp_path: Path) -> None:
+def test_an_undecodable_file_name_can_be_written(tmp_path: Path) -> None:
     name = str(Found(Path(os.fsdecode(b"caf\xe9.jpg")), "x"))
     with writing(tmp_path / "out.csv") as write:
         write(Prediction(name, ("a",), (1.0,), (0,)))
     assert r"caf\xe9.jpg" in (tmp_path / "out.csv").read_text()
 
 
-def test_none_at_all_is_valid_json_too(tmp_path: Path) -> None:
+def test_no_predictions_are_valid_json(tmp_path: Path) -> None:
     with writing(tmp_path / "out.json"):
         pass
     assert json.loads((tmp_path / "out.json").read_text()) == []
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("old")
 
     def fail() -> None:
@@ -76,7 +76,7 @@ def test_an_unknown_ending_names_the_known_ones(tmp_path: Path) -> None:
         pass
 
 
-def test_the_table_shows_names_as_they_are_and_moves_no_cursor() -> None:
+def test_the_table_escapes_control_characters_in_names() -> None:
     console = Console(width=80, force_terminal=False, record=True)
     with console.capture() as captured:
         console.print(prediction_table(AWKWARD))

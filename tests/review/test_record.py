@@ -1,4 +1,4 @@
-"""review.npz: small, safe to read, and what was said."""
+"""review.npz: small, safe to read, and equal to the predictions."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def drawn(count: int, classes: int) -> Predictions:
     )
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     predictions, names = drawn(30, 3), [f"개/{i}.jpg" for i in range(30)]
     image = np.random.default_rng(0).integers(0, 255, (224, 224, 3)).astype(np.uint8)
     write_record(tmp_path, record_of(predictions, "test", ["개", "b", "c"], names, [(4, image), (9, image)]))
@@ -40,14 +40,14 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert found.correct.sum() == predictions.correct.sum()
     assert {found.thumbnails[digest(names[i])][0] for i in (4, 9)} == {names[4], names[9]}
     assert all(content.startswith(b"\xff\xd8") for _, content in found.thumbnails.values())
-    said = {
+    answers = {
         int(key): (label, answer)
         for key, label, answer in zip(found.digests, found.labels, found.predicted, strict=True)
     }
-    assert said == {digest(names[i]): (predictions.labels[i], predictions.predicted[i]) for i in range(30)}
+    assert answers == {digest(names[i]): (predictions.labels[i], predictions.predicted[i]) for i in range(30)}
 
 
-def test_it_stays_under_two_megabytes_with_a_thousand_classes_and_fifty_thousand_images(tmp_path: Path) -> None:
+def test_a_record_of_fifty_thousand_images_of_a_thousand_classes_is_under_two_megabytes(tmp_path: Path) -> None:
     count, classes = 50_000, 1000
     noise = np.random.default_rng(0).integers(0, 255, (48, 224, 224, 3)).astype(np.uint8)
     names = [f"some/long/folder/name/of/a/class/{i}.jpg" for i in range(count)]
@@ -62,42 +62,42 @@ def test_it_stays_under_two_megabytes_with_a_thousand_classes_and_fifty_thousand
     assert sorted(found.digests) == sorted(map(digest, names))[:10_000], "the same images in every run"
 
 
-def test_a_run_without_a_record_has_none(tmp_path: Path) -> None:
+def test_reading_the_record_of_a_run_without_one_gives_none(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> dict[str, Any]:
-    """The arrays of a sound record, which `broken` writes changed."""
+    """The arrays of a valid record."""
     image = np.zeros((64, 64, 3), np.uint8)
     write_record(tmp_path, record_of(drawn(30, 3), "test", "abc", [f"{i}.jpg" for i in range(30)], [(4, image)]))
     with np.load(tmp_path / FILE) as file:
         return {name: file[name] for name in file.files}
 
 
-def told(arrays: dict[str, Any], **changed: Any) -> dict[str, Any]:
+def described(arrays: dict[str, Any], **changed: Any) -> dict[str, Any]:
     """`arrays` with another description."""
-    description = json.loads(arrays["told"].tobytes()) | changed
-    return arrays | {"told": np.frombuffer(json.dumps(description).encode(), np.uint8)}
+    description = json.loads(arrays["description"].tobytes()) | changed
+    return arrays | {"description": np.frombuffer(json.dumps(description).encode(), np.uint8)}
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "an object": lambda arrays: arrays | {"cells": np.array([{"a": 1}], dtype=object)},
-    "a predicted class that there is not": lambda arrays: arrays | {"predicted": arrays["predicted"] + np.uint32(3)},
-    "a true class that there is not": lambda arrays: arrays | {"labels": arrays["labels"] + np.uint32(2**31)},
-    "a cell that there is not": lambda arrays: arrays | {"cells": arrays["cells"] + np.uint64(9)},
-    "more right than there are": lambda arrays: arrays | {"correct": arrays["totals"] + np.uint32(1)},
+    "an unknown predicted class": lambda arrays: arrays | {"predicted": arrays["predicted"] + np.uint32(3)},
+    "an unknown true class": lambda arrays: arrays | {"labels": arrays["labels"] + np.uint32(2**31)},
+    "an unknown cell": lambda arrays: arrays | {"cells": arrays["cells"] + np.uint64(9)},
+    "more correct than in total": lambda arrays: arrays | {"correct": arrays["totals"] + np.uint32(1)},
     "columns of different lengths": lambda arrays: arrays | {"labels": arrays["labels"][:-1]},
     "two dimensions": lambda arrays: arrays | {"labels": arrays["labels"][:, None]},
     "another type": lambda arrays: arrays | {"confidence": arrays["confidence"].astype(float)},
-    "an array too few": lambda arrays: {name: array for name, array in arrays.items() if name != "cells"},
-    "an array too many": lambda arrays: arrays | {"more": np.zeros(3)},
-    "no classes": lambda arrays: told(arrays, classes=[]),
-    "classes that are numbers": lambda arrays: told(arrays, classes=[1, 2, 3]),
-    "a length below 0": lambda arrays: told(arrays, lengths=[-1]),
-    "a length beyond the end": lambda arrays: told(arrays, lengths=[10**9]),
-    "no description": lambda arrays: arrays | {"told": np.frombuffer(b"[]", np.uint8)},
-    "a description nested too deeply": lambda arrays: arrays | {"told": np.frombuffer(b"[" * 10**5, np.uint8)},
+    "a missing array": lambda arrays: {name: array for name, array in arrays.items() if name != "cells"},
+    "an additional array": lambda arrays: arrays | {"more": np.zeros(3)},
+    "no classes": lambda arrays: described(arrays, classes=[]),
+    "classes that are numbers": lambda arrays: described(arrays, classes=[1, 2, 3]),
+    "a length below 0": lambda arrays: described(arrays, lengths=[-1]),
+    "a length beyond the end": lambda arrays: described(arrays, lengths=[10**9]),
+    "no description": lambda arrays: arrays | {"description": np.frombuffer(b"[]", np.uint8)},
+    "a description nested too deeply": lambda arrays: arrays | {"description": np.frombuffer(b"[" * 10**5, np.uint8)},
 }
 
 
@@ -108,7 +108,7 @@ def test_a_record_that_contradicts_itself_is_refused(kind: str, record: dict[str
         read_record(tmp_path)
 
 
-def test_bits_that_flip_are_noticed_or_change_nothing_that_breaks(record: dict[str, Any], tmp_path: Path) -> None:
+def test_flipped_bits_are_detected_or_harmless(record: dict[str, Any], tmp_path: Path) -> None:
     content, draw = (tmp_path / FILE).read_bytes(), random.Random(0)
     refused = 0
     for _ in range(200):
@@ -123,7 +123,7 @@ def test_bits_that_flip_are_noticed_or_change_nothing_that_breaks(record: dict[s
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1])
-def test_a_record_that_was_cut_is_refused(cut: int, record: dict[str, Any], tmp_path: Path) -> None:
+def test_a_truncated_record_is_refused(cut: int, record: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:cut])
     with pytest.raises(DataError):
         read_record(tmp_path)
@@ -166,7 +166,9 @@ def lie(file: Path, arrays: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_small_file_takes_no_large_memory(kind: str, record: dict[str, Any], tmp_path: Path) -> None:
+def test_a_small_file_that_decompresses_to_much_is_refused_in_bounded_memory(
+    kind: str, record: dict[str, Any], tmp_path: Path
+) -> None:
     BOMBS[kind](tmp_path / FILE, record)
     assert (tmp_path / FILE).stat().st_size < 2**20
     tracemalloc.start()
@@ -177,7 +179,7 @@ def test_a_small_file_takes_no_large_memory(kind: str, record: dict[str, Any], t
     assert peak < 2**25
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / FILE)
     with pytest.raises(DataError, match="regular"):
         read_record(tmp_path)

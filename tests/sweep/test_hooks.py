@@ -1,4 +1,4 @@
-"""A sweep from its first word to its exit code; the jobs are functions, so that only the sweep is tried."""
+"""A sweep from its command line to its exit code; functions replace the training of each job."""
 
 import ctypes
 import json
@@ -34,7 +34,7 @@ def errors_come_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`train.py -m WORDS` with a function in the place of training; returns the folder of the sweep."""
+    """`train.py -m WORDS` with a function in place of training; returns the folder of the sweep."""
 
     def run(task: Callable[[Any], None], *words: str) -> Path:
         monkeypatch.setattr(
@@ -148,7 +148,7 @@ def entries(index: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_no_job_is_run_twice_when_the_index_is_lost(loss: str, grid: Callable[..., Path], tmp_path: Path) -> None:
+def test_no_job_is_run_twice_when_the_index_is_missing(loss: str, grid: Callable[..., Path], tmp_path: Path) -> None:
     ran: list[int] = []
     folder = grid(counted(ran), "seed=0,1")
     LOSSES[loss](folder / INDEX)
@@ -160,7 +160,7 @@ def test_no_job_is_run_twice_when_the_index_is_lost(loss: str, grid: Callable[..
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../1", "/etc", "a", "0\n1", "²", "", "x" * 100, "-1", "\0"])
-def test_an_entry_leads_to_a_job_folder_or_nowhere(name: str, tmp_path: Path) -> None:
+def test_an_index_entry_refers_to_a_job_folder_or_is_ignored(name: str, tmp_path: Path) -> None:
     (tmp_path / "it" / INDEX).mkdir(parents=True)
     (tmp_path / "it" / "²").mkdir()
     (tmp_path / "it" / INDEX / ("0" * 16)).write_text(name)
@@ -170,7 +170,7 @@ def test_an_entry_leads_to_a_job_folder_or_nowhere(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", ["it", f"it/{INDEX}"])
-def test_a_file_in_the_place_of_a_folder_is_named(path: str, tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_named(path: str, tmp_path: Path) -> None:
     (tmp_path / "sweep" / path).parent.mkdir(parents=True)
     (tmp_path / "sweep" / path).write_text("mine")
     with pytest.raises(DataError, match=r"\.jobs: cannot be created"):
@@ -178,7 +178,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(path: str, tmp_path: Path) -> 
     assert (tmp_path / "sweep" / path).read_text() == "mine"
 
 
-def test_of_two_folders_of_one_configuration_the_finished_one_counts(tmp_path: Path) -> None:
+def test_of_two_folders_with_one_configuration_the_finished_one_is_used(tmp_path: Path) -> None:
     whole = {"seed": 0, "seconds": 1.0, "metrics": {}, "identity": "a" * 16}
     for name, status, mine in (("0", "failed", "a" * 16), ("1", "finished", "a" * 16), ("2", "finished", "../../evil")):
         (tmp_path / name).mkdir()
@@ -229,7 +229,7 @@ def test_a_search_without_the_required_gpu_is_refused_before_its_first_trial(
     assert not ran
 
 
-def test_a_machine_that_only_hands_jobs_to_a_cluster_needs_no_gpu(no_gpu: None) -> None:
+def test_a_machine_that_only_submits_jobs_to_a_cluster_needs_no_gpu(no_gpu: None) -> None:
     cluster = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
     config = OmegaConf.create({"hydra": {"launcher": {"_target_": cluster}}})
     require_gpu_for_jobs(config, [["trainer=gpu"]], loader=None)

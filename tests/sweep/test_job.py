@@ -1,4 +1,4 @@
-"""Which folder, and which part of the machine, a job of a sweep gets."""
+"""The folder, GPUs and CPU cores of each job of a sweep."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from graft.sweep.gpu_slots import Slot, claimed_slot, share
 from graft.sweep.job_folders import job_folder
 
 
-def test_a_configuration_keeps_its_folder_and_no_folder_is_taken_twice(tmp_path: Path) -> None:
+def test_a_configuration_keeps_its_folder_and_no_folder_is_used_twice(tmp_path: Path) -> None:
     assert job_folder(tmp_path, 0, "a") == "0"
     assert job_folder(tmp_path, 1, "b") == "1"
     assert job_folder(tmp_path, 5, "a") == "0", "the same configuration, wherever it stands in the grid now"
@@ -19,27 +19,27 @@ def test_a_configuration_keeps_its_folder_and_no_folder_is_taken_twice(tmp_path:
     assert job_folder(tmp_path, 0, "e") == "8"
 
 
-def test_a_folder_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "precious").write_text("mine")
     assert job_folder(tmp_path, 0, "a") == "1"
 
 
-def test_jobs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_jobs_that_start_together_get_separate_folders(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         names = list(pool.map(lambda number: job_folder(tmp_path, 0, f"{number % 20}"), range(40)))
     assert sorted(set(names), key=int) == [str(number) for number in range(20)]
     assert names[:20] == names[20:]
 
 
-def test_shares_are_disjoint_and_of_one_size() -> None:
+def test_slots_are_disjoint_and_of_equal_size() -> None:
     assert [share("abcdefgh", number, 4) for number in range(4)] == ["ab", "cd", "ef", "gh"]
     assert [share("abc", number, 2) for number in range(2)] == ["a", "b"]
     assert [share("ab", number, 3) for number in range(3)] == ["a", "b", "a"], "more jobs than things share them"
     assert not share("", 1, 3)
 
 
-def test_each_job_has_a_gpu_and_cores_of_its_own_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_job_has_exclusive_gpus_and_cores_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7f,5,6")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 8, 9}, raising=False)
     monkeypatch.setattr("graft.sweep.gpu_slots.available_cores", lambda: 4)
@@ -60,7 +60,7 @@ def test_files_of_others_in_the_temporary_folder_do_not_block_a_sweep(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr("tempfile.tempdir", None)
-    for name in (f"graft-places-{os.getuid()}", f"graft-{os.getuid()}", "graft"):
+    for name in (f"graft-slots-{os.getuid()}", f"graft-{os.getuid()}", "graft"):
         if kind == "a file":
             (temporary / name).touch()
         elif kind == "a link":

@@ -1,4 +1,4 @@
-"""A search that is stopped and taken up again; the jobs are functions, so that only the search is tried."""
+"""Optuna searches that are stopped and resumed; functions replace the training of each trial."""
 
 import sys
 from collections.abc import Callable
@@ -28,10 +28,10 @@ def errors_come_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def search(folder: Path, monkeypatch: pytest.MonkeyPatch, task: Callable[[Any], float | None], *words: str) -> None:
-    """`train.py -m sweep=optuna WORDS`, with `task` in the place of training."""
+    """`train.py -m sweep=optuna WORDS`, with `task` in place of training."""
     startup = [] if any("sampler=" in word for word in words) else ["hydra.sweeper.sampler.n_startup_trials=1"]
-    told = [*SPACE, f"paths.outputs={folder}", "sweep_name=it", *startup, *words]
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "sweep=optuna", *told])
+    overrides = [*SPACE, f"paths.outputs={folder}", "sweep_name=it", *startup, *words]
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "sweep=optuna", *overrides])
     register()
     sweep_module.register()
     hydra.main(config_path=str(conf_dir()), config_name="train", execution_whitelist=TRUSTED)(task)()
@@ -41,7 +41,7 @@ def trials(folder: Path) -> list[Any]:
     return optuna.load_study(study_name="it", storage=f"sqlite:///{folder}/sweep/it/study.db").get_trials()
 
 
-def told(folder: Path, state: str) -> list[tuple[dict[str, Any], float]]:
+def results(folder: Path, state: str) -> list[tuple[dict[str, Any], float]]:
     return [(trial.params, trial.value) for trial in trials(folder) if trial.state.name == state]
 
 
@@ -70,7 +70,7 @@ def test_a_search_stopped_after_two_trials_resumes_with_the_same_trials(
     assert trials(tmp_path / "a")[3].params == asked, "what was under way is asked again"
 
     search(tmp_path / "b", monkeypatch, quality, "hydra.sweeper.n_trials=4")
-    assert told(tmp_path / "a", "COMPLETE") == told(tmp_path / "b", "COMPLETE")
+    assert results(tmp_path / "a", "COMPLETE") == results(tmp_path / "b", "COMPLETE")
 
 
 def test_a_finished_search_runs_nothing_more_and_a_longer_one_only_the_rest(
@@ -82,10 +82,10 @@ def test_a_finished_search_runs_nothing_more_and_a_longer_one_only_the_rest(
         ran.append(config.search.trial)
         return quality(config)
 
-    for wanted in (2, 2, 3):
-        search(tmp_path, monkeypatch, counted, f"hydra.sweeper.n_trials={wanted}")
+    for n_trials in (2, 2, 3):
+        search(tmp_path, monkeypatch, counted, f"hydra.sweeper.n_trials={n_trials}")
     assert ran == [0, 1, 2]
-    assert len({str(trial.params) for trial in trials(tmp_path)}) == 3, "the sampler does not begin anew"
+    assert len({str(trial.params) for trial in trials(tmp_path)}) == 3, "the sampler does not start over"
 
 
 def test_failed_trials_neither_stop_the_search_nor_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

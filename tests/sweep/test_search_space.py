@@ -32,7 +32,7 @@ def space(*words: str) -> SearchSpace:
         ("a,b", CategoricalDistribution(["a", "b"])),
     ],
 )
-def test_each_kind_of_sweep(sweep: str, expected: Any) -> None:
+def test_each_kind_of_sweep_becomes_a_distribution(sweep: str, expected: Any) -> None:
     found = space(f"x={sweep}").distributions["x"]
     if expected is None:
         assert isinstance(found, CategoricalDistribution)
@@ -41,7 +41,7 @@ def test_each_kind_of_sweep(sweep: str, expected: Any) -> None:
         assert found == expected
 
 
-def test_the_last_override_of_a_key_counts() -> None:
+def test_the_last_override_of_a_key_wins() -> None:
     found = space("x=interval(0,1)", "y=3", "x=2", "y=choice(1,2)", "~z")
     assert found.fixed == {"x": "2"}
     assert list(found.distributions) == ["y"]

@@ -1,4 +1,4 @@
-"""A function in a process of its own."""
+"""A function in a separate process."""
 
 import os
 import signal
@@ -41,13 +41,13 @@ sys.exit(run_in_subprocess(be_noticed))
 
 
 def test_slurm_signals_to_all_processes_are_handled_by_the_parent() -> None:
-    # in a process of its own: here another test may have started the one that is forked from
+    # in a separate process: here another test may have started the one that is forked from
     code = NOTICED.format(tests=str(ROOT / "tests"))
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def started(folder: Path, handles_sigterm: bool) -> tuple[subprocess.Popen[bytes], int]:
-    """A parent in a process of its own, and the pid of what it runs apart."""
+    """A parent in a separate process, and the pid of its child."""
     tests = str(ROOT / "tests")
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT.format(tests=tests, folder=str(folder), handles_sigterm=handles_sigterm)]

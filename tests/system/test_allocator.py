@@ -1,4 +1,4 @@
-"""Memory that is kept is not asked for again, and goes back in the end."""
+"""Freed memory is reused by the next step and released at the end."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ def test_a_step_reuses_the_pages_freed_by_the_previous_one() -> None:
     _, inside, large, freed = small_pages(probed())
     assert inside < 10 * MIB
     assert large > 2700 * MIB, "very large blocks are not kept"
-    assert freed > 90 * MIB, "and at the end the memory is given back"
+    assert freed > 90 * MIB, "and at the end the memory is released"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the faults")
@@ -78,8 +78,8 @@ def test_another_c_library_and_user_set_limits_are_not_changed(
 def test_a_cpu_run_reuses_freed_memory_unless_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def noted(wanted: bool) -> AbstractContextManager[None]:
-        asked.append(wanted)
+    def noted(keep: bool) -> AbstractContextManager[None]:
+        asked.append(keep)
         return nullcontext()
 
     monkeypatch.setattr(fit, "reuse_freed_memory", noted)

@@ -1,4 +1,4 @@
-"""Archives that mean harm, or are not what they say."""
+"""Malicious and damaged archives are refused."""
 
 import bz2
 import gzip
@@ -168,13 +168,13 @@ def _umask() -> int:
     return current
 
 
-def test_loose_members_go_into_the_folder_and_an_empty_one_is_taken(tmp_path: Path) -> None:
+def test_members_without_a_folder_are_unpacked_into_an_existing_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     extract(tar_with(tmp_path / "x.tgz", member("./a/1"), member("b/2"), content=b"x"), tmp_path / "set")
     assert visible(tmp_path / "set") == ["a", "b"]
 
 
-def test_nothing_is_unpacked_over_what_is_there(tmp_path: Path) -> None:
+def test_an_archive_does_not_overwrite_existing_files(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine").write_text("mine")
     with pytest.raises(DataError, match="exists already"):
@@ -221,7 +221,7 @@ def test_a_header_of_gigabytes_is_refused_before_it_is_read(kind: str, tmp_path:
     assert visible(tmp_path) == ["x.tgz"]
 
 
-def test_headers_that_follow_one_another_have_one_limit(tmp_path: Path) -> None:
+def test_consecutive_headers_share_one_limit(tmp_path: Path) -> None:
     many = [header("x", b"L", 200 << 10), b"a" * (200 << 10)] * 10
     with pytest.raises(DataError, match="not safe to unpack: a header of"):
         extract(raw_tar(tmp_path / "x.tgz", *many, header("set/x")), tmp_path / "set")
@@ -235,7 +235,7 @@ def test_headers_that_decompress_to_far_more_than_the_archive_are_refused(tmp_pa
 
 
 @pytest.mark.parametrize("opener", [gzip.open, bz2.open, lzma.open, open])
-def test_every_compression_is_known_by_its_content(opener: Any, tmp_path: Path) -> None:
+def test_every_compression_is_recognised_by_its_content(opener: Any, tmp_path: Path) -> None:
     with opener(tmp_path / "x", "wb") as file, tarfile.open(fileobj=file, mode="w") as content:
         content.addfile(member("set/a/1"), io.BytesIO())
     extract(tmp_path / "x", tmp_path / "set")
@@ -278,7 +278,7 @@ def test_an_encrypted_zip_is_called_damaged(tmp_path: Path) -> None:
         extract(archive, tmp_path / "set")
 
 
-def test_a_name_longer_than_the_file_system_allows_is_said_to_be(tmp_path: Path) -> None:
+def test_a_name_longer_than_the_file_system_allows_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="File name too long"):
         extract(zip_with(tmp_path / "x.zip", {"set/" + "x" * 300: b""}), tmp_path / "set")
     assert visible(tmp_path) == ["x.zip"]

@@ -45,14 +45,14 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
-def test_files_and_checkpoints_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
+def test_files_and_checkpoints_survive_a_crash_once_written(tmp_path: Path, disk: Disk) -> None:
     write_atomically(tmp_path / "summary.json", b"{}")
     assert disk.would_keep(tmp_path / "summary.json")
     AtomicCheckpointIO().save_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
     assert disk.would_keep(tmp_path / "checkpoints" / "last.ckpt")
 
 
-def test_exported_files_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
+def test_exported_files_survive_a_crash_once_written(tmp_path: Path, disk: Disk) -> None:
     with writing_folder_atomically(tmp_path / "export") as part:
         for name in ("net.onnx", "net.onnx.json"):
             (part / name).write_bytes(name.encode())
@@ -60,7 +60,7 @@ def test_exported_files_survive_a_crash_once_they_are_there(tmp_path: Path, disk
         assert disk.would_keep(tmp_path / "export" / name)
 
 
-def test_features_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
+def test_features_survive_a_crash_once_written(tmp_path: Path, disk: Disk) -> None:
     layout = Layout(torch.float32, (3,), False)
     store = FeatureStore(tmp_path, 1 << 20)
     [stored] = store.obtain([FeatureRequest({}, [layout], 4, lambda: (row for row in [(torch.zeros(4, 3),)]))])
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error_and_a_file_is(
         sync(tmp_path / "file")
 
 
-def test_two_processes_of_one_number_on_two_machines_write_one_file_whole(
+def test_processes_with_equal_ids_on_two_machines_write_a_complete_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getpid", lambda: 7)

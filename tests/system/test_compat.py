@@ -10,11 +10,11 @@ from torchvision.transforms import v2
 from graft.system import compat
 
 
-def test_support_of_bf16_is_known() -> None:
+def test_bf16_support_is_detected() -> None:
     assert isinstance(compat.cpu_has_bf16_units(), bool)
 
 
-def test_tensors_move_towards_their_ends_in_place() -> None:
+def test_lerp_updates_tensors_in_place() -> None:
     tensors, ends = [torch.zeros(3), torch.ones(2)], [torch.ones(3), torch.ones(2)]
     compat.lerp_all_(tensors, ends, 0.25)
     assert tensors[0].tolist() == [0.25] * 3
@@ -23,12 +23,12 @@ def test_tensors_move_towards_their_ends_in_place() -> None:
     assert tensors[0].tolist() == [5.0] * 3
 
 
-def test_leaves_of_nested_outputs() -> None:
+def test_nested_outputs_are_flattened() -> None:
     assert compat.tree_leaves({"a": [1, (2, None)], "b": InceptionOutputs(3, 4)}) == [1, 2, None, 3, 4]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", [v2.TrivialAugmentWide, v2.RandAugment, v2.AutoAugment])
-def test_the_space_of_an_augmentation(policy: type) -> None:
+def test_the_augmentation_space_of_torchvision_is_read(policy: type) -> None:
     magnitudes, signed = compat.augmentation_space(policy())["Rotate"]
     values = magnitudes(10, 32, 32)
     assert values is not None
@@ -36,7 +36,7 @@ def test_the_space_of_an_augmentation(policy: type) -> None:
     assert signed is True
 
 
-def test_the_pairs_of_auto_augment() -> None:
+def test_the_policies_of_auto_augment_are_read() -> None:
     for pair in compat.auto_augment_pairs(v2.AutoAugment()):
         for operation, probability, magnitude in pair:
             assert operation in compat.augmentation_space(v2.AutoAugment())

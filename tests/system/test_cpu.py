@@ -1,4 +1,4 @@
-"""The affinity mask and the CPU quota of a container count, not the cores of the machine."""
+"""CPU affinity and the container's CPU quota limit the number of cores."""
 
 import builtins
 import io

@@ -1,4 +1,4 @@
-"""What is said of a device that cannot do what is asked for."""
+"""Errors for operations that a device cannot repeat."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from graft.errors import TrainingError
 from graft.system.device import explaining_nondeterminism
 
 
-def test_an_operation_that_cannot_be_repeated_is_named_with_a_way_out() -> None:
+def test_a_nondeterministic_operation_is_named_with_a_way_out() -> None:
     torch.use_deterministic_algorithms(True)
     try:
         with pytest.raises(TrainingError) as raised, explaining_nondeterminism():
@@ -26,9 +26,7 @@ def test_other_errors_are_not_changed() -> None:
         raise RuntimeError("shape mismatch")
 
 
-def test_algorithms_are_tried_out_unless_every_run_must_be_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cudnn_benchmarks_unless_the_run_must_be_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("data=digits", "model=vgg_mini", "strategy=scratch", *ONE_STEP)
     chosen = {}
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)

@@ -1,4 +1,4 @@
-"""Transfers that break, servers that cannot resume, locks."""
+"""Downloads over broken connections, from servers without ranges, and in several processes."""
 
 import contextlib
 import email.utils
@@ -54,13 +54,13 @@ def visible(folder: Path) -> list[str]:
 
 
 def ranges(server: Any) -> list[str | None]:
-    return [wanted for _, wanted in server.requests]
+    return [ranges for _, ranges in server.requests]
 
 
 # ---- transfer
 
 
-def test_a_file_arrives_whole_and_a_second_call_fetches_nothing(served: Any, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_completely_and_only_once(served: Any, tmp_path: Path) -> None:
     target = tmp_path / "new" / "file.bin"
     for _ in range(2):
         assert fetch(served, target, sha256=SHA256).read_bytes() == CONTENT
@@ -92,14 +92,14 @@ def interrupted(server: Any, target: Path, monkeypatch: pytest.MonkeyPatch, size
     assert (target.parent / f".{target.name}.part").read_bytes() == CONTENT[:size]
 
 
-def test_a_file_of_the_user_s_with_a_name_like_a_partial_one_is_left_alone(served: Any, tmp_path: Path) -> None:
+def test_a_user_file_with_the_name_of_a_partial_download_is_kept(served: Any, tmp_path: Path) -> None:
     (tmp_path / "file.bin.part").write_bytes(b"the user's")
     assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
     assert (tmp_path / "file.bin.part").read_bytes() == b"the user's"
 
 
 @pytest.mark.parametrize("make", [lambda path, other: path.symlink_to(other), lambda path, other: os.mkfifo(path)])
-def test_a_partial_file_that_is_none_is_refused_and_not_written_to(
+def test_a_partial_file_that_is_not_a_regular_file_is_refused(
     served: Any, tmp_path: Path, make: Callable[[Path, Path], None]
 ) -> None:
     (tmp_path / "other").write_bytes(b"the user's")
@@ -115,7 +115,7 @@ def test_a_server_without_ranges_restarts_the_download(served: Any, tmp_path: Pa
     assert ranges(served) == [None, "bytes=300000-"]
 
 
-def test_a_part_that_is_damaged_is_thrown_away_when_the_checksum_tells(
+def test_a_damaged_partial_file_is_discarded_after_the_checksum_fails(
     served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(served, tmp_path / "file.bin", monkeypatch)
@@ -131,24 +131,26 @@ def test_a_wrong_checksum_leaves_no_file_behind(served: Any, tmp_path: Path, nam
     assert visible(tmp_path) == []
 
 
-def test_a_missing_file_is_not_asked_for_again(served: Any, tmp_path: Path) -> None:
+def test_a_missing_file_is_requested_only_once(served: Any, tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="HTTP 404"):
         download(f"{served.url}/other.bin", tmp_path / "other.bin", what="a file")
     assert len(served.requests) == 1
     assert visible(tmp_path) == []
 
 
-def test_a_refused_connection_names_the_address_and_the_place(tmp_path: Path) -> None:
+def test_a_refused_connection_names_the_address_and_the_local_path(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable) as raised:
         download("http://127.0.0.1:1/x.zip", tmp_path / "x.zip", what="the x data", manual_path="the shelf")
     message = str(raised.value)
     assert message.startswith("the x data: ")
     assert "http://127.0.0.1:1/x.zip" in message
     assert "Connection refused" in message
-    assert message.endswith("Put it by hand at the shelf.")
+    assert message.endswith("Download it elsewhere and put it at the shelf.")
 
 
-def test_a_server_that_keeps_breaking_off_is_given_up_and_the_part_kept(tmp_path: Path, breaking: str) -> None:
+def test_after_repeated_disconnects_the_download_fails_and_keeps_the_partial_file(
+    tmp_path: Path, breaking: str
+) -> None:
     with pytest.raises(NotAvailable, match="run again to resume"):
         download(f"{breaking}/x", tmp_path / "x", what="a file")
     assert (tmp_path / ".x.part").read_bytes() == b"abc"
@@ -194,7 +196,7 @@ def test_a_silent_server_is_unreachable(silent: str, tmp_path: Path, monkeypatch
         download(f"{silent}/x", tmp_path / "x", what="x")
 
 
-def test_a_name_server_that_keeps_silent_does_not_hold_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_name_server_does_not_block_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's resolver knows no timeout of ours; here it never answers at all."""
     monkeypatch.setattr(downloads._settings, "timeout", 0.2)
     never = threading.Event()
@@ -203,7 +205,7 @@ def test_a_name_server_that_keeps_silent_does_not_hold_it_up(monkeypatch: pytest
         require_reachable("http://example.invalid/x", what="x", manual_path="there")
 
 
-def test_reachable_is_silent_and_moves_no_content(served: Any) -> None:
+def test_a_reachability_check_downloads_no_content(served: Any) -> None:
     require_reachable(f"{served.url}/file.bin", what="x", manual_path="there")
     assert served.requests == []  # a HEAD, no GET
     with pytest.raises(NotAvailable, match="HTTP 404"):
@@ -217,7 +219,7 @@ def test_a_folder_that_may_not_be_written_is_named(served: Any, tmp_path: Path) 
         fetch(served, tmp_path / "file.bin")
 
 
-def test_a_file_in_the_way_of_the_folder_is_named(served: Any, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_named(served: Any, tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("")
     with pytest.raises(DataError, match=r"occupied/file\.bin: cannot be written"):
         fetch(served, tmp_path / "occupied" / "file.bin")
@@ -232,7 +234,7 @@ def test_a_full_disk_is_reported(served: Any, tmp_path: Path, monkeypatch: pytes
         fetch(served, tmp_path / "file.bin")
 
 
-def test_a_file_put_by_hand_is_verified_and_left_alone(tmp_path: Path) -> None:
+def test_a_manually_downloaded_file_is_verified_and_kept(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(CONTENT)
     verify(tmp_path / "x", sha256=SHA256)
     with pytest.raises(DataError, match="damaged, or another file"):
@@ -261,7 +263,7 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, capsys: pytest.
 
         def wait() -> None:
             with locked(tmp_path / "set"):
-                order.append("held here")
+                order.append("acquired here")
 
         waiting = threading.Thread(target=wait)
         waiting.start()
@@ -270,12 +272,12 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, capsys: pytest.
         other.stdin.write("let go\n")
         other.stdin.flush()
         waiting.join(30)
-    assert order == ["held here"]
-    said = capsys.readouterr().err
-    assert "waiting for " in said
-    assert "which is downloading set" in said
+    assert order == ["acquired here"]
+    output = capsys.readouterr().err
+    assert "waiting for " in output
+    assert "which is downloading set" in output
     if sys.platform == "linux":
-        assert f"waiting for process {other.pid} (" in said
+        assert f"waiting for process {other.pid} (" in output
 
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
@@ -292,7 +294,7 @@ def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         pass
 
 
-def test_downloads_are_light() -> None:
+def test_importing_downloads_imports_no_large_library() -> None:
     heavy = ("torch", "rich.progress", "numpy")
     code = f"import sys, graft.system.downloads; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -378,7 +380,7 @@ SPLICES = {
 
 
 @pytest.mark.parametrize("answer", SPLICES)
-def test_a_version_that_changes_in_mid_transfer_is_never_spliced(
+def test_parts_of_different_versions_are_never_joined(
     answer: str, scripted: Callable[..., Scripted], tmp_path: Path
 ) -> None:
     server = scripted(CUT, SPLICES[answer], response(NEW, 'ETag: "new"'))
@@ -387,9 +389,7 @@ def test_a_version_that_changes_in_mid_transfer_is_never_spliced(
     assert everything(tmp_path) == [".x.lock", "x"]
 
 
-def test_a_version_that_changes_with_every_request_is_given_up(
-    scripted: Callable[..., Scripted], tmp_path: Path
-) -> None:
+def test_a_file_that_changes_with_every_request_fails(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
     """Each second request throws the part away, so that each other one seems to get far."""
     server = scripted(*[CUT, partial(NEW[100_000:], "100000-199999/200000", 'ETag: "new"')] * 50)
     with pytest.raises(NotAvailable, match="in 5 attempts"):
@@ -418,7 +418,7 @@ def test_only_what_identifies_a_version_is_resumed(
     assert server.header("Range") == [None, validator and "bytes=100000-"]
 
 
-def test_a_short_part_is_followed_by_the_next(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
+def test_a_short_response_is_followed_by_another_request(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
     server = scripted(
         CUT,
         partial(OLD[100_000:170_000], "100000-169999/200000", 'ETag: "old"'),
@@ -463,13 +463,13 @@ def test_a_body_longer_than_announced_is_refused(scripted: Callable[..., Scripte
     assert download(f"{server.url}/x", tmp_path / "x", what="x").read_bytes() == b"x" * 1000
 
 
-def test_another_length_than_the_publisher_states_is_refused_before_it_is_fetched(served: Any, tmp_path: Path) -> None:
+def test_an_unexpected_length_is_refused_before_the_download(served: Any, tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="has 1,024,000 bytes at this address, but 1,000 are published"):
         fetch(served, tmp_path / "file.bin", size=1000)
     assert everything(tmp_path) == [".file.bin.lock"]
 
 
-def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_fetched(
+def test_a_file_that_does_not_fit_on_the_disk_is_refused_before_the_download(
     served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
@@ -486,7 +486,7 @@ TRICKLES = {
 
 
 @pytest.mark.parametrize("kind", TRICKLES)
-def test_a_trickle_is_given_up(
+def test_a_too_slow_transfer_fails(
     kind: str, scripted: Callable[..., Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads._settings, "timeout", 0.2)
@@ -496,7 +496,7 @@ def test_a_trickle_is_given_up(
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
-def test_an_overloaded_server_is_asked_again_when_it_says_so(
+def test_an_overloaded_server_is_retried_after_the_requested_delay(
     status: str, scripted: Callable[..., Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
@@ -513,7 +513,9 @@ def test_an_overloaded_server_is_asked_again_when_it_says_so(
     assert len(waited) == 3
 
 
-def test_a_server_that_asks_for_hours_is_not_waited_for(scripted: Callable[..., Scripted], tmp_path: Path) -> None:
+def test_a_server_that_requests_a_delay_of_hours_fails_at_once(
+    scripted: Callable[..., Scripted], tmp_path: Path
+) -> None:
     server = scripted(response(b"", "Retry-After: 7200", status="503 \x1b[31mGo away"))
     with pytest.raises(NotAvailable, match="503 Service Unavailable, which asks to try again in 7200 s") as raised:
         download(f"{server.url}/x", tmp_path / "x", what="x")
@@ -521,7 +523,7 @@ def test_a_server_that_asks_for_hours_is_not_waited_for(scripted: Callable[..., 
     assert "\x1b" not in str(raised.value)
 
 
-def test_a_server_error_that_stays_ends_after_the_configured_attempts(
+def test_a_persistent_server_error_fails_after_the_configured_attempts(
     scripted: Callable[..., Scripted], tmp_path: Path
 ) -> None:
     server = scripted(response(b"", status="500 Internal Server Error"))
@@ -550,7 +552,7 @@ def test_other_schemes_are_not_opened(url: str, tmp_path: Path) -> None:
         download(url, tmp_path / "x", what="x")
 
 
-def test_a_redirect_is_followed_with_what_was_asked_for(
+def test_a_redirect_keeps_the_method_of_the_request(
     served: Any, scripted: Callable[..., Scripted], tmp_path: Path
 ) -> None:
     server = scripted(response(b"moved", f"Location: {served.url}/file.bin", status="302 Found"))
@@ -562,7 +564,7 @@ def test_a_redirect_is_followed_with_what_was_asked_for(
 @pytest.mark.parametrize(
     "head", [response(b"", status="403 Forbidden"), response(b"", status="405 No"), b"", b"\x00\x01 nonsense\r\n\r\n"]
 )
-def test_a_failed_head_does_not_count_where_get_works(head: bytes, scripted: Callable[..., Scripted]) -> None:
+def test_a_failed_head_request_is_ignored_if_get_works(head: bytes, scripted: Callable[..., Scripted]) -> None:
     server = scripted(head, response(OLD))
     require_reachable(f"{server.url}/x", what="x", manual_path="there")
     assert [request.split()[0] for request in server.requests] == ["HEAD", "GET"]

@@ -1,4 +1,4 @@
-"""A terminal only prints the name of a file or a class, regardless of what is in it."""
+"""Names of files and classes are escaped before a terminal prints them."""
 
 import csv
 import io
@@ -74,7 +74,7 @@ def test_an_error_is_printable(
     assert not control_characters(out + err)
 
 
-def test_tables_show_names_as_they_are(tmp_path: Path) -> None:
+def test_tables_show_names_verbatim(tmp_path: Path) -> None:
     row = {"images": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}
     tables = [class_table({HOSTILE: row}), prediction_table([Prediction(HOSTILE, (HOSTILE,), (1.0,), (0,))])]
     own = Table(title=HOSTILE)
@@ -82,10 +82,10 @@ def test_tables_show_names_as_they_are(tmp_path: Path) -> None:
     own.add_row(HOSTILE)
     own.add_row(Text(HOSTILE))
     for table in (*tables, own):
-        said = io.StringIO()
-        PlainConsole(file=said, width=400).print(table)
-        assert not control_characters(said.getvalue())
-        assert "[/red][bold]:dog:" in said.getvalue()
+        output = io.StringIO()
+        PlainConsole(file=output, width=400).print(table)
+        assert not control_characters(output.getvalue())
+        assert "[/red][bold]:dog:" in output.getvalue()
     assert not control_characters(most_confused([HOSTILE, "b"], [[0, 1], [0, 0]]))
 
 
@@ -102,7 +102,7 @@ def test_a_stack_trace_in_the_log_is_printable() -> None:
 CELLS = ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "'=1", "''", "＝1", "a", "", "a\rb", 'a"b', "a,b", "-x"]
 
 
-def test_predictions_and_confusions_hold_no_formulas_and_come_back(tmp_path: Path) -> None:
+def test_predictions_and_confusions_contain_no_formulas_and_are_read_back(tmp_path: Path) -> None:
     with writing(tmp_path / "predictions.csv") as write:
         for name in CELLS:
             write(Prediction(name, (name, "other"), (0.75, 1e-5), (0, 1), true=name))
@@ -128,7 +128,7 @@ def test_every_line_break_is_quoted() -> None:
     assert next(csv.reader(io.StringIO(text.getvalue(), newline=""))) == ["a\rb", "c\r\nd", "e\nf", "'-1"]
 
 
-def test_printable_keeps_what_people_write() -> None:
+def test_printable_keeps_ordinary_text() -> None:
     text = "Müller, 벌, 🐝, café"
     assert printable(text) == text
     assert printable("a\nb\tc", lines=True) == "a\nb\tc"

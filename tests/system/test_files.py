@@ -23,7 +23,7 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_what_could_block_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+def test_files_that_could_block_are_refused_at_once(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     SPECIAL[kind](path)
     with pytest.raises(NotARegularFile, match=f"not a regular file but {kind}"):

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time: on file systems with locks and without, and after a kill."""
+"""A folder is locked by one process at a time, on file systems with and without locks, and is free after a kill."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ def lock(folder: Path) -> FolderLock:
 
 
 @contextmanager
-def held(folder: Path, *, with_worker: bool = False) -> Iterator[BaseProcess]:
+def locked(folder: Path, *, with_worker: bool = False) -> Iterator[BaseProcess]:
     """`folder`, locked by another process."""
     holder = multiprocessing.get_context("fork").Process(target=hold_folder, args=(folder, with_worker))
     holder.start()
@@ -52,10 +52,10 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
-def test_a_folder_in_use_is_refused_with_who_has_it_and_free_after_a_kill(file_system: None, tmp_path: Path) -> None:
-    with held(tmp_path) as holder:
-        said = rf"hydra\.run\.dir=\S+: in use by process {holder.pid} on \S+, since 20\d\d-\S+\.\n"
-        with pytest.raises(ConfigError, match=said):
+def test_a_folder_in_use_is_refused_with_its_holder_and_free_after_a_kill(file_system: None, tmp_path: Path) -> None:
+    with locked(tmp_path) as holder:
+        message = rf"hydra\.run\.dir=\S+: in use by process {holder.pid} on \S+, since 20\d\d-\S+\.\n"
+        with pytest.raises(ConfigError, match=message):
             lock(tmp_path).acquire()
         assert holder.pid is not None
         os.kill(holder.pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ def test_a_folder_in_use_is_refused_with_who_has_it_and_free_after_a_kill(file_s
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
-def test_the_same_process_does_not_get_it_twice(file_system: None, tmp_path: Path) -> None:
+def test_the_same_process_cannot_lock_a_folder_twice(file_system: None, tmp_path: Path) -> None:
     with lock(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} "):
         lock(tmp_path).acquire()
     with lock(tmp_path):
@@ -74,7 +74,7 @@ def test_the_same_process_does_not_get_it_twice(file_system: None, tmp_path: Pat
 
 
 def test_a_data_loader_that_outlives_its_killed_run_holds_no_lock(tmp_path: Path) -> None:
-    with held(tmp_path, with_worker=True) as holder:
+    with locked(tmp_path, with_worker=True) as holder:
         assert holder.pid is not None
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()
@@ -87,7 +87,7 @@ def test_a_data_loader_that_outlives_its_killed_run_holds_no_lock(tmp_path: Path
             os.kill(worker, signal.SIGKILL)
 
 
-def test_without_locks_a_holder_on_another_host_is_believed_but_not_in_the_same_step_of_slurm(
+def test_without_locks_a_holder_file_of_another_host_counts_except_in_the_same_slurm_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
@@ -124,7 +124,7 @@ def test_folders_created_concurrently_are_different(tmp_path: Path) -> None:
     assert {"now", "now_1", "now_23"} < {folder.name for folder in folders}
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for make in (new_folder, lambda folder: lock(folder).acquire()):
         with pytest.raises(DataError, match=r"file/now: cannot be written \("):

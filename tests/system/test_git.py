@@ -1,4 +1,4 @@
-"""Which commit a checkout is at, without running what its configuration names."""
+"""The commit of a checkout is read without running programs that its configuration names."""
 
 import os
 import shutil
@@ -97,7 +97,7 @@ def test_a_hostile_configuration_runs_no_program(repository: Path, tmp_path: Pat
     assert mark.exists(), "git itself runs it: this test tells"
 
 
-def test_what_is_committed_changed_and_new_is_told_apart(repository: Path) -> None:
+def test_committed_changed_and_new_files_are_distinguished(repository: Path) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     (repository / "below").mkdir()
     assert checkout(repository / "below") == {"commit": commit, "changed": False}
@@ -136,14 +136,14 @@ def test_outside_of_a_checkout_or_before_the_first_commit_there_is_none(tmp_path
 @pytest.mark.parametrize(
     "head", ["ref: ../../secret", "ref: refs/heads/../../../secret", "ref: HEAD", "x" * 10_000, ""]
 )
-def test_a_head_that_leads_elsewhere_leads_nowhere(head: str, tmp_path: Path) -> None:
+def test_a_head_that_points_outside_the_repository_is_ignored(head: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("a" * 40)
     (tmp_path / "repository" / ".git").mkdir(parents=True)
     (tmp_path / "repository" / ".git" / "HEAD").write_text(head)
     assert checkout(tmp_path / "repository") is None
 
 
-def test_a_reference_that_waits_or_has_no_end_is_not_read(repository: Path) -> None:
+def test_a_reference_that_is_a_fifo_or_endless_is_not_read(repository: Path) -> None:
     branch = repository / ".git" / "refs" / "heads" / "main"
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
         branch.unlink()

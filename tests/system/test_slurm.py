@@ -1,4 +1,4 @@
-"""What Slurm says to the tasks that srun has started."""
+"""Environment variables of Slurm's tasks."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_nodes_with_different_numbers_of_tasks_are_refused(
         settle(composed("trainer=ddp_slurm"))
 
 
-def test_a_task_that_comes_late_leaves_what_the_first_has_written(
+def test_a_late_task_keeps_the_files_of_the_first(
     sixth_of_eight: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     events = tmp_path / "tensorboard/events.out"

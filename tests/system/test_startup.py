@@ -1,4 +1,4 @@
-"""Nothing is done at the start that need not be."""
+"""Garbage collection is paused during imports and restored afterwards."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""data.batch_size=auto: what fits is found, told, and kept."""
+"""data.batch_size=auto finds the largest batch that fits, logs it and keeps it when resuming."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def test_a_step_out_of_memory_does_not_fit_and_leaves_the_network_unchanged(tmp_
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
-def test_memory_that_a_run_keeps_besides_its_steps_is_counted(tmp_path: Path) -> None:
+def test_memory_that_a_run_keeps_between_its_steps_is_counted(tmp_path: Path) -> None:
     config, splits = opened("augment=none")
     config.data.batch_size = 2
     bare = batch.reserved_bytes(config, assemble(config, splits, tmp_path))

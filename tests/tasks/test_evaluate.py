@@ -1,4 +1,4 @@
-"""`graft evaluate`: the run's own figures again, another set by its class names, and figures anybody can check."""
+"""`graft evaluate` reproduces the metrics of the run, matches other data by class name and agrees with scikit-learn."""
 
 import csv
 import json
@@ -36,8 +36,8 @@ def composed(task: str, *overrides: str) -> Any:
 def evaluated(run: Path, folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """What `graft evaluate checkpoint=run OVERRIDES` writes: evaluation.json and the rows of predictions.csv."""
     config = composed("evaluate", f"checkpoint={run}", *overrides)
-    said = frozenset(word.partition("=")[0] for word in overrides)
-    evaluation.run(config, checkpoint_file(config.checkpoint), said, folder)
+    overridden = frozenset(word.partition("=")[0] for word in overrides)
+    evaluation.run(config, checkpoint_file(config.checkpoint), overridden, folder)
     with (folder / "predictions.csv").open() as file:
         result = json.loads((folder / "evaluation.json").read_text())
         return result | {"folder": folder}, list(csv.DictReader(file))
@@ -156,7 +156,9 @@ def test_a_test_in_corners_has_a_margin_or_is_refused_at_once(tmp_path: Path) ->
     assert "epoch 1" not in refused.out
 
 
-def test_another_set_with_some_of_the_classes_is_matched_by_name(digits_run: Path, tested: Any, tmp_path: Path) -> None:
+def test_another_data_set_with_some_of_the_classes_is_matched_by_name(
+    digits_run: Path, tested: Any, tmp_path: Path
+) -> None:
     images = load_splits("digits", root=None, seed=0, arguments={"split_seed": 3}).test
     for index, name in enumerate(images.names):
         if name.startswith(("3/", "7/")):

@@ -1,4 +1,4 @@
-"""`graft export`: each file does what the checkpoint does, loaded as its JSON says, or it is not there."""
+"""`graft export`: each file gives the checkpoint's outputs when loaded as its JSON describes."""
 
 import json
 from pathlib import Path
@@ -129,7 +129,9 @@ def test_an_opset_that_the_exporter_does_not_write_is_refused(digits_run: Path, 
     assert not [*tmp_path.rglob("*.onnx")]
 
 
-def test_preprocessing_baked_in_takes_bytes(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_preprocessing_takes_uint8_images(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = composed(
         f"checkpoint={digits_run}", "preprocess=true", f"folder={tmp_path}", "format.onnx.opset=21", "name=scans"
     )
@@ -143,7 +145,7 @@ def test_preprocessing_baked_in_takes_bytes(digits_run: Path, tmp_path: Path, mo
     assert "uint8" in json.loads((tmp_path / "scans.onnx.json").read_text())["input"]["values"]
 
 
-def test_exported_weights_can_be_trained_on_and_have_class_names(handed: Path) -> None:
+def test_exported_weights_can_be_finetuned_and_have_class_names(handed: Path) -> None:
     restored = from_pretrained(Recipe("vgg_mini"), str(handed / "vgg_mini.safetensors"))
     assert restored.classes == tuple(str(digit) for digit in range(10))
     assert restored.preprocessing.fit == "squash"
@@ -220,7 +222,7 @@ def test_a_failed_export_leaves_existing_files(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "old").read_text() == "old"
 
 
-def test_other_photographs_replace_missing_data(tmp_path: Path) -> None:
+def test_example_photographs_replace_missing_data(tmp_path: Path) -> None:
     network = build_network(Recipe("squeezenet1_1"), 3)
     checkpoint = saved(network, Recipe("squeezenet1_1"), tmp_path / "run", {"name": "folder", "root": "/nowhere"})
     words = (f"checkpoint={checkpoint}", "format=state_dict", f"folder={tmp_path}/out")

@@ -1,4 +1,4 @@
-"""`graft inspect`: what is wrong with a folder is named, what is right is not, and the folder stays as it was."""
+"""`graft inspect` names the defects of a data set and does not change the data set."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def photograph(number: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
 
 
 def fill(root: Path, counts: dict[str, int]) -> Path:
-    """So many pictures, all different, in each folder below `root`."""
+    """Create the given number of different images in each folder of `root`."""
     number = 0
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def test_every_unreadable_file_is_named_with_its_reason(report: dict[str, Any]) 
     }
 
 
-def test_the_same_pixels_are_found_in_whatever_file(report: dict[str, Any]) -> None:
+def test_identical_pixels_are_found_regardless_of_the_file_format(report: dict[str, Any]) -> None:
     assert groups(report, "same image in train and test") == [{"train/ants/01.png", "test/ants/copy.png"}]
     assert groups(report, "same image twice") == [
         {"train/ants/02.png", "train/ants/other_file.bmp"},
@@ -178,7 +178,7 @@ def test_the_same_pixels_are_found_in_whatever_file(report: dict[str, Any]) -> N
     assert groups(report, "near duplicates") == []
 
 
-def test_what_is_stored_otherwise_than_it_seems_is_told(report: dict[str, Any]) -> None:
+def test_misleading_file_formats_are_reported(report: dict[str, Any]) -> None:
     assert files(report, "mislabelled ending") == {"train/ants/really_a_png.jpg": "its content is PNG"}
     assert set(files(report, "format not read")) == {"train/bees/IMG_1.HEIC"}
     assert set(files(report, "other files")) == {"train/bees/labels.csv"}
@@ -189,7 +189,7 @@ def test_what_is_stored_otherwise_than_it_seems_is_told(report: dict[str, Any]) 
     }
 
 
-def test_counts_sizes_and_the_resize_are_told(report: dict[str, Any]) -> None:
+def test_counts_sizes_and_the_resize_are_reported(report: dict[str, Any]) -> None:
     assert report["counts"]["train"] == {"ants": 14, "bees": 18}
     assert sum(report["readable"]["train"].values()) == sum(report["counts"]["train"].values()) - 6
     assert report["sizes"]["width"] == {"min": 40, "median": 96, "max": 4000}
@@ -201,7 +201,7 @@ def test_counts_sizes_and_the_resize_are_told(report: dict[str, Any]) -> None:
     assert files(report, "enlarged")["train/bees/deep.png"] == "enlarged 6.4 times"
 
 
-def test_only_what_spoils_is_an_error(report: dict[str, Any]) -> None:
+def test_only_findings_that_spoil_training_are_errors(report: dict[str, Any]) -> None:
     assert kinds(report, "error") == {"same image in train and test"}
 
 
@@ -239,43 +239,43 @@ def unreadable_class(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind", "said"),
+    ("spoil", "kind", "text"),
     [
         (empty_class, "cannot be divided", "wasps: no images in this class folder"),
         (single_image, "cannot be divided", 'class "wasps" has 1 image, but data.val_fraction=0.1 needs at least 2'),
         (unreadable_class, "nothing readable", "1 class without a readable image in train"),
     ],
 )
-def test_a_class_with_nothing_to_learn_spoils_it_and_the_rest_is_still_looked_at(
-    tmp_path: Path, spoil: Callable[[Path], None], kind: str, said: str
+def test_a_class_without_training_images_is_an_error_and_the_rest_is_inspected(
+    tmp_path: Path, spoil: Callable[[Path], None], kind: str, text: str
 ) -> None:
     root = fill(tmp_path / "set", {f"{part}/{name}": 6 for part in ("train", "test") for name in ("ants", "bees")})
     spoil(root)
     (root / "train" / "ants" / "broken.jpg").touch()
     report = inspected(root, tmp_path, spoiled=True)
     assert kind in kinds(report, "error")
-    assert any(said in finding["message"] for finding in report["findings"] if finding["kind"] == kind)
+    assert any(text in finding["message"] for finding in report["findings"] if finding["kind"] == kind)
     assert "train/ants/broken.jpg" in files(report, "unreadable")
     assert report["classes"] == ["ants", "bees", "wasps"]
 
 
-def test_a_folder_without_class_folders_says_what_is_wanted(tmp_path: Path) -> None:
+def test_a_folder_without_class_folders_names_the_expected_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="images but no class folders"):
         inspect.main(composed("data=folder", f"data.root={fill(tmp_path / 'set', {'.': 3})}"))
 
 
-def test_classes_are_weighed_and_their_names_compared(tmp_path: Path) -> None:
+def test_class_imbalance_and_similar_names_are_reported(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {"Cats": 40, "cats": 8, "벌 🐝": 8})
     report = inspected(root, tmp_path)
     assert groups(report, "confusable classes") == [{"Cats", "cats"}]
-    said = next(finding["message"] for finding in report["findings"] if finding["kind"] == "class imbalance")
-    assert said.startswith("5.8 times as many train images of Cats (29) as of cats (5); always predicting Cats")
+    text = next(finding["message"] for finding in report["findings"] if finding["kind"] == "class imbalance")
+    assert text.startswith("5.8 times as many train images of Cats (29) as of cats (5); always predicting Cats")
     assert report["counts"]["test"] == {"Cats": 8, "cats": 2, "벌 🐝": 2}
     even = inspected(fill(tmp_path / "even", {"a": 20, "b": 10}), tmp_path)
     assert "class imbalance" not in kinds(even, "warning")
 
 
-def test_validation_that_serves_as_test_is_one_part(tmp_path: Path) -> None:
+def test_a_validation_split_that_is_the_test_split_is_inspected_once(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {f"{part}/{name}": 6 for part in ("train", "val") for name in ("a", "b")})
     shutil.copy(root / "train" / "a" / "00.png", root / "val" / "a" / "x.png")
     report = inspected(root, tmp_path, spoiled=True)
@@ -283,7 +283,7 @@ def test_validation_that_serves_as_test_is_one_part(tmp_path: Path) -> None:
     assert report["counts"]["val"] == report["counts"]["test"] == {"a": 7, "b": 6}
 
 
-def test_embedded_pictures_are_inspected_too(tmp_path: Path) -> None:
+def test_embedded_images_are_inspected(tmp_path: Path) -> None:
     output = tmp_path / "faces.json"
     inspect.main(composed("data=faces", "model=vgg16_cifar", f"output={output}", f"folder={tmp_path}"))
     report = json.loads(output.read_text())
@@ -292,7 +292,7 @@ def test_embedded_pictures_are_inspected_too(tmp_path: Path) -> None:
     assert sum(sum(counts.values()) for counts in report["counts"].values()) == 200
 
 
-def test_the_real_ants_and_bees_have_nothing_that_spoils_training(shared_data: Path, tmp_path: Path) -> None:
+def test_the_real_ants_and_bees_have_no_errors(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "hymenoptera_data"
     before = state(root)
     inspect.main(composed("data=hymenoptera", f"data.root={root}", f"output={tmp_path}/r.json", f"folder={tmp_path}"))
@@ -306,7 +306,7 @@ def test_the_real_ants_and_bees_have_nothing_that_spoils_training(shared_data: P
 # ---- contact sheets
 
 
-def test_a_contact_sheet_shows_the_pictures_and_dims_what_the_crop_cuts_off(tmp_path: Path) -> None:
+def test_a_contact_sheet_shows_the_images_and_dims_the_cropped_margin(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for name in ("a/b", "ü" * 80):
             (tmp_path / "set" / part / name.replace("/", "∕")).mkdir(parents=True)
@@ -325,7 +325,7 @@ def test_a_contact_sheet_shows_the_pictures_and_dims_what_the_crop_cuts_off(tmp_
     assert sheet.getpixel((4 + 64, 20 + 10)) == (211, 211, 211), "grey above a picture twice as wide as high"
 
 
-def test_more_classes_than_sheets(tmp_path: Path) -> None:
+def test_contact_sheets_are_limited_with_many_classes(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {f"{i:02d}": 4 for i in range(12)})
     report = inspected(root, tmp_path, "sheets=3", "data.val_fraction=0")
     assert sorted(report["sheets"]) == ["00", "01", "02"]
@@ -338,15 +338,15 @@ def test_more_classes_than_sheets(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("output=report.csv",), "output=report.csv: give a name that ends in .json"),
-        (("output=SET/report.json",), r"lies in data\.root=.*, the data set"),
-        (("folder=SET",), r"lies in data\.root=.*, the data set"),
+        (("output=SET/report.json",), r"is in data\.root=.*, the data set"),
+        (("folder=SET",), r"is in data\.root=.*, the data set"),
         (("near=16",), "near=16"),
         (("rows=0",), "rows=0"),
         (("data.preprocess.fit=crpo",), "Did you mean crop"),
         (("data.preprocess.input_size=300", "data.preprocess.resize_size=200"), "the crop would be larger"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_read_or_written(
+def test_a_mistake_is_reported_before_anything_is_read_or_written(
     words: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     root = fill(tmp_path / "set", {"a": 3, "b": 3})

@@ -1,4 +1,4 @@
-"""Trainings of any length end with a best checkpoint, or are refused before they begin."""
+"""A run of any length ends with a best checkpoint or is refused before it begins."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_without_validation_the_last_weights_are_kept_with_checkpoint_last(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("trainer.limit_val_batches=0",), r"limit_val_batches=0 and callbacks\.checkpoint=best disagree"),
         (("trainer.limit_val_batches=0.0", *LAST, "callbacks.early_stopping=1"), "early_stopping=1"),
@@ -52,6 +52,6 @@ def test_without_validation_the_last_weights_are_kept_with_checkpoint_last(tmp_p
         (("trainer.max_epochs=-1",), r"would never end"),
     ],
 )  # fmt: skip
-def test_a_training_that_cannot_end_with_a_checkpoint_is_refused(words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_training_that_cannot_end_with_a_checkpoint_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         settle(composed(*WORDS, *words))

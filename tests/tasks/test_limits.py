@@ -9,7 +9,7 @@ import graft
 from graft.review.record import read_record
 
 
-def test_limited_validation_and_test_see_all_classes(tmp_path: Path) -> None:
+def test_limited_validation_and_test_include_all_classes(tmp_path: Path) -> None:
     overrides = (
         *TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
         "trainer.limit_test_batches=1", "data.batch_size=32", "trainer.baseline=false", "review.record=10",

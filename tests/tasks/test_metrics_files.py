@@ -1,4 +1,4 @@
-"""The metrics that a run leaves in its files."""
+"""Metrics in the files of a run."""
 
 from pathlib import Path
 

@@ -96,11 +96,11 @@ def test_what_the_policy_freezes_is_bit_identical_with_its_batch_norm_and_nothin
     assert any(second.holds(name) for name in names)
 
 
-def test_the_test_uses_the_view_and_the_summary_names_it(runs: dict[str, Any]) -> None:
+def test_the_test_uses_the_custom_view_and_the_summary_names_it(runs: dict[str, Any]) -> None:
     assert runs["whole"].summary["views"] == ["identity", "hflip", "rotated"]
 
 
-def test_the_figure_is_in_tensorboard(runs: dict[str, Any]) -> None:
+def test_the_custom_figure_is_in_tensorboard(runs: dict[str, Any]) -> None:
     events = EventAccumulator(str(runs["whole"].folder / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     assert events.Tags()["images"] == ["review/confidence"]

@@ -1,4 +1,4 @@
-"""`graft predict`: the same names as in the evaluation, ImageNet's with real weights, and what cannot be asked."""
+"""`graft predict`: class names of the run or of ImageNet, output formats, and refused requests."""
 
 import csv
 import json
@@ -192,8 +192,8 @@ def test_a_fifo_among_the_sources_is_skipped_and_named(
     words = (f"checkpoint={digits_run}", f"source=[{tmp_path}/pipe.png,{scans}/0]", f"output={tmp_path}/out.csv")
     with pytest.raises(DataError, match="1 of 21 images could not be read"):
         predict.main(composed(*words))
-    said = capsys.readouterr()
-    assert "pipe.png: cannot be read as an image (a FIFO)" in said.out + said.err
+    output = capsys.readouterr()
+    assert "pipe.png: cannot be read as an image (a FIFO)" in output.out + output.err
 
 
 @pytest.mark.parametrize("words", ["checkpoint={}", "model=vgg16 model.weights={}"])

@@ -1,4 +1,4 @@
-"""A run's folder is its own: what lies there already is neither mixed with it nor lost."""
+"""A run neither mixes its files with those of another run in the same folder nor removes them."""
 
 import json
 import os
@@ -48,8 +48,8 @@ def test_a_second_run_into_the_folder_of_a_finished_one_changes_nothing(finished
 
 def test_an_interrupted_run_is_not_restarted_unasked(stopped: Path) -> None:
     before = contents(stopped)
-    said = r"(?s)holds last\.ckpt and best\.ckpt of a run .* interrupted.*resume=auto continues.*resume=\S+stopped"
-    with pytest.raises(ConfigError, match=said):
+    message = r"(?s)holds last\.ckpt and best\.ckpt of a run .* interrupted.*resume=auto continues.*resume=\S+stopped"
+    with pytest.raises(ConfigError, match=message):
         graft.train(*WORDS, folder=stopped, echo=False)
     assert contents(stopped) == before
 
@@ -104,7 +104,7 @@ def test_an_invalid_configuration_leaves_no_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_that_start_in_the_same_second_have_separate_folders(tmp_path: Path) -> None:
     """As if a second lasted a year."""
     words = (str(ROOT / "train.py"), *WORDS, "trainer.max_epochs=1", f"hydra.run.dir=outputs/{YEAR}")
     for seed in range(2):
@@ -116,7 +116,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: 
         assert f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
 
 
-def test_sweeps_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_sweeps_that_start_in_the_same_second_have_separate_folders(tmp_path: Path) -> None:
     words = (str(ROOT / "train.py"), "-m", *WORDS, "trainer.max_epochs=1", f"sweep_name={YEAR}")
     year = f"{datetime.now():%Y}"
     (tmp_path / "outputs" / "sweep" / year).mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_sweeps_that_start_in_the_same_second_have_folders_of_their_own(tmp_path
     assert [json.loads((jobs / job / "summary.json").read_text())["status"] for job in "01"] == ["finished"] * 2
 
 
-def test_evaluations_exports_and_inspections_have_folders_of_their_own(finished: Path, tmp_path: Path) -> None:
+def test_evaluations_exports_and_inspections_have_separate_folders(finished: Path, tmp_path: Path) -> None:
     graft_cli, run = ("-m", "graft.cli"), f"checkpoint={finished}"
     year = f"{datetime.now():%Y}"
     for words in (
@@ -144,7 +144,7 @@ def test_evaluations_exports_and_inspections_have_folders_of_their_own(finished:
         assert folders[year] == folders[f"{year}_1"]
 
 
-def test_an_evaluation_is_not_written_over_a_run_or_another_evaluation(finished: Path, tmp_path: Path) -> None:
+def test_an_evaluation_overwrites_neither_a_run_nor_another_evaluation(finished: Path, tmp_path: Path) -> None:
     before = contents(finished)
     refused = command(
         tmp_path / "x", "-m", "graft.cli", "evaluate", f"checkpoint={finished}", f"hydra.run.dir={finished}"

@@ -1,4 +1,4 @@
-"""Resuming: wherever the run lies now, with what was changed, or refused by name before anything is written."""
+"""Resuming a run in any folder: changed options are applied, or refused by name before anything is written."""
 
 import re
 import shutil
@@ -109,9 +109,7 @@ def test_a_moved_run_keeps_its_best_checkpoint(how: str, whole: graft.FinishedRu
     require_the_same(whole, train(elsewhere, *WORDS, "resume=auto"))
 
 
-def test_checkpoints_that_name_their_best_by_an_absolute_path_are_understood(
-    whole: graft.FinishedRun, part: Path
-) -> None:
+def test_checkpoints_with_an_absolute_path_to_the_best_one_are_read(whole: graft.FinishedRun, part: Path) -> None:
     last = part / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     (best,) = [saved for saved in content["callbacks"].values() if saved.get("monitor")]
@@ -122,7 +120,7 @@ def test_checkpoints_that_name_their_best_by_an_absolute_path_are_understood(
     require_the_same(whole, train(part, *WORDS, "resume=auto"))
 
 
-def test_a_run_killed_between_its_last_epoch_and_its_test_makes_the_test(
+def test_a_run_killed_between_its_last_epoch_and_its_test_resumes_with_the_test(
     whole: graft.FinishedRun, tmp_path: Path
 ) -> None:
     killed(tmp_path / "part", *WORDS, after=4)
@@ -147,7 +145,7 @@ def test_a_best_checkpoint_of_another_run_is_detected(part: Path, tmp_path: Path
         train(part, *WORDS, "resume=auto")
 
 
-def test_within_an_epoch_its_time_is_counted_from_the_resume_on(tmp_path: Path) -> None:
+def test_after_a_resume_within_an_epoch_its_time_counts_from_the_resume(tmp_path: Path) -> None:
     words = (*WORDS, "callbacks.progress=lines", "callbacks.checkpoint_every_n_steps=2")
     killed(tmp_path, *words, step=8)
     train(tmp_path, *words, "resume=auto")
@@ -168,7 +166,7 @@ def test_an_overridden_learning_rate_is_used(scheduler: str, tmp_path: Path) -> 
     first = {row["step"]: row for row in resumed.table}[13]
     assert first["lr/head"] == pytest.approx(then[-1] / 100), "of the step after the checkpoint's"
     note = "resume: optimizer.lr: 0.2 in the checkpoint, 0.002 now: every learning rate, and its schedule, is scaled"
-    assert any(said.startswith(note) for said in resumed.summary["notes"])
+    assert any(entry.startswith(note) for entry in resumed.summary["notes"])
 
 
 def test_an_overridden_weight_decay_is_used(part: Path) -> None:
@@ -224,7 +222,7 @@ def test_another_batch_size_changes_between_epochs_and_the_schedule_still_ends_w
         ("trainer.limit_val_batches=1", "trainer.limit_val_batches"),
     ],
 )
-def test_what_cannot_change_is_refused_by_name_and_nothing_is_written(word: str, key: str, part: Path) -> None:
+def test_a_key_that_cannot_change_is_refused_by_name_and_nothing_is_written(word: str, key: str, part: Path) -> None:
     before = contents(part)
     with pytest.raises(ConfigError) as refusal:
         train(part, *WORDS, word, "resume=auto")
@@ -233,7 +231,7 @@ def test_what_cannot_change_is_refused_by_name_and_nothing_is_written(word: str,
     assert contents(part) == before
 
 
-def test_what_cannot_change_is_refused_in_a_new_folder_too(part: Path, tmp_path: Path) -> None:
+def test_a_key_that_cannot_change_is_refused_in_a_new_folder(part: Path, tmp_path: Path) -> None:
     before = contents(part)
     with pytest.raises(ConfigError, match=r"optimizer\._target_: torch\.optim\.SGD in .*, torch\.optim\.AdamW now"):
         train(tmp_path / "new", *WORDS, "optimizer=adamw", f"resume={part}")
@@ -265,10 +263,10 @@ def test_a_changed_key_without_a_rule_is_refused() -> None:
 
 def test_a_complete_run_names_the_key_to_raise(whole: graft.FinishedRun, tmp_path: Path) -> None:
     before = contents(whole.folder)
-    said = r"the run has reached trainer\.max_epochs=4; raise it to continue"
-    with pytest.raises(ConfigError, match=said):
+    message = r"the run has reached trainer\.max_epochs=4; raise it to continue"
+    with pytest.raises(ConfigError, match=message):
         train(whole.folder, *WORDS, "resume=auto")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         train(tmp_path / "new", *WORDS, f"resume={whole.folder}")
     with pytest.raises(ConfigError, match=r"reached trainer\.max_steps=20 \(24 done\); raise it"):
         train(tmp_path / "new", *WORDS, f"resume={whole.folder}", "trainer.max_epochs=9", "trainer.max_steps=20")
@@ -359,15 +357,15 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_other_data_are_refused_and_nothing_is_written(change: str, photos: Path, tmp_path: Path) -> None:
     words = (*WORDS, "data=folder", f"data.root={photos}", "data.batch_size=4")
     part = killed(tmp_path / "part", *words, after=2)
-    alter, said = CHANGES[change]
+    alter, message = CHANGES[change]
     alter(photos)
     before = contents(part)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         train(part, *words, "resume=auto")
     assert contents(part) == before
 
 
-def test_the_same_images_elsewhere_are_the_same_data(photos: Path, tmp_path: Path) -> None:
+def test_the_same_images_in_another_folder_are_the_same_data(photos: Path, tmp_path: Path) -> None:
     words = (*WORDS, "data=folder", "data.batch_size=4")
     part = killed(tmp_path / "part", *words, f"data.root={photos}", after=2)
     photos.rename(tmp_path / "moved")

@@ -1,4 +1,4 @@
-"""What a training run logs, and where a person goes from there."""
+"""The log of a training run, including the commands that it suggests."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return train(folder, *SHORT, "callbacks.progress=lines", "trainer.val_check_interval=3")
 
 
-def test_counts_and_classes_come_first(finished: Finished) -> None:
+def test_the_log_begins_with_counts_and_classes(finished: Finished) -> None:
     counts = finished.summary["data"]["counts"]
     first = next(line for line in finished.out.splitlines() if "train ·" in line)
     assert f"{sum(counts['train'].values()):,} train" in first
@@ -37,7 +37,7 @@ def test_a_validation_within_an_epoch_has_a_line(finished: Finished) -> None:
     assert [each and each.groups() for each in shown] == [("1", "3"), ("1", None), ("2", "9"), ("2", None)]
 
 
-def test_the_end_tells_accuracy_per_class_best_epoch_and_the_next_commands(finished: Finished) -> None:
+def test_the_log_ends_with_accuracy_per_class_best_epoch_and_the_next_commands(finished: Finished) -> None:
     summary, out = finished.summary, finished.out
     assert "test accuracy per class" in out
     row = next(line for line in out.splitlines() if re.match(r"\W+3\W+\d", line))
@@ -61,7 +61,7 @@ def test_the_summary_names_the_parameters_that_train(tmp_path: Path) -> None:
     assert parameters["trainable"] < parameters["total"]
 
 
-def test_early_stopping_says_so(tmp_path: Path) -> None:
+def test_early_stopping_is_logged(tmp_path: Path) -> None:
     words = ("trainer.max_epochs=9", "callbacks.early_stopping=1", "optimizer.lr=1e-9", "callbacks.progress=none")
     run = graft.train(*SHORT, *words, folder=tmp_path, echo=False)
     assert run.summary["epochs"] < 9

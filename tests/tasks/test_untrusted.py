@@ -45,7 +45,7 @@ DIGITS = tuple("0123456789")
 
 def made(**changes: Any) -> dict[str, Any]:
     """What a checkpoint of a run on digits says of itself, with `changes` at dotted keys (a double underscore each)."""
-    said: dict[str, Any] = {
+    content: dict[str, Any] = {
         "recipe": RECIPE.to_dict(),
         "classes": list(DIGITS),
         "preprocessing": Preprocessing(32, 32, "squash").to_dict(),
@@ -59,11 +59,11 @@ def made(**changes: Any) -> dict[str, Any]:
     }
     for key, value in changes.items():
         *sections, last = key.split("__")
-        place = said
+        section_of = content
         for section in sections:
-            place = place[section]
-        place[last] = value
-    return said
+            section_of = section_of[section]
+        section_of[last] = value
+    return content
 
 
 def checkpoint(folder: Path, **changes: Any) -> Path:
@@ -89,9 +89,9 @@ def composed(task: str, *overrides: str) -> Any:
 
 
 def evaluate(file: Path, folder: Path, *words: str) -> None:
-    said = frozenset(word.partition("=")[0] for word in words)
+    overridden = frozenset(word.partition("=")[0] for word in words)
     config = typed(composed("evaluate", f"checkpoint={file}", *words), EvaluateConfig)
-    evaluation.run(config, file, said, folder / "evaluated")
+    evaluation.run(config, file, overridden, folder / "evaluated")
 
 
 def exported(file: Path, folder: Path, *words: str) -> list[str]:
@@ -111,8 +111,8 @@ USES: dict[str, Callable[[Path, Path], Any]] = {"evaluate": evaluate, "export": 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test of these may ask for anything."""
 
-    def refuse(*given: Any, **words: Any) -> None:
-        raise AssertionError(f"asked for {given} {words}")
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError(f"asked for {arguments} {options}")
 
     for name in ("require_reachable", "download"):
         monkeypatch.setattr(downloads, name, refuse)
@@ -167,7 +167,7 @@ def test_a_package_that_the_user_trusts_is_imported(tmp_path: Path, monkeypatch:
     assert review(file, "test", ["own_sets"]).per_class()
 
 
-def test_a_name_on_the_command_line_needs_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_on_the_command_line_needs_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_sets(tmp_path, monkeypatch)
     file = checkpoint(tmp_path, config__data={"name": "torch.hub", "root": None})
     evaluate(file, tmp_path, "data=digits", "data._target_=own_sets.scans.load")
@@ -190,21 +190,23 @@ def test_a_network_is_looked_up_among_those_that_libraries_register(recipe: dict
         from_checkpoint(checkpoint(tmp_path, recipe=recipe))
 
 
-@pytest.mark.parametrize("place", ["data__root", "data__split_seed", "paths__data", "data___target_"])
+@pytest.mark.parametrize("key", ["data__root", "data__split_seed", "paths__data", "data___target_"])
 @pytest.mark.parametrize("text", ["${oc.env:SECRET}", "x${hydra:job.id}", "???", "${jobs_at_once:}"])
-def test_nothing_in_a_checkpoint_is_resolved(
-    place: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_interpolation_in_a_checkpoint_is_resolved(
+    key: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     value = text
     with pytest.raises(
-        RecordError, match=rf"best\.ckpt: config\.{place.replace('__', '.')}.*without interpolation"
+        RecordError, match=rf"best\.ckpt: config\.{key.replace('__', '.')}.*without interpolation"
     ) as refused:
-        evaluate(checkpoint(tmp_path, **{f"config__{place}": value}), tmp_path)
+        evaluate(checkpoint(tmp_path, **{f"config__{key}": value}), tmp_path)
     assert "hunter2" not in str(refused.value)
 
 
-def test_how_it_was_trained_does_not_matter_to_its_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_options_of_a_checkpoint_are_ignored_in_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is not needed is not looked at, be it an interpolation, a class or a path."""
     file = checkpoint(tmp_path)
     evaluate(file, tmp_path)
@@ -216,7 +218,7 @@ def test_how_it_was_trained_does_not_matter_to_its_use(tmp_path: Path, monkeypat
     assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["metrics"] == before
 
 
-def test_nothing_is_fetched_to_a_folder_that_only_the_checkpoint_names(tmp_path: Path) -> None:
+def test_nothing_is_downloaded_to_a_folder_that_only_the_checkpoint_names(tmp_path: Path) -> None:
     data = {"name": "flowers", "root": str(tmp_path / "home" / "x"), "download": True}
     file = checkpoint(tmp_path, config__data=data)
     for use in USES.values():
@@ -264,7 +266,7 @@ BEYOND: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("key", BEYOND)
-def test_what_is_beyond_its_limit_is_refused_before_anything_is_built(
+def test_values_beyond_their_limits_are_refused_before_anything_is_built(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graft.learning.restore.build_network", lambda *_: pytest.fail("built"))
@@ -304,7 +306,7 @@ def test_a_recorded_view_of_another_package_is_imported_only_if_trusted(
         assert sys.modules.pop("my_views").__file__ == str(tmp_path / "my_views.py")
 
 
-def test_the_views_of_an_older_checkpoint_are_graft_s_own(tmp_path: Path) -> None:
+def test_the_views_of_an_older_checkpoint_are_grafts(tmp_path: Path) -> None:
     evaluate(checkpoint(tmp_path, config__tta=True, config__views=["identity", "hflip"]), tmp_path)
     assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["views"] == ["identity", "hflip"]
 
@@ -317,7 +319,7 @@ def nested(times: int) -> Any:
 
 
 @pytest.mark.parametrize("options", [{"a": nested(4)}, {"a": {"b": nested(30)}}, {f"k{n}": n for n in range(20_000)}])
-def test_options_that_are_nested_or_many_beyond_measure_are_refused(options: Any, tmp_path: Path) -> None:
+def test_too_many_or_too_deeply_nested_options_are_refused(options: Any, tmp_path: Path) -> None:
     """Lists that hold one another ten times over take 300 bytes in a file, and 10**30 values where they are copied."""
     with pytest.raises(RecordError, match=r"config\.data"):
         from_checkpoint(checkpoint(tmp_path, config__data__options=options))
@@ -330,7 +332,7 @@ HUGE: list[dict[str, Any]] = [
     {"name": "vit_h_14", "input_size": 4088},
     {"name": "vit_giant_patch14_clip_224", "family": "timm"},
 ]
-"""The last ones have gigabytes, which torch would fill with random numbers before it looks into the file."""
+"""The last ones have gigabytes, which torch would initialise randomly before it reads the file."""
 
 
 def test_a_network_larger_than_its_file_takes_no_memory(tmp_path: Path) -> None:
@@ -364,16 +366,16 @@ def claims(kind: str) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore:.*parse.*invariant")
 @pytest.mark.parametrize("kind", ["expanded", "sparse", "without memory"])
-@pytest.mark.parametrize("place", ["state_dict", "callbacks", "optimizer_states"])
-def test_tensors_that_the_file_does_not_hold_are_refused(kind: str, place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["state_dict", "callbacks", "optimizer_states"])
+def test_tensors_that_the_file_does_not_contain_are_refused(kind: str, key: str, tmp_path: Path) -> None:
     file = checkpoint(tmp_path)
     content = torch.load(file, weights_only=True)
-    content.setdefault(place, {})["network.x"] = claims(kind)
+    content.setdefault(key, {})["network.x"] = claims(kind)
     torch.save(content, file)
     with pytest.raises(WeightsError, match=r"best\.ckpt: (its tensors, (network.)?x of shape|(network.)?x is no)"):
         read_checkpoint(file)
-    if place == "state_dict":
-        torch.save(content[place], tmp_path / "weights.pth")
+    if key == "state_dict":
+        torch.save(content[key], tmp_path / "weights.pth")
         with pytest.raises(
             WeightsError, match=r"weights\.pth: (its tensors, (network.)?x of shape|(network.)?x is no)"
         ):
@@ -389,7 +391,7 @@ def test_a_compressed_checkpoint_is_refused_unread(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "bomb.ckpt")
 
 
-def test_records_that_lie_over_one_another_are_not_read_again_and_again(tmp_path: Path) -> None:
+def test_overlapping_records_are_not_read_repeatedly(tmp_path: Path) -> None:
     file = tmp_path / "bomb.ckpt"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", bytes(10_000))
@@ -400,7 +402,7 @@ def test_records_that_lie_over_one_another_are_not_read_again_and_again(tmp_path
         read_checkpoint(file)
 
 
-def test_more_classes_than_can_be_counted_in_pairs_are_refused(tmp_path: Path) -> None:
+def test_more_classes_than_a_confusion_matrix_can_count_are_refused(tmp_path: Path) -> None:
     count = 30_000
     file = checkpoint(tmp_path, classes=[str(number) for number in range(count)])
     content = torch.load(file, weights_only=True)
@@ -420,13 +422,13 @@ def test_a_checkpoint_of_other_types_is_refused_by_key(content: str, tmp_path: P
         read_checkpoint(file)
 
 
-def test_weights_say_of_themselves_within_limits(tmp_path: Path) -> None:
+def test_the_input_size_recorded_in_a_checkpoint_has_a_limit(tmp_path: Path) -> None:
     file = checkpoint(tmp_path, preprocessing__input_size=10**7)
     with pytest.raises(RecordError, match=r"best\.ckpt: preprocessing\.input_size=10000000: .*4,096"):
         load_weights(build_network(RECIPE, 10), RECIPE, str(file))
 
 
-def test_a_run_on_a_laptop_is_not_refused_by_any_limit(tmp_path: Path) -> None:
+def test_an_ordinary_run_is_not_refused_by_any_limit(tmp_path: Path) -> None:
     restored = from_checkpoint(checkpoint(tmp_path))
     assert (restored.recipe, restored.classes, restored.metrics) == (RECIPE, DIGITS, {"val/acc": 0.5})
     assert restored.config == made()["config"]
@@ -447,7 +449,7 @@ NAMES = [
 @example("LPT1.tar.gz", 80)
 @example("nul", 3)
 @example("हिन्दी", 80)
-def test_any_text_becomes_the_name_of_a_file(text: str, most: int) -> None:
+def test_any_text_becomes_a_valid_file_name(text: str, most: int) -> None:
     name = safe_name(text, most)
     assert 1 <= len(name.encode()) <= most
     assert name.isprintable()
@@ -458,13 +460,13 @@ def test_any_text_becomes_the_name_of_a_file(text: str, most: int) -> None:
     assert not PureWindowsPath(name).is_reserved()
 
 
-def test_names_of_all_scripts_stay() -> None:
+def test_names_in_all_scripts_are_kept() -> None:
     for name in ("roses", "장미", "हिन्दी", "Müller-1.5", "vgg16_bn", "resnet50.a1_in1k"):
         assert safe_name(name) == name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_export_lies_in_its_folder_whatever_its_network_is_called(name: str, tmp_path: Path) -> None:
+def test_an_export_stays_in_its_folder_regardless_of_the_networks_name(name: str, tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "a" / "b", recipe=RECIPE.to_dict() | {"name": name})
     folder = tmp_path / "a" / "b" / "c"
     before = set(tmp_path.rglob("*"))
@@ -481,20 +483,20 @@ def test_an_export_lies_in_its_folder_whatever_its_network_is_called(name: str, 
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\u202egnp.exe", "a\nb", "\x1b[2Ja"])
-def test_a_network_s_name_that_would_move_a_cursor_is_refused_printably(name: str, tmp_path: Path) -> None:
+def test_a_network_s_name_with_control_characters_is_refused_and_escaped(name: str, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"recipe\.name='.*'") as refused:
         from_checkpoint(checkpoint(tmp_path, recipe=RECIPE.to_dict() | {"name": name}))
     assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["../x", "/abs", "..", "con", "a/b"])
-def test_a_name_of_the_users_own_is_a_files_name(name: str, tmp_path: Path) -> None:
+def test_an_export_name_that_is_not_a_file_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)name='.*folder=FOLDER"):
         exported(checkpoint(tmp_path), tmp_path, f"name={name}")
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_summary_names_no_checkpoint_elsewhere(tmp_path: Path) -> None:
+def test_a_summary_cannot_name_a_checkpoint_outside_its_folder(tmp_path: Path) -> None:
     file = checkpoint(tmp_path)
     (tmp_path / "other.ckpt").write_bytes(file.read_bytes())
     summary = {"status": "finished", "checkpoint": "../other.ckpt", "metrics": {}, "classes": []}
@@ -531,14 +533,14 @@ def test_a_resumed_run_removes_nothing_that_its_checkpoint_names(tmp_path: Path)
     ["[" * 100_000, '{"metrics": ' * 50_000, "[]", '"text"', "{", "\xff\xfe", '{"checkpoint": [1], "metrics": [2]}',
      '{"data": 3, "checkpoint": "checkpoints/best.ckpt", "metrics": {"test/acc": "x", "test/loss": {}}}'],
 )  # fmt: skip
-def test_a_summary_that_makes_no_sense_is_no_obstacle(content: str, tmp_path: Path) -> None:
+def test_an_invalid_summary_does_not_stop_a_run(content: str, tmp_path: Path) -> None:
     file = checkpoint(tmp_path)
     (tmp_path / "run" / "summary.json").write_text(content, encoding="latin-1")
     evaluate(file, tmp_path)
     assert json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())["run"] == {}
 
 
-def test_a_summary_that_waits_has_no_end_or_is_huge_is_not_read(tmp_path: Path) -> None:
+def test_a_summary_that_is_a_fifo_endless_or_huge_is_not_read(tmp_path: Path) -> None:
     summary = tmp_path / "summary.json"
     os.mkfifo(summary)
     assert read_summary(tmp_path) == {}
@@ -566,7 +568,7 @@ def test_a_summary_that_waits_has_no_end_or_is_huge_is_not_read(tmp_path: Path) 
         ["--exp={}"],
     ],
 )
-def test_what_a_run_wrote_down_is_no_folder_of_options_and_no_command(words: list[str], tmp_path: Path) -> None:
+def test_a_runs_folder_is_used_neither_as_options_nor_as_a_command(words: list[str], tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / ".hydra")
     with pytest.raises(ConfigError, match="names modules to import and folders to write to"):
@@ -576,7 +578,7 @@ def test_what_a_run_wrote_down_is_no_folder_of_options_and_no_command(words: lis
     )
 
 
-def test_prediction_with_a_strangers_checkpoint_looks_at_nothing_else(tmp_path: Path) -> None:
+def test_prediction_with_a_foreign_checkpoint_reads_no_other_files(tmp_path: Path) -> None:
     data = {"name": "torch.hub", "root": "/", "options": {"a": 1}}
     file = checkpoint(tmp_path, config__data=data)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")

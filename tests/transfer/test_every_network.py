@@ -108,7 +108,7 @@ def order_of_use(network: nn.Module, recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(seen))
 
 
-def test_the_head_makes_logits_of_the_classes_wanted(recipe: Recipe, network: nn.Module) -> None:
+def test_the_head_gives_logits_of_the_requested_classes(recipe: Recipe, network: nn.Module) -> None:
     size = default_preprocessing(recipe, None).input_size
     logits = network.eval()(torch.empty(1, 3, size, size, device="meta"))
     assert logits.shape == (1, 7)
@@ -132,7 +132,7 @@ def test_the_stages_hold_each_parameter_once_in_the_order_of_the_forward_pass(
     assert 4 <= len({stage.name for stage in stages}) == len(stages)
 
 
-def test_the_trunk_is_cut_into_stages_of_which_none_is_all(network: nn.Module, stages: tuple[Stage, ...]) -> None:
+def test_no_stage_is_the_whole_trunk(network: nn.Module, stages: tuple[Stage, ...]) -> None:
     trunk = [stage for stage in stages if stage.group not in ("head", "classifier")]
     sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
     shares = [sum(sizes[key] for key in parameters_in(network, stage)) for stage in trunk]
@@ -143,7 +143,7 @@ def plan(network: nn.Module, stages: tuple[Stage, ...], policy: str, **options: 
     return TransferPlan(network, stages, Policy.of(getattr(freeze, policy), **options))
 
 
-def test_the_policies_freeze_what_they_say_and_never_the_head(network: nn.Module, stages: tuple[Stage, ...]) -> None:
+def test_the_policies_freeze_their_parameters_and_never_the_head(network: nn.Module, stages: tuple[Stage, ...]) -> None:
     names = {key for key, _ in network.named_parameters()}
     heads = re.compile("|".join(re.escape(head) for head in head_modules(network)))
     head = {key for key in names if heads.match(key)}
@@ -160,7 +160,7 @@ def test_the_policies_freeze_what_they_say_and_never_the_head(network: nn.Module
     assert gradual.trainable(len(groups) - 1) == names
 
 
-def test_what_is_frozen_stands_in_evaluation_mode(network: nn.Module, stages: tuple[Stage, ...]) -> None:
+def test_frozen_modules_are_in_evaluation_mode(network: nn.Module, stages: tuple[Stage, ...]) -> None:
     backbone = plan(network, stages, "backbone")
     network.train()
     backbone.set_modes(0)
@@ -171,7 +171,9 @@ def test_what_is_frozen_stands_in_evaluation_mode(network: nn.Module, stages: tu
     network.eval()
 
 
-def test_finetuning_has_a_rate_for_features_classifier_and_head(network: nn.Module, stages: tuple[Stage, ...]) -> None:
+def test_finetuning_has_learning_rates_for_features_classifier_and_head(
+    network: nn.Module, stages: tuple[Stage, ...]
+) -> None:
     groups = parameter_groups(network, stages, 1.0, multipliers=FINETUNE)
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in network.parameters())
     assert {group["name"]: group["lr"] for group in groups} == {
@@ -187,7 +189,7 @@ def test_layer_decay_falls_from_the_head_to_the_stem(network: nn.Module, stages:
 
 
 @pytest.mark.parametrize("described", TORCHVISION)
-def test_evaluation_sees_the_pixels_that_torchvisions_transforms_give(described: Recipe) -> None:
+def test_evaluation_pixels_equal_those_of_torchvisions_transforms(described: Recipe) -> None:
     values = np.random.RandomState(0).randint(0, 256, (30, 45, 3), dtype=np.uint8)
     picture = Image.fromarray(values)
     for entry in torchvision.models.get_model_weights(described.name):

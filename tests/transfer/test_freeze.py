@@ -85,7 +85,7 @@ def test_kept_statistics_of_loaded_layers_are_bit_identical_while_their_weights_
 
 
 @pytest.mark.parametrize("recipe", [VGG, Recipe("alexnet"), Recipe("squeezenet1_1")])
-def test_dropout_of_a_frozen_part_is_silent_and_of_the_rest_fires(recipe):
+def test_dropout_is_inactive_in_frozen_modules_and_active_in_the_others(recipe):
     network = build_network(recipe, 2)
     for policy in ("backbone", "none"):
         plan = _plan(network, policy)
@@ -110,13 +110,13 @@ def test_a_frozen_trunk_gives_the_same_features_in_training_mode():
     assert torch.equal(trunk(images), expected)
 
 
-def test_setting_modes_leaves_a_network_in_evaluation_there():
+def test_setting_modes_does_not_change_a_network_in_evaluation_mode():
     network = build_network(VGG, 2).eval()
     _plan(network, "backbone").set_modes(0)
     assert not any(module.training for module in network.modules())
 
 
-def test_patterns_freeze_what_they_name_and_no_more():
+def test_patterns_freeze_matching_parameters_only():
     torch.manual_seed(0)
     network = build_network(VGG, 2)
     plan = _plan(network, "custom", patterns=("features.0.*", "features.1", "*bias", "classifier.3"))
@@ -136,7 +136,7 @@ def test_patterns_freeze_what_they_name_and_no_more():
 
 
 @pytest.mark.parametrize("pattern", ["block2", "block[2]", "bloc?2", "features.3", "*.3.*", "features.[3-9].*"])
-def test_stages_and_globs_are_patterns_too(pattern):
+def test_stage_names_and_globs_are_patterns(pattern):
     recipe = Recipe("small", table=(8, "M", 16, "M"), batch_norm=False, classifier="linear", average_pool=1)
     frozen = _plan(build_network(recipe, 2), "custom", patterns=(pattern,)).frozen(0)
     assert frozen >= {"features.3.bias"}
@@ -163,7 +163,7 @@ def _groups_in_training(plan: TransferPlan, epoch: int) -> list[str]:
     return [stage.name for stage in plan.stages if any(stage.holds(name) for name in learns)]
 
 
-def test_gradual_goes_from_the_head_down_group_by_group():
+def test_gradual_unfreezes_group_by_group_from_the_head_down():
     plan = _plan(build_network(Recipe("resnet18"), 2), "gradual", every=2)
     assert not plan.static
     down = ["head", "layer4", "layer3", "layer2", "layer1", "stem"]
@@ -194,12 +194,12 @@ def test_a_schedule_names_groups_and_stages_and_what_it_omits_never_trains():
         ({"every": 0}, r"freeze\.every=0"),
     ],
 )
-def test_a_wrong_schedule_says_what_is_wrong(options, words):
+def test_a_wrong_schedule_is_refused_with_the_reason(options, words):
     with pytest.raises(ConfigError, match=words):
         _plan(build_network(VGG, 2), "gradual", **options)
 
 
-def test_what_trains_depends_on_the_epoch_alone():
+def test_trainable_parameters_depend_on_the_epoch_alone():
     """As after a resume: a fresh plan asked for epoch 2 at once, and one that walked there."""
     walked = _plan(build_network(VGG, 2), "gradual")
     for epoch in (0, 1, 2, 1, 0, 2):
@@ -225,7 +225,7 @@ def test_gradual_trains_the_same_optimizer_over_all_parameters():
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
 
 
-def test_inceptions_auxiliary_branch_is_frozen_but_its_head():
+def test_inceptions_auxiliary_branch_is_frozen_except_for_its_head():
     with torch.device("meta"):
         network = build_network(Recipe("inception_v3"), 2)
     plan = _plan(network, "backbone")
@@ -237,7 +237,7 @@ def test_inceptions_auxiliary_branch_is_frozen_but_its_head():
     assert network.dropout.training
 
 
-def test_frozen_layers_that_were_left_random_are_named():
+def test_frozen_layers_with_random_weights_are_named():
     network = build_network(VGG, 2)
     random = tuple(name for name, _ in network.named_parameters() if name.startswith("classifier"))
     report = WeightsReport("file", None, (), random, None, None)
@@ -247,7 +247,7 @@ def test_frozen_layers_that_were_left_random_are_named():
     )
 
 
-def test_the_table_counts_what_trains():
+def test_the_table_counts_trainable_parameters():
     network = build_network(VGG, 2)
     rows = {row.name: row for row in _plan(network, "features").table()}
     assert list(rows) == ["features", "classifier", "head"]
@@ -307,7 +307,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trans
     return planned
 
 
-def test_a_policy_of_ones_own_freezes_what_it_returns_with_its_own_arguments(mine):
+def test_a_custom_policy_freezes_the_names_that_it_returns(mine):
     torch.manual_seed(0)
     plan = mine("every_other", period=3)
     before = copy.deepcopy(plan.network.state_dict())
@@ -341,6 +341,6 @@ def test_a_policy_is_static_if_it_freezes_the_same_in_every_epoch_of_the_run(min
         "evry_other": r"my_policies\.evry_other: .*Did you mean every_other",
     }.items(),
 )
-def test_a_policy_that_does_not_keep_the_contract_is_refused_by_its_name(name, words, mine):
+def test_a_policy_that_breaks_the_contract_is_refused_by_name(name, words, mine):
     with pytest.raises(ConfigError, match=rf"freeze\._target_={words}"):
         mine(name, epochs=3)

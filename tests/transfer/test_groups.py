@@ -1,4 +1,4 @@
-"""Learning rates per group: one structure, from step 0, for every network."""
+"""Learning rates per parameter group: one structure from step 0 for every network."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_every_parameter_is_in_one_group_and_the_default_multipliers_serve_all(n
             assert group["weight_decay"] == (0.0 if True in flat else 0.5)
 
 
-def test_an_optimizer_takes_the_groups_as_they_are():
+def test_an_optimizer_accepts_the_groups_unchanged():
     _, groups = _groups("vgg_mini", multipliers=DEFAULT, weight_decay=0.1)
     optimizer = torch.optim.SGD(groups, lr=1.0)
     assert [(g["name"], g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
@@ -50,30 +50,30 @@ def test_an_optimizer_takes_the_groups_as_they_are():
     ]
 
 
-def test_the_notebooks_three_rates():
+def test_the_three_learning_rates_of_the_notebook_are_the_defaults():
     _, groups = _groups("vgg16", base_lr=1e-3, multipliers=DEFAULT)
     assert _rates(groups) == {"features": 1e-4, "classifier": 5e-4, "head": 1e-3}
 
 
-def test_a_groups_own_multiplier_goes_before_that_of_features():
+def test_the_multiplier_of_a_group_overrides_that_of_features():
     _, groups = _groups("resnet18", multipliers={"features": 0.1, "layer4": 0.3})
     assert _rates(groups) == {
         "stem": 0.1, "layer1": 0.1, "layer2": 0.1, "layer3": 0.1, "layer4": 0.3, "head": 1.0,
     }  # fmt: skip
 
 
-def test_a_stage_named_by_a_multiplier_is_a_group_of_its_own():
+def test_a_stage_with_a_multiplier_is_a_separate_group():
     _, groups = _groups("vgg11", multipliers={"features": 0.1, "block5": 0.2})
     assert _rates(groups) == {"features": 0.1, "block5": 0.2, "classifier": 1.0, "head": 1.0}
 
 
-def test_layer_decay_goes_down_the_blocks():
+def test_layer_decay_lowers_the_rate_block_by_block():
     _, groups = _groups("vgg11", base_lr=2.0, multipliers=DEFAULT, layer_decay=0.5)
     names = ["block1", "block2", "block3", "block4", "block5", "classifier.0", "classifier.3", "head"]
     assert _rates(groups) == {name: 2.0 * 0.5 ** (7 - i) for i, name in enumerate(names)}
 
 
-def test_an_auxiliary_branch_is_no_step_on_the_way():
+def test_an_auxiliary_branch_does_not_count_as_a_layer():
     _, groups = _groups("inception_v3", layer_decay=0.5)
     assert _rates(groups) == {
         "stem": 0.5**4, "Mixed_5": 0.5**3, "Mixed_6": 0.5**2, "aux": 0.5**2, "Mixed_7": 0.5, "head": 1.0,
@@ -95,7 +95,7 @@ def test_an_auxiliary_branch_is_no_step_on_the_way():
         ("vgg11", {"layer_decay": 0.0}, r"layer_decay=0"),
     ],
 )
-def test_a_wrong_rate_names_what_there_is(name, options, words):
+def test_a_multiplier_of_an_unknown_stage_names_the_stages(name, options, words):
     with pytest.raises(ConfigError, match=words):
         _groups(name, **options)
 

@@ -1,4 +1,4 @@
-"""A network taken apart: every parameter in exactly one stage, from input to output."""
+"""The stages of a network contain every parameter exactly once, from input to output."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_vgg_has_its_five_blocks_cut_behind_the_pools():
     assert stages[5].modules == ("classifier.0", "classifier.1", "classifier.2")
 
 
-def test_a_layer_without_parameters_goes_with_its_neighbour_in_the_same_container():
+def test_a_layer_without_parameters_belongs_to_the_stage_of_its_neighbour():
     stages = {stage.name: stage.modules for stage in stages_of(_network("squeezenet1_0"))}
     assert set(stages["head"]) == {f"classifier.{i}" for i in range(4)}
     assert "classifier.0" in stages_of(_network("efficientnet_b0"))[-1].modules

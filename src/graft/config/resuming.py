@@ -89,7 +89,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.num_nodes": Rule(OTHER_BATCHES, between_epochs=True, length=True),
     "trainer.val_check_interval": Rule("the best checkpoint is chosen from the new validations from now on"),
     "trainer.limit_test_batches": Rule("the test uses another number of images"),
-    "trainer.baseline": Rule("a resumed run has no baseline of its own"),
+    "trainer.baseline": Rule("a resumed run has no baseline"),
     "trainer.test": Rule("the test at the end runs or is skipped"),
     "tta": Rule("affects the test metrics only"),
     "views.": Rule("affects the test metrics only"),

@@ -249,7 +249,7 @@ class CallbacksConfig(Parts):
 
 @dataclass
 class FiguresConfig(Parts):
-    """Figures of the best epoch by name, see `graft.review.figures`; null leaves one out."""
+    """Figures of the best epoch by name, see `graft.review.figures`; null omits one."""
 
 
 @dataclass
@@ -338,7 +338,7 @@ class TrainConfig:
     resume: str | None = literal(None)
     optimized_metric: str = "val/acc"
     sweep_name: str = literal(MISSING)
-    """The folder of a sweep below outputs/sweep/; the same command with the same name resumes the sweep."""
+    """The folder of a sweep in outputs/sweep/; the same command with the same name resumes the sweep."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)

@@ -152,8 +152,8 @@ def _built(key: str, value: Any) -> Any:
 def find_package(name: str) -> ModuleSpec | None:
     """The top-level package or module `name`, not imported; None if there is none.
 
-    One that is not installed is looked for in the working directory, which is then appended to sys.path: last, so that
-    nothing in it replaces an installed module.
+    One that is not installed is searched for in the working directory, which is then appended to sys.path: last, so
+    that nothing in it replaces an installed module.
     """
     try:
         spec = importlib.util.find_spec(name)

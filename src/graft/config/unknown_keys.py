@@ -92,7 +92,7 @@ def no_such_key(key: str, schema: type) -> str:
 def suggestion(key: str, schema: type) -> str:
     """Suggest what was meant by a key that is not in the schema, e.g. " Did you mean optimizer.lr?" for "lr".
 
-    The key is looked up among the last parts of all keys, then among the names that other tools use, then in
+    The key is searched for among the last parts of all keys, then among the names that other tools use, then in
     `graft train`, then by its spelling.
 
     Returns:

@@ -30,7 +30,7 @@ ENDINGS = {
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
-    "GIF": (),  # no ending of its own, but some downloads call them .jpg
+    "GIF": (),  # no file extension is accepted for it, but some downloads name GIFs .jpg
     **({"AVIF": (".avif",)} if features.check("avif") else {}),
 }
 """Format that is read, by Pillow's name -> endings of its files."""

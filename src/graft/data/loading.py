@@ -120,11 +120,11 @@ def locate(source: str, root: Path | None, download: bool = True) -> GraftError 
     target = _target(resolved, root)
     if _archive_file(archive, target).is_file():
         return None
-    what, by_hand = f"{resolved.name} data", _download_by_hand(archive, target)
+    what, manual_path = f"{resolved.name} data", _manual_path(archive, target)
     if not download:
-        return NotAvailable(what, archive.url, by_hand, "data.download=false")
+        return NotAvailable(what, archive.url, manual_path, "data.download=false")
     try:
-        downloads.require_reachable(archive.url, what=what, manual_path=by_hand)
+        downloads.require_reachable(archive.url, what=what, manual_path=manual_path)
     except NotAvailable as error:
         return error
     return None
@@ -137,7 +137,7 @@ def ensure(source: str, root: Path | None, download: bool = True) -> None:
     Processes that start at the same time share one download.
 
     Raises:
-        NotAvailable: neither in `root` nor downloadable; names the URL, and the paths for a download by hand.
+        NotAvailable: neither in `root` nor downloadable; names the URL, and the paths for a manual download.
         DataError: the data set has no download, or the archive is damaged.
     """
     resolved = resolve_source(source)
@@ -149,23 +149,29 @@ def ensure(source: str, root: Path | None, download: bool = True) -> None:
     if archive is None:
         raise _not_downloadable(resolved, root)
     target = _target(resolved, root)
-    file, what, by_hand = _archive_file(archive, target), f"{resolved.name} data", _download_by_hand(archive, target)
+    file, what, manual_path = _archive_file(archive, target), f"{resolved.name} data", _manual_path(archive, target)
     if not file.is_file() and not download:
-        raise NotAvailable(what, archive.url, by_hand, "data.download=false")
+        raise NotAvailable(what, archive.url, manual_path, "data.download=false")
     _make_folder(target.parent)
     with downloads.locked(target):
         if not _is_present(resolved, root):
-            _fetch(what, archive, file, target, by_hand)
+            _fetch(what, archive, file, target, manual_path)
 
 
-def _fetch(what: str, archive: Download, file: Path, target: Path, by_hand: str) -> None:
+def _fetch(what: str, archive: Download, file: Path, target: Path, manual_path: str) -> None:
     """Unpack the archive `file` to the folder `target`, downloaded first unless the user saved it there."""
     saved_by_user = file.is_file()
     if saved_by_user:
         downloads.verify(file, sha256=archive.sha256, md5=archive.md5)
     else:
         downloads.download(
-            archive.url, file, what=what, sha256=archive.sha256, md5=archive.md5, size=archive.size, manual_path=by_hand
+            archive.url,
+            file,
+            what=what,
+            sha256=archive.sha256,
+            md5=archive.md5,
+            size=archive.size,
+            manual_path=manual_path,
         )
     print(f"unpacking {file.name} …", file=sys.stderr)
     for partial in archives.leftovers(target):  # of killed processes: this one has the lock
@@ -202,7 +208,7 @@ def _archive_file(archive: Download, target: Path) -> Path:
     return target.parent / Path(urlparse(archive.url).path).name
 
 
-def _download_by_hand(archive: Download, target: Path) -> str:
+def _manual_path(archive: Download, target: Path) -> str:
     return f"{_archive_file(archive, target).absolute()} (the archive as it is), or unpacked at {target.absolute()}"
 
 

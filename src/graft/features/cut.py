@@ -81,18 +81,18 @@ def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut
     output = next(node for node in graph.nodes if node.op == "output")
     with torch.no_grad(), _generators_kept(images.device):
         values = _frozen_values(network, graph, frozen, images)
-        given = _given(network, output, _storable(values, images_node, len(images)))
-        prefix = _part(graph, [images_node], tuple(given))
+        stored = _stored_nodes(network, output, _storable(values, images_node, len(images)))
+        prefix = _part(graph, [images_node], tuple(stored))
         if not any(_tensors_of(network, node) for node in prefix.nodes):
             raise NoCut("no frozen layer comes before the first that trains")
         cut = Cut(
-            name=" + ".join(_title(node) for node in given),
+            name=" + ".join(_title(node) for node in stored),
             prefix=_function(network, prefix),
-            suffix=_function(network, _part(graph, given, output.args[0])),
-            examples=tuple(values[node].to("meta") for node in given),
+            suffix=_function(network, _part(graph, stored, output.args[0])),
+            examples=tuple(values[node].to("meta") for node in stored),
             graph=prefix,
         )
-        _check(network, cut, images, tuple(values[node] for node in given))
+        _check(network, cut, images, tuple(values[node] for node in stored))
     return cut
 
 
@@ -156,49 +156,49 @@ def _storable(values: dict[fx.Node, Any], images: fx.Node, count: int) -> set[fx
     }
 
 
-def _given(network: nn.Module, output: fx.Node, storable: Collection[fx.Node]) -> list[fx.Node]:
+def _stored_nodes(network: nn.Module, output: fx.Node, storable: Collection[fx.Node]) -> list[fx.Node]:
     """The deepest storable steps from which alone the output can be computed."""
     pending, above = [output], set[fx.Node]()
-    given = dict[fx.Node, None]()
+    stored = dict[fx.Node, None]()
     while pending:
         node = pending.pop()
         if node in storable:
-            given[node] = None
+            stored[node] = None
         elif node.op == "placeholder":
             raise NoCut("no frozen layer comes before the first that trains")
         elif node not in above:
             above.add(node)
             pending += node.all_input_nodes
-    for node in list(given):  # one that is, say, pooled from another need not be stored as well
-        if _follows(network, node, given.keys() - {node}):
-            del given[node]
-    return [node for node in output.graph.nodes if node in given]
+    for node in list(stored):  # one that is, say, pooled from another need not be stored as well
+        if _follows(network, node, stored.keys() - {node}):
+            del stored[node]
+    return [node for node in output.graph.nodes if node in stored]
 
 
-def _follows(network: nn.Module, node: fx.Node, given: Collection[fx.Node]) -> bool:
-    """Whether `node` is computed from `given` by steps without parameters."""
+def _follows(network: nn.Module, node: fx.Node, stored: Collection[fx.Node]) -> bool:
+    """Whether `node` is computed from `stored` by steps without parameters."""
     inputs = node.all_input_nodes
     return (
         bool(inputs)
         and not _tensors_of(network, node)
-        and all(source in given or _follows(network, source, given) for source in inputs)
+        and all(source in stored or _follows(network, source, stored) for source in inputs)
     )
 
 
-def _part(graph: fx.Graph, given: Sequence[fx.Node], result: Any) -> fx.Graph:
-    """The steps of `graph` that lead from `given` to `result`, a structure of nodes."""
-    wanted = set[fx.Node]()
+def _part(graph: fx.Graph, inputs: Sequence[fx.Node], result: Any) -> fx.Graph:
+    """The steps of `graph` that lead from `inputs` to `result`, a structure of nodes."""
+    needed = set[fx.Node]()
     pending = [leaf for leaf in tree_leaves(result) if isinstance(leaf, fx.Node)]
     while pending:
         node = pending.pop()
-        if node not in wanted:
-            wanted.add(node)
-            pending += [] if node in given else node.all_input_nodes
+        if node not in needed:
+            needed.add(node)
+            pending += [] if node in inputs else node.all_input_nodes
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in given:
+    for node in inputs:
         copies[node] = part.placeholder(node.name)
     for node in graph.nodes:
-        if node in wanted and node not in copies:
+        if node in needed and node not in copies:
             copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(fx.map_arg(result, copies.__getitem__))
     return part

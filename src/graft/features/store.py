@@ -47,7 +47,7 @@ _STALE_CLAIMS = re.compile(r"[0-9a-f]{64}\.claim\.[0-9a-f]{16}\.stale")
 
 
 class NoRoom(OSError):
-    """The features do not fit into cache.max_gb or on the disk; the message says which."""
+    """The features do not fit into cache.max_gb or on the disk; the message names which."""
 
 
 class NotOurs(OSError):
@@ -73,15 +73,15 @@ class FeatureStore:
     """The features in `cache`/graft-features.
 
     A folder gets its name when it is complete, so it does not matter if two processes compute the same features: the
-    claim that one computes and others wait only saves work, and is given up for a holder that is dead, stopped or out
-    of reach. Whoever uses features holds a lease of its own on them; whoever removes some renames them first and looks
-    for leases again. Both change the folder before they look, so over NFS too one of them sees the other.
+    claim that one computes and others wait only saves work, and is dropped for a holder that is dead, stopped or out
+    of reach. Whoever uses features holds a lease on them; whoever removes some renames them first and checks
+    for leases again. Both change the folder before they check, so over NFS too one of them notices the other.
 
     In a cache that its group or everybody may write to, so may they to what is made in it.
 
     Args:
         cache: `paths.cache`; made when it is needed.
-        max_bytes: the longest unused features are removed to stay below, but none that a run is using.
+        max_bytes: the least recently used features are removed to stay within it, but none that a run is using.
     """
 
     def __init__(self, cache: Path, max_bytes: int) -> None:
@@ -168,7 +168,7 @@ class FeatureStore:
     def _take(self, request: FeatureRequest) -> Stored | None:
         """One entry, computed if need be; None while another process computes it."""
         name, folder = request.digest, self.folder / request.digest
-        if name not in self._leases:  # before looking, so that who removes it sees the lease
+        if name not in self._leases:  # before the check, so that a process that removes it finds the lease
             self._leases[name] = Lease(self.folder / f"{name}.{self.token}.lease", self._share)
             atexit.register(self.close)
         meta, computed = read_entry(folder, request), False
@@ -202,7 +202,7 @@ class FeatureStore:
             return None
 
     def _wait(self, name: str, announced: set[str]) -> None:
-        """Wait a moment for another process; say once for each whom for."""
+        """Wait a moment for another process; name each one once in the log."""
         holder = str(self._watched[name].read() or "another run")
         if holder not in announced:
             log.info("cache  waiting for %s, which computes the same features …", holder)

@@ -123,7 +123,7 @@ class BestCheckpoint(CheckpointCallback):
         return state | {"dirpath": "", SAVED_AT: self.saved_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Also of a state with absolute paths: every checkpoint of a run lies in `dirpath`."""
+        """Also of a state with absolute paths: every checkpoint of a run is in `dirpath`."""
         folder = Path(str(self.dirpath))
         state = self._with_paths(state_dict, lambda path: str(folder / Path(path).name))
         super().load_state_dict(state | {"dirpath": self.dirpath})

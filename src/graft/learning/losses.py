@@ -33,7 +33,7 @@ def build_loss(cfg: LossConfig, class_weights: Sequence[float] | None = None) ->
         return lambda logits, targets: bound(logits, targets, **supplied)
     loss: Loss = build("loss", arguments, **supplied)
     if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
-        raise ConfigError(f"loss._target_={target}: has parameters of its own, which the optimizer does not train.")
+        raise ConfigError(f"loss._target_={target}: has parameters, which the optimizer does not train.")
     return loss
 
 

@@ -1,4 +1,4 @@
-"""Reports the metric of a trial to its Optuna study and tells whether the trial should stop early.
+"""Reports the metric of a trial to its Optuna study and decides whether the trial should stop early.
 
 Imports no torch: the process that runs a sweep uses it too.
 """

@@ -38,7 +38,7 @@ class Origin:
 
 
 def apply_changes(trainer: pl.Trainer, origin: Origin, config: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Change the restored optimizer, schedules and early stopping to what the new configuration says.
+    """Change the restored optimizer, schedules and early stopping to the values of the new configuration.
 
     Nothing is changed if the configuration is the same, so that the run is bit-identical to an uninterrupted one.
     `graft.config.resuming` decides what may change.

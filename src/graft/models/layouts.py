@@ -42,7 +42,7 @@ Layout = Callable[["nn.Module", tuple[str, ...]], list[Stage]]
 
 
 def rows(*stages: tuple[str, tuple[str, ...]]) -> Layout:
-    """The layout that names each stage, which is a group of its own, and its modules."""
+    """The layout that names each stage, which is a separate group, and its modules."""
     return lambda network, head: [Stage(name, name, modules) for name, modules in stages]
 
 
@@ -62,7 +62,7 @@ def cut_into_stages(
         network: whose modules.
         head: names of the modules that compute the logits.
         names: from input to output.
-        trunk: name -> stage, a group of its own. The modules of the head become the last stage, `head`; every other
+        trunk: name -> stage, a separate group. The modules of the head become the last stage, `head`; every other
             module becomes a stage of the group `classifier`.
     """
     parameters = [name for name, _ in network.named_parameters()]

@@ -31,7 +31,7 @@ class Address(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where a copy that the user downloads by hand belongs."""
+        """Path for a copy that the user downloads manually."""
 
     def local_copy(self) -> Path | None:
         """The copy on this machine, if there is one."""
@@ -100,7 +100,7 @@ def require_hash(file: Path, beginning: str) -> None:
     """Raise WeightsError unless the SHA-256 of `file` has this `beginning`, which its name contains."""
     if not sha256(file).startswith(beginning):
         raise WeightsError(
-            f"{file}: its SHA-256 does not begin with {beginning} as its name says; the file is damaged. "
+            f"{file}: its SHA-256 does not begin with {beginning} as in its name; the file is damaged. "
             "Delete it, and the next run downloads it again."
         )
 

@@ -120,7 +120,7 @@ class Row:
 
 
 CLASSES, CONTENT = DERIVED = ("classes", "data content")
-"""Columns that are only needed to tell apart rows which are otherwise alike."""
+"""Columns that are needed only to distinguish rows which are otherwise equal."""
 
 
 def mean(values: Sequence[float]) -> float:

@@ -34,7 +34,7 @@ CONFIG, LAYERS, NOTES = "config", "layers", "notes"
 FINAL = "final/{}"
 
 FINALS = ("test/acc", "val/acc", "test/loss", "val/loss")
-"""The metrics that HPARAMS compares; under tags of their own, because val/acc continues after the best epoch."""
+"""The metrics that HPARAMS compares; under separate tags, because val/acc continues after the best epoch."""
 
 DIMENSIONS = 64
 """Number of principal components in the embedding: as many as the projector's own PCA and t-SNE use."""

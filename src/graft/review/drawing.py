@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CORRECT, WRONG, INK, FAINT = "#00734f", "#b8310b", "#1b1f24", "#8c959f"
-"""Bluish green and vermilion, which the colour-blind can tell apart (Okabe & Ito 2008); a mark is shown as well."""
+"""Bluish green and vermilion, which the colour-blind can distinguish (Okabe & Ito 2008); a mark is shown as well."""
 
 HEAD = 50
 """Height in pixels of a heading of two lines at the top of a picture."""

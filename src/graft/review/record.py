@@ -28,15 +28,15 @@ LARGEST = 2**24
 """Largest size of a record in bytes, packed and unpacked; Graft writes at most an eighth of that."""
 
 TYPES = {
-    "told": np.uint8, "correct": np.uint32, "totals": np.uint32, "cells": np.uint64, "counts": np.uint32,
+    "description": np.uint8, "correct": np.uint32, "totals": np.uint32, "cells": np.uint64, "counts": np.uint32,
     "digests": np.uint64, "labels": np.uint32, "predicted": np.uint32, "confidence": np.uint8, "pictures": np.uint8,
 }  # fmt: skip
-"""The arrays of a record; "told" is its description as JSON."""
+"""The arrays of a record; "description" is JSON."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What review.npz holds.
+    """The content of review.npz.
 
     Attributes:
         part: "test", or "val" if nothing was tested.
@@ -116,7 +116,7 @@ def write_record(folder: Path, record: Record) -> None:
     """Write review.npz into a run's folder: plain arrays, no pickled objects."""
     pictures = list(record.thumbnails.values())
     description = {
-        "version": 1,
+        "version": 2,
         "part": record.part,
         "classes": record.classes,
         "images": record.images,
@@ -125,7 +125,7 @@ def write_record(folder: Path, record: Record) -> None:
     }
     buffer = io.BytesIO()
     arrays: dict[str, Array] = {
-        "told": np.frombuffer(json.dumps(description).encode(), dtype=np.uint8),
+        "description": np.frombuffer(json.dumps(description).encode(), dtype=np.uint8),
         "correct": record.correct,
         "totals": record.totals,
         "cells": record.cells,
@@ -160,7 +160,7 @@ def read_record(folder: Path, largest: int = LARGEST) -> Record | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             arrays = _arrays(archive, largest)
-        return _record(json.loads(arrays["told"].tobytes()), arrays)
+        return _record(json.loads(arrays["description"].tobytes()), arrays)
     except DataError:
         raise
     except Exception as error:  # of a damaged archive zipfile raises anything
@@ -171,7 +171,7 @@ def _arrays(archive: zipfile.ZipFile, largest: int) -> dict[str, Array]:
     """The arrays of a record; their sizes are checked before anything is unpacked."""
     members = archive.infolist()
     if sorted(member.filename for member in members) != sorted(f"{name}.npy" for name in TYPES):
-        raise DataError("not the arrays of a record")
+        raise DataError("not the arrays of a record of this version of Graft")
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
         raise DataError("compressed in an unknown way")  # whose decompressors unpack without bounds
     unpacked = sum(member.file_size for member in members)
@@ -221,5 +221,5 @@ def _record(description: Any, arrays: dict[str, Array]) -> Record:
         raise DataError("its arrays contradict each other")
     jpegs = [pictures[end - length : end] for length, end in zip(lengths, ends, strict=True)]
     thumbnails = {digest(name): (name, jpeg) for name, jpeg in zip(names, jpegs, strict=True)}
-    columns = {name: arrays[name] for name in TYPES if name not in ("told", "pictures", "confidence")}
+    columns = {name: arrays[name] for name in TYPES if name not in ("description", "pictures", "confidence")}
     return Record(part, tuple(classes), images, confidence=arrays["confidence"] / 255, thumbnails=thumbnails, **columns)

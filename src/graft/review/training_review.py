@@ -44,7 +44,7 @@ class RunChoices:
     """The choices that identify a run.
 
     Attributes:
-        choices: option of each group and value of each key that tells runs apart, and the seed.
+        choices: option of each group and value of each key that distinguishes runs, and the seed.
         overrides: keys that were set for this run.
         fingerprint: hash of its data, for checkpoints.
         group: name of its sweep, for trackers.

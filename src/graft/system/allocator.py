@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 MIB = 2**20
 REUSED_UP_TO = 192 * MIB
-"""Largest block in bytes that is reused; reusing larger ones fragments the heap (VGG16: a fifth more memory)."""
+"""Largest block in bytes that is reused; reusing larger ones fragments the memory (VGG16: a fifth more memory)."""
 DEFAULT_THRESHOLD = 32 * MIB
 """glibc's own limit after it has freed a block of this size; it returns free memory above twice this size."""
 

@@ -109,7 +109,7 @@ def download(
                 part.discard()
                 raise DataError(
                     f"{url}: its checksum is not the published one; the file was removed.\n"
-                    f"Try again, or put {what} by hand at {manual_path}."
+                    f"Try again, or download {what} elsewhere and put it at {manual_path}."
                 )
             part.file.replace(target)
             part.discard()

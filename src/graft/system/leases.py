@@ -149,24 +149,24 @@ class Watch:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[bytes, int] | None = None
+        self._content: tuple[bytes, int] | None = None
         self._since = time.monotonic()
 
     def read(self) -> Holder | None:
         """Read the claim and return its holder; None if there is no claim or its file is incomplete."""
         try:
-            seen = self.path.read_bytes(), self.path.stat().st_mtime_ns
+            content = self.path.read_bytes(), self.path.stat().st_mtime_ns
         except FileNotFoundError:
-            seen = None
-        if seen != self._seen:
-            self._seen, self._since = seen, time.monotonic()
-        return None if seen is None else Holder.read(seen[0])
+            content = None
+        if content != self._content:
+            self._content, self._since = content, time.monotonic()
+        return None if content is None else Holder.read(content[0])
 
     def why_abandoned(self) -> str | None:
         """Why the claim, as last read, is no longer valid; None while it is."""
-        if self._seen is None:
+        if self._content is None:
             return None
-        holder = Holder.read(self._seen[0])
+        holder = Holder.read(self._content[0])
         if holder is not None and holder.has_ended:
             return "has ended"
         silent = time.monotonic() - self._since
@@ -178,12 +178,12 @@ class Watch:
         Raises:
             OSError: the claim belongs to another user and cannot be removed.
         """
-        if self._seen is None:
+        if self._content is None:
             return
         aside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.stale")
         with contextlib.suppress(FileNotFoundError):  # another process was first
             self.path.rename(aside)
-            if aside.read_bytes() != self._seen[0] and not self.path.exists():
+            if aside.read_bytes() != self._content[0] and not self.path.exists():
                 aside.rename(self.path)  # a new claim, made since it was read
             else:
                 aside.unlink()

@@ -87,7 +87,7 @@ def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
 
 
 def step_fits(module: TransferModule, device: torch.device, precision: str, reserved: int) -> Callable[[int], bool]:
-    """A function that tells whether a batch size fits: two training steps, made with a copy of the network.
+    """A function that returns whether a batch size fits: two training steps, made with a copy of the network.
 
     Args:
         module: the module; it is not changed.

@@ -136,7 +136,7 @@ def _length(config: TrainConfig) -> None:
 
 
 def _validation(config: TrainConfig) -> None:
-    """Refuse a training without validation when something depends on the figures of one."""
+    """Refuse a training without validation when something depends on its metrics."""
     if config.trainer.limit_val_batches != 0:
         return
     users = {

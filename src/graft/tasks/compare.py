@@ -59,9 +59,7 @@ def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -
     found = rows(summaries, sort)
     if not found:
         reasons = "".join(f"\n  {each}" for each in unreadable[:LISTED])
-        raise DataError(
-            f"runs={folder}: no finished run (no summary.json that can be read) below this folder.{reasons}"
-        )
+        raise DataError(f"runs={folder}: no finished run (no summary.json that can be read) in this folder.{reasons}")
     if sort is not None:
         one_of("sort", sort, sorted({name for row in found for name in row.values}))
     metric = sort or ordering(found)
@@ -70,7 +68,7 @@ def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -
     for note in notes:
         console.print(note, soft_wrap=True)
     output = output or folder
-    page = as_page(found, f"Runs below {folder}", unreadable)
+    page = as_page(found, f"Runs in {folder}", unreadable)
     text = as_markdown(found) + "".join(f"\n{markdown(note)}\n" for note in notes)
     write_atomically(output / "compare.md", text.encode("utf-8", "backslashreplace"))
     write_atomically(output / "compare.csv", as_csv(found).encode("utf-8", "backslashreplace"))

@@ -53,7 +53,7 @@ def unavailable_weights(recipe: Recipe, weights: str | None, *, only_known: bool
     Args:
         recipe: the network.
         weights: of `model.weights`.
-        only_known: skip addresses that only torchvision or timm knows, which importing torch would tell.
+        only_known: skip addresses that only torchvision or timm knows, which would need an import of torch.
     """
     name = torchvision_name(recipe)
     address = None if name is None or weights is None else torchvision_address(name, weights)

@@ -37,7 +37,7 @@ def main(config: DictConfig) -> None:
         config: an InspectConfig, composed by Hydra.
 
     Raises:
-        DataError: something was found that spoils training; after everything is shown and written.
+        DataError: a finding spoils training; raised after everything is printed and written.
     """
     cfg = typed(config, InspectConfig)
     check(cfg)
@@ -45,17 +45,17 @@ def main(config: DictConfig) -> None:
     preprocessing = preprocessing_of(cfg)
     collection = open_collection(cfg)
     with progress_bar("images", len(collection.images)) as bar:
-        seen = Inspection.of(collection, preprocessing, near=cfg.near, done=bar.advance)
-    found = findings(seen)
-    show(cfg, seen, found)
-    sheets = write_sheets(seen, output_folder(config), cfg.sheets, cfg.per_sheet) if cfg.sheets else {}
+        inspection = Inspection.of(collection, preprocessing, near=cfg.near, done=bar.advance)
+    found = findings(inspection)
+    show(cfg, inspection, found)
+    sheets = write_sheets(inspection, output_folder(config), cfg.sheets, cfg.per_sheet) if cfg.sheets else {}
     if cfg.output is not None:
-        text = json.dumps({"data": cfg.data.name} | plain(seen, found, sheets), indent=2, ensure_ascii=False)
+        text = json.dumps({"data": cfg.data.name} | plain(inspection, found, sheets), indent=2, ensure_ascii=False)
         write_atomically(Path(cfg.output).expanduser(), (text + "\n").encode(errors="backslashreplace"))
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
-        said = "\n".join(f"{finding.kind}: {finding.message}" for finding in errors)
-        raise DataError(f"{title(cfg)}: training would be spoiled.\n{said}")
+        listed = "\n".join(f"{finding.kind}: {finding.message}" for finding in errors)
+        raise DataError(f"{title(cfg)}: training would be spoiled.\n{listed}")
 
 
 def check(config: InspectConfig) -> None:
@@ -76,10 +76,10 @@ def check(config: InspectConfig) -> None:
 
 
 def open_collection(config: InspectConfig) -> Collection:
-    """The configured set, divided as training would; as it lies where that cannot be.
+    """The configured set, split as for training; unsplit where that is impossible.
 
     Raises:
-        NotAvailable, DataError: it is neither here nor within reach, or there is nothing to look at.
+        NotAvailable, DataError: it is neither on this machine nor downloadable, or it has no images.
     """
     root = data_root(config)
     missing = locate(config.data._target_, root, download=config.data.download)
@@ -94,35 +94,38 @@ def open_collection(config: InspectConfig) -> Collection:
         return Collection.joined(*found, root=root, undivided=str(error))
 
 
-def show(config: InspectConfig, seen: Inspection, found: list[Finding]) -> None:
+def show(config: InspectConfig, inspection: Inspection, found: list[Finding]) -> None:
     """Print the report."""
-    PlainConsole().print(tables(seen, found, title(config), config.rows))
+    PlainConsole().print(tables(inspection, found, title(config), config.rows))
 
 
 def title(config: InspectConfig) -> str:
-    """What the set is called, and where it lies."""
+    """Name and folder of the set."""
     return f"data={config.data.name}" + (f" data.root={config.data.root}" if config.data.root else "")
 
 
-def write_sheets(seen: Inspection, folder: Path, classes: int, pictures: int) -> dict[str, Path]:
+def write_sheets(inspection: Inspection, folder: Path, classes: int, pictures: int) -> dict[str, Path]:
     """A contact sheet of each of the first `classes` classes into `folder`; returns class name → file."""
-    images, written = seen.collection.images, {}
-    readable = np.array(sorted(seen.readable), dtype=np.int64)
-    names = list(enumerate(seen.collection.classes))[:classes]
+    images, written = inspection.collection.images, {}
+    readable = np.array(sorted(inspection.readable), dtype=np.int64)
+    names = list(enumerate(inspection.collection.classes))[:classes]
     with progress_bar("contact sheets", len(names)) as bar:
         for label, name in names:
             own = readable[images.labels[readable] == label]
             parts = {
-                part: own[seen.collection.part[own] == number].tolist()
-                for number, part in enumerate(seen.collection.parts)
+                part: own[inspection.collection.part[own] == number].tolist()
+                for number, part in enumerate(inspection.collection.parts)
             }
             if len(own):
                 file = folder / f"{label:0{len(str(len(names)))}d}_{safe_name(name)}.png"
                 png = io.BytesIO()
-                contact_sheet(images, parts, seen.preprocessing, pictures).save(png, "PNG")
+                contact_sheet(images, parts, inspection.preprocessing, pictures).save(png, "PNG")
                 write_atomically(file, png.getvalue())
                 written[name] = file
             bar.advance()
     if written:
-        say(f"contact sheets  {folder}" + (f" (the first {classes})" if classes < len(seen.collection.classes) else ""))
+        say(
+            f"contact sheets  {folder}"
+            + (f" (the first {classes})" if classes < len(inspection.collection.classes) else "")
+        )
     return written

@@ -59,12 +59,12 @@ def check_locations(config: TrainConfig | InspectConfig | DictConfig, written: M
     folders = list(_folders_of(root))
     if _is_inside(cache, folders) or _is_inside(cache / FEATURES, folders):
         raise ConfigError(
-            f"paths.cache={cache}: lies in data.root={config.data.root}, the data set, and nothing is ever written "
+            f"paths.cache={cache}: is in data.root={config.data.root}, the data set, and nothing is ever written "
             f"there.\n{_way_out('paths.cache', root)}, or set cache=none."
         )
     if is_within(root, cache):
         raise ConfigError(
-            f"data.root={config.data.root}: lies in paths.cache={cache}, where old features are removed to make room."
+            f"data.root={config.data.root}: is in paths.cache={cache}, where old features are removed to make room."
             "\nSet paths.cache=FOLDER to one without data in it, or cache=none."
         )
 
@@ -89,7 +89,7 @@ def check_written(data_root: str | None, outputs: str, written: Mapping[str, Any
             if _is_inside(Path(outputs), folders):
                 key, value = "paths.outputs", outputs
             raise ConfigError(
-                f"{key}={value}: lies in data.root={data_root}, the data set, and nothing is ever written there.\n"
+                f"{key}={value}: is in data.root={data_root}, the data set, and nothing is ever written there.\n"
                 f"{_way_out(key, root)}."
             )
 
@@ -120,9 +120,9 @@ def _names(folder: Path, *, linked: bool = False) -> list[str]:
 
 
 def _way_out(key: str, root: Path) -> str:
-    """`key` with a place next to the data set; for a data set without a parent, another data set."""
+    """`key` with a folder next to the data set; for a data set without a parent, another data set."""
     real = Path(os.path.realpath(root.expanduser()))
     if real.parent == real:
-        return "Move the images to a folder of their own, and set data.root to that"
+        return "Move the images to a separate folder and set data.root to it"
     name = {"paths.cache": "cache", "output": "report.json"}.get(key, "outputs")
-    return f"Choose a place outside of it, e.g. {key}={real.parent / f'{real.name}-{name}'}"
+    return f"Choose a folder outside of it, e.g. {key}={real.parent / f'{real.name}-{name}'}"

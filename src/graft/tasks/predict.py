@@ -112,7 +112,7 @@ def restore(cfg: PredictConfig) -> "Restored":
     """The network that predicts: of a checkpoint, or a pretrained one with the classes of its weights.
 
     Raises:
-        DataError: the weights are not on this machine and cannot be downloaded; says where to put them.
+        DataError: the weights are not on this machine and cannot be downloaded; names the path to put them at.
     """
     if cfg.checkpoint is not None:
         checkpoint = checkpoint_file(cfg.checkpoint)
@@ -170,11 +170,11 @@ class Predictor:
         Raises:
             DataError: no image, one that cannot be read, or an array of another type or shape.
         """
-        given = list(_given(images))
-        if paths := [each for each in given if isinstance(each, str)]:
+        inputs = list(_inputs(images))
+        if paths := [each for each in inputs if isinstance(each, str)]:
             require_images(paths)
         predictions = []
-        for _, outcome in self.outcomes(_found(given), topk):
+        for _, outcome in self.outcomes(_found(inputs), topk):
             if isinstance(outcome, DataError):
                 raise outcome
             predictions.append(outcome)
@@ -201,7 +201,7 @@ class Predictor:
                     yield picture, pixels if isinstance(pixels, DataError) else next(ranked)
 
 
-def _given(images: Any) -> Iterator[str | InMemory]:
+def _inputs(images: Any) -> Iterator[str | InMemory]:
     """The paths and pictures of what `Predictor.predict` takes; files that Pillow has opened keep their names."""
     single = (
         not isinstance(images, Iterable)
@@ -217,9 +217,9 @@ def _given(images: Any) -> Iterator[str | InMemory]:
             yield InMemory(_from_array(each, position), f"image {position}")
 
 
-def _found(given: Iterable[str | InMemory]) -> Iterator[Found | InMemory]:
+def _found(inputs: Iterable[str | InMemory]) -> Iterator[Found | InMemory]:
     """The pictures of each path, and those in memory."""
-    for each in given:
+    for each in inputs:
         if isinstance(each, str):
             yield from find_images([each])
         else:

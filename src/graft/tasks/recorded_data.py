@@ -91,7 +91,7 @@ def open_splits(run: TrainConfig) -> Splits:
     """The data set of a run.
 
     Raises:
-        DataError: it is not on this machine and cannot be downloaded; says where to put it.
+        DataError: it is not on this machine and cannot be downloaded; names the path to put it at.
     """
     run.data.name = checked_name(run.data.name, run.data._target_)
     missing = locate(run.data._target_, data_root(run), download=run.data.download)

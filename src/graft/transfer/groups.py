@@ -27,7 +27,7 @@ def parameter_groups(
     given
     for any network: `features` then holds for every group that is neither classifier nor head and has no
     multiplier of its own, so that one default serves all families. What no multiplier names learns at
-    `base_lr`. A stage named by a multiplier becomes a group of its own.
+    `base_lr`. A stage named by a multiplier becomes a separate group.
 
     With `layer_decay` each stage is a group and learns at base_lr * layer_decay ** (stages between it and the
     head, plus one; the head itself at base_lr); the multipliers are then not used (Clark et al. 2020,

@@ -1,1 +1,1 @@
-"""The families of networks, each in a module of its own; importing them imports no torch."""
+"""The families of networks, each in its own module; importing them imports no torch."""

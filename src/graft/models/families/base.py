@@ -42,7 +42,7 @@ class ModelFamily(Protocol):
     """Networks that are described, built, cut into stages and loaded in the same way.
 
     A family is one module of `graft.models.families` with an instance called FAMILY. Importing that module must not
-    import torch; the methods above `build` must not either, unless they say so. A family overrides what differs.
+    import torch; the methods above `build` must not either, unless documented. A family overrides what differs.
     """
 
     resized_by_weights: bool = False

@@ -31,7 +31,7 @@ class CustomNetwork(Protocol):
         head: names of the modules that compute the logits, re-initialised for new classes; the main one first. By
             default the last Linear or Conv2d.
         stages: name -> names of its modules or parameters, from input to output: the parts that freezing and learning
-            rates refer to. Each parameter is in one of them; the last, "head", may be left out. By default the
+            rates refer to. Each parameter is in one of them; the last, "head", may be omitted. By default the
             network's own containers.
         preprocessing: fields of `Preprocessing`, e.g. {"input_size": 32, "mean": (…), "std": (…)}, as an attribute of
             the class or function itself. By default ImageNet's mean and standard deviation at 224 pixels.

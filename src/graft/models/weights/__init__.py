@@ -120,7 +120,7 @@ def locate_weights(recipe: Recipe, weights: str | None) -> NotAvailable | None:
 
     Returns:
         None if they are on this machine or their URL answers; else the error to raise, with the URL and the path
-        for a download by hand.
+        for a manual download.
 
     Raises:
         WeightsError: there are no such weights or there is no such file, online or not.
