@@ -42,6 +42,7 @@ class EvaluateDataConfig(Open):
     val_fraction: float | None = same_range(DataConfig, "val_fraction")
     fold: int | None = same_range(DataConfig, "fold")
     folds: int | None = same_range(DataConfig, "folds")
+    group_pattern: str | None = literal(None)
     on_error: str | None = None
     resident_gb: float | None = same_range(DataConfig, "resident_gb")
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

@@ -98,6 +98,7 @@ RUN: dict[str, dict[str, Check]] = {
         "val_fraction": number(0, 1),
         "fold": optional(integer(0, MOST)),
         "folds": optional(integer(2, MOST)),
+        "group_pattern": optional(literal()),
         "on_error": among("raise", "skip"),
     },
     "paths": {"data": literal()},

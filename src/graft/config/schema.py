@@ -72,6 +72,9 @@ class DataConfig(Open):
     """With folds=K: index (0 to K - 1) of the part of the non-test images to validate on."""
     folds: int | None = bounded(None, least=2)
     """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own split."""
+    group_pattern: str | None = literal(None)
+    """Regular expression with one (group), searched for in the path of each image relative to data.root, e.g.
+    '^(patient[0-9]+)_': no group is in two splits or folds."""
     on_error: str = choice("raise", "raise", "skip")
     """Unreadable images: "raise" stops before the first step with a list, "skip" excludes them and logs a note."""
     resident_gb: float = bounded(2.0, least=0, infinite=True)

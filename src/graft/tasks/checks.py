@@ -59,10 +59,12 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
 
 def _data_source(cfg: TrainConfig) -> None:
     """Refuse a data set that does not exist, and arguments that it does not take."""
-    from graft.data.sources import check_source, checked_name, source_arguments  # imports NumPy
+    from graft.data.loading import checked_group_pattern  # imports NumPy
+    from graft.data.sources import check_source, checked_name, source_arguments
 
     cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
     check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
+    checked_group_pattern(cfg.data.group_pattern)
 
 
 def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> tuple[float, ...] | None:

@@ -9,7 +9,7 @@ from graft.data.loading import load_splits, locate
 from graft.data.scan import exclude_unreadable
 from graft.data.sources import is_data_module, source_arguments
 from graft.data.splits import Splits
-from graft.errors import ConfigError, DataError, NotAvailable
+from graft.errors import ConfigError, DataError, GraftError, NotAvailable
 from graft.models.configured import recipe_of
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
@@ -24,9 +24,9 @@ def check_available(config: TrainConfig) -> None:
     Raises:
         DataError: names what is missing, its address, where to put it, and what trains without it.
     """
-    data, weights = config.data, config.model.weights
+    weights = config.model.weights
     errors = []
-    missing = locate(data._target_, data_root(config), download=data.download)
+    missing = missing_data(config)
     if missing is not None:
         errors.append(f"{missing}\nWithout it: data=faces or data=digits (embedded), or data=folder data.root=FOLDER.")
     if missing is None or isinstance(missing, NotAvailable):  # offline, both may be unavailable
@@ -35,6 +35,22 @@ def check_available(config: TrainConfig) -> None:
             errors.append(f"{unavailable}\nWithout them: strategy=scratch.")
     if errors:
         raise DataError("\n\n".join([*errors, f"Offline, with what is embedded: {QUICKSTART}"]))
+
+
+def missing_data(config: TrainConfig | InspectConfig, download: bool | None = None) -> GraftError | None:
+    """The error if the configured data set is neither on this machine nor can be downloaded; None if it is available.
+
+    Args:
+        config: of the command.
+        download: None: as configured.
+    """
+    data = config.data
+    return locate(
+        data._target_,
+        data_root(config),
+        data.download if download is None else download,
+        source_arguments(data, DataConfig),
+    )
 
 
 def available_data(config: TrainConfig) -> Splits:
@@ -127,6 +143,7 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         val_fraction=data.val_fraction,
         fold=data.fold,
         folds=data.folds,
+        group_pattern=data.group_pattern,
         download=data.download,
         arguments=source_arguments(data, DataConfig),
     )

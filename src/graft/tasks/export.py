@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from graft.config.commands import ExportConfig
 from graft.config.registration import typed
 from graft.data.images import ImageSet
-from graft.data.loading import locate
 from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
 from graft.export.format import Format, build_formats
@@ -24,7 +23,7 @@ from graft.system.files import require_writable, safe_name, sha256, write_atomic
 from graft.system.folder_lock import output_folder
 from graft.system.startup import garbage_collection_paused
 from graft.tasks.command_checks import check_export, overridden_keys
-from graft.tasks.data import data_root, open_data
+from graft.tasks.data import missing_data, open_data
 from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import run_config
 from graft.tasks.run import versions
@@ -117,7 +116,7 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
     else:
         run = run_config(cfg, restored.config, overrides, restored.source)
         check_written(run.data.root, cfg.paths.outputs, {"folder": cfg.folder})
-        missing = locate(run.data._target_, data_root(run), download=False)
+        missing = missing_data(run, download=False)
         if missing is not None:
             raise DataError(
                 f"No images to compare the exported network with the checkpoint on: {missing}\n"

@@ -11,7 +11,7 @@ from graft.config.commands import InspectConfig
 from graft.config.fields import check_ranges
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
-from graft.data.loading import locate, undivided
+from graft.data.loading import checked_group_pattern, undivided
 from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, DataError
 from graft.inspection.contact_sheets import contact_sheet
@@ -26,7 +26,7 @@ from graft.system.files import require_writable, safe_name, write_atomically
 from graft.system.folder_lock import output_folder
 from graft.system.progress import progress_bar
 from graft.system.terminal import PlainConsole
-from graft.tasks.data import data_root, divide_data
+from graft.tasks.data import data_root, divide_data, missing_data
 from graft.tasks.locations import check_locations
 
 
@@ -67,6 +67,7 @@ def check(config: InspectConfig) -> None:
     check_ranges(config, InspectConfig)
     config.data.name = checked_name(config.data.name, config.data._target_)
     check_source(config.data._target_, source_arguments(config.data, DataConfig))
+    checked_group_pattern(config.data.group_pattern)
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
     require_writable(Path(config.folder), "folder")
@@ -81,17 +82,18 @@ def open_collection(config: InspectConfig) -> Collection:
     Raises:
         NotAvailable, DataError: it is neither on this machine nor downloadable, or it has no images.
     """
-    root = data_root(config)
-    missing = locate(config.data._target_, root, download=config.data.download)
+    missing = missing_data(config)
     if missing is not None:
         raise missing
     try:
         return Collection.of(divide_data(config))
     except DataError as error:
-        found = undivided(config.data._target_, root)
+        root, arguments = data_root(config), source_arguments(config.data, DataConfig)
+        found = undivided(config.data._target_, root, config.seed, arguments)
         if found is None:
             raise
-        return Collection.joined(*found, root=root, undivided=str(error))
+        classes, parts, notes, unused = found
+        return Collection.joined(classes, parts, notes, root, unused, undivided=str(error))
 
 
 def show(config: InspectConfig, inspection: Inspection, found: list[Finding]) -> None:
