@@ -226,7 +226,7 @@ def build(*experiment: Experiment | str, folder: Source | None = None) -> Built:
     return Built(parts.module, parts.data, trainer)
 
 
-def load(checkpoint: Source | None, *overrides: str, trust: Sequence[str] = ()) -> "Predictor":
+def load(checkpoint: Source | Sequence[Source] | None, *overrides: str, trust: Sequence[str] = ()) -> "Predictor":
     """Load a network once, to predict any number of images with it.
 
         predictor = graft.load(run.folder)
@@ -234,7 +234,8 @@ def load(checkpoint: Source | None, *overrides: str, trust: Sequence[str] = ()) 
         prediction.classes[0], prediction.probabilities[0]
 
     Args:
-        checkpoint: a run's folder or a .ckpt file; None with an override such as "model=vgg16", for ImageNet's classes.
+        checkpoint: a run's folder or a .ckpt file; a list of them is an ensemble, with the mean of the probabilities;
+            None with an override such as "model=vgg16", for ImageNet's classes.
         overrides: of `graft predict`, e.g. "topk=3", "trainer.accelerator=cpu".
         trust: packages that may be imported where the checkpoint names a network of your own, e.g. ["my_package"].
 
@@ -242,9 +243,13 @@ def load(checkpoint: Source | None, *overrides: str, trust: Sequence[str] = ()) 
         ConfigError: neither a checkpoint nor a model, or both; a network of a package that is not trusted.
         TrainingError: no checkpoint of Graft, or a damaged one.
     """
+    from graft.config.overrides import quoted_text
+
     words = [*overrides]
-    if checkpoint is not None:
+    if isinstance(checkpoint, str | os.PathLike):
         words.append(f"checkpoint={os.fspath(checkpoint)}")
+    elif checkpoint is not None:
+        words.append(f"checkpoint=[{','.join(quoted_text(os.fspath(each)) for each in checkpoint)}]")
     if trust:
         words.append(f"trust=[{','.join(trust)}]")
     return _predictor(words)

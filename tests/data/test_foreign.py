@@ -46,12 +46,12 @@ def test_a_data_module_trains_resumes_to_the_bit_and_is_evaluated(tmp_path: Path
 def evaluated(folder: Path, *words: str) -> dict[str, Any]:
     from graft.config.commands import EvaluateConfig
     from graft.config.registration import typed
-    from graft.learning.checkpoints import checkpoint_file
+    from graft.learning.checkpoints import checkpoint_files
     from graft.tasks import evaluation
 
     config = typed(graft.compose(f"checkpoint={folder}/whole", *words, task="evaluate").config, EvaluateConfig)
     (folder / "evaluated").mkdir(exist_ok=True)
-    evaluation.run(config, checkpoint_file(config.checkpoint), (), folder / "evaluated")
+    evaluation.run(config, checkpoint_files(config.checkpoint), (), folder / "evaluated")
     result: dict[str, Any] = json.loads((folder / "evaluated" / "evaluation.json").read_text())
     return result
 

@@ -167,14 +167,17 @@ def test_evaluation_of_a_checkpoint_does_not_count_an_unreadable_image(images: I
         device = torch.device("cpu")
         many = nullcontext
 
-        def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        members = (None,)
+
+        def member_logits(self, batches: list[torch.Tensor]) -> list[torch.Tensor]:
+            (pictures,) = batches
             assert len(pictures)
-            return torch.tensor([[1.0, 0.0]]).expand(len(pictures), 2)
+            return [torch.tensor([[1.0, 0.0]]).expand(len(pictures), 2)]
 
     for index in (0, 1, 2, 3, 4, 5, 6, 7, 8):  # the whole first batch, and all but one of the second
         images.paths[index].unlink()  # type: ignore[index]
     data = module(images, UnreadableImages(tmp_path / "x"))
     scores = Scores(("a", "b"), torch.device("cpu"))
-    scored = measure(AlwaysFirst(), data, "test", scores, tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
+    (scored,) = measure(AlwaysFirst(), [data], "test", scores, tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
     assert scored.confusion == [[0, 0], [1, 0]]
     assert (tmp_path / "predictions.csv").read_text().count("\n") == 2

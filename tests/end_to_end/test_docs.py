@@ -190,6 +190,8 @@ def test_an_example_of_the_other_commands_runs(
         str(folders / word) if word == "photos" else word.replace("=photos", f"={folders}/photos") for word in overrides
     ]
     overrides = [word.replace("=labels.csv", f"={folders}/labels.csv") for word in overrides]
+    if "other/checkpoints" in words:
+        shutil.copytree(digits_run / "checkpoints", tmp_path / "other" / "checkpoints")
     if "checkpoint" in words and "data.root" in words:
         digits = folders / "own_digits"
         if not digits.is_dir():

@@ -19,7 +19,7 @@ from graft.config.commands import EvaluateConfig
 from graft.config.registration import register, typed
 from graft.data.loading import load_splits
 from graft.errors import DataError, TrainingError
-from graft.learning.checkpoints import checkpoint_file, read_checkpoint
+from graft.learning.checkpoints import checkpoint_file, checkpoint_files, read_checkpoint
 from graft.learning.restore import from_checkpoint
 from graft.models.normalise import Normalise
 from graft.tasks import evaluation
@@ -37,7 +37,7 @@ def evaluated(run: Path, folder: Path, *overrides: str) -> tuple[dict[str, Any],
     """What `graft evaluate checkpoint=run OVERRIDES` writes: evaluation.json and the rows of predictions.csv."""
     config = composed("evaluate", f"checkpoint={run}", *overrides)
     overridden = frozenset(word.partition("=")[0] for word in overrides)
-    evaluation.run(config, checkpoint_file(config.checkpoint), overridden, folder)
+    evaluation.run(config, checkpoint_files(config.checkpoint), overridden, folder)
     with (folder / "predictions.csv").open() as file:
         result = json.loads((folder / "evaluation.json").read_text())
         return result | {"folder": folder}, list(csv.DictReader(file))

@@ -137,9 +137,11 @@ def test_the_preset_resizes_to_224_unless_overridden(shared_weights: Path) -> No
     words = ("experiment=imagenet_predict", "source=x.jpg")
     assert composed(*words).model.name == "vgg16"
     words += ("model=squeezenet1_0", f"model.weights={shared_weights}/squeezenet1_0-imagenet.safetensors")
-    of_preset = restore(composed(*words)).preprocessing
+    (preset,) = restore(composed(*words))
+    of_preset = preset.preprocessing
     assert (of_preset.resize_size, of_preset.input_size) == (224, 224)
-    of_torchvision = restore(composed(*words, "preprocess.resize_size=256")).preprocessing
+    (torchvisions,) = restore(composed(*words, "preprocess.resize_size=256"))
+    of_torchvision = torchvisions.preprocessing
     assert (of_torchvision.resize_size, of_torchvision.input_size) == (256, 224)
 
 

@@ -91,7 +91,7 @@ def composed(task: str, *overrides: str) -> Any:
 def evaluate(file: Path, folder: Path, *words: str) -> None:
     overridden = frozenset(word.partition("=")[0] for word in words)
     config = typed(composed("evaluate", f"checkpoint={file}", *words), EvaluateConfig)
-    evaluation.run(config, file, overridden, folder / "evaluated")
+    evaluation.run(config, [file], overridden, folder / "evaluated")
 
 
 def exported(file: Path, folder: Path, *words: str) -> list[str]:

@@ -53,7 +53,8 @@ class EvaluateDataConfig(Open):
 class EvaluateConfig:
     """The whole configuration of `graft evaluate`."""
 
-    checkpoint: str | None = literal(None)
+    checkpoint: Any = literal(None, listed=True)
+    """A run's folder or a file, or a list of them: an ensemble."""
     split: str = choice("test", "test", "val", "train", "all")
     tta: bool | None = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
@@ -73,7 +74,8 @@ class PredictConfig:
     """The whole configuration of `graft predict`."""
 
     source: Any = None
-    checkpoint: str | None = literal(None)
+    checkpoint: Any = literal(None, listed=True)
+    """A run's folder or a file, or a list of them: an ensemble."""
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
     """A pretrained network instead of a checkpoint; without a `_target_` there is none."""
     topk: int = bounded(5, least=1)

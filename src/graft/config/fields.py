@@ -10,7 +10,7 @@ from omegaconf import MissingMandatoryValue
 
 from graft.errors import ConfigError, nearest
 
-BOUNDS, WORDS, LITERAL = "bounds", "words", "literal"
+BOUNDS, WORDS, LITERAL, LISTED = "bounds", "words", "literal", "listed"
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,14 @@ def choice(default: Any, *words: str) -> Any:
     return dataclasses.field(default=default, metadata={WORDS: words})
 
 
-def literal(default: Any) -> Any:
-    """A field for a path or a name, whose value on the command line is text and not parsed by Hydra."""
-    return dataclasses.field(default=default, metadata={LITERAL: True})
+def literal(default: Any, *, listed: bool = False) -> Any:
+    """A field for a path or a name, whose value on the command line is text and not parsed by Hydra.
+
+    Args:
+        default: of the field.
+        listed: whether a list, [A,B], of such texts is possible, too.
+    """
+    return dataclasses.field(default=default, metadata={LITERAL: True, **({LISTED: True} if listed else {})})
 
 
 def same_range(schema: type, name: str) -> Any:

@@ -11,11 +11,14 @@ from functools import cache
 from typing import Any
 
 from graft.config import conf_dir
-from graft.config.fields import LITERAL, keys_of
+from graft.config.fields import LISTED, LITERAL, keys_of
 from graft.config.targets import arguments_of
 from graft.errors import ConfigError
 
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
+
+LIST_ELEMENT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,]+")
+"""An element of a list on the command line: text in quotes, or up to the next comma."""
 
 POSITIONAL = {"predict": "source", "evaluate": "checkpoint", "export": "checkpoint", "compare": "runs"}
 """Command -> the key that an argument without a key sets, e.g. `graft predict photo.jpg`."""
@@ -28,9 +31,9 @@ OPTIONS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", 
 def quote_literals(words: Sequence[str], task: str) -> list[str]:
     """Quote the values that Hydra would change or could not parse.
 
-    The value of a path, a name, or a text argument of a data source is text, except `null`, text in quotes or brackets,
-    `true` and `false` as arguments, and with --multirun the commas and functions of a sweep. The value of any other key
-    is text if Hydra cannot parse it and it is the path of a file.
+    The value of a path, a name, or a text argument of a data source is text, except `null`, text in quotes or brackets
+    (in a list of paths the elements are text), `true` and `false` as arguments, and with --multirun the commas and
+    functions of a sweep. The value of any other key is text if Hydra cannot parse it and it is the path of a file.
     An argument without a key sets the key in `POSITIONAL`.
 
     Args:
@@ -63,9 +66,9 @@ def _with_keys(words: Sequence[str], task: str) -> list[str]:
         raise ConfigError(f"{listed}: not an override.\nWrite key=value; graft {task} --help lists the keys.")
     if any(word.startswith(f"{key}=") for word in words):
         raise ConfigError(f"{listed}: {key}=… is given, too.\nGive one of them.")
-    if len(paths) > 1 and key != "source":
+    if len(paths) > 1 and key != "source" and key not in _literal_keys(task, LISTED):
         raise ConfigError(f"{listed}: graft {task} takes one path.\nGive one, as {key}=PATH.")
-    quoted = ",".join(_quoted(os.path.expanduser(path)) for path in paths.values())
+    quoted = ",".join(quoted_text(os.path.expanduser(path)) for path in paths.values())
     others = [word for index, word in enumerate(words) if index not in paths]
     return [*others, f"{key}=[{quoted}]" if len(paths) > 1 else f"{key}={quoted}"]
 
@@ -109,13 +112,17 @@ def _quote_literal(word: str, task: str, sweep: bool, texts: Collection[str]) ->
         return _group_choice(key, value, task)
     path = os.path.expanduser(value)
     exists = os.path.lexists(path)
+    if not (exists or sweep) and name in _literal_keys(task, LISTED) and re.fullmatch(r"\[.+\]", value):
+        elements = (element.strip() for element in LIST_ELEMENT.findall(value[1:-1]))
+        quoted = (each if each[:1] in ("'", '"') else _as_text(os.path.expanduser(each)) for each in elements)
+        return f"{key}=[{','.join(quoted)}]"
     if not exists and (value == "null" or value[0] in "'\"[{"):
         return word
     if name in texts and value in ("true", "false"):
         return word
     if name not in _literal_keys(task) and name not in texts:
         named = exists or value.startswith("~/") or next(glob.iglob(path, recursive=True), None) is not None
-        return f"{key}={_quoted(path)}" if named and _parse(value) is None else word
+        return f"{key}={quoted_text(path)}" if named and _parse(value) is None else word
     if sweep and not exists:
         if _is_sweep(value) and "(" in value:
             return word  # choice(a,b), glob(*), …
@@ -126,7 +133,7 @@ def _quote_literal(word: str, task: str, sweep: bool, texts: Collection[str]) ->
 def _group_choice(key: str, value: str, task: str) -> str | None:
     """Quote the option of a group if it looks like a number; None if it is null, as in the defaults of the command."""
     if value != "null":
-        return f"{key}={_quoted(value) if isinstance(_scalar(value), bool | int | float) else value}"
+        return f"{key}={quoted_text(value) if isinstance(_scalar(value), bool | int | float) else value}"
     group = key.lstrip("+")
     if _defaults(task).get(group, value) is None:
         return None
@@ -136,7 +143,7 @@ def _group_choice(key: str, value: str, task: str) -> str | None:
 
 def _as_text(value: str) -> str:
     """Quote `value` unless Hydra parses it as the same text without quotes."""
-    return value if _scalar(value) == value else _quoted(value)
+    return value if _scalar(value) == value else quoted_text(value)
 
 
 def _scalar(value: str) -> Any:
@@ -161,16 +168,19 @@ def _parse(value: str) -> Any:
         return None
 
 
-def _quoted(value: str) -> str:
+def quoted_text(value: str) -> str:
+    """`value` in quotes, as Hydra's grammar reads it."""
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
 
 
 @cache
-def _literal_keys(task: str) -> frozenset[str]:
+def _literal_keys(task: str, mark: str = LITERAL) -> frozenset[str]:
+    """The keys of a command whose values are text; with LISTED those that take a list of texts, too."""
     from graft.config.registration import SCHEMAS
 
-    return frozenset((*HYDRA_PATHS, *(key for key, _, metadata in keys_of(SCHEMAS[task]) if LITERAL in metadata)))
+    hydras = HYDRA_PATHS if mark == LITERAL else ()
+    return frozenset((*hydras, *(key for key, _, metadata in keys_of(SCHEMAS[task]) if mark in metadata)))
 
 
 @cache

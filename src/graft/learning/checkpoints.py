@@ -1,11 +1,11 @@
 """Finding and reading checkpoints: data, never code. Torch is imported when one is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.errors import TrainingError
+from graft.errors import ConfigError, TrainingError
 from graft.system.files import damage_in, why_unreadable
 from graft.system.values import Check, integer, mapping, read_values, text
 
@@ -107,6 +107,24 @@ def checkpoint_file(value: str) -> Path:
             f"checkpoint={value}: no checkpoint at {path} ({reason}).\nGive a .ckpt file or a run's folder."
         )
     return path
+
+
+def checkpoint_files(value: str | Sequence[str]) -> list[Path]:
+    """The checkpoints that `checkpoint=` names, one or a list of them, see `checkpoint_file`.
+
+    Raises:
+        TrainingError: there is no such file.
+        ConfigError: two of them are the same file.
+    """
+    files: dict[Path, str] = {}
+    for each in [value] if isinstance(value, str) else map(str, value):
+        file = checkpoint_file(each)
+        if (before := next((named for known, named in files.items() if known.samefile(file)), None)) is not None:
+            raise ConfigError(
+                f"checkpoint: {before} and {each} are the same file, {file}; it would count twice.\nName each once."
+            )
+        files[file] = each
+    return list(files)
 
 
 def resume_point(value: str | None, folder: Path) -> Path | None:

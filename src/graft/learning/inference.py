@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graft.errors import ConfigError
 from graft.learning.restore import Restored
-from graft.learning.views import IDENTITY, View, mean_of_views
+from graft.learning.views import IDENTITY, View, mean_of_views, with_margin
 from graft.models.normalise import Normalise, is_channels_last
 from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device
@@ -26,10 +26,14 @@ class Inference:
         restored: the network and its preprocessing.
         device: where to compute, and in which precision.
         channels_last: lay convolutions out channels-last.
-        views: by name; images must be prepared as `with_margin` says.
+        views: by name.
+
+    Attributes:
+        classes, source: of the network.
+        preparation: the preprocessing of the images that it is called with; it leaves the margin that the views need.
 
     Raises:
-        ConfigError: an unknown precision.
+        ConfigError: an unknown precision, or a view needs a margin that the preprocessing does not leave.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class Inference:
             supported = ", ".join((*FULL, *AUTOCAST))
             raise ConfigError(f"trainer.precision={device.precision}: for training only. Inference has {supported}.")
         self.device = device.root
+        self.classes, self.source = restored.classes, restored.source
+        self.preparation = with_margin(restored.preprocessing, views)
         self.size = restored.preprocessing.input_size
         self.views = dict(views)
         self.normalise = Normalise(restored.preprocessing).to(self.device)
@@ -56,7 +62,7 @@ class Inference:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images [B, 3, S, S] to logits float32 [B, C], on the device; of several views as `mean_of_views`."""
+        """uint8 images, as `preparation` makes them, to logits float32 [B, C] on the device: `mean_of_views`."""
         return mean_of_views(self._logits, images.to(self.device, non_blocking=True), self.views, self.size)
 
     def _logits(self, images: Tensor) -> Tensor:

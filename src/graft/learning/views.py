@@ -105,8 +105,12 @@ def mean_of_views(
     if len(variants) == 1:
         return logits_of(variants[0])
     # log_softmax copies at once: a network that replays a CUDA graph overwrites its earlier output
-    logarithms = [logits_of(variant).log_softmax(1) for variant in variants]
-    return torch.stack(logarithms).logsumexp(0) - math.log(len(variants))
+    return log_mean_exp([logits_of(variant).log_softmax(1) for variant in variants])
+
+
+def log_mean_exp(logarithms: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of the probabilities of which these are the logarithms, each [B, C]."""
+    return torch.stack(list(logarithms)).logsumexp(0) - math.log(len(logarithms))
 
 
 def with_margin(preprocessing: Preprocessing, views: Mapping[str, View]) -> Preprocessing:

@@ -40,6 +40,22 @@ def overall_table(figures: Mapping[str, float]) -> Table:
     return table
 
 
+def member_table(rows: Mapping[str, Sequence[float]], names: Sequence[str]) -> Table:
+    """One row for an ensemble and for each of its networks, one column per metric.
+
+    Args:
+        rows: "ensemble" or the file of a network -> its values.
+        names: of the metrics, as "test/acc".
+    """
+    table = Table(title="the ensemble, and each network alone", title_justify="left")
+    table.add_column("network", overflow="fold")
+    for name in names:
+        table.add_column(name.partition("/")[2], justify="right", no_wrap=True)
+    for network, values in rows.items():
+        table.add_row(Text(printable(network)), *(f"{value:.4f}" for value in values))
+    return table
+
+
 def accuracy_table(classes: Sequence[str], counts: "ClassCounts") -> Table:
     """One row per class that has test images: correct predictions, images, accuracy; of more than 40 the lowest.
 

@@ -1,6 +1,7 @@
 """Checks of the configuration of `graft evaluate`, `predict` and `export`, made before anything heavy is imported."""
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from graft.config.fields import check_ranges
@@ -93,11 +94,16 @@ def check_export(config: ExportConfig) -> None:
 
 def sources_of(config: PredictConfig) -> list[str]:
     """`source` as a list, whether one or many."""
-    return [str(each) for each in config.source] if not isinstance(config.source, str | int) else [str(config.source)]
+    return texts_of(config.source)
 
 
-def _require_checkpoint(checkpoint: str | None) -> None:
-    if checkpoint is None:
+def texts_of(value: Any) -> list[str]:
+    """One text, or a list of them, as a list."""
+    return [str(value)] if isinstance(value, str | int) else [str(each) for each in value]
+
+
+def _require_checkpoint(checkpoint: Any) -> None:
+    if checkpoint is None or not texts_of(checkpoint):
         raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
 
 

@@ -1,4 +1,4 @@
-"""`graft evaluate`: the metrics of a checkpoint on its own data set or another."""
+"""`graft evaluate`: the metrics of a checkpoint, or of an ensemble, on its own data set or another."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from omegaconf import DictConfig
 from graft.config.commands import EvaluateConfig
 from graft.config.registration import typed
 from graft.errors import ConfigError
-from graft.learning.checkpoints import checkpoint_file
+from graft.learning.checkpoints import checkpoint_files
 from graft.system import downloads
 from graft.system.files import require_writable
 from graft.system.folder_lock import new_folder
 from graft.system.startup import garbage_collection_paused
-from graft.tasks.command_checks import check_evaluate, overridden_keys
+from graft.tasks.command_checks import check_evaluate, overridden_keys, texts_of
 
 
 def main(config: DictConfig) -> float:
@@ -28,11 +28,11 @@ def main(config: DictConfig) -> float:
     cfg = typed(config, EvaluateConfig)
     check_evaluate(cfg, overrides)
     downloads.configure(cfg.download)
-    checkpoint = checkpoint_file(str(cfg.checkpoint))
+    checkpoints = checkpoint_files(texts_of(cfg.checkpoint))
     with garbage_collection_paused():
         from graft.tasks import evaluation  # torch is imported only once there is something to evaluate
 
-    return evaluation.run(cfg, checkpoint, overrides, Path(hydra.runtime.output_dir))
+    return evaluation.run(cfg, checkpoints, overrides, Path(hydra.runtime.output_dir))
 
 
 def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
@@ -43,7 +43,7 @@ def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
     """
     cfg = typed(config, EvaluateConfig)
     check_evaluate(cfg, overridden_keys(config.hydra.overrides.task))
-    checkpoint_file(str(cfg.checkpoint))
+    checkpoint_files(texts_of(cfg.checkpoint))
     if generated_name:
         return new_folder(folder)
     require_writable(folder, "hydra.run.dir")

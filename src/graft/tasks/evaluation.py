@@ -1,5 +1,6 @@
-"""Evaluate a checkpoint on a split of a data set: the part of `graft evaluate` that imports torch."""
+"""Evaluate checkpoints on a split of a data set: the part of `graft evaluate` that imports torch."""
 
+import copy
 import dataclasses
 import json
 import logging
@@ -19,21 +20,28 @@ from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.data.workers import explaining_worker_failures
-from graft.errors import ConfigError
+from graft.errors import ConfigError, DataError
+from graft.learning.ensemble import Ensemble, log_mean_of_probabilities
 from graft.learning.inference import Inference, most_probable
 from graft.learning.losses import CROSS_ENTROPY, Loss
 from graft.learning.metrics import Scored, Scores, build_metrics
 from graft.learning.restore import Restored, from_checkpoint
-from graft.learning.views import View, build_views, with_margin
-from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
+from graft.learning.views import View, build_views
+from graft.review.evaluation_tables import class_table, confusion_csv, member_table, most_confused, overall_table
 from graft.review.predictions import rank, writing
-from graft.system.device import inference_device
+from graft.system.device import Device, inference_device
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.system.terminal import log_table
 from graft.tasks.build import loaders, objective_of
 from graft.tasks.locations import check_written
-from graft.tasks.recorded_data import notes_on_changed_data, open_splits, run_config, summary_next_to
+from graft.tasks.recorded_data import (
+    notes_on_changed_data,
+    notes_on_training_images,
+    open_splits,
+    run_config,
+    summary_next_to,
+)
 from graft.tasks.run import versions
 
 log = logging.getLogger("graft")
@@ -42,12 +50,56 @@ MOST_CLASSES = 25_000
 """Largest number of classes: their confusion matrix takes 5 GB."""
 
 
-def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], folder: Path) -> float:
-    """Evaluate a checkpoint and write the results to `folder`.
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A network that is evaluated, alone or in an ensemble.
+
+    Attributes:
+        checkpoint: its file.
+        restored: the network.
+        run: the configuration of its run, with the data that the command names.
+        device: where it computes.
+        inference: the network on its device, with its views.
+    """
+
+    checkpoint: Path
+    restored: Restored
+    run: TrainConfig
+    device: Device
+    inference: Inference
+
+    @classmethod
+    def of(cls, checkpoint: Path, config: EvaluateConfig, overrides: Collection[str]) -> "Member":
+        """The network of a checkpoint.
+
+        Raises:
+            ConfigError: it has more than MOST_CLASSES, or names a data set of a package that is not trusted.
+        """
+        restored = from_checkpoint(checkpoint, config.trust).prepared(plain(config.preprocess))
+        refuse_many_classes(restored, checkpoint)
+        evaluated = run_config(config, restored.config, overrides, restored.source)
+        views = views_of(config, evaluated, restored.source)
+        device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
+        inference = Inference(restored, device, channels_last=channels_last, views=views)
+        return cls(checkpoint, restored, evaluated, device, inference)
+
+    def described(self) -> dict[str, Any]:
+        """Its keys of evaluation.json."""
+        return {
+            "checkpoint": {"file": str(self.checkpoint), "sha256": sha256(self.checkpoint)},
+            "preprocessing": self.restored.preprocessing.to_dict(),
+            "views": list(self.inference.views),
+        }
+
+
+def run(config: EvaluateConfig, checkpoints: Sequence[Path], overrides: Collection[str], folder: Path) -> float:
+    """Evaluate a checkpoint, or an ensemble of several, and write the results to `folder`.
+
+    The data, the loss and the metrics of an ensemble are those of the first checkpoint's run.
 
     Args:
         config: of the command.
-        checkpoint: the file.
+        checkpoints: the files.
         overrides: keys set on the command line.
         folder: of the output.
 
@@ -55,45 +107,68 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
         The accuracy in [0, 1].
 
     Raises:
-        ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
+        ConfigError: see `Member.of`; or the networks have different classes.
     """
-    restored = from_checkpoint(checkpoint, config.trust).prepared(plain(config.preprocess))
-    refuse_many_classes(restored, checkpoint)
-    evaluated = run_config(config, restored.config, overrides, restored.source)
+    members = [Member.of(checkpoint, config, overrides) for checkpoint in checkpoints]
+    first, ensemble = members[0], Ensemble([member.inference for member in members])
+    evaluated = first.run
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
-    views = views_of(config, evaluated, restored.source)
-    preprocessing = with_margin(restored.preprocessing, views)
-    device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
-    splits = open_splits(evaluated).relabelled(restored.classes)
-    summary = summary_of_same_data(restored, evaluated, checkpoint)
-    loss, metrics, notes = run_metrics(evaluated, splits, restored.source, config)
+    splits = open_splits(evaluated).relabelled(ensemble.classes)
+    summaries = [summary_of_same_data(member.restored, evaluated, member.checkpoint) for member in members]
+    loss, metrics, notes = run_metrics(evaluated, splits, first.restored.source, config)
     notes = [
-        *splits.notes, *notes_on_changed_data(splits, summary), *notes_on_limits(evaluated, config.split), *notes
-    ]  # fmt: skip
+        *splits.notes,
+        *notes_on_changed_data(splits, summaries[0]),
+        *notes_on_limits(evaluated, config.split),
+        *notes_on_ensemble(members, splits, config),
+        *notes,
+    ]
     for note in notes:
         log.info("note  %s", note)
 
-    inference = Inference(restored, device, channels_last=channels_last, views=views)
     unreadable = UnreadableImages(folder / "unreadable.jsonl") if evaluated.data.on_error == "skip" else None
-    data = data_module(evaluated, splits, config.split, preprocessing, unreadable)
-    scores = Scores(restored.classes, inference.device, loss, metrics)
-    scored = measure(inference, data, config.split, scores, folder / "predictions.csv", config.topk)
-    result = {
-        "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+    data = [data_module(evaluated, splits, config.split, each, unreadable) for each in ensemble.preparations]
+    scores = Scores(ensemble.classes, ensemble.device, loss, metrics)
+    scored, *alone = measure(ensemble, data, config.split, scores, folder / "predictions.csv", config.topk)
+    result: dict[str, Any] = {
+        **(first.described() if not alone else {}),
         "data": {"name": evaluated.data.name, "root": evaluated.data.root, "fingerprint": splits.fingerprint()},
         "split": config.split,
-        "preprocessing": restored.preprocessing.to_dict(),
-        "views": list(views),
-        **scores_by_name(config.split, restored.classes, scored),
-        "run": recorded_metrics(restored, summary, config.split, checkpoint, scored),
-        "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
+        **scores_by_name(config.split, ensemble.classes, scored),
+    }
+    of_runs = [
+        recorded_metrics(member.restored, summary, config.split, member.checkpoint, each)
+        for member, summary, each in zip(members, summaries, alone or [scored], strict=True)
+    ]
+    if alone:
+        result["members"] = [
+            member.described() | scores_by_name(config.split, ensemble.classes, each) | {"run": recorded}
+            for member, each, recorded in zip(members, alone, of_runs, strict=True)
+        ]
+    result |= {
+        "run": {} if alone else of_runs[0],
+        "device": dataclasses.asdict(first.device) | {"threads": torch.get_num_threads()},
         "notes": [*notes, *(unreadable.notes() if unreadable else [])],
         "versions": versions(),
     }
     write_atomically(folder / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-    write_atomically(folder / "confusion_matrix.csv", confusion_csv(restored.classes, scored.confusion).encode())
-    log_result(result, scored, restored.classes, folder)
+    write_atomically(folder / "confusion_matrix.csv", confusion_csv(ensemble.classes, scored.confusion).encode())
+    log_result(result, scored, ensemble.classes, folder)
     return scored.overall["acc"]
+
+
+def notes_on_ensemble(members: Sequence[Member], splits: Splits, config: EvaluateConfig) -> list[str]:
+    """Notes on another loss, other metrics or other training images of a network than of the first of an ensemble."""
+    first, *others = members
+    notes = [
+        f"{key}: of {first.restored.source} for all networks; {other.restored.source} has another"
+        for key in ("loss", "metrics")
+        for other in others
+        if plain(getattr(other.run, key)) != plain(getattr(first.run, key))
+    ]
+    for member in members if others else ():
+        notes += notes_on_training_images(config, member.restored, first.run, splits)
+    return notes
 
 
 def refuse_many_classes(restored: Restored, checkpoint: Path) -> None:
@@ -180,28 +255,52 @@ def data_module(
     return loaders(run, replaced, preprocessing, unreadable)
 
 
-def measure(inference: Inference, data: TrainingData, split: str, scores: Scores, output: Path, topk: int) -> Scored:
-    """Predict every image of a split, write each prediction to `output`, and score them."""
+def measure(
+    ensemble: Ensemble, data: Sequence[TrainingData], split: str, scores: Scores, output: Path, topk: int
+) -> list[Scored]:
+    """Predict every image of a split, write each prediction to `output`, and score them.
+
+    Args:
+        ensemble: of one network or several.
+        data: the images in each preprocessing of the ensemble.
+        split: "train", "val", "test" or "all".
+        scores: of the ensemble, empty.
+        output: a CSV file.
+        topk: number of classes of each image in it.
+
+    Returns:
+        The scores of the ensemble and, if it has several networks, of each of them.
+
+    Raises:
+        DataError: an image can be read with one preprocessing and not with another.
+    """
     part = "val" if split == "val" else "test"
-    images = data.splits.parts()[part]
+    images = data[0].splits.parts()[part]
+    single = [copy.deepcopy(scores) for _ in ensemble.members] if len(ensemble.members) > 1 else []
     with (
         explaining_worker_failures(),
         progress_bar("images", len(images)) as bar,
         writing(output) as write,
-        inference.many(),
+        ensemble.many(),
     ):
-        for batch in data.eval_loader(part):
-            bar.advance(len(batch.labels))
-            batch = batch.real()
+        for batches in zip(*(each.eval_loader(part) for each in data), strict=True):
+            bar.advance(len(batches[0].labels))
+            batch, *others = (each.real() for each in batches)
+            if any(not torch.equal(each.indices, batch.indices) for each in others):
+                raise DataError("an image could not be read each time; check the disk and evaluate again.")
             if not len(batch.labels):
                 continue
-            logits, labels = inference(batch.images), batch.labels.to(inference.device)
+            labels = batch.labels.to(ensemble.device)
+            each_logits = ensemble.member_logits([batch.images, *(each.images for each in others)])
+            logits = log_mean_of_probabilities(each_logits)
             scores.update(logits, labels)
+            for own, own_logits in zip(single, each_logits if single else [], strict=True):
+                own.update(own_logits, labels)
             probabilities, best = most_probable(logits, topk)
             names = [images.names[index] for index in batch.indices.tolist()]
             for each in rank(names, probabilities.tolist(), best.tolist(), scores.classes, batch.labels.tolist()):
                 write(each)
-    return scores.compute()
+    return [scores.compute(), *(own.compute() for own in single)]
 
 
 def scores_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[str, Any]:
@@ -228,10 +327,18 @@ def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str]
     """Log the metrics as tables."""
     count, device = sum(score.images for score in scored.classes), result["device"]
     title = f"{count:,} {result['split']} images of {result['data']['name']}"
-    if len(result["views"]) > 1:
+    members = result.get("members", [])
+    if members:
+        title += f" · ensemble of {len(members)} networks"
+    elif len(result["views"]) > 1:
         title += f" · mean of {', '.join(result['views'])}"
     log.info("%s · %s · %s", title, device["accelerator"], device["precision"])
-    log_table(overall_table(scored.overall | scored.configured))
+    if members:
+        rows = {"ensemble": result["metrics"]} | {each["checkpoint"]["file"]: each["metrics"] for each in members}
+        names = [f"{result['split']}/{name}" for name in scored.overall | scored.configured]
+        log_table(member_table({name: [row[key] for key in names] for name, row in rows.items()}, names))
+    else:
+        log_table(overall_table(scored.overall | scored.configured))
     log_table(class_table(result["classes"]))
     if mistakes := most_confused(classes, scored.confusion):
         log.info("most often confused  %s", mistakes)

@@ -18,7 +18,7 @@ from graft.config.registration import plain, typed
 from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, InMemory, find_images, read_ahead
 from graft.errors import DataError
-from graft.learning.checkpoints import checkpoint_file
+from graft.learning.checkpoints import checkpoint_files
 from graft.models.configured import recipe_of
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.system import downloads
@@ -29,10 +29,12 @@ from graft.system.folder_lock import output_folder
 from graft.system.progress import Bar, progress_bar
 from graft.system.startup import garbage_collection_paused
 from graft.system.terminal import PlainConsole
-from graft.tasks.command_checks import check_predict, sources_of
+from graft.tasks.command_checks import check_predict, sources_of, texts_of
 from graft.tasks.data import unavailable_weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from graft.learning.restore import Restored
 
 MOST_THREADS = 16
@@ -63,12 +65,15 @@ def main(config: DictConfig) -> None:
         require_writable(output.parent, "output")
     if cfg.show:
         require_writable(Path(cfg.folder), "folder")
-    restored = restore(cfg)
-    say(f"by {restored.source}")
+    networks = restore(cfg)
+    predictor = Predictor(networks, cfg)
+    for restored in networks:
+        say(f"by {restored.source}")
+    if len(networks) > 1:
+        say(f"the mean of the probabilities of these {len(networks)} networks")
     copies = output_folder(config) if cfg.show else None
     shown: list[Prediction] = []
     predicted = unreadable = 0
-    predictor = Predictor(restored, cfg)
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(writing(output)) if output is not None else None
         bar = stack.enter_context(progress_bar("images"))
@@ -108,18 +113,18 @@ def require_images(sources: Sequence[str]) -> None:
         )
 
 
-def restore(cfg: PredictConfig) -> "Restored":
-    """The network that predicts: of a checkpoint, or a pretrained one with the classes of its weights.
+def restore(cfg: PredictConfig) -> "list[Restored]":
+    """The networks that predict: of one or several checkpoints, or a pretrained one with the classes of its weights.
 
     Raises:
         DataError: the weights are not on this machine and cannot be downloaded; names the path to put them at.
     """
     if cfg.checkpoint is not None:
-        checkpoint = checkpoint_file(cfg.checkpoint)
+        checkpoints = checkpoint_files(texts_of(cfg.checkpoint))
         with garbage_collection_paused():  # torch is imported only once there is something to restore
             from graft.learning.restore import from_checkpoint
 
-        return from_checkpoint(checkpoint, cfg.trust).prepared(plain(cfg.preprocess))
+        return [from_checkpoint(file, cfg.trust).prepared(plain(cfg.preprocess)) for file in checkpoints]
     downloads.configure(cfg.download)
     recipe, weights = recipe_of(cfg), cfg.model.weights
     unavailable = unavailable_weights(recipe, weights)
@@ -131,30 +136,41 @@ def restore(cfg: PredictConfig) -> "Restored":
     with garbage_collection_paused():
         from graft.learning.restore import from_pretrained
 
-    return from_pretrained(recipe, weights).prepared(plain(cfg.preprocess))
+    return [from_pretrained(recipe, weights).prepared(plain(cfg.preprocess))]
 
 
 class Predictor:
-    """A network that stays in memory for any number of predictions.
+    """A network, or an ensemble of several, that stays in memory for any number of predictions.
 
     Args:
-        restored: the network.
+        networks: one or several with the same classes, whose probabilities are averaged.
         config: a PredictConfig, of which topk, batch_size, num_workers and trainer are used.
+
+    Raises:
+        ConfigError: the networks have different classes; names them.
     """
 
-    def __init__(self, restored: "Restored", config: PredictConfig) -> None:
+    def __init__(self, networks: "Sequence[Restored]", config: PredictConfig) -> None:
         from graft.data.transforms import eval_transform
+        from graft.learning.ensemble import Ensemble
         from graft.learning.inference import Inference
         from graft.system.device import inference_device
 
-        device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
-        self.classes = restored.classes
-        self.source = restored.source
+        members = []
+        for restored in networks:
+            device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
+            members.append(Inference(restored, device, channels_last=channels_last))
+        self._ensemble = Ensemble(members)
+        self.classes = self._ensemble.classes
+        self.source = ", ".join(restored.source for restored in networks)
         self.topk, self.batch_size = config.topk, config.batch_size
-        self._inference = Inference(restored, device, channels_last=channels_last)
-        self._transform = eval_transform(restored.preprocessing)
+        self._transforms = [eval_transform(each) for each in self._ensemble.preparations]
         cores = min(available_cores(), MOST_THREADS)
         self._workers = cores if config.num_workers == "auto" else max(1, int(config.num_workers))
+
+    def _prepared(self, image: Image.Image) -> "list[Tensor]":
+        """An image in each preprocessing of the networks, uint8 [3, S, S]."""
+        return [transform(image) for transform in self._transforms]
 
     def predict(self, images: Images, topk: int | None = None) -> list[Prediction]:
         """The most probable classes of each image, the most probable first.
@@ -188,14 +204,15 @@ class Predictor:
 
         count = min(self.topk if topk is None else topk, len(self.classes))
         ahead = 2 * self.batch_size + self._workers
-        read = read_ahead(pictures, self._transform, workers=self._workers, ahead=ahead)
-        with contextlib.closing(read), self._inference.many():
+        read = read_ahead(pictures, self._prepared, workers=self._workers, ahead=ahead)
+        with contextlib.closing(read), self._ensemble.many():
             while batch := list(itertools.islice(read, self.batch_size)):
                 names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
                 images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
                 ranked: Iterator[Prediction] = iter(())
                 if images:
-                    probabilities, best = most_probable(self._inference(torch.stack(images)), count)
+                    batches = [torch.stack(batch) for batch in zip(*images, strict=True)]
+                    probabilities, best = most_probable(self._ensemble(batches), count)
                     ranked = rank(names, probabilities.tolist(), best.tolist(), self.classes)
                 for picture, pixels in batch:
                     yield picture, pixels if isinstance(pixels, DataError) else next(ranked)

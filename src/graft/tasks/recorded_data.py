@@ -1,17 +1,21 @@
 """The configuration and data that a checkpoint is evaluated with: those of its run, or what a command overrides."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graft.config.commands import EvaluateConfig, ExportConfig
+from graft.config.commands import EvaluateConfig, EvaluateDataConfig, ExportConfig
 from graft.config.recorded import recorded_run, require_trusted
 from graft.config.schema import DataConfig, TrainConfig
-from graft.data.sources import checked_name, known_sources, source_target
+from graft.data.sources import checked_name, is_data_module, known_sources, source_target
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
-from graft.tasks.data import missing_data, open_data
+from graft.tasks.data import divide_data, missing_data, open_data
 from graft.tasks.run import valid_summary
+
+if TYPE_CHECKING:
+    from graft.learning.restore import Restored
 
 
 def run_config(
@@ -117,3 +121,33 @@ def notes_on_changed_data(splits: Splits, summary: dict[str, Any]) -> list[str]:
     return [
         f"the data are not those of the run: images were added, removed or changed ({before} then, {current[:8]} now)"
     ]
+
+
+def notes_on_training_images(
+    config: EvaluateConfig, restored: "Restored", evaluated: TrainConfig, splits: Splits
+) -> list[str]:
+    """A note if images of validation or test, on which a network is evaluated, have trained it.
+
+    This happens in an ensemble whose runs divided the same data set differently, such as the folds of a
+    cross-validation: the validation images of one have trained the others.
+
+    Args:
+        config: of the command.
+        restored: the network.
+        evaluated: the run whose data are evaluated.
+        splits: these data.
+    """
+    recorded = restored.config.get("data", {}).get("_target_")
+    if config.split not in ("val", "test") or recorded != evaluated.data._target_ or is_data_module(recorded):
+        return []
+    own = run_config(dataclasses.replace(config, data=EvaluateDataConfig()), restored.config, (), restored.source)
+    own.data.root = evaluated.data.root
+    if (vars(own.data), own.seed) == (vars(evaluated.data), evaluated.seed):
+        return []
+    try:
+        trained = set(divide_data(own).train.names)
+    except DataError as error:
+        return [f"whether these images have trained {restored.source} is unknown: {str(error).splitlines()[0]}"]
+    images = splits.parts()[config.split]
+    count = sum(name in trained for name in images.names)
+    return [f"{count:,} of the {len(images):,} {config.split} images have trained {restored.source}"] if count else []
