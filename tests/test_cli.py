@@ -83,6 +83,7 @@ def test_a_full_disk_is_explained_for_each_command(task: str) -> None:
 OUTPUTS = {
     "train": "hydra.run.dir=OUT data=digits model=vgg_mini strategy=scratch",
     "evaluate": "hydra.run.dir=OUT checkpoint=x.jpg",
+    "lr_find": "hydra.run.dir=OUT data=digits model=vgg_mini strategy=scratch",
     "export": "folder=OUT checkpoint=x format=state_dict",
     "inspect": "folder=OUT data=digits",
     "predict": "output=OUT/x.csv source=. model=vgg16",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "train": "train a network, keep its best checkpoint and test it",
+    "lr_find": "find a learning rate for graft train, with the same overrides",
     "evaluate": "compute the metrics of a checkpoint on its own data set or another",
     "predict": "predict the classes of images with a checkpoint or an ImageNet network",
     "export": "export a checkpoint as ONNX, torch.export or state dict, and compare it with the original",
@@ -88,6 +89,7 @@ def main(task: str | None = None) -> None:
 
 def _task_from_arguments() -> str:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    name = name.replace("-", "_") if name.replace("-", "_") in TASKS else name
     if name in TASKS:
         sys.argv = [f"{sys.argv[0]}", *sys.argv[2:]]
         return name

@@ -15,7 +15,7 @@ from graft.config.fields import BOUNDS, Bounds, keys_of
 from graft.config.registration import SCHEMAS, typed
 from graft.config.schema import CropConfig
 from graft.errors import ConfigError
-from graft.tasks import inspect
+from graft.tasks import inspect, lr_find
 from graft.tasks.checks import check_class_weights, settle
 from graft.tasks.command_checks import check_evaluate, check_export, check_predict
 
@@ -25,16 +25,21 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "predict": check_predict,
     "export": lambda config: check_export(typed(config, ExportConfig)),
     "inspect": inspect.check,
+    "lr_find": lambda config: lr_find.checked(config, []),
 }
 
 
+LIKE_TRAIN = ("train", "lr_find")
+"""Commands whose defaults are those of the option files, not of the schema alone."""
+
+
 @functools.cache
-def composed_once() -> Any:
-    return graft.compose().config
+def composed_once(task: str) -> Any:
+    return graft.compose(task=task).config
 
 
-def defaults() -> Any:
-    return copy.deepcopy(composed_once())
+def defaults(task: str = "train") -> Any:
+    return copy.deepcopy(composed_once(task))
 
 
 def kinds(hint: Any) -> set[type]:
@@ -54,7 +59,7 @@ def test_a_number_outside_of_its_bounds_is_refused_by_name(task: str, key: str) 
     bounds = metadata[BOUNDS]
     tried = 0
     for value in outside(bounds, kinds(hint)):
-        config = defaults() if task == "train" else OmegaConf.structured(SCHEMAS[task])
+        config = defaults(task) if task in LIKE_TRAIN else OmegaConf.structured(SCHEMAS[task])
         if key.startswith("augment.random_resized_crop"):
             config.augment.random_resized_crop = CropConfig()
         if "list" in str(hint):
@@ -94,7 +99,9 @@ def _beyond(bounds: Bounds, step: float) -> Iterator[float]:
 @pytest.mark.parametrize("task", CHECKS)
 def test_the_defaults_lie_within_the_bounds(task: str) -> None:
     """Composed, with the options of every group."""
-    needed = {"train": (), "inspect": (), "predict": ("model=vgg16", "source=x")}.get(task, ("checkpoint=x",))
+    needed = {"train": (), "lr_find": (), "inspect": (), "predict": ("model=vgg16", "source=x")}.get(
+        task, ("checkpoint=x",)
+    )
     CHECKS[task](graft.compose(*needed, task=task).config)
 
 

@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.config.fields import Open, Parts, bounded, choice, literal, same_range
-from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig, ViewsConfig
+from graft.config.schema import (
+    DataConfig,
+    DownloadConfig,
+    ModelConfig,
+    PathsConfig,
+    PreprocessConfig,
+    TrainConfig,
+    ViewsConfig,
+)
 
 
 @dataclass
@@ -131,3 +139,24 @@ class ExportConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
     trust: list[str] = field(default_factory=list)
     """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""
+
+
+@dataclass
+class SearchedRatesConfig:
+    """The values of optimizer.lr that `graft lr_find` tries, in ascending order and evenly spaced in log."""
+
+    min_lr: float = bounded(1e-6, above=0)
+    max_lr: float = bounded(10.0, above=0)
+    steps: int = bounded(100, least=10, most=100_000)
+    """Number of optimizer steps, one for each learning rate."""
+    smoothing: float = bounded(0.9, least=0, below=1)
+    """Weight of the earlier losses in the moving average of the loss."""
+    diverged: float = bounded(4.0, above=1)
+    """The search ends when the smoothed loss is this many times the smallest one."""
+
+
+@dataclass
+class LrFindConfig(TrainConfig):
+    """The whole configuration of `graft lr_find`: that of `graft train`, and the learning rates to try."""
+
+    lr_find: SearchedRatesConfig = field(default_factory=SearchedRatesConfig)

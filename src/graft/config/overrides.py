@@ -185,8 +185,14 @@ def _literal_keys(task: str, mark: str = LITERAL) -> frozenset[str]:
 
 @cache
 def _defaults(task: str) -> Mapping[str, Any]:
-    """Group -> option in the defaults list of a command."""
+    """Group -> option in the defaults list of a command, and in those of the command that it extends."""
     from omegaconf import OmegaConf
 
     entries: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{task}.yaml").defaults)
-    return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
+    found: dict[str, Any] = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            found |= entry
+        elif (conf_dir() / f"{entry}.yaml").is_file():
+            found |= _defaults(entry)
+    return found

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from graft.config.commands import CompareConfig, EvaluateConfig, ExportConfig, InspectConfig, PredictConfig
+from graft.config.commands import (
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    LrFindConfig,
+    PredictConfig,
+)
 from graft.config.fields import Open
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
@@ -23,6 +30,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "compare": CompareConfig,
     "inspect": InspectConfig,
+    "lr_find": LrFindConfig,
 }
 
 
