@@ -75,6 +75,7 @@ ROUNDING = "results may differ by rounding from now on"
 RULES: Mapping[str, Rule] = {
     "trainer.max_epochs": Rule(_longer, length=True),
     "trainer.max_steps": Rule(_longer, length=True),
+    "trainer.max_time": Rule("the time used so far counts, and the schedule follows the new budget"),
     "data.root": Rule("the images are read from the new folder; they must be the same"),
     "data.table": Rule("the labels are read from the new table; images and labels must be the same"),
     "data.on_error": Rule("unreadable images are handled in the new way from now on"),

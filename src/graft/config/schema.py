@@ -203,6 +203,8 @@ class TrainerConfig(Open):
     precision: str = choice("auto", *PRECISIONS)
     max_epochs: int = bounded(10, least=-1)
     max_steps: int = bounded(-1, least=-1)
+    max_time: str | None = literal(None)
+    """Time for training, validation and test, HH:MM:SS; the schedule is scaled to it. null: no limit."""
     val_check_interval: int | float | None = bounded(None, least=1, fraction=Bounds(above=0, most=1))
     """Validate also every N optimizer steps (an int) or fraction of an epoch (a float); null: after each epoch."""
     gradient_clip_val: float | None = bounded(II("model.gradient_clip_val"), above=0)

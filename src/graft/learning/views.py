@@ -94,6 +94,15 @@ def mean_of_views(
     Raises:
         ConfigError: a view returns something else than a list of images of that size.
     """
+    variants = variants_of(images, views, size)
+    if len(variants) == 1:
+        return logits_of(variants[0])
+    # log_softmax copies at once: a network that replays a CUDA graph overwrites its earlier output
+    return log_mean_exp([logits_of(variant).log_softmax(1) for variant in variants])
+
+
+def variants_of(images: Tensor, views: Mapping[str, View], size: int) -> list[Tensor]:
+    """All variants [B, 3, S, S] that the views make of images; see `mean_of_views`."""
     top, left = ((side - size) // 2 for side in images.shape[2:])
     centre = images[:, :, top : top + size, left : left + size]
     variants: list[Tensor] = []
@@ -102,10 +111,7 @@ def mean_of_views(
         if not isinstance(made, list | tuple) or any(getattr(each, "shape", ()) != centre.shape for each in made):
             raise ConfigError(f"views.{name}: must return a list of images of the shape {list(centre.shape)}.")
         variants += made
-    if len(variants) == 1:
-        return logits_of(variants[0])
-    # log_softmax copies at once: a network that replays a CUDA graph overwrites its earlier output
-    return log_mean_exp([logits_of(variant).log_softmax(1) for variant in variants])
+    return variants
 
 
 def log_mean_exp(logarithms: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from graft.config.duration import seconds_of
 from graft.config.fields import check_ranges, one_of
 from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
@@ -135,6 +136,8 @@ def _length(config: TrainConfig) -> None:
             raise ConfigError(f"trainer.{key}={limit}: nothing to train; give at least 1, or -1 for no limit.")
     if trainer.max_epochs == trainer.max_steps == -1:
         raise ConfigError("trainer.max_epochs=-1 and trainer.max_steps=-1: the training would never end; limit one.")
+    if trainer.max_time is not None:
+        seconds_of("trainer.max_time", str(trainer.max_time))
 
 
 def _validation(config: TrainConfig) -> None:

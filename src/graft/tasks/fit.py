@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
+from graft.config.duration import seconds_of
 from graft.config.schema import AugmentConfig, TrainConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
@@ -21,12 +22,13 @@ from graft.features.cache import FeatureCache
 from graft.learning.callbacks.build import build_callbacks
 from graft.learning.callbacks.pruning import Pruning
 from graft.learning.callbacks.throughput import Throughput
+from graft.learning.callbacks.time_budget import TimeBudget
 from graft.learning.checkpoints import BEST, PREVIOUS, read_checkpoint, resume_point
 from graft.learning.distributed import launch
 from graft.learning.loggers import build_loggers, finishing, log_best, log_choices
 from graft.learning.module import TransferModule
 from graft.learning.pruning import PRUNED
-from graft.learning.views import IDENTITY, with_margin
+from graft.learning.views import IDENTITY, variants_of, with_margin
 from graft.review.evaluation_tables import accuracy_table
 from graft.review.layers import layer_table
 from graft.review.training_review import Review, RunChoices, build_figures
@@ -194,7 +196,12 @@ def prepare_training(
     config, module, data, notes = experiment.config, experiment.module, experiment.data, list(experiment.notes)
     test_data = data_for_test(experiment)  # refuses impossible views before training
     review = Review(config, module, data, folder, choices)
-    trainer = build_trainer(experiment, device, folder, loggers, [*callbacks, *review.callbacks()])
+    budget = time_budget(experiment, test_data)
+    trainer = build_trainer(experiment, device, folder, loggers, [*callbacks, *budget, *review.callbacks()])
+    if budget and resume is not None:
+        notes.append(
+            "trainer.max_time: the schedule follows the clock, so the resumed run differs from an uninterrupted one"
+        )
     log_plan(module.plan, config, device)
     for note in notes:
         log.info("note  %s", note)
@@ -270,7 +277,25 @@ def build(config: TrainConfig, folder: Path) -> tuple[Experiment, pl.Trainer]:
             f"tta=true with views=[{views}]: needs larger images for the test than for validation.\n"
             "Use views=[identity,hflip], or graft.train."
         )
+    callbacks += time_budget(experiment, experiment.data)
     return experiment, build_trainer(experiment, device, folder, loggers, callbacks)
+
+
+def time_budget(experiment: Experiment, test_data: TrainingData) -> list[Callback]:
+    """The callback of trainer.max_time; none without a budget.
+
+    Args:
+        experiment: of the run.
+        test_data: of the test, whose duration is estimated by its images and views, from that of the validation.
+    """
+    trainer, splits = experiment.config.trainer, experiment.data.splits
+    if trainer.max_time is None:
+        return []
+    size = test_data.preprocessing.input_size
+    images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    views = len(variants_of(images, experiment.module.views, experiment.module.preprocessing.input_size))
+    test = len(splits.test) * views / max(1, len(splits.val)) if trainer.test else 0.0
+    return [TimeBudget(seconds_of("trainer.max_time", trainer.max_time), 1 + test)]
 
 
 def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
@@ -300,6 +325,11 @@ def fit(training: Training) -> None:
     except Exception:
         training.review.failed()
         raise
+    for budget in training.callbacks(TimeBudget):
+        if budget.ended:
+            note = f"trainer.max_time={training.experiment.config.trainer.max_time} ended training {budget.ended}"
+            log.info("note  %s", note)
+            training.notes.append(note)
     for callback in training.callbacks(EarlyStopping):
         if callback.stopped_epoch:
             note = (
