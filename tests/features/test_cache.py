@@ -115,14 +115,14 @@ def test_the_summary_says_what_was_cached(cached: SimpleNamespace, shared: Workp
     assert cached.cache["folder"] == str(shared.cache / FEATURES)
     assert parts(cached).keys() == {"train", "val", "test"}
     train = parts(cached)["train"]
-    assert (train["cut"], train["views"], train["computed"]) == ("avgpool/flatten", 1, True)
+    assert (train["cut"], train["views"], train["computed"]) == ("avgpool/flatten", 1, 90)
     assert train["bytes"] == 90 * 256 * 4
     assert 0 < train["seconds"] <= cached.cache["seconds"]
 
 
 def test_runs_with_other_heads_and_rates_share_the_features(cached: SimpleNamespace, shared: Workplace) -> None:
     other = shared.fit("other", "seed=5", "data.val_fraction=0", "optimizer.lr=0.5", "trainer.test=true")
-    assert not parts(other)["test"]["computed"], "the same test images, whatever the seed"
+    assert not any(entry["computed"] for entry in parts(other).values()), "the same images in other splits"
     again = shared.fit("again", "optimizer.lr=0.5", "optimizer=adamw", "data.batch_size=7")
     assert not any(entry["computed"] for entry in parts(again).values())
 
@@ -131,7 +131,7 @@ def test_with_as_many_views_as_epochs_augmented_training_is_the_same_too(place: 
     both = [place.fit(name, "augment=imagenet", *extra) for name, *extra in (("on", "cache.views=9"), ("off",))]
     assert parts(both[0])["train"]["views"] == 4, "no more than there are epochs"
     assert "train" not in parts(both[1]), "that would change what it sees"
-    assert parts(both[1])["val"]["computed"] is False
+    assert parts(both[1])["val"]["computed"] == 0
     assert_same(*both)
 
 
@@ -151,6 +151,39 @@ def test_fewer_views_come_in_turn(place: Workplace, monkeypatch: pytest.MonkeyPa
     assert not torch.equal(seen[0], seen[1])
 
 
+def test_one_view_is_the_image_without_augmentation_and_shares_its_features(place: Workplace) -> None:
+    plain = place.fit("plain")
+    one = place.fit("one", "augment=imagenet", "cache.views=1")
+    assert not any(entry["computed"] for entry in parts(one).values())
+    assert any("without augmentation (cache.views=1)" in note for note in one.notes)
+    assert equal(plain, one)
+
+
+def test_a_strategy_sets_the_default_number_of_views(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "graft")
+    words = ("augment=basic", "strategy.cached_views=all", "trainer.max_epochs=2")
+    assert parts(place.fit("default", *words))["train"]["views"] == 2
+    assert "2 augmented views of each image" in caplog.text
+    assert "cache=none trains on images" in caplog.text
+    assert "train" not in parts(place.fit("images", *words, "cache.views=null"))
+    with pytest.raises(ConfigError, match=r"cache\.views=all and trainer\.max_epochs=-1 disagree"):
+        place.config(*words, "trainer.max_epochs=-1", "trainer.max_steps=5")
+
+
+def test_folds_and_shots_share_the_augmented_views_of_the_images_that_they_share(place: Workplace) -> None:
+    words = ("augment=imagenet", "cache.views=2", "trainer.max_epochs=2", "data.folds=3")
+    runs = [place.fit(f"fold{fold}", *words, f"data.fold={fold}") for fold in range(3)]
+    rows = [parts(run)["train"]["rows"] for run in runs]
+    images = {index for run in runs for index in [parts(run)["val"]["rows"]]}
+    assert parts(runs[0])["train"]["computed"] == rows[0]
+    assert sum(parts(run)["train"]["computed"] for run in runs) < rows[0] + 2 * max(images) + 3, "each view once"
+    few = place.fit("few", *words, "data.fold=0", "data.shots=5")
+    assert parts(few)["train"] | {"rows": 20} == parts(few)["train"]
+    assert not any(entry["computed"] for entry in parts(few).values())
+    plain = place.fit("plain", *words, "data.fold=2", "cache=none")
+    assert_same(runs[2], plain)
+
+
 def test_gradual_unfreezing_uses_features_while_layers_are_frozen(place: Workplace) -> None:
     overrides = ("strategy=gradual", "freeze.every=2", "callbacks.ema=0.9")
     both = [place.fit(name, *overrides, *extra) for name, *extra in (("on",), ("off", "cache=none"))]
@@ -166,7 +199,7 @@ LINEAR = "model.classifier=linear"
 
 def test_layers_with_dropout_above_the_cut_draw_the_same_chance(place: Workplace) -> None:
     on, off = (place.fit(mode, LINEAR, "model.dropout=0.5", f"cache={mode}") for mode in ("features", "none"))
-    assert (parts(on)["train"]["cut"], parts(on)["val"]["cut"]) == ("avgpool/flatten", "classifier.0")
+    assert (parts(on)["train"]["cut"], parts(on)["val"]["cut"]) == ("avgpool/flatten", "avgpool/flatten")
     for key, tensor in on.weights.items():
         torch.testing.assert_close(tensor, off.weights[key], rtol=0, atol=1e-5)
 
@@ -174,7 +207,7 @@ def test_layers_with_dropout_above_the_cut_draw_the_same_chance(place: Workplace
 def test_the_same_command_twice_gives_the_same_bits_whether_computed_or_found(place: Workplace) -> None:
     overrides = ("augment=basic", "cache=features", "callbacks.ema=0.5", "trainer.precision=bf16-mixed")
     first, second = place.fit("first", *overrides), place.fit("second", *overrides)
-    assert (parts(first)["train"]["computed"], parts(second)["train"]["computed"]) == (True, False)
+    assert (parts(first)["train"]["computed"], parts(second)["train"]["computed"]) == (360, 0)
     assert parts(first)["train"]["bytes"] == 4 * 90 * 256 * 2, "bf16, four views"
     assert any("4 augmented views" in note for note in first.notes)
     assert equal(first, second)
@@ -296,13 +329,14 @@ def test_labels_put_right_by_moving_the_files_train_on_the_features_of_what_is_t
         for source, target in ((one, aside), (two, one), (aside, two)):
             source.rename(target)
     cached, plain = place.fit("cached", *words), place.fit("plain", *words, "cache=none")
-    assert [entry["computed"] for entry in parts(cached).values()] == [True] * 3
+    assert [entry["computed"] for entry in parts(cached).values()] == [0] * 3, "the same images, under other names"
     assert_same(cached, plain)
     assert not equal(cached, wrong, names="classifier")
 
 
 def test_only_views_tell_runs_apart(place: Workplace) -> None:
-    configs = [place.config(*extra) for extra in ((), ("cache=none", "cache.max_gb=1"), ("cache.views=2",))]
+    extras = ((), ("cache=none", "cache.max_gb=1"), ("cache.views=2",))
+    configs = [place.config("augment=basic", *extra) for extra in extras]
     told = [choices(plain(config), {}) for config in configs]  # type: ignore[arg-type]
     assert told[0] == told[1]
     assert {key for key in told[2] if told[2][key] != told[0][key]} == {"cache.views"}

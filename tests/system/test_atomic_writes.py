@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from graft.data.contents import IDENTITY
 from graft.data.feature_batches import Layout
 from graft.features.store import FeatureRequest, FeatureStore
 from graft.learning.checkpoint_writing import AtomicCheckpointIO
@@ -62,9 +64,11 @@ def test_exported_files_survive_a_crash_once_they_are_there(tmp_path: Path, disk
 def test_features_survive_a_crash_once_they_are_there(tmp_path: Path, disk: Disk) -> None:
     layout = Layout(torch.float32, (3,), False)
     store = FeatureStore(tmp_path, 1 << 20)
-    [stored] = store.obtain([FeatureRequest({}, [layout], 4, lambda: (row for row in [(torch.zeros(4, 3),)]))])
+    images = np.arange(4).astype(IDENTITY)
+    rows = lambda missing: (row for row in [(torch.zeros(4, 3),)])  # noqa: E731
+    [stored] = store.obtain([FeatureRequest({}, [layout], images, "", rows)])
     store.close()
-    folder = stored.files[0].parent
+    folder = stored.segments[0].files[0].parent
     for file in folder.iterdir():
         assert disk.would_keep(file, named=folder)
 

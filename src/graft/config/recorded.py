@@ -99,6 +99,7 @@ RUN: dict[str, dict[str, Check]] = {
         "fold": optional(integer(0, MOST)),
         "folds": optional(integer(2, MOST)),
         "on_error": among("raise", "skip"),
+        "duplicates": among("keep", "drop", "group"),
     },
     "paths": {"data": literal()},
     "trainer": {

@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ def load_splits(
     folds: int | None = None,
     download: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    prepare: Callable[[Source], Source] = lambda source: source,
 ) -> Splits:
     """The training, validation and test images of a data set.
 
@@ -45,6 +46,7 @@ def load_splits(
             on the others; without test images of its own, the set is also tested on the fold. None: no folds.
         download: whether to download a data set that is not in `root`.
         arguments: of the source.
+        prepare: called with the published data set before it is split, e.g. to group its images.
 
     Raises:
         ConfigError: an unknown source or argument (names the nearest), or a value out of range.
@@ -66,6 +68,7 @@ def load_splits(
             f"data.{TARGET}={resolved.target}: returned a {type(published).__name__}, not a graft.data.sources.Source."
         )
     try:
+        published = prepare(published)
         folded = published if folds is None else with_fold(published, fold or 0, folds, seed)
         splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
         return _with_unused(replace(splits, source=published.fingerprint()), published, shots)

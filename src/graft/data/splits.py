@@ -160,6 +160,7 @@ class Splits:
         notes: for the reader of the results, one sentence each.
         root: folder of the files; None for images in memory.
         unreadable: (name, reason) of images that were excluded because they cannot be read.
+        dropped: (name, reason) of training images that were removed because they are copies of others.
         unused: (name, reason) of files in `root` that are not in the data set.
         source: `Source.fingerprint` of the data set.
     """
@@ -171,6 +172,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     root: Path | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
     source: str = ""
 
