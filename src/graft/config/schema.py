@@ -309,9 +309,10 @@ class CacheConfig:
     """"auto" (only where results do not change), "features" (or an error with the reason), "none"."""
     max_gb: float = bounded(10.0, above=0, infinite=True)
     """Size limit of the features in paths.cache, in 2**30 bytes; the least recently used are removed."""
-    views: int | str | None = bounded(None, least=1, words=("all",))
+    views: int | str | None = bounded(II("strategy.cached_views"), least=1, words=("all",))
     """Cached views of each augmented training image, used in turn: 1 is the image without augmentation, "all" as many
-    as there are epochs. null: training images are not cached with cache=auto, and in 4 views with cache=features."""
+    as there are epochs. null: training images are not cached with cache=auto, and in 4 views with cache=features.
+    Default: the strategy's cached_views."""
 
 
 @dataclass
