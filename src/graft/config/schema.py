@@ -77,6 +77,9 @@ class DataConfig(Open):
     '^(patient[0-9]+)_': no group is in two splits or folds."""
     on_error: str = choice("raise", "raise", "skip")
     """Unreadable images: "raise" stops before the first step with a list, "skip" excludes them and logs a note."""
+    duplicates: str = choice("keep", "keep", "drop", "group")
+    """Images of which (near) copies are in training and in validation or test: "keep" logs a note, "drop" removes them
+    from training, "group" draws splits that keep copies together."""
     resident_gb: float = bounded(2.0, least=0, infinite=True)
     """Sets whose decoded images need at most this memory, in 2**30 bytes, are decoded once and kept in memory."""
     horizontal_flip: float = bounded(0.5, least=0, most=1)
@@ -103,6 +106,8 @@ class StrategyConfig:
     batch_norm_statistics: str = choice("update", "update", "keep")
     """Running mean and variance of the BatchNorm layers that weights were loaded for: "update" averages them over the
     training batches, "keep" leaves them as they are (evaluation mode), while weight and bias train."""
+    cached_views: int | str | None = bounded(None, least=1, words=("all",))
+    """Default of cache.views for this strategy."""
 
 
 @dataclass
@@ -312,8 +317,10 @@ class CacheConfig:
     """"auto" (only where results do not change), "features" (or an error with the reason), "none"."""
     max_gb: float = bounded(10.0, above=0, infinite=True)
     """Size limit of the features in paths.cache, in 2**30 bytes; the least recently used are removed."""
-    views: int | None = bounded(None, least=1)
-    """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
+    views: int | str | None = bounded(II("strategy.cached_views"), least=1, words=("all",))
+    """Cached views of each augmented training image, used in turn: 1 is the image without augmentation, "all" as many
+    as there are epochs. null: training images are not cached with cache=auto, and in 4 views with cache=features.
+    Default: the strategy's cached_views."""
 
 
 @dataclass

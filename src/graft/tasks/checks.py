@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from graft.config.fields import check_ranges, one_of
 from graft.config.registration import plain, typed
-from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
+from graft.config.schema import FREEZE_NOTHING, AugmentConfig, DataConfig, TrainConfig
 from graft.config.targets import short_name
 from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
@@ -260,6 +260,13 @@ def _network_and_input(config: TrainConfig) -> None:
 
 
 def _cache(config: TrainConfig) -> None:
+    if config.cache.mode == "none" or config.augment == AugmentConfig():
+        config.cache.views = None  # has no effect
+    if config.cache.views == "all" and config.trainer.max_epochs < 1:
+        raise ConfigError(
+            f"cache.views=all and trainer.max_epochs={config.trainer.max_epochs} disagree: there is one view for each "
+            "epoch.\nGive the number of epochs, or a number of views."
+        )
     if config.cache.mode != "features":
         return
     if config.freeze._target_ == FREEZE_NOTHING:

@@ -15,6 +15,7 @@ from graft.data.loading import checked_group_pattern, undivided
 from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, DataError
 from graft.inspection.contact_sheets import contact_sheet
+from graft.inspection.copies import remember
 from graft.inspection.dataset import Inspection
 from graft.inspection.examine import Collection
 from graft.inspection.findings import Finding, findings
@@ -26,7 +27,7 @@ from graft.system.files import require_writable, safe_name, write_atomically
 from graft.system.folder_lock import output_folder
 from graft.system.progress import progress_bar
 from graft.system.terminal import PlainConsole
-from graft.tasks.data import data_root, divide_data, missing_data
+from graft.tasks.data import copies_file, data_root, divide_data, missing_data
 from graft.tasks.locations import check_locations
 
 
@@ -46,6 +47,7 @@ def main(config: DictConfig) -> None:
     collection = open_collection(cfg)
     with progress_bar("images", len(collection.images)) as bar:
         inspection = Inspection.of(collection, preprocessing, near=cfg.near, done=bar.advance)
+    remember(collection.images, inspection.images, copies_file(cfg))
     found = findings(inspection)
     show(cfg, inspection, found)
     sheets = write_sheets(inspection, output_folder(config), cfg.sheets, cfg.per_sheet) if cfg.sheets else {}

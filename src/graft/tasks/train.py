@@ -105,7 +105,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 "content": splits.source,
                 "validates_on_test": splits.val is splits.test,
                 "notes": list(splits.notes),
-                "left_out": dict(splits.unreadable),
+                "left_out": dict((*splits.unreadable, *splits.dropped)),
                 "unused": dict(Counter(reason for _, reason in splits.unused)),
             },
         }
