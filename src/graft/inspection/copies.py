@@ -81,9 +81,11 @@ def find_copies(
     """
     names = [name for images in parts.values() for name in images.names]
     split = [part for part, images in parts.items() for _ in range(len(images))]
+    known = _read(memory)
+    if not decode and not len(known):
+        return Copies(names, split, _identical_files(parts), near=False)
     identities = [images.identities() for images in parts.values()]
     every = np.concatenate(identities)
-    known = _read(memory)
     if not decode and not np.isin(every, known["image"]).all():
         return Copies(names, split, same_groups([identity or None for identity in every.tolist()]), near=False)
     for images, own in zip(parts.values(), identities, strict=True):
@@ -97,6 +99,21 @@ def find_copies(
     near = near_duplicates(facts, same)
     covered = {index for group in near for index in group}
     return Copies(names, split, near + [group for group in same if covered.isdisjoint(group)], near=True)
+
+
+def _identical_files(parts: Mapping[str, ImageSet]) -> Groups:
+    """Groups of images of identical content; only files that have the same samples are read completely."""
+    samples = np.concatenate([images.samples() for images in parts.values()])
+    _, inverse, counts = np.unique(samples, return_inverse=True, return_counts=True)
+    candidates = np.flatnonzero(counts[inverse.reshape(-1)] > 1)
+    identities: list[bytes | None] = [None] * len(samples)
+    start = 0
+    for images in parts.values():
+        own = candidates[(candidates >= start) & (candidates < start + len(images))]
+        for index, identity in zip(own.tolist(), images.select(own - start).identities().tolist(), strict=True):
+            identities[index] = identity or None
+        start += len(images)
+    return same_groups(identities)
 
 
 def with_groups_of_copies(source: Source, memory: Path | None, done: Done = lambda: None) -> Source:
