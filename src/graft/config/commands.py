@@ -53,6 +53,8 @@ class EvaluateConfig:
     """The whole configuration of `graft evaluate`."""
 
     checkpoint: str | None = literal(None)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
+    """The network of a state dict that does not name it; without a `_target_` there is none."""
     split: str = choice("test", "test", "val", "train", "all")
     tta: bool | None = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
@@ -74,7 +76,8 @@ class PredictConfig:
     source: Any = None
     checkpoint: str | None = literal(None)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
-    """A pretrained network instead of a checkpoint; without a `_target_` there is none."""
+    """A pretrained network instead of a checkpoint, or the network of a state dict; without a `_target_` there is
+    none."""
     topk: int = bounded(5, least=1)
     rows: int = bounded(10, least=0)
     output: str | None = literal(None)
@@ -117,6 +120,8 @@ class ExportConfig:
     """The whole configuration of `graft export`."""
 
     checkpoint: str | None = literal(None)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
+    """The network of a state dict that does not name it; without a `_target_` there is none."""
     format: FormatConfig = field(default_factory=FormatConfig)
     preprocess: bool = False
     images: int = bounded(32, least=2)

@@ -22,6 +22,7 @@ from graft.learning.metrics import build_metrics
 from graft.learning.module import Objective, TransferModule
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
+from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
 from graft.models.normalise import Normalise
 from graft.models.registry import require_input_size
@@ -65,8 +66,15 @@ def assemble(config: TrainConfig, splits: Splits, folder: Path) -> Experiment:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
-    head_from = config.model.head_from
-    weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
+    weights = load_weights(
+        network,
+        recipe,
+        config.model.weights,
+        keep_head=config.model.keep_head,
+        classes=splits.classes,
+        head_from=config.model.head_from,
+        names=class_names(config.model.classes),
+    )
     preprocessing = resolve_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))

@@ -23,7 +23,7 @@ from graft.errors import ConfigError
 from graft.learning.inference import Inference, most_probable
 from graft.learning.losses import CROSS_ENTROPY, Loss
 from graft.learning.metrics import Scored, Scores, build_metrics
-from graft.learning.restore import Restored, from_checkpoint
+from graft.learning.restore import Restored, from_file
 from graft.learning.views import View, build_views, with_margin
 from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
 from graft.review.predictions import rank, writing
@@ -57,7 +57,7 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
     Raises:
         ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
     """
-    restored = from_checkpoint(checkpoint, config.trust).prepared(plain(config.preprocess))
+    restored = from_file(checkpoint, config.trust, config.model).prepared(plain(config.preprocess))
     if len(restored.classes) > MOST_CLASSES:
         raise ConfigError(
             f"{checkpoint}: has {len(restored.classes):,} classes; a confusion matrix has at most {MOST_CLASSES:,}.\n"
@@ -77,6 +77,7 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
     splits = splits.relabelled(restored.classes)
     loss, metrics, differences = run_metrics(evaluated, splits, restored.source, config)
     notes = [
+        *restored.notes,
         *splits.notes,
         *notes_on_changed_data(splits, summary),
         *notes_on_limits(evaluated, config.split),
