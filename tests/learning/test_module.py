@@ -140,7 +140,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, pretra
 
 
 def shown(run: Finished) -> dict[str, list[tuple[int, object]]]:
-    events = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    events = EventAccumulator(str(run.folder), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     found: dict[str, list[tuple[int, object]]] = {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]

@@ -264,7 +264,11 @@ class ReviewConfig:
     measures: bool = True
     """Gradient norm of each parameter group, step time and images per second."""
     texts: bool = True
-    """The configuration, the layer table and HPARAMS."""
+    """The configuration, the layer table, the combined learning curves and HPARAMS."""
+    pictures: bool = True
+    """curves.png and confusion.png in the run's folder."""
+    layers: str = choice("groups", "groups", "full")
+    """Table of layers in the log: one row per parameter group ("groups"), and the parameters that train ("full")."""
     figures: FiguresConfig = field(default_factory=FiguresConfig)
     images: int = bounded(16, least=0)
     """Images of the first training batch, of the validation and of the test set."""

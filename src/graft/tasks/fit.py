@@ -34,7 +34,7 @@ from graft.learning.module import TransferModule
 from graft.learning.pruning import PRUNED, TrialReporter
 from graft.learning.views import IDENTITY, with_margin
 from graft.review.evaluation_tables import accuracy_table
-from graft.review.layers import layer_table
+from graft.review.layers import layer_table, parameter_table
 from graft.review.training_review import Review, RunChoices
 from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device, benchmark, choose_device, explaining_nondeterminism
@@ -43,7 +43,6 @@ from graft.system.terminal import PlainConsole
 from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
 from graft.tasks.checks import check_class_weights
-from graft.tasks.command_checks import overridden_keys
 from graft.tasks.data import available_data
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
@@ -103,8 +102,7 @@ def run(config: TrainConfig, splits: Splits, record: Run, resumption: Resumption
     refuse_several_processes(config, splits, device)
     start_folder(record, resumption)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
-    overrides = overridden_keys(record.summary["overrides"])
-    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint)
+    choices = RunChoices({**record.summary["config"], "seed": config.seed}, record.summary["swept"], fingerprint)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, config, splits, device, choices, record.folder)
     else:
@@ -160,9 +158,12 @@ def one_process(
 
 def fit_and_test(training: Training) -> dict[str, Any]:
     """Train, test the best checkpoint, and return the keys of the summary."""
-    validate_baseline(training)
-    fit(training)
-    return conclude(training, run_test(training))
+    try:
+        validate_baseline(training)
+        fit(training)
+        return conclude(training, run_test(training))
+    finally:
+        training.review.draw_curves()
 
 
 def prepare_training(
@@ -277,6 +278,8 @@ def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
     counts = parameters_of(plan, config.trainer.max_epochs)
     title = f"{counts['trainable']:,} of {counts['total']:,} parameters train"
     log_table(layer_table(plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
+    if config.review.layers == "full":
+        log_table(parameter_table(plan, config.trainer.max_epochs))
 
 
 def validate_baseline(training: Training) -> None:
