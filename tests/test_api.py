@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -82,6 +83,15 @@ def test_what_a_look_draws(run: graft.FinishedRun) -> None:
 def test_pictures_of_an_experiment() -> None:
     picture = graft.compose(*WORDS).pictures(count=6, columns=3)
     assert len(picture.getcolors(2**24) or []) > 100, "photographs, not an empty sheet"
+
+
+def test_augmented_pictures_show_one_image_per_row_and_differ_between_epochs() -> None:
+    picture = np.asarray(graft.compose(*WORDS, "augment=imagenet").pictures(count=4, columns=2, augmented=True))
+    plain = np.asarray(graft.compose(*WORDS, "augment=none").pictures(count=4, columns=2, augmented=True))
+    assert picture.shape == plain.shape
+    assert (picture != plain).any()
+    with pytest.raises(ConfigError, match="only training images are augmented"):
+        graft.compose(*WORDS).pictures("val", augmented=True)
 
 
 def test_predicting_files(run: graft.FinishedRun, tmp_path: Path) -> None:

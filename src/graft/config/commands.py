@@ -4,7 +4,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.config.fields import Open, Parts, bounded, choice, literal, same_range
-from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig, ViewsConfig
+from graft.config.schema import (
+    AugmentConfig,
+    DataConfig,
+    DownloadConfig,
+    FreezeConfig,
+    ModelConfig,
+    PathsConfig,
+    PreprocessConfig,
+    StrategyConfig,
+    ViewsConfig,
+)
 
 
 @dataclass
@@ -104,7 +114,13 @@ class InspectConfig:
     sheets: int = bounded(100, least=0)
     per_sheet: int = bounded(48, least=1)
     folder: str = literal("outputs/inspect")
+    checkpoint: str | None = literal(None)
+    trust: list[str] = field(default_factory=list)
+    """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     download: DownloadConfig = field(default_factory=DownloadConfig)
