@@ -204,7 +204,9 @@ def _group_and_option(file: str) -> tuple[str, str]:
     from graft.config import conf_dir
 
     parts = file.split("/")
-    depth = next((n for n in range(len(parts) - 1, 0, -1) if (conf_dir() / "/".join(parts[:n])).is_dir()), 0)
+    depth = next(
+        (n for n in range(len(parts) - 1, 0, -1) if all(parts[:n]) and conf_dir().joinpath(*parts[:n]).is_dir()), 0
+    )
     return ("/".join(parts[:depth]), "/".join(parts[depth:])) if depth else (file.rpartition("/")[0], parts[-1])
 
 

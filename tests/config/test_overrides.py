@@ -130,3 +130,8 @@ def test_inspect_takes_a_data_set_a_run_or_a_file(tmp_path: Path) -> None:
         config = graft.compose(str(path), task="inspect").config
         assert OmegaConf.select(config, key) == str(value)
         assert ("sources.folder" in config.data._target_) == (path == photos)
+
+
+def test_a_folder_in_place_of_a_data_set_is_answered_with_the_keys_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^data={tmp_path}: .* Did you mean data=folder data.root={tmp_path}\?"):
+        graft.compose(f"data={tmp_path}")

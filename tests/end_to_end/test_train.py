@@ -39,6 +39,8 @@ def test_a_run_writes_all_files(run: Finished) -> None:
     assert {path.name for path in run.folder.iterdir() if not path.name.startswith("events")} == {
         "curves.png",
         "confusion.png",
+        "projector",
+        "projector_config.pbtxt",
         "summary.json",
         "metrics.csv",
         "review.npz",
