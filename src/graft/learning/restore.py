@@ -1,6 +1,7 @@
 """A network ready for inference, from a checkpoint of Graft, a weight file or pretrained weights."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,14 @@ def from_file(path: Path, trust: Sequence[str] = (), model: ModelConfig | None =
 
 def from_weights(path: Path, trust: Sequence[str] = (), model: ModelConfig | None = None) -> Restored:
     """The network of a state dict; see `from_file`."""
-    source = read_file(path)
+    source, limit = read_file(path), None
     if model is not None and model._target_ is not None:
         recipe = recipe_of_model(model)
     elif source.recipe is not None:
         recipe = Recipe.from_dict(source.recipe, str(path))
         for name in family_of(recipe).foreign_code(recipe):
             require_trusted("model._target_", name, str(path), trust)
+        limit = no_larger_than(source.tensors, path)
     else:
         raise ConfigError(
             f"{path}: holds weights alone, and neither it nor a {path.name}.json next to it names their network.\n"
@@ -114,7 +116,7 @@ def from_weights(path: Path, trust: Sequence[str] = (), model: ModelConfig | Non
             "line."
         )
     names = None if model is None else class_names(model.classes)
-    restored = from_pretrained(recipe, str(path), names)
+    restored = from_pretrained(recipe, str(path), names, limit)
     return replace(restored, config=recorded_run(source.run or {}, str(path)))
 
 
@@ -158,13 +160,19 @@ def from_checkpoint(path: Path, trust: Sequence[str] = ()) -> Restored:
     return Restored(network.eval(), recipe, classes, preprocessing, source, config, made["metrics"])
 
 
-def from_pretrained(recipe: Recipe, weights: str | None, names: Sequence[str] | None = None) -> Restored:
+def from_pretrained(
+    recipe: Recipe,
+    weights: str | None,
+    names: Sequence[str] | None = None,
+    limit: AbstractContextManager[None] | None = None,
+) -> Restored:
     """A network with the classes it was pretrained for, ImageNet's 1,000 as a rule.
 
     Args:
         recipe: the network.
         weights: the source, as in `model.weights`.
         names: names of the classes of a file that does not contain them.
+        limit: a context for building the network, which limits its size where an untrusted file describes it.
 
     Raises:
         WeightsError: no weights, or weights without a head whose classes have names.
@@ -179,7 +187,8 @@ def from_pretrained(recipe: Recipe, weights: str | None, names: Sequence[str] | 
             "For ImageNet's 1,000 classes: model.weights=default."
         )
     recipe = sized_by_weights(recipe, weights)
-    network = build_network(recipe, len(classes))
+    with limit or nullcontext():
+        network = build_network(recipe, len(classes))
     report = load_weights(network, recipe, weights, keep_head=True, names=names)
     random = [name for name in report.random if not belongs(name, auxiliary_modules(network))]
     if random:
