@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -82,6 +83,15 @@ def test_a_review_draws_its_figures(run: graft.FinishedRun) -> None:
 def test_an_experiment_shows_its_images() -> None:
     picture = graft.compose(*WORDS).pictures(count=6, columns=3)
     assert len(picture.getcolors(2**24) or []) > 100, "photographs, not an empty sheet"
+
+
+def test_augmented_pictures_show_one_image_per_row_and_differ_between_epochs() -> None:
+    picture = np.asarray(graft.compose(*WORDS, "augment=imagenet").pictures(count=4, columns=2, augmented=True))
+    plain = np.asarray(graft.compose(*WORDS, "augment=none").pictures(count=4, columns=2, augmented=True))
+    assert picture.shape == plain.shape
+    assert (picture != plain).any()
+    with pytest.raises(ConfigError, match="only training images are augmented"):
+        graft.compose(*WORDS).pictures("val", augmented=True)
 
 
 def test_files_are_predicted(run: graft.FinishedRun, tmp_path: Path) -> None:

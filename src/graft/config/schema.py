@@ -16,7 +16,7 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 class ModelConfig(Part):
     """`_target_`: class or function that builds the network; called with its arguments and `num_classes`."""
 
-    own: ClassVar[tuple[str, ...]] = ("weights", "head_from", "gradient_clip_val")
+    own: ClassVar[tuple[str, ...]] = ("weights", "classes", "keep_head", "head_from", "gradient_clip_val")
     name: str | None = MISSING
     """Name of the network in its library; for a custom network its name in summaries, by default that of the target."""
     weights: str | None = literal("default")
@@ -31,6 +31,11 @@ class ModelConfig(Part):
     """Side of the input in pixels; null: the network's own."""
     average_pool: int | None = bounded(None, least=0, most=1024)
     """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+    classes: Any = None
+    """Names of the classes of a weight file that does not contain them, by index: a list, or a file with one per
+    line."""
+    keep_head: bool = False
+    """Keep the head of the weights, whose classes must be those of the data in the same order; false: a new head."""
     head_from: Any = None
     """Class -> class or classes of the weights that initialise its row of the new head: {ants: ant, bees: bee}."""
     gradient_clip_val: float | None = bounded(None, above=0)
@@ -272,7 +277,11 @@ class ReviewConfig:
     measures: bool = True
     """Gradient norm of each parameter group, step time and images per second."""
     texts: bool = True
-    """The configuration, the layer table and HPARAMS."""
+    """The configuration, the layer table, the combined learning curves and HPARAMS."""
+    pictures: bool = True
+    """curves.png and confusion.png in the run's folder."""
+    layers: str = choice("groups", "groups", "full")
+    """Table of layers in the log: one row per parameter group ("groups"), and the parameters that train ("full")."""
     figures: FiguresConfig = field(default_factory=FiguresConfig)
     images: int = bounded(16, least=0)
     """Images of the first training batch, of the validation and of the test set."""

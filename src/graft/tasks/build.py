@@ -27,6 +27,7 @@ from graft.learning.optimizers import build_optimizer
 from graft.learning.schedulers import Length, build_schedule
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
+from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
 from graft.models.normalise import Normalise
 from graft.models.registry import require_input_size
@@ -84,8 +85,15 @@ def assemble(
     network = build_network(recipe, len(splits.classes))
     epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
     refuse_unbuildable(config, splits, network, epochs)
-    head_from = config.model.head_from
-    weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
+    weights = load_weights(
+        network,
+        recipe,
+        config.model.weights,
+        keep_head=config.model.keep_head,
+        classes=splits.classes,
+        head_from=config.model.head_from,
+        names=class_names(config.model.classes),
+    )
     preprocessing = resolve_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))

@@ -13,6 +13,7 @@ from graft.config.schema import FREEZE_NOTHING, AugmentConfig, DataConfig, Train
 from graft.config.targets import short_name
 from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
+from graft.models.class_names import class_names
 from graft.models.configurations import BUNDLED
 from graft.models.configured import recipe_of
 from graft.models.registry import facts_of, family_of, require_input_size
@@ -49,7 +50,7 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     _validation(cfg)
     _processes(cfg)
     _weights_and_strategy(cfg, overrides)
-    _head_from(cfg)
+    _head(cfg)
     _network_and_input(cfg)
     _cache(cfg)
     check_locations(cfg, {})
@@ -217,6 +218,25 @@ def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> No
             "\nUse strategy=scratch"
             + (", or model.weights=bundled." if config.model.name in bundled_models() else ", or model.weights=FILE.")
         )
+
+
+def _head(config: TrainConfig) -> None:
+    """Refuse keys of the head that contradict each other or the weights; class names in a file become a list."""
+    model, strategy = config.model, config.strategy.name
+    names = class_names(model.classes)
+    model.classes = None if names is None else list(names)
+    if model.keep_head and model.head_from is not None:
+        raise ConfigError(
+            "model.keep_head=true and model.head_from disagree: the first takes over the whole head, the second its "
+            "rows by name.\nGive one of them."
+        )
+    for key, value in (("keep_head=true", model.keep_head), ("classes", model.classes)):
+        if value and model.weights is None:
+            raise ConfigError(
+                f"strategy={strategy} and model.{key} disagree: random weights have no head to keep and no classes.\n"
+                f"Leave model.{key} out, or use strategy=finetune."
+            )
+    _head_from(config)
 
 
 def _head_from(config: TrainConfig) -> None:
