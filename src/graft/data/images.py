@@ -312,7 +312,7 @@ class ImageSet:
         return np.array([b"%d %s" % (row["size"], row["digest"].tobytes().hex()[:20].encode()) for row in rows], "S32")
 
     def identities(self) -> npt.NDArray[np.bytes_]:
-        """Hash of the content of each image, S16 [N]: equal for copies, whatever their names; null if unreadable.
+        """Hash of the content of each image, S16 [N]: equal for copies, regardless of their names; null if unreadable.
 
         Files are read completely, once for this object.
         """

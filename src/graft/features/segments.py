@@ -85,8 +85,8 @@ class SegmentTable:
         """The row of each image, int64 [N]; -1 where there is none."""
         if not len(self.rows):
             return np.full(len(images), -1, dtype=np.int64)
-        places = np.searchsorted(self.rows["image"], images, sorter=self._order)
-        found = self._order[np.minimum(places, len(self.rows) - 1)]
+        positions = np.searchsorted(self.rows["image"], images, sorter=self._order)
+        found = self._order[np.minimum(positions, len(self.rows) - 1)]
         return np.where(self.rows["image"][found] == images, found, -1)
 
 
