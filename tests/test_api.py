@@ -120,6 +120,9 @@ def test_a_real_cat_is_recognised_by_imagenet_classes(shared_weights: Path, tmp_
     weights = shared_weights / "squeezenet1_0-imagenet.safetensors"
     [prediction] = graft.predict(tmp_path / "chelsea.png", "model=squeezenet1_0", f"model.weights={weights}")
     assert {"tabby", "tiger cat", "Egyptian cat"} & set(prediction.classes[:3])
+    known = {"tabby": "n02123045", "tiger cat": "n02123159", "Egyptian cat": "n02124075"}
+    ids = dict(zip(prediction.classes, prediction.wordnet, strict=True))
+    assert all(ids[name] == known[name] for name in known if name in ids)
 
 
 @pytest.mark.parametrize(
