@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from graft.config import conf_dir
@@ -20,7 +21,12 @@ HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 LIST_ELEMENT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,]+")
 """An element of a list on the command line: text in quotes, or up to the next comma."""
 
-POSITIONAL = {"predict": "source", "evaluate": "checkpoint", "export": "checkpoint", "compare": "runs"}
+POSITIONAL: Mapping[str, str | None] = {
+    "predict": "source",
+    "evaluate": "checkpoint",
+    "export": "checkpoint",
+    "compare": "runs",
+}
 """Command -> the key that an argument without a key sets, e.g. `graft predict photo.jpg`."""
 
 OPTIONS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd",
@@ -62,6 +68,8 @@ def _with_keys(words: Sequence[str], task: str) -> list[str]:
     if not paths:
         return list(words)
     key, listed = POSITIONAL.get(task), " ".join(paths.values())
+    if task == "inspect":
+        key = _inspected(next(iter(paths.values())))
     if key is None:
         raise ConfigError(f"{listed}: not an override.\nWrite key=value; graft {task} --help lists the keys.")
     if any(word.startswith(f"{key}=") for word in words):
@@ -70,7 +78,16 @@ def _with_keys(words: Sequence[str], task: str) -> list[str]:
         raise ConfigError(f"{listed}: graft {task} takes one path.\nGive one, as {key}=PATH.")
     quoted = ",".join(quoted_text(os.path.expanduser(path)) for path in paths.values())
     others = [word for index, word in enumerate(words) if index not in paths]
+    if key == "data.root" and not any(word.startswith("data=") for word in others):
+        others.insert(0, "data=folder")
     return [*others, f"{key}=[{quoted}]" if len(paths) > 1 else f"{key}={quoted}"]
+
+
+def _inspected(path: str) -> str:
+    """The key that a path sets in `graft inspect`: a data set if it is a folder without a run, else a checkpoint."""
+    folder = Path(path).expanduser()
+    is_run = (folder / "checkpoints").is_dir() or (folder / "summary.json").is_file()
+    return "data.root" if folder.is_dir() and not is_run else "checkpoint"
 
 
 def _target_options(words: Sequence[str], task: str) -> list[str]:

@@ -100,6 +100,7 @@ RUN: dict[str, dict[str, Check]] = {
         "folds": optional(integer(2, MOST)),
         "group_pattern": optional(literal()),
         "on_error": among("raise", "skip"),
+        "duplicates": among("keep", "drop", "group"),
     },
     "paths": {"data": literal()},
     "trainer": {

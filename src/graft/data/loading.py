@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def load_splits(
     group_pattern: str | None = None,
     download: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    prepare: Callable[[Source], Source] = lambda source: source,
 ) -> Splits:
     """The training, validation and test images of a data set.
 
@@ -49,6 +50,7 @@ def load_splits(
             "^(cam[0-9]+)_"; no group is in two splits. None: the groups of the source, if it has any.
         download: whether to download a data set that is not in `root`.
         arguments: of the source.
+        prepare: called with the published data set before it is split, e.g. to group its images.
 
     Raises:
         ConfigError: an unknown source or argument (names the nearest), or a value out of range.
@@ -67,6 +69,7 @@ def load_splits(
     try:
         if pattern is not None:
             published = _grouped(published, pattern)
+        published = prepare(published)
         folded = published if folds is None else with_fold(published, fold or 0, folds, seed)
         splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
         if published.group_of is not None:

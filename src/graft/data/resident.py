@@ -31,10 +31,15 @@ class DecodedDataset(Dataset[Batch]):
         labels: int64 [N]; PADDING for images that losses and metrics ignore.
         device: of the images and the batches; None: main memory.
         sources: index of the image that is used for each index, int64 [N]; None: the same.
+        keys: of the images, on which their augmentation depends (`graft.data.images.draw_keys`), int64 [N]; None: their
+            indices.
     """
 
-    def __init__(self, labels: Ints, device: torch.device | None, sources: Ints | None = None) -> None:
+    def __init__(
+        self, labels: Ints, device: torch.device | None, sources: Ints | None = None, keys: Ints | None = None
+    ) -> None:
         self.labels, self.device = labels, device
+        self.keys = np.arange(len(labels)) if keys is None else keys
         self._sources = np.arange(len(labels)) if sources is None else sources
 
     def __len__(self) -> int:
@@ -77,6 +82,7 @@ class ResidentDataset(DecodedDataset):
         seed: of the run.
         device: the GPU that keeps a copy of the images and on which batches are augmented, with the same result; None:
             main memory, with NumPy, because starting torch's threads costs more than it gains.
+        keys: as in `DecodedDataset`.
     """
 
     def __init__(
@@ -88,8 +94,9 @@ class ResidentDataset(DecodedDataset):
         augment: Augment | None,
         seed: int,
         device: torch.device | None = None,
+        keys: Ints | None = None,
     ) -> None:
-        super().__init__(labels, device)
+        super().__init__(labels, device, keys=keys)
         if augment is not None and not augment.batchable:
             raise ValueError("a random resized crop needs the original images")
         self.pixels = np.ascontiguousarray(pixels)
@@ -99,7 +106,7 @@ class ResidentDataset(DecodedDataset):
     def _images(self, epoch: int, rows: Ints) -> Any:
         if self._augmenter is None:
             return self._pixels[to_device(rows, self.device)]
-        return self._augmenter.batch(self._pixels, rows, epoch, rows)
+        return self._augmenter.batch(self._pixels, rows, epoch, self.keys[rows])
 
 
 class CroppedDataset(DecodedDataset):
@@ -116,6 +123,7 @@ class CroppedDataset(DecodedDataset):
         augment: with a random resized crop.
         seed: of the run.
         device: the GPU.
+        keys: as in `DecodedDataset`.
     """
 
     def __init__(
@@ -127,8 +135,9 @@ class CroppedDataset(DecodedDataset):
         augment: Augment,
         seed: int,
         device: torch.device,
+        keys: Ints | None = None,
     ) -> None:
-        super().__init__(cached.labels[sources], device, sources)
+        super().__init__(cached.labels[sources], device, sources, keys)
         block, regions = cached.contents()
         self._regions = regions[sources]
         self._colours = block.to(device).view(-1, 3)
@@ -137,14 +146,14 @@ class CroppedDataset(DecodedDataset):
 
     def _images(self, epoch: int, rows: Ints) -> Tensor:
         starts, heights, widths = self._regions[rows].T
-        crops = self._augmenter.draws.crops(epoch, rows, heights, widths)
+        crops = self._augmenter.draws.crops(epoch, self.keys[rows], heights, widths)
         top, left, crop_heights, crop_widths = crops.T
         table = np.stack([starts // 3 + top * widths + left, widths, crop_heights, crop_widths], 1)
         order = np.argsort(crop_heights * crop_widths, kind="stable")
         resized = [self._resized(table[part]) for part in _chunks(order, crop_heights, crop_widths)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, rows)
+        images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, self.keys[rows])
         return images
 
     def _resized(self, table: Ints) -> Tensor:

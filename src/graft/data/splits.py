@@ -226,6 +226,7 @@ class Splits:
         unreadable: (name, reason) of images that were excluded because they cannot be read.
         unused: (name, reason) of files in `root` that are not in the data set, and of rows of its table that are not
             used.
+        dropped: (name, reason) of training images that were removed because they are copies of others.
         source: `Source.fingerprint` of the data set.
     """
 
@@ -236,6 +237,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     root: Path | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
     source: str = ""
 

@@ -1,6 +1,6 @@
 """The inspection of a data set: its images, duplicates, and the effect of resizing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,7 +53,7 @@ class Inspection:
         """
         images = examine(collection.images, done)
         same = same_groups([each.digest if isinstance(each, ImageFacts) else None for each in images])
-        return cls(collection, preprocessing, images, same, _near_duplicates(images, same, near))
+        return cls(collection, preprocessing, images, same, near_duplicates(images, same, near))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -136,7 +136,7 @@ def visible(sizes: Floats, preprocessing: Preprocessing) -> Floats:
     return np.minimum(preprocessing.input_size / (sizes * scale[:, None]), 1)
 
 
-def _near_duplicates(images: list[Described], same: Groups, most: int) -> Groups:
+def near_duplicates(images: Sequence[Described | None], same: Groups, most: int = NEAR) -> Groups:
     """Groups of near duplicates with their identical copies, without very small images and those of a single colour."""
     copies = {group[0]: group for group in same}
     others = {index for group in same for index in group[1:]}

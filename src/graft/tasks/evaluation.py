@@ -25,7 +25,7 @@ from graft.learning.ensemble import Ensemble, log_mean_of_probabilities
 from graft.learning.inference import Inference, most_probable
 from graft.learning.losses import CROSS_ENTROPY, Loss
 from graft.learning.metrics import Scored, Scores, build_metrics
-from graft.learning.restore import Restored, from_checkpoint
+from graft.learning.restore import Restored, from_file
 from graft.learning.views import View, build_views
 from graft.review.evaluation_tables import class_table, confusion_csv, member_table, most_confused, overall_table
 from graft.review.predictions import rank, writing
@@ -75,7 +75,7 @@ class Member:
         Raises:
             ConfigError: it has more than MOST_CLASSES, or names a data set of a package that is not trusted.
         """
-        restored = from_checkpoint(checkpoint, config.trust).prepared(plain(config.preprocess))
+        restored = from_file(checkpoint, config.trust, config.model).prepared(plain(config.preprocess))
         refuse_many_classes(restored, checkpoint)
         evaluated = run_config(config, restored.config, overrides, restored.source)
         views = views_of(config, evaluated, restored.source)
@@ -117,6 +117,7 @@ def run(config: EvaluateConfig, checkpoints: Sequence[Path], overrides: Collecti
     summaries = [summary_of_same_data(member.restored, evaluated, member.checkpoint) for member in members]
     loss, metrics, notes = run_metrics(evaluated, splits, first.restored.source, config)
     notes = [
+        *(note for member in members for note in member.restored.notes),
         *splits.notes,
         *notes_on_changed_data(splits, summaries[0]),
         *notes_on_limits(evaluated, config.split),

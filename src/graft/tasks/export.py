@@ -71,9 +71,11 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
     checkpoint = checkpoint_file(str(cfg.checkpoint))
     with garbage_collection_paused():  # torch is imported only once there is something to export
         from graft.export.formats import ExportedNetwork, verify
-        from graft.learning.restore import from_checkpoint
+        from graft.learning.restore import from_file
 
-    restored = from_checkpoint(checkpoint, cfg.trust)
+    restored = from_file(checkpoint, cfg.trust, cfg.model)
+    for note in restored.notes:
+        log.info("note  %s", note)
     images = real_images(cfg, restored, overrides)
     network = ExportedNetwork(restored, cfg.preprocess)
     if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
@@ -138,6 +140,7 @@ def description(
         "file": file.name,
         "sha256": sha256(file),
         "network": restored.recipe.name,
+        "recipe": restored.recipe.to_dict(),
         "load": form.how_to_load(network, file),
         **form.details(file),
         "classes": list(restored.classes),
@@ -150,5 +153,6 @@ def description(
         **restored.preprocessing.to_dict(),
         "checked": dataclasses.asdict(verification),
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+        "run": restored.config,
         "versions": versions(),
     }

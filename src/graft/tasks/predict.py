@@ -19,6 +19,7 @@ from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, InMemory, find_images, read_ahead
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_files
+from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.system import downloads
@@ -69,6 +70,8 @@ def main(config: DictConfig) -> None:
     predictor = Predictor(networks, cfg)
     for restored in networks:
         say(f"by {restored.source}")
+        for note in restored.notes:
+            say(f"note  {note}")
     if len(networks) > 1:
         say(f"the mean of the probabilities of these {len(networks)} networks")
     copies = output_folder(config) if cfg.show else None
@@ -122,9 +125,9 @@ def restore(cfg: PredictConfig) -> "list[Restored]":
     if cfg.checkpoint is not None:
         checkpoints = checkpoint_files(texts_of(cfg.checkpoint))
         with garbage_collection_paused():  # torch is imported only once there is something to restore
-            from graft.learning.restore import from_checkpoint
+            from graft.learning.restore import from_file
 
-        return [from_checkpoint(file, cfg.trust).prepared(plain(cfg.preprocess)) for file in checkpoints]
+        return [from_file(file, cfg.trust, cfg.model).prepared(plain(cfg.preprocess)) for file in checkpoints]
     downloads.configure(cfg.download)
     recipe, weights = recipe_of(cfg), cfg.model.weights
     unavailable = unavailable_weights(recipe, weights)
@@ -136,7 +139,7 @@ def restore(cfg: PredictConfig) -> "list[Restored]":
     with garbage_collection_paused():
         from graft.learning.restore import from_pretrained
 
-    return [from_pretrained(recipe, weights).prepared(plain(cfg.preprocess))]
+    return [from_pretrained(recipe, weights, class_names(cfg.model.classes)).prepared(plain(cfg.preprocess))]
 
 
 class Predictor:

@@ -45,7 +45,7 @@ def run_config(
             vars(getattr(run, key)).update(value)
         else:
             setattr(run, key, value)
-    own = run.data._target_
+    own = recorded.get("data", {}).get("_target_")
     if config.data._target_ is None:
         require_trusted_source(own, source, config.trust)
     if config.data._target_ not in (None, own):
