@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.config.fields import Open, Parts, bounded, choice, literal, same_range
-from graft.config.schema import DataConfig, DownloadConfig, ModelConfig, PathsConfig, PreprocessConfig, ViewsConfig
+from graft.config.schema import (
+    DataConfig,
+    DownloadConfig,
+    MetricsConfig,
+    ModelConfig,
+    PathsConfig,
+    PreprocessConfig,
+    ViewsConfig,
+)
 
 
 @dataclass
@@ -57,6 +65,8 @@ class EvaluateConfig:
     tta: bool | None = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """Views of test-time augmentation; empty: those of the run."""
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Metrics in addition to those of the run."""
     topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

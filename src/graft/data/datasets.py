@@ -25,7 +25,7 @@ Sample = tuple[Tensor, int, int]
 """(image, label, index) of one image, as in a Batch."""
 
 Key = tuple[int, int] | int
-"""(epoch, index); an index alone is of epoch 0."""
+"""(epoch, index); an index alone is of epoch 0. Index i + r N is the r-th repetition of image i of N in the epoch."""
 
 
 class Batch(NamedTuple):
@@ -80,7 +80,7 @@ class FileDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, requested = _pair(key)
-        picture, index = self._load(requested)
+        picture, index = self._load(requested if requested == PADDING else requested % len(self))
         if picture is None:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
         image = self._augmenter.picture(picture, epoch, requested) if self._augmenter else self._eval_transform(picture)

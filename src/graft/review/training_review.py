@@ -89,6 +89,7 @@ class Review:
         by_score = self.config.callbacks.checkpoint == "best"
         return KeepPredictions(
             monitor=self.config.optimized_metric if by_score else None,
+            mode=self.config.mode(self.config.optimized_metric),
             # a compiled network does not see hooks that come later
             head=None if self.config.trainer.compile else head_modules(self.module.network)[0],
             scores=min(own.curves, len(self.classes)) if "tensorboard" in loggers else 0,

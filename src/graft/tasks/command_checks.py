@@ -8,7 +8,7 @@ from graft.config.recorded import MODULE
 from graft.config.targets import check_target
 from graft.errors import ConfigError
 from graft.system.files import safe_name
-from graft.tasks.part_checks import check_views
+from graft.tasks.part_checks import check_metrics, check_views
 
 
 def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:
@@ -29,6 +29,7 @@ def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
     check_ranges(config, EvaluateConfig)
     _require_checkpoint(config.checkpoint)
     _check_trust(config.trust)
+    check_metrics(config.metrics)
     if views := config.views.parts():
         check_views(views)
         if not config.tta:
