@@ -49,12 +49,11 @@ AUGMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "crops of 60 to 100 %, flips": tuple(word.format(scale=0.6) for word in CROP),
 }
 VIEWS: Mapping[str, tuple[str, ...]] = {
-    "no augmentation": ("augment=none", "cache=features"),
+    "no augmentation": ("augment=none",),
     **{
-        f"{views} view{'s' * (views > 1)}": (*AUGMENTATIONS["crops of 35 to 100 %, flips"], f"cache.views={views}")
-        for views in (1, 2, 4, 8)
+        f"{views} views": (*AUGMENTATIONS["crops of 35 to 100 %, flips"], f"cache.views={views}")
+        for views in (2, 4, 8, "all")
     },
-    "all": (*AUGMENTATIONS["crops of 35 to 100 %, flips"], "cache=none"),
 }
 STATISTICS: Mapping[str, tuple[str, ...]] = {
     each: (f"strategy.batch_norm_statistics={each}", "augment=basic") for each in ("update", "keep")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -84,6 +85,15 @@ def test_an_experiment_shows_its_images() -> None:
     assert len(picture.getcolors(2**24) or []) > 100, "photographs, not an empty sheet"
 
 
+def test_augmented_pictures_show_one_image_per_row_and_differ_between_epochs() -> None:
+    picture = np.asarray(graft.compose(*WORDS, "augment=imagenet").pictures(count=4, columns=2, augmented=True))
+    plain = np.asarray(graft.compose(*WORDS, "augment=none").pictures(count=4, columns=2, augmented=True))
+    assert picture.shape == plain.shape
+    assert (picture != plain).any()
+    with pytest.raises(ConfigError, match="only training images are augmented"):
+        graft.compose(*WORDS).pictures("val", augmented=True)
+
+
 def test_files_are_predicted(run: graft.FinishedRun, tmp_path: Path) -> None:
     seen, splits = run.review(), graft.compose(*WORDS).splits()
     for index in range(3):
@@ -110,6 +120,9 @@ def test_a_real_cat_is_recognised_by_imagenet_classes(shared_weights: Path, tmp_
     weights = shared_weights / "squeezenet1_0-imagenet.safetensors"
     [prediction] = graft.predict(tmp_path / "chelsea.png", "model=squeezenet1_0", f"model.weights={weights}")
     assert {"tabby", "tiger cat", "Egyptian cat"} & set(prediction.classes[:3])
+    known = {"tabby": "n02123045", "tiger cat": "n02123159", "Egyptian cat": "n02124075"}
+    ids = dict(zip(prediction.classes, prediction.wordnet, strict=True))
+    assert all(ids[name] == known[name] for name in known if name in ids)
 
 
 @pytest.mark.parametrize(

@@ -71,18 +71,34 @@ class Experiment:
 
         return open_data(typed(self.config, TrainConfig))
 
-    def pictures(self, part: str = "train", count: int = 20, *, columns: int = 5) -> "Image.Image":
-        """Some images of "train", "val" or "test" with their classes, as the network sees them without augmentation.
+    def pictures(
+        self, part: str = "train", count: int = 20, *, columns: int = 5, augmented: bool = False
+    ) -> "Image.Image":
+        """Some images of "train", "val" or "test" with their classes, as the network sees them.
 
         Args:
             part: of the data set.
             count: number of images, chosen by their names alone: the same ones each time.
             columns: number of images in a row.
+            augmented: show training images with the augmentation of the run: one image per row, one epoch per column.
+
+        Raises:
+            ConfigError: `augmented` for images that are not augmented, of "val" or "test".
         """
+        from graft.config.registration import plain, typed
+        from graft.config.schema import TrainConfig
+        from graft.data.augment import Augment
         from graft.models.configured import preprocessing_of
+        from graft.review.evaluated_images import augmented as augmented_images
         from graft.review.evaluated_images import labelled
 
+        if augmented and part != "train":
+            raise ConfigError(f"pictures(part={part!r}, augmented=True): only training images are augmented.")
         splits = self.splits()
+        if augmented:
+            cfg = typed(self.config, TrainConfig)
+            augment, preprocessing = Augment.of(plain(cfg.augment)), preprocessing_of(self.config)
+            return augmented_images(splits.train, splits.classes, preprocessing, augment, cfg.seed, count, columns)
         return labelled(splits.parts()[part], splits.classes, preprocessing_of(self.config), part, count, columns)
 
 

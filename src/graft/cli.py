@@ -215,7 +215,8 @@ def _group_and_option(file: str) -> tuple[str, str]:
     from graft.config import conf_dir
 
     parts = file.split("/")
-    depth = next((n for n in range(len(parts) - 1, 0, -1) if (conf_dir() / "/".join(parts[:n])).is_dir()), 0)
+    most = parts.index("") if "" in parts else len(parts) - 1  # an option that is an absolute path begins there
+    depth = next((n for n in range(most, 0, -1) if (conf_dir() / "/".join(parts[:n])).is_dir()), 0)
     return ("/".join(parts[:depth]), "/".join(parts[depth:])) if depth else (file.rpartition("/")[0], parts[-1])
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 import graft
 from graft.config.fields import keys_of
@@ -118,3 +119,19 @@ def test_null_for_an_optional_group_is_allowed() -> None:
 def test_an_option_that_looks_like_a_number_is_only_unknown(option: str) -> None:
     with pytest.raises(ConfigError, match=f"model={option}: there is no such model"):
         graft.compose(f"model={option}")
+
+
+def test_inspect_takes_a_data_set_a_run_or_a_file(tmp_path: Path) -> None:
+    photos, run, file = tmp_path / "photos", tmp_path / "run", tmp_path / "weights.pth"
+    photos.mkdir()
+    (run / "checkpoints").mkdir(parents=True)
+    file.touch()
+    for path, key, value in ((photos, "data.root", photos), (run, "checkpoint", run), (file, "checkpoint", file)):
+        config = graft.compose(str(path), task="inspect").config
+        assert OmegaConf.select(config, key) == str(value)
+        assert ("sources.folder" in config.data._target_) == (path == photos)
+
+
+def test_a_folder_in_place_of_a_data_set_is_answered_with_the_keys_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^data={tmp_path}: .* Did you mean data=folder data.root={tmp_path}\?"):
+        graft.compose(f"data={tmp_path}")

@@ -146,12 +146,12 @@ def test_a_training_gpu_crops_its_resident_images_without_worker_processes(
         return ImageDataModule(splits, Preprocessing(16, 18), MOVED, **settings)
 
     expected = module(num_workers=0).train_dataloader()
-    key = module().pixels_of("train", 0)
+    key, _ = module().pixels_of("train", 0)
     monkeypatch.setattr(ImageDataModule, "_on_gpu", lambda self: True)
     monkeypatch.setattr(ImageDataModule, "_device_for", lambda self, size: CPU)
     data = module()
     assert data.cached_bytes == sum(3 * width * height for width, height in SIDES) + 2 * 3 * 16 * 16
-    assert data.pixels_of("train", 0) != key, "resized elsewhere"
+    assert data.pixels_of("train", 0)[0] != key, "resized elsewhere"
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, CroppedDataset)
     assert (loader.num_workers, loader.pin_memory) == (0, False)
@@ -164,7 +164,7 @@ def test_a_training_gpu_crops_its_resident_images_without_worker_processes(
     full = module()
     assert isinstance(full.train_dataloader().dataset, FileDataset)
     assert full.train_dataloader().num_workers == 2
-    assert full.pixels_of("train", 0) == key
+    assert full.pixels_of("train", 0)[0] == key
 
 
 def test_custom_transforms_of_crops_on_a_device_equal_those_of_files(images: ImageSet) -> None:

@@ -1,6 +1,7 @@
 """Batches of stored features equal the features that were stored, for the requested epoch and images."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch
-from graft.data.feature_batches import FeatureBatch, FeatureDataset, Features, FeatureTable, Layout
+from graft.data.feature_batches import FeatureBatch, FeatureDataset, Features, FeatureTable, Layout, Segment
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
@@ -23,7 +24,9 @@ def stored(folder: Path, name: str, *tensors: Tensor) -> Features:
     files = [folder / f"{name}{number}" for number, _ in enumerate(tensors)]
     for layout, file, tensor in zip(layouts, files, tensors, strict=True):
         file.write_bytes(layout.to_bytes(tensor))
-    return Features(name, files, layouts, len(tensors[0]))
+    count = len(tensors[0])
+    rows = np.stack([np.zeros(count, dtype=np.int64), np.arange(count)], 1)
+    return Features(name, layouts, [Segment(tuple(files), count)], rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64])
@@ -43,6 +46,14 @@ def test_batches_of_features_equal_the_stored_ones_in_the_same_memory_format(
         assert one.is_contiguous(memory_format=form)
         one.zero_()
         assert torch.equal(features.pick(order)[0], tensor[order]), "a batch is a copy"
+
+
+def test_a_batch_is_gathered_from_several_segments(tmp_path: Path) -> None:
+    tensor = torch.randn(6, 4)
+    segments = [stored(tmp_path, name, tensor[part]).segments[0] for name, part in (("a", [5, 0, 3]), ("b", [1, 2, 4]))]
+    rows = np.array([(0, 1), (1, 0), (1, 1), (0, 2), (1, 2), (0, 0)])
+    order = torch.tensor([2, 5, 2, 0])
+    assert torch.equal(Features("", [Layout.of(tensor)], segments, rows).pick(order)[0], tensor[order])
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +110,21 @@ def test_padding_has_no_label(tmp_path: Path) -> None:
 
 
 def test_the_description_contains_everything_that_decides_the_pixels(data: ImageDataModule, tmp_path: Path) -> None:
-    assert data.pixels_of("train", 0) != data.pixels_of("train", 1), "another augmentation"
-    assert data.pixels_of("val", 0) == data.pixels_of("val", 1)
+    assert data.pixels_of("train", 0)[0] != data.pixels_of("train", 1)[0], "another augmentation"
+    assert data.pixels_of("val", 0)[0] == data.pixels_of("val", 1)[0] == data.pixels_of("train", None)[0]
     file = tmp_path / "picture"
     file.write_bytes(b"abc")
     images = ImageSet(["picture"], np.array([0]), paths=[file])
     before = images.fingerprint()
     assert images.fingerprint() == before
+    large = tmp_path / "large"
+    large.write_bytes(bytes(100_000))
+    one, copy = ImageSet(["a"], np.array([0]), paths=[large]), ImageSet(["b"], np.array([1]), paths=[large])
+    assert one.identities() == copy.identities(), "whatever its name and label"
+    with large.open("r+b") as content:
+        content.seek(10_000)  # between the blocks that the fingerprint reads
+        content.write(b"x")
+    assert ImageSet(["a"], np.array([0]), paths=[large]).identities() != one.identities()
     file.write_bytes(b"abd")
     assert images.fingerprint() != before, "the same size, written later"
 
@@ -124,3 +143,17 @@ def test_a_view_has_the_augmentation_of_its_epoch(data: ImageDataModule) -> None
         seen = torch.cat([batch.images for batch in loader])
         images = data._images("train")
         assert torch.equal(seen, torch.stack([images[epoch, index][0] for index in range(7)]))
+
+
+@pytest.mark.parametrize("resident_gb", [0, 1])
+def test_an_image_is_augmented_alike_in_every_split_that_trains_on_it(
+    data: ImageDataModule, resident_gb: float
+) -> None:
+    options = {"batch_size": 4, "num_workers": 0, "seed": 2, "resident_gb": resident_gb}
+    few = replace(data.splits, train=data.splits.train.select([6, 2, 4]))
+    some, all_ = (ImageDataModule(each, data.preprocessing, data.augment, **options) for each in (few, data.splits))
+    whole = torch.cat([batch.images for batch in all_.in_order("train", 5, 3)])
+    assert torch.equal(torch.cat([batch.images for batch in some.in_order("train", 5, 3)]), whole[[6, 2, 4]])
+    rows = np.array([4, 1])
+    part = ImageDataModule(data.splits, data.preprocessing, data.augment, **options)
+    assert torch.equal(torch.cat([batch.images for batch in part.in_order("train", 5, 3, rows)]), whole[[4, 1]])

@@ -171,7 +171,7 @@ def test_any_folder_is_split_completely_evenly_and_independently_of_the_listing_
         except DataError as error:
             refused = str(error)
         if refused:
-            assert f"but data.shots={options['shots']} wants" in refused
+            assert f"but data.shots={options['shots']} needs" in refused
             return
         with any_order(chance):
             again = load_splits("folder", root=root, seed=seed, **options)

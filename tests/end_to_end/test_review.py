@@ -25,13 +25,13 @@ from graft.review.record import FILE, read_record
 
 CLASSES = ("<img src=x>", "a|b *c*", "개미")
 PICTURES = {
-    *board.GRIDS, "review/confusion", "review/acc_per_class", "review/calibration",
+    *board.GRIDS, "visuals/confusion", "visuals/acc_per_class", "visuals/calibration",
 }  # fmt: skip
 SCALARS = {
-    "train/loss", "train/acc", "train/loss_step", "train/acc_step", "val/loss", "val/acc", "val/ece", "test/loss",
-    "test/acc", "test/ece", "lr/features", "lr/head", "grad_norm/features", "grad_norm/head", "time/step_seconds",
-    "time/images_per_second", "epoch", *(f"final/{name}" for name in board.FINALS),
-    *(f"test/acc/{name}" for name in CLASSES),
+    "train/loss", "train/acc", "train/loss_step", "train/acc_step", "val/loss", "val/acc", "whole_run/val/ece",
+    "whole_run/test/ece", "watch/lr/features", "watch/lr/head", "watch/grad_norm/features", "watch/grad_norm/head",
+    "watch/time/step_seconds", "watch/time/images_per_second", "watch/epoch",
+    *(f"whole_run/{name}" for name in board.FINALS), *(f"whole_run/test/acc/{name}" for name in CLASSES),
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def run(outputs: Path) -> Finished:
 
 
 def events_of(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
     events.Reload()
     return events
 
@@ -81,7 +81,7 @@ def events(run: Finished) -> EventAccumulator:
 def test_every_run_has_the_same_tags(outputs: Path, events: EventAccumulator) -> None:
     assert set(events.Tags()["scalars"]) == SCALARS
     assert set(events.Tags()["images"]) == PICTURES
-    texts = {"config/text_summary", "layers/text_summary", "notes/text_summary"}
+    texts = {"config/text_summary", "layers/text_summary", "notes/text_summary", "custom_scalars__config__"}
     curves = {f"precision_recall/{name}" for name in CLASSES}
     assert {tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_")} == texts | curves
     assert events.Tags()["graph"], "asked for"
@@ -93,7 +93,9 @@ def test_every_figure_is_drawn_once_with_a_bounded_size(run: Finished, events: E
         (picture,) = events.Images(tag)
         assert len(picture.encoded_image_string) < 1_000_000
         assert min(picture.width, picture.height) > 40
-    assert sum(file.stat().st_size for file in (run.folder / "tensorboard").rglob("*")) < 4_000_000
+    assert (
+        sum(file.stat().st_size for name in ("events*", "projector/**/*") for file in run.folder.glob(name)) < 4_000_000
+    )
     assert (run.folder / FILE).stat().st_size < 2_000_000
 
 
@@ -101,13 +103,13 @@ def test_figures_have_the_step_of_the_best_checkpoint(run: Finished, events: Eve
     best = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
     for tag in PICTURES - {board.TRAIN_BATCH}:
         assert [picture.step for picture in events.Images(tag)] == [best], tag
-    (error,) = events.Scalars("val/ece")
+    (error,) = events.Scalars("whole_run/val/ece")
     assert error.step == best
 
 
 def test_the_final_metrics_equal_the_summary(run: Finished, events: EventAccumulator) -> None:
     for name in board.FINALS:
-        (final,) = events.Scalars(f"final/{name}")
+        (final,) = events.Scalars(f"whole_run/{name}")
         assert final.value == pytest.approx(run.summary["metrics"][name], rel=1e-6)
 
 
@@ -138,9 +140,11 @@ def test_review_none_logs_metrics_without_figures(outputs: Path, tmp_path: Path)
     tags = events_of(run.folder).Tags()
     assert not tags["images"]
     assert not tags["tensors"]
-    assert set(tags["scalars"]) == {name for name in SCALARS if not re.match("final|grad_norm|time|.*ece", name)}
+    assert set(tags["scalars"]) == {
+        name for name in SCALARS if not re.match("whole_run/val|watch/grad_norm|watch/time|.*ece", name)
+    }
     assert not (run.folder / FILE).exists()
-    assert not (run.folder / "tensorboard" / "projector_config.pbtxt").exists()
+    assert not {"projector_config.pbtxt", "curves.png", "confusion.png"} & {file.name for file in run.folder.iterdir()}
 
 
 def test_a_failed_run_has_status_failed_in_hparams(outputs: Path, tmp_path: Path) -> None:
@@ -188,29 +192,29 @@ def asked(address: str, route: str, **body: Any) -> Any:
         return json.load(answer)
 
 
-RUNS = {"0.05/tensorboard", "0.0005/tensorboard"}
+RUNS = {"0.05", "0.0005"}
+"""TensorBoard calls a run by its folder."""
 
 
 def test_tensorboard_serves_every_kind_of_data(tensorboard: str) -> None:
     for plugin in ("images", "scalars", "pr_curves", "text"):
         assert set(asked(tensorboard, f"{plugin}/tags")) == RUNS
-    assert set(asked(tensorboard, "images/tags")["0.05/tensorboard"]) == PICTURES
+    assert set(asked(tensorboard, "images/tags")["0.05"]) == PICTURES
     assert set(asked(tensorboard, "projector/runs")) == RUNS
-    assert set(asked(tensorboard, "scalars/tags")["0.05/tensorboard"]) == SCALARS
+    assert set(asked(tensorboard, "scalars/tags")["0.05"]) == SCALARS
 
 
 def test_hparams_compares_runs_by_their_final_metrics(tensorboard: str, outputs: Path) -> None:
     experiment = asked(tensorboard, "hparams/experiment", experimentName="")
-    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [f"final/{name}" for name in board.FINALS]
-    first = [info["name"] for info in experiment["hparamInfos"][:6]]
-    assert "optimizer.lr" in first, "what was set for the run comes first"
-    columns = [{"metric": {"tag": "final/test/acc"}}]
+    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [f"whole_run/{name}" for name in board.FINALS]
+    assert [info["name"] for info in experiment["hparamInfos"] if info.get("differs")] == ["optimizer.lr"]
+    columns = [{"metric": {"tag": "whole_run/test/acc"}}]
     options = {"startIndex": 0, "sliceSize": 9, "colParams": columns, "allowedStatuses": ["STATUS_SUCCESS"]}
     groups = asked(tensorboard, "hparams/session_groups", experimentName="", **options)["sessionGroups"]
     shown = {group["hparams"]["optimizer.lr"]: values_of(group) for group in groups}
     for lr in (0.05, 0.0005):
         summary = json.loads((outputs / f"{lr:g}" / "summary.json").read_text())
-        assert shown[lr]["final/test/acc"] == pytest.approx(summary["metrics"]["test/acc"])
+        assert shown[lr]["whole_run/test/acc"] == pytest.approx(summary["metrics"]["test/acc"])
 
 
 def values_of(group: dict[str, Any]) -> dict[str, float]:
@@ -218,8 +222,9 @@ def values_of(group: dict[str, Any]) -> dict[str, float]:
 
 
 SHOWN = {  # page: what must be on it
-    "images": ["tag: review/gradcam", "tag: review/confusion"],  # twelve on its first page
-    "scalars": ["grad_norm"],
+    "images": ["tag: visuals/gradcam", "tag: visuals/confusion"],  # twelve on its first page
+    "scalars": ["watch"],
+    "custom_scalars": ["Learning curves", "accuracy"],
     "pr_curves": ["precision_recall/개미", "precision_recall/<img src=x>"],
     "text": ["tag: layers/text_summary"],
     "hparams": ["test/acc", "optimizer.lr"],

@@ -35,15 +35,18 @@ def test_a_run_writes_all_files(run: Finished) -> None:
     left = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
     assert {"summary.json", "metrics.csv", "train.log", ".hydra/config.yaml", ".hydra/overrides.yaml"} <= left
     assert {"checkpoints/best.ckpt", "checkpoints/last.ckpt"} <= left
-    assert any(name.startswith("tensorboard/events") for name in left)
-    assert {path.name for path in run.folder.iterdir()} == {
+    assert any(name.startswith("events.out.tfevents") for name in left)
+    assert {path.name for path in run.folder.iterdir() if not path.name.startswith("events")} == {
+        "curves.png",
+        "confusion.png",
+        "projector",
+        "projector_config.pbtxt",
         "summary.json",
         "metrics.csv",
         "review.npz",
         "train.log",
         ".hydra",
         "checkpoints",
-        "tensorboard",
     }
 
 
@@ -70,7 +73,7 @@ def test_csv_and_tensorboard_have_equal_metrics_with_the_baseline_at_step_0(run:
     rows = list(csv.DictReader((run.folder / "metrics.csv").open()))
     assert rows[0]["step"] == "0"
     assert float(rows[0]["val/acc"]) < 0.4, "an untrained network knows nothing"
-    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events = EventAccumulator(str(run.folder))
     events.Reload()
     for name in ("val/acc", "val/loss", "train/loss", "train/acc"):
         logged = {event.step: event.value for event in events.Scalars(name)}

@@ -62,7 +62,7 @@ class Workplace:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path)
 
 
@@ -116,27 +116,27 @@ def test_the_summary_says_what_was_cached(cached: SimpleNamespace, shared: Workp
     assert cached.cache["folder"] == str(shared.cache / FEATURES)
     assert parts(cached).keys() == {"train", "val", "test"}
     train = parts(cached)["train"]
-    assert (train["cut"], train["views"], train["computed"]) == ("avgpool/flatten", 1, True)
+    assert (train["cut"], train["views"], train["computed"]) == ("avgpool/flatten", 1, 90)
     assert train["bytes"] == 90 * 256 * 4
     assert 0 < train["seconds"] <= cached.cache["seconds"]
 
 
 def test_runs_with_different_heads_and_rates_share_the_features(cached: SimpleNamespace, shared: Workplace) -> None:
     other = shared.fit("other", "seed=5", "data.val_fraction=0", "optimizer.lr=0.5", "trainer.test=true")
-    assert not parts(other)["test"]["computed"], "the same test images, for any seed"
+    assert not any(entry["computed"] for entry in parts(other).values()), "the same images in other splits"
     again = shared.fit("again", "optimizer.lr=0.5", "optimizer=adamw", "data.batch_size=7")
     assert not any(entry["computed"] for entry in parts(again).values())
 
 
-def test_with_one_view_per_epoch_augmented_training_is_the_same(workplace: Workplace) -> None:
-    both = [workplace.fit(name, "augment=imagenet", *extra) for name, *extra in (("on", "cache.views=9"), ("off",))]
+def test_with_one_view_per_epoch_augmented_training_is_the_same(place: Workplace) -> None:
+    both = [place.fit(name, "augment=imagenet", *extra) for name, *extra in (("on", "cache.views=9"), ("off",))]
     assert parts(both[0])["train"]["views"] == 4, "no more than there are epochs"
     assert "train" not in parts(both[1]), "that would change what it sees"
-    assert parts(both[1])["val"]["computed"] is False
+    assert parts(both[1])["val"]["computed"] == 0
     assert_same(*both)
 
 
-def test_fewer_views_than_epochs_alternate(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_views_than_epochs_alternate(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[int, torch.Tensor] = {}
     step = TransferModule.training_step
 
@@ -146,18 +146,51 @@ def test_fewer_views_than_epochs_alternate(workplace: Workplace, monkeypatch: py
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(TransferModule, "training_step", watched)
-    run = workplace.fit("run", "augment=basic", "cache.views=3", "trainer.max_epochs=5")
+    run = place.fit("run", "augment=basic", "cache.views=3", "trainer.max_epochs=5")
     assert parts(run)["train"]["views"] == 3
     assert [torch.equal(seen[epoch], seen[epoch % 3]) for epoch in range(5)] == [True] * 5
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_gradual_unfreezing_uses_features_while_layers_are_frozen(workplace: Workplace) -> None:
+def test_one_view_is_the_image_without_augmentation_and_shares_its_features(place: Workplace) -> None:
+    plain = place.fit("plain")
+    one = place.fit("one", "augment=imagenet", "cache.views=1")
+    assert not any(entry["computed"] for entry in parts(one).values())
+    assert any("without augmentation (cache.views=1)" in note for note in one.notes)
+    assert equal(plain, one)
+
+
+def test_a_strategy_sets_the_default_number_of_views(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "graft")
+    words = ("augment=basic", "strategy.cached_views=all", "trainer.max_epochs=2")
+    assert parts(place.fit("default", *words))["train"]["views"] == 2
+    assert "2 augmented views of each image" in caplog.text
+    assert "cache=none trains on images" in caplog.text
+    assert "train" not in parts(place.fit("images", *words, "cache.views=null"))
+    with pytest.raises(ConfigError, match=r"cache\.views=all and trainer\.max_epochs=-1 disagree"):
+        place.config(*words, "trainer.max_epochs=-1", "trainer.max_steps=5")
+
+
+def test_folds_and_shots_share_the_augmented_views_of_the_images_that_they_share(place: Workplace) -> None:
+    words = ("augment=imagenet", "cache.views=2", "trainer.max_epochs=2", "data.folds=3")
+    runs = [place.fit(f"fold{fold}", *words, f"data.fold={fold}") for fold in range(3)]
+    rows = [parts(run)["train"]["rows"] for run in runs]
+    images = {index for run in runs for index in [parts(run)["val"]["rows"]]}
+    assert parts(runs[0])["train"]["computed"] == rows[0]
+    assert sum(parts(run)["train"]["computed"] for run in runs) < rows[0] + 2 * max(images) + 3, "each view once"
+    few = place.fit("few", *words, "data.fold=0", "data.shots=5")
+    assert parts(few)["train"] | {"rows": 20} == parts(few)["train"]
+    assert not any(entry["computed"] for entry in parts(few).values())
+    plain = place.fit("plain", *words, "data.fold=2", "cache=none")
+    assert_same(runs[2], plain)
+
+
+def test_gradual_unfreezing_uses_features_while_layers_are_frozen(place: Workplace) -> None:
     overrides = ("strategy=gradual", "freeze.every=2", "callbacks.ema=0.9")
-    both = [workplace.fit(name, *overrides, *extra) for name, *extra in (("on",), ("off", "cache=none"))]
+    both = [place.fit(name, *overrides, *extra) for name, *extra in (("on",), ("off", "cache=none"))]
     assert parts(both[0])["train"]["epochs"] == [0, 1]
     assert_same(*both)
-    frozen = workplace.fit("frozen")
+    frozen = place.fit("frozen")
     assert not equal(both[0], frozen, names="features.0.weight"), "it trains from epoch 2 on"
 
 
@@ -165,34 +198,34 @@ LINEAR = "model.classifier=linear"
 """A head without BatchNorm."""
 
 
-def test_dropout_above_the_cut_is_drawn_identically(workplace: Workplace) -> None:
-    on, off = (workplace.fit(mode, LINEAR, "model.dropout=0.5", f"cache={mode}") for mode in ("features", "none"))
-    assert (parts(on)["train"]["cut"], parts(on)["val"]["cut"]) == ("avgpool/flatten", "classifier.0")
+def test_dropout_above_the_cut_is_drawn_identically(place: Workplace) -> None:
+    on, off = (place.fit(mode, LINEAR, "model.dropout=0.5", f"cache={mode}") for mode in ("features", "none"))
+    assert (parts(on)["train"]["cut"], parts(on)["val"]["cut"]) == ("avgpool/flatten", "avgpool/flatten")
     for key, tensor in on.weights.items():
         torch.testing.assert_close(tensor, off.weights[key], rtol=0, atol=1e-5)
 
 
-def test_computed_and_cached_features_give_bit_identical_runs(workplace: Workplace) -> None:
+def test_computed_and_cached_features_give_bit_identical_runs(place: Workplace) -> None:
     overrides = ("augment=basic", "cache=features", "callbacks.ema=0.5", "trainer.precision=bf16-mixed")
-    first, second = workplace.fit("first", *overrides), workplace.fit("second", *overrides)
-    assert (parts(first)["train"]["computed"], parts(second)["train"]["computed"]) == (True, False)
+    first, second = place.fit("first", *overrides), place.fit("second", *overrides)
+    assert (parts(first)["train"]["computed"], parts(second)["train"]["computed"]) == (360, 0)
     assert parts(first)["train"]["bytes"] == 4 * 90 * 256 * 2, "bf16, four views"
     assert any("4 augmented views" in note for note in first.notes)
     assert equal(first, second)
 
 
 def test_features_that_do_not_fit_are_not_cached_and_a_note_says_so(
-    workplace: Workplace, caplog: pytest.LogCaptureFixture
+    place: Workplace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "graft")
-    run = workplace.fit("run", "cache.max_gb=5e-5", "trainer.max_epochs=1")
+    run = place.fit("run", "cache.max_gb=5e-5", "trainer.max_epochs=1")
     assert parts(run).keys() == {"val"}
     assert "92.2 kB of features (90 train images at avgpool/flatten) do not fit into cache.max_gb=5e-05" in caplog.text
     with pytest.raises(ConfigError, match=r"cache=features: .* do not fit into cache\.max_gb"):
-        workplace.fit("asked", "cache=features", "cache.max_gb=5e-5")
+        place.fit("asked", "cache=features", "cache.max_gb=5e-5")
 
 
-def test_a_full_disk_does_not_stop_training(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_stop_training(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     obtain = FeatureCache._provide
 
@@ -204,7 +237,7 @@ def test_a_full_disk_does_not_stop_training(workplace: Workplace, monkeypatch: p
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     monkeypatch.setattr(FeatureCache, "_provide", on_a_full_disk)
-    run = workplace.fit("run", "trainer.max_epochs=1")
+    run = place.fit("run", "trainer.max_epochs=1")
     assert run.cache is None
     assert any("cannot be kept" in note and "File too large" in note for note in run.notes)
     assert run.epochs == 1
@@ -212,7 +245,7 @@ def test_a_full_disk_does_not_stop_training(workplace: Workplace, monkeypatch: p
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
 def test_a_cache_that_this_user_cannot_write_to_is_named_and_does_not_stop_training(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     provide = FeatureCache._provide
 
@@ -224,67 +257,67 @@ def test_a_cache_that_this_user_cannot_write_to_is_named_and_does_not_stop_train
             os.seteuid(0)
 
     monkeypatch.setattr(FeatureCache, "_provide", as_nobody)
-    run = workplace.fit("run", "trainer.max_epochs=1")
+    run = place.fit("run", "trainer.max_epochs=1")
     assert (run.cache, run.epochs) == (None, 1)
     [note] = [note for note in run.notes if "cannot be kept" in note]
-    assert f"paths.cache={workplace.cache}" in note
+    assert f"paths.cache={place.cache}" in note
     assert "Permission denied for user nobody" in note
     assert [record.levelname for record in caplog.records if note in record.getMessage()] == ["WARNING"]
 
 
-def test_a_file_in_place_of_the_cache_is_named_and_does_not_stop_training(workplace: Workplace) -> None:
-    workplace.cache.write_text("notes")
-    run = workplace.fit("run", "trainer.max_epochs=1")
+def test_a_file_in_place_of_the_cache_is_named_and_does_not_stop_training(place: Workplace) -> None:
+    place.cache.write_text("notes")
+    run = place.fit("run", "trainer.max_epochs=1")
     assert run.cache is None
-    assert any(f"paths.cache={workplace.cache}" in note for note in run.notes)
-    assert workplace.cache.read_text() == "notes"
+    assert any(f"paths.cache={place.cache}" in note for note in run.notes)
+    assert place.cache.read_text() == "notes"
 
 
-def test_the_log_suggests_cached_views(workplace: Workplace, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_suggests_cached_views(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "graft")
-    workplace.fit("run", "augment=basic", "trainer.max_epochs=5", "trainer.limit_train_batches=1")
+    place.fit("run", "augment=basic", "trainer.max_epochs=5", "trainer.limit_train_batches=1")
     assert "cache.views=4" not in caplog.text, "an epoch of one batch would not gain"
-    workplace.fit("more", "augment=basic", "trainer.max_epochs=5")
+    place.fit("more", "augment=basic", "trainer.max_epochs=5")
     assert "4 passes through the frozen layers instead of 5" in caplog.text
 
 
-def test_networks_without_a_frozen_prefix_train_unchanged(workplace: Workplace) -> None:
-    run = workplace.fit("run", "freeze=custom", "freeze.patterns=['*bias']", "trainer.max_epochs=1")
+def test_networks_without_a_frozen_prefix_train_unchanged(place: Workplace) -> None:
+    run = place.fit("run", "freeze=custom", "freeze.patterns=['*bias']", "trainer.max_epochs=1")
     assert run.cache is None
     with pytest.raises(ConfigError, match="cache=features: no frozen layer comes before the first that trains"):
-        workplace.fit("asked", "freeze=custom", "freeze.patterns=['*bias']", "cache=features")
+        place.fit("asked", "freeze=custom", "freeze.patterns=['*bias']", "cache=features")
 
 
-def test_impossible_combinations_are_refused(workplace: Workplace) -> None:
-    for overrides, message in {
+def test_impossible_combinations_are_refused(place: Workplace) -> None:
+    for overrides, said in {
         ("strategy=finetune",): "cache=features and freeze=none disagree",
         ("augment.mixup=0.2",): r"cache=features and augment\.mixup=0\.2 disagree",
-        ("data=folder", f"data.root={workplace.folder}"): r"paths\.cache=.* is in data\.root",
+        ("data=folder", f"data.root={place.folder}"): r"paths\.cache=.* is in data\.root",
         ("cache.views=0",): r"cache\.views=0",
         ("cache.max_gb=0",): r"cache\.max_gb=0",
         ("cache.mode=feature",): r"Did you mean features\?",
     }.items():
-        with pytest.raises(ConfigError, match=message):
-            workplace.config("cache=features", *overrides)
+        with pytest.raises(ConfigError, match=said):
+            place.config("cache=features", *overrides)
 
 
-def test_nothing_is_written_into_the_users_image_folder(workplace: Workplace) -> None:
+def test_nothing_is_written_into_the_users_image_folder(place: Workplace) -> None:
     for number in range(12):
-        file = workplace.folder / "photos" / "ab"[number % 2] / f"{number}.png"
+        file = place.folder / "photos" / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (20 * number, 0, 0)).save(file)
-    before = sorted((workplace.folder / "photos").rglob("*"))
-    photos = ("data=folder", f"data.root={workplace.folder}/photos", f"paths.cache={workplace.folder}/photos/cache")
+    before = sorted((place.folder / "photos").rglob("*"))
+    photos = ("data=folder", f"data.root={place.folder}/photos", f"paths.cache={place.folder}/photos/cache")
     with pytest.raises(ConfigError, match=r"paths\.cache=.*: is in data\.root"):
-        workplace.fit("run", *photos, "trainer.max_epochs=1")
-    assert sorted((workplace.folder / "photos").rglob("*")) == before
+        place.fit("run", *photos, "trainer.max_epochs=1")
+    assert sorted((place.folder / "photos").rglob("*")) == before
 
 
 def test_after_files_are_moved_between_classes_training_uses_the_right_features(
-    workplace: Workplace, shared_data: Path
+    place: Workplace, shared_data: Path
 ) -> None:
     """Of one size in bytes and one time of change, as photographs converted to bitmaps and unpacked from a zip are."""
-    root, flowers = workplace.folder / "photos", shared_data / "flower_photos"
+    root, flowers = place.folder / "photos", shared_data / "flower_photos"
     for name, other in (("daisy", "tulips"), ("tulips", "daisy")):
         (root / name).mkdir(parents=True)
         originals = [sorted((flowers / folder).glob("*"))[:24] for folder in (name, other)]
@@ -293,33 +326,34 @@ def test_after_files_are_moved_between_classes_training_uses_the_right_features(
             Image.open(originals[number % 2][number]).convert("RGB").resize((48, 48)).save(file)
             os.utime(file, (1e9, 1e9))
     words = ("data=folder", f"data.root={root}", "data.val_fraction=0.3", "trainer.max_epochs=2", "trainer.test=true")
-    wrong = workplace.fit("wrong", *words)
+    wrong = place.fit("wrong", *words)
     for number in range(1, 24, 2):
         one, two, aside = (root / name / f"{number}.bmp" for name in ("daisy", "tulips", "."))
         for source, target in ((one, aside), (two, one), (aside, two)):
             source.rename(target)
-    cached, plain = workplace.fit("cached", *words), workplace.fit("plain", *words, "cache=none")
-    assert [entry["computed"] for entry in parts(cached).values()] == [True] * 3
+    cached, plain = place.fit("cached", *words), place.fit("plain", *words, "cache=none")
+    assert [entry["computed"] for entry in parts(cached).values()] == [0] * 3, "the same images, under other names"
     assert_same(cached, plain)
     assert not equal(cached, wrong, names="classifier")
 
 
-def test_of_the_cache_options_only_views_distinguish_runs(workplace: Workplace) -> None:
-    configs = [workplace.config(*extra) for extra in ((), ("cache=none", "cache.max_gb=1"), ("cache.views=2",))]
-    chosen = [choices(plain(config), {}) for config in configs]  # type: ignore[arg-type]
-    assert chosen[0] == chosen[1]
-    assert {key for key in chosen[2] if chosen[2][key] != chosen[0][key]} == {"cache.views"}
+def test_of_the_cache_options_only_views_distinguish_runs(place: Workplace) -> None:
+    extras = ((), ("cache=none", "cache.max_gb=1"), ("cache.views=2",))
+    configs = [place.config("augment=basic", *extra) for extra in extras]
+    told = [choices(plain(config), {}) for config in configs]  # type: ignore[arg-type]
+    assert told[0] == told[1]
+    assert {key for key in told[2] if told[2][key] != told[0][key]} == {"cache.views"}
 
 
-def test_mixed_images_and_limited_batches_pass_through_the_whole_network(workplace: Workplace) -> None:
-    mixed = workplace.fit("mixed", "augment.mixup=0.2", "trainer.max_epochs=2")
+def test_mixed_images_and_limited_batches_pass_through_the_whole_network(place: Workplace) -> None:
+    mixed = place.fit("mixed", "augment.mixup=0.2", "trainer.max_epochs=2")
     assert parts(mixed).keys() == {"val"}
-    limited = workplace.fit("limited", "trainer.limit_val_batches=1", "trainer.limit_train_batches=1")
+    limited = place.fit("limited", "trainer.limit_val_batches=1", "trainer.limit_train_batches=1")
     assert limited.cache is None
 
 
-def test_features_are_computed_batch_by_batch_and_the_images_are_released(workplace: Workplace) -> None:
-    config = workplace.config()
+def test_features_are_computed_batch_by_batch_and_the_images_are_released(place: Workplace) -> None:
+    config = place.config()
     splits = open_data(config)
     preprocessing = default_preprocessing(recipe_of(config), "bundled")
     data = ImageDataModule(splits, preprocessing, augment_of(config), batch_size=4)
@@ -330,8 +364,8 @@ def test_features_are_computed_batch_by_batch_and_the_images_are_released(workpl
     assert data._train_images is None
 
 
-def test_two_processes_share_one_cache(tmp_path: Path, workplace: Workplace) -> None:
-    one = workplace.fit("one", LINEAR, "optimizer.momentum=0", "cache=none", "trainer.max_epochs=2")
+def test_two_processes_share_one_cache(tmp_path: Path, place: Workplace) -> None:
+    one = place.fit("one", LINEAR, "optimizer.momentum=0", "cache=none", "trainer.max_epochs=2")
     two = succeeded(
         train(
             tmp_path / "two",
@@ -354,9 +388,9 @@ def test_two_processes_share_one_cache(tmp_path: Path, workplace: Workplace) -> 
 
 
 @pytest.mark.parametrize("resident_gb", [0, 1])
-def test_unreadable_images_do_not_shift_the_features_of_others(workplace: Workplace, resident_gb: float) -> None:
+def test_unreadable_images_do_not_shift_the_features_of_others(place: Workplace, resident_gb: float) -> None:
     """With data.on_error=skip others stand in for them, with their own labels: nothing for a store that runs share."""
-    photos = workplace.folder / "photos"
+    photos = place.folder / "photos"
     for label, name in enumerate(("a", "b")):
         (photos / name).mkdir(parents=True)
         for i in range(12):
@@ -366,11 +400,11 @@ def test_unreadable_images_do_not_shift_the_features_of_others(workplace: Workpl
     content[300:320] = bytes(20)  # neither the header nor the end of the file tells of it
     spoiled.write_bytes(content)
     words = ("data=folder", f"data.root={photos}", "data.on_error=skip", f"data.resident_gb={resident_gb}")
-    cached, plain = (workplace.fit(mode, *words, f"cache={mode}") for mode in ("auto", "none"))
+    cached, plain = (place.fit(mode, *words, f"cache={mode}") for mode in ("auto", "none"))
     assert cached.unreadable == plain.unreadable
     assert list(cached.unreadable) == ["a/5.png"]
     assert parts(cached) == {}
-    assert len(list((workplace.cache / FEATURES).glob("*/meta.json"))) == 1, (
+    assert len(list((place.cache / FEATURES).glob("*/meta.json"))) == 1, (
         "those to validate on, of which none is unreadable"
     )
     assert any("some images cannot be read" in note for note in cached.notes)

@@ -31,10 +31,13 @@ def cut_in(plan: TransferPlan, epoch: int, images: Tensor, *, training: bool) ->
 CUTS = {  # network, side of its images, policy, epoch: where training and evaluation are cut
     ("vgg_mini", 32, "backbone", 0): ("avgpool/flatten", "avgpool/flatten"),
     ("vgg11_bn", 64, "features", 0): ("avgpool/flatten", "avgpool/flatten"),
-    ("vgg11_bn", 64, "backbone", 0): ("classifier.5", "classifier.5"),  # its Dropout is frozen and does not fire
-    ("alexnet", 64, "gradual", 1): ("avgpool/flatten", "classifier.0"),  # a Dropout that fires, but not in evaluation
+    ("vgg11_bn", 64, "backbone", 0): (
+        "classifier.4",
+        "classifier.4",
+    ),  # before its Dropout, which is frozen and inactive
+    ("alexnet", 64, "gradual", 1): ("avgpool/flatten", "avgpool/flatten"),  # before a Dropout, active only in training
     ("resnet18", 64, "gradual", 1): ("layer3.1.relu", "layer3.1.relu"),
-    ("squeezenet1_1", 64, "backbone", 0): ("features.12", "classifier.0"),
+    ("squeezenet1_1", 64, "backbone", 0): ("features.12", "features.12"),
     ("densenet121", 64, "gradual", 1): ("features.transition3.pool", "features.transition3.pool"),
     ("inception_v3", 299, "gradual", 1): ("Mixed_6e + AuxLogits", "Mixed_6e"),
 }

@@ -55,14 +55,14 @@ def test_a_runs_row_in_hparams_has_typed_choices_final_metrics_and_its_status(su
     assert "ema" not in start
     experiment = metadata.parse_experiment_plugin_data(hparams(tmp_path, metadata.EXPERIMENT_TAG))
     assert [info.name for info in experiment.hparam_infos if info.differs] == ["seed"]
-    assert [info.name.tag for info in experiment.metric_infos][:2] == ["final/test/acc", "final/val/acc"]
+    assert [info.name.tag for info in experiment.metric_infos][:2] == ["whole_run/val/acc", "whole_run/test/acc"]
     end = metadata.parse_session_end_info_plugin_data(hparams(tmp_path, metadata.SESSION_END_INFO_TAG))
     assert end.status == (1 if success else 2)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]} == {
-        "final/test/acc": 0.75,
-        "final/val/acc": 0.5,
+        "whole_run/test/acc": 0.75,
+        "whole_run/val/acc": 0.5,
     }
 
 
@@ -82,7 +82,7 @@ def test_an_embedding_replaces_its_own_files_and_no_others(tmp_path: Path, capsy
         *(1, 0, labels, labels, labels, score, score, score[:, None], np.eye(2, dtype=np.float32), labels)
     )
     thumbnails = np.zeros((2, 4, 4, 3), np.uint8)
-    folder = tmp_path / "00000" / board.EMBEDDING
+    folder = tmp_path / board.PROJECTOR / board.EMBEDDING
     for part in ("first", "resumed", "resumed again"):
         writer = SummaryWriter(str(tmp_path))
         board.put_embedding(writer, predictions, thumbnails, ["a", "b"])

@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from graft.sweep.gpu_slots import Slot, claimed_slot, share
+from graft.sweep.job import swept_keys
 from graft.sweep.job_folders import job_folder
 
 
@@ -70,3 +72,11 @@ def test_files_of_others_in_the_temporary_folder_do_not_block_a_sweep(
     with claimed_slot(2, tmp_path / "sweep") as first, claimed_slot(2, tmp_path / "sweep") as second:
         assert first != second or first.cores is None
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_keys_of_a_sweep_are_those_of_its_command_and_of_its_search_space(tmp_path: Path) -> None:
+    words = ["model=vgg16", "optimizer.lr=0.1,0.01", "seed=range(0,3)", "data.root=/photos"]
+    OmegaConf.save({"hydra": {"overrides": {"task": words}}}, tmp_path / "multirun.yaml")
+    sweeper = OmegaConf.create({"params": {"optimizer.weight_decay": "interval(0,1)"}})
+    assert swept_keys(tmp_path, sweeper) == ("optimizer.lr", "seed", "optimizer.weight_decay")
+    assert swept_keys(tmp_path / "none", OmegaConf.create({})) == ()

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from graft.data.contents import IDENTITY
 from graft.data.feature_batches import Layout
-from graft.features.entries import FeatureRequest
+from graft.features.segments import FeatureRequest
 from graft.features.store import FeatureStore
 from graft.learning.checkpoint_writing import AtomicCheckpointIO
 from graft.system.files import remove_unfinished, sync, write_atomically, writing_atomically, writing_folder_atomically
@@ -63,9 +65,11 @@ def test_exported_files_survive_a_crash_once_written(tmp_path: Path, disk: Disk)
 def test_features_survive_a_crash_once_written(tmp_path: Path, disk: Disk) -> None:
     layout = Layout(torch.float32, (3,), False)
     store = FeatureStore(tmp_path, 1 << 20)
-    [stored] = store.obtain([FeatureRequest({}, [layout], 4, lambda: (row for row in [(torch.zeros(4, 3),)]))])
+    images = np.arange(4).astype(IDENTITY)
+    rows = lambda missing: (row for row in [(torch.zeros(4, 3),)])  # noqa: E731
+    [stored] = store.obtain([FeatureRequest({}, [layout], images, "", rows)])
     store.close()
-    folder = stored.files[0].parent
+    folder = stored.segments[0].files[0].parent
     for file in folder.iterdir():
         assert disk.would_keep(file, named=folder)
 

@@ -101,8 +101,8 @@ def test_the_test_uses_the_custom_view_and_the_summary_names_it(runs: dict[str, 
 
 
 def test_the_custom_figure_is_in_tensorboard(runs: dict[str, Any]) -> None:
-    events = EventAccumulator(str(runs["whole"].folder / "tensorboard"), size_guidance={"images": 0})
+    events = EventAccumulator(str(runs["whole"].folder), size_guidance={"images": 0})
     events.Reload()
-    assert events.Tags()["images"] == ["review/confidence"]
-    (figure,) = events.Images("review/confidence")
+    assert events.Tags()["images"] == ["visuals/confidence"]
+    (figure,) = events.Images("visuals/confidence")
     assert (figure.width, figure.height) == (300, 200)

@@ -160,7 +160,7 @@ def test_weights_without_a_head_or_names_are_refused(shared_weights: Path) -> No
     ("overrides", "words"),
     {
         "source=x.jpg": ["checkpoint", "model=vgg16"],
-        "source=x.jpg checkpoint=y model=vgg16": ["checkpoint=y", "model=vgg16", "disagree"],
+        "source=ONE checkpoint=y.pth model=vgg16": ["checkpoint=y.pth", "no checkpoint at", ".safetensors"],
         "model=vgg16": ["source is not set"],
         "model=vgg16 source=nowhere": ["source=nowhere", "no such file"],
         "model=vgg16 source=EMPTY": ["EMPTY", "no picture", ".jpg"],

@@ -75,7 +75,7 @@ def test_a_finished_run_without_last_checkpoint_is_not_retrained(tmp_path: Path)
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "checkpoints/best.ckpt", "tensorboard/events.mine"])
+@pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "checkpoints/best.ckpt", "events.out.tfevents.mine"])
 @pytest.mark.parametrize("resume", ["null", "auto"])
 def test_a_folder_with_other_files_is_refused(name: str, resume: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -5,6 +5,9 @@ from pathlib import Path
 FEATURES = "graft-features"
 """The folder in `paths.cache` that holds the feature cache."""
 
+COPIES = "graft-copies"
+"""The folder in `paths.cache` that holds descriptions of images, by which their copies are recognised."""
+
 
 def conf_dir() -> Path:
     """The folder of config groups: inside an installed package, else `conf/` of the checkout."""

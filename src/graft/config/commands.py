@@ -5,12 +5,15 @@ from typing import Any
 
 from graft.config.fields import Open, Parts, bounded, choice, literal, same_range
 from graft.config.schema import (
+    AugmentConfig,
     DataConfig,
     DownloadConfig,
+    FreezeConfig,
     MetricsConfig,
     ModelConfig,
     PathsConfig,
     PreprocessConfig,
+    StrategyConfig,
     ViewsConfig,
 )
 
@@ -50,7 +53,9 @@ class EvaluateDataConfig(Open):
     val_fraction: float | None = same_range(DataConfig, "val_fraction")
     fold: int | None = same_range(DataConfig, "fold")
     folds: int | None = same_range(DataConfig, "folds")
+    group_pattern: str | None = literal(None)
     on_error: str | None = None
+    duplicates: str | None = None
     resident_gb: float | None = same_range(DataConfig, "resident_gb")
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     """Values for training in the files of the group; ignored here, see EvaluateConfig.preprocess."""
@@ -61,6 +66,8 @@ class EvaluateConfig:
     """The whole configuration of `graft evaluate`."""
 
     checkpoint: str | None = literal(None)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
+    """The network of a state dict that does not name it; without a `_target_` there is none."""
     split: str = choice("test", "test", "val", "train", "all")
     tta: bool | None = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
@@ -84,7 +91,8 @@ class PredictConfig:
     source: Any = None
     checkpoint: str | None = literal(None)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
-    """A pretrained network instead of a checkpoint; without a `_target_` there is none."""
+    """A pretrained network instead of a checkpoint, or the network of a state dict; without a `_target_` there is
+    none."""
     topk: int = bounded(5, least=1)
     rows: int = bounded(10, least=0)
     output: str | None = literal(None)
@@ -111,7 +119,13 @@ class InspectConfig:
     sheets: int = bounded(100, least=0)
     per_sheet: int = bounded(48, least=1)
     folder: str = literal("outputs/inspect")
+    checkpoint: str | None = literal(None)
+    trust: list[str] = field(default_factory=list)
+    """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     download: DownloadConfig = field(default_factory=DownloadConfig)
@@ -127,6 +141,8 @@ class ExportConfig:
     """The whole configuration of `graft export`."""
 
     checkpoint: str | None = literal(None)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
+    """The network of a state dict that does not name it; without a `_target_` there is none."""
     format: FormatConfig = field(default_factory=FormatConfig)
     preprocess: bool = False
     images: int = bounded(32, least=2)

@@ -24,6 +24,7 @@ WITHOUT_EFFECT = (
     "data.download",
     "data.resident_gb",
     "cache.max_gb",
+    "strategy.cached_views",
     "trainer.log_every_n_steps",
 )
 """Keys that do not change the results of a run on a CPU; on a GPU, data.resident_gb changes how crops are rounded."""

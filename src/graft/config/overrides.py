@@ -6,17 +6,24 @@ Hydra's grammar reads `2024_10` and `1e5` as numbers and `true` as a boolean, an
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from graft.config import conf_dir
 from graft.config.fields import LITERAL, keys_of
+from graft.config.targets import arguments_of
 from graft.errors import ConfigError
 
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 
-POSITIONAL = {"predict": "source", "evaluate": "checkpoint", "export": "checkpoint", "compare": "runs"}
+POSITIONAL: Mapping[str, str | None] = {
+    "predict": "source",
+    "evaluate": "checkpoint",
+    "export": "checkpoint",
+    "compare": "runs",
+}
 """Command -> the key that an argument without a key sets, e.g. `graft predict photo.jpg`."""
 
 OPTIONS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd",
@@ -27,8 +34,9 @@ OPTIONS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", 
 def quote_literals(words: Sequence[str], task: str) -> list[str]:
     """Quote the values that Hydra would change or could not parse.
 
-    The value of a path or a name is text, except `null`, text in quotes or brackets, and with --multirun the commas and
-    functions of a sweep. The value of any other key is text if Hydra cannot parse it and it is the path of a file.
+    The value of a path, a name, or a text argument of a data source is text, except `null`, text in quotes or brackets,
+    `true` and `false` as arguments, and with --multirun the commas and functions of a sweep. The value of any other key
+    is text if Hydra cannot parse it and it is the path of a file.
     An argument without a key sets the key in `POSITIONAL`.
 
     Args:
@@ -41,7 +49,8 @@ def quote_literals(words: Sequence[str], task: str) -> list[str]:
     """
     words = _with_keys(words, task)
     sweep = any(word in ("-m", "--multirun", "hydra.mode=MULTIRUN") for word in words)
-    literal = (_quote_literal(word, task, sweep) for word in words)
+    texts = _text_arguments(words, task)
+    literal = (_quote_literal(word, task, sweep, texts) for word in words)
     return [*_target_options(words, task), *(word for word in literal if word is not None)]
 
 
@@ -56,6 +65,8 @@ def _with_keys(words: Sequence[str], task: str) -> list[str]:
     if not paths:
         return list(words)
     key, listed = POSITIONAL.get(task), " ".join(paths.values())
+    if task == "inspect":
+        key = _inspected(next(iter(paths.values())))
     if key is None:
         raise ConfigError(f"{listed}: not an override.\nWrite key=value; graft {task} --help lists the keys.")
     if any(word.startswith(f"{key}=") for word in words):
@@ -64,7 +75,16 @@ def _with_keys(words: Sequence[str], task: str) -> list[str]:
         raise ConfigError(f"{listed}: graft {task} takes one path.\nGive one, as {key}=PATH.")
     quoted = ",".join(_quoted(os.path.expanduser(path)) for path in paths.values())
     others = [word for index, word in enumerate(words) if index not in paths]
+    if key == "data.root" and not any(word.startswith("data=") for word in others):
+        others.insert(0, "data=folder")
     return [*others, f"{key}=[{quoted}]" if len(paths) > 1 else f"{key}={quoted}"]
+
+
+def _inspected(path: str) -> str:
+    """The key that a path sets in `graft inspect`: a data set if it is a folder without a run, else a checkpoint."""
+    folder = Path(path).expanduser()
+    is_run = (folder / "checkpoints").is_dir() or (folder / "summary.json").is_file()
+    return "data.root" if folder.is_dir() and not is_run else "checkpoint"
 
 
 def _target_options(words: Sequence[str], task: str) -> list[str]:
@@ -78,7 +98,20 @@ def _target_options(words: Sequence[str], task: str) -> list[str]:
     ]
 
 
-def _quote_literal(word: str, task: str, sweep: bool) -> str | None:
+def _text_arguments(words: Sequence[str], task: str) -> frozenset[str]:
+    """Keys of the arguments of the chosen data source that take text."""
+    values = dict(word.lstrip("+").partition("=")[::2] for word in words if "=" in word)
+    target = values.get("data._target_")
+    if target is None:
+        from omegaconf import OmegaConf
+
+        file = conf_dir() / "data" / f"{values.get('data', _defaults(task).get('data'))}.yaml"
+        target = str(OmegaConf.select(OmegaConf.load(file), "_target_")) if file.is_file() else ""
+    arguments = arguments_of(target) if any(key.startswith("data.") for key in values) and "." in target else None
+    return frozenset(f"data.{name}" for name in arguments.text) if arguments is not None else frozenset()
+
+
+def _quote_literal(word: str, task: str, sweep: bool, texts: Collection[str]) -> str | None:
     key, _, value = word.partition("=")
     name = key.lstrip("+")
     if name == "trainer.devices" and not sweep and re.fullmatch(r"\[\d*(,\d+)*\]|\d+(,\d+)+", value):
@@ -95,7 +128,9 @@ def _quote_literal(word: str, task: str, sweep: bool) -> str | None:
     exists = os.path.lexists(path)
     if not exists and (value == "null" or value[0] in "'\"[{"):
         return word
-    if name not in _literal_keys(task):
+    if name in texts and value in ("true", "false"):
+        return word
+    if name not in _literal_keys(task) and name not in texts:
         named = exists or value.startswith("~/") or next(glob.iglob(path, recursive=True), None) is not None
         return f"{key}={_quoted(path)}" if named and _parse(value) is None else word
     if sweep and not exists:

@@ -100,7 +100,9 @@ RUN: dict[str, dict[str, Check]] = {
         "val_fraction": number(0, 1),
         "fold": optional(integer(0, MOST)),
         "folds": optional(integer(2, MOST)),
+        "group_pattern": optional(literal()),
         "on_error": among("raise", "skip"),
+        "duplicates": among("keep", "drop", "group"),
     },
     "paths": {"data": literal()},
     "trainer": {

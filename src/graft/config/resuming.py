@@ -76,6 +76,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.max_epochs": Rule(_longer, length=True),
     "trainer.max_steps": Rule(_longer, length=True),
     "data.root": Rule("the images are read from the new folder; they must be the same"),
+    "data.table": Rule("the labels are read from the new table; images and labels must be the same"),
     "data.on_error": Rule("unreadable images are handled in the new way from now on"),
     "trainer.accelerator": Rule(ROUNDING),
     "trainer.precision": Rule(ROUNDING),

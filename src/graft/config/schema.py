@@ -17,7 +17,7 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 class ModelConfig(Part):
     """`_target_`: class or function that builds the network; called with its arguments and `num_classes`."""
 
-    own: ClassVar[tuple[str, ...]] = ("weights", "head_from", "gradient_clip_val")
+    own: ClassVar[tuple[str, ...]] = ("weights", "classes", "keep_head", "head_from", "gradient_clip_val")
     name: str | None = MISSING
     """Name of the network in its library; for a custom network its name in summaries, by default that of the target."""
     weights: str | None = literal("default")
@@ -32,6 +32,11 @@ class ModelConfig(Part):
     """Side of the input in pixels; null: the network's own."""
     average_pool: int | None = bounded(None, least=0, most=1024)
     """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+    classes: Any = None
+    """Names of the classes of a weight file that does not contain them, by index: a list, or a file with one per
+    line."""
+    keep_head: bool = False
+    """Keep the head of the weights, whose classes must be those of the data in the same order; false: a new head."""
     head_from: Any = None
     """Class -> class or classes of the weights that initialise its row of the new head: {ants: ant, bees: bee}."""
     gradient_clip_val: float | None = bounded(None, above=0)
@@ -75,8 +80,14 @@ class DataConfig(Open):
     """With folds=K: index (0 to K - 1) of the part of the non-test images to validate on."""
     folds: int | None = bounded(None, least=2)
     """K-fold cross-validation, swept with -m 'data.fold=range(0,5)' data.folds=5; null: the set's own split."""
+    group_pattern: str | None = literal(None)
+    """Regular expression with one (group), searched for in the path of each image relative to data.root, e.g.
+    '^(patient[0-9]+)_': no group is in two splits or folds."""
     on_error: str = choice("raise", "raise", "skip")
     """Unreadable images: "raise" stops before the first step with a list, "skip" excludes them and logs a note."""
+    duplicates: str = choice("keep", "keep", "drop", "group")
+    """Images of which (near) copies are in training and in validation or test: "keep" logs a note, "drop" removes them
+    from training, "group" draws splits that keep copies together."""
     resident_gb: float = bounded(2.0, least=0, infinite=True)
     """Sets whose decoded images need at most this memory, in 2**30 bytes, are decoded once and kept in memory."""
     horizontal_flip: float = bounded(0.5, least=0, most=1)
@@ -103,6 +114,8 @@ class StrategyConfig:
     batch_norm_statistics: str = choice("update", "update", "keep")
     """Running mean and variance of the BatchNorm layers that weights were loaded for: "update" averages them over the
     training batches, "keep" leaves them as they are (evaluation mode), while weight and bias train."""
+    cached_views: int | str | None = bounded(None, least=1, words=("all",))
+    """Default of cache.views for this strategy."""
 
 
 @dataclass
@@ -274,7 +287,11 @@ class ReviewConfig:
     measures: bool = True
     """Gradient norm of each parameter group, step time and images per second."""
     texts: bool = True
-    """The configuration, the layer table and HPARAMS."""
+    """The configuration, the layer table, the combined learning curves and HPARAMS."""
+    pictures: bool = True
+    """curves.png and confusion.png in the run's folder."""
+    layers: str = choice("groups", "groups", "full")
+    """Table of layers in the log: one row per parameter group ("groups"), and the parameters that train ("full")."""
     figures: FiguresConfig = field(default_factory=FiguresConfig)
     images: int = bounded(16, least=0)
     """Images of the first training batch, of the validation and of the test set."""
@@ -319,8 +336,10 @@ class CacheConfig:
     """"auto" (only where results do not change), "features" (or an error with the reason), "none"."""
     max_gb: float = bounded(10.0, above=0, infinite=True)
     """Size limit of the features in paths.cache, in 2**30 bytes; the least recently used are removed."""
-    views: int | None = bounded(None, least=1)
-    """Augmented views of each training image, used in turn; null: 4 with cache=features, none with cache=auto."""
+    views: int | str | None = bounded(II("strategy.cached_views"), least=1, words=("all",))
+    """Cached views of each augmented training image, used in turn: 1 is the image without augmentation, "all" as many
+    as there are epochs. null: training images are not cached with cache=auto, and in 4 views with cache=features.
+    Default: the strategy's cached_views."""
 
 
 @dataclass

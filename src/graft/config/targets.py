@@ -28,11 +28,13 @@ class Arguments:
         names: parameters that can be passed by keyword, in order.
         required: those without a default.
         any: whether it has **kwargs.
+        text: those annotated with str, and perhaps bool or None, but nothing else.
     """
 
     names: tuple[str, ...]
     required: tuple[str, ...] = ()
     any: bool = False
+    text: tuple[str, ...] = ()
 
 
 def short_name(target: str) -> str:
@@ -326,8 +328,15 @@ def _parameters(arguments: ast.arguments, skip: int) -> Arguments:
     required += [
         each.arg for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
     ]
-    names = [each.arg for each in (*positional, *arguments.kwonlyargs)]
-    return Arguments(tuple(names[skip:]), tuple(required[skip:]), arguments.kwarg is not None)
+    each = [*positional, *arguments.kwonlyargs][skip:]
+    names, text = (each.arg for each in each), (each.arg for each in each if _is_text(each.annotation))
+    return Arguments(tuple(names), tuple(required[skip:]), arguments.kwarg is not None, tuple(text))
+
+
+def _is_text(annotation: ast.expr | None) -> bool:
+    """Whether an annotation is str, or a union of str with bool or None."""
+    kinds = set() if annotation is None else set(ast.unparse(annotation).replace(" ", "").split("|"))
+    return "str" in kinds and kinds <= {"str", "bool", "None"}
 
 
 def _module(name: str) -> _Module | None:

@@ -39,7 +39,7 @@ class Augment:
             `_partial_: true` the target itself, is called with the image, a uint8 tensor [3, S, S] on the CPU, and
             returns one of the same type and shape. Numbers that it draws from the global generators of torch, NumPy
             and Python depend on (seed, epoch, image) alone. It gets `seed`,
-            `epoch` and `index` (of the image in the training set) if it has parameters of these names.
+            `epoch` and `index` (a number of the image, from its name) if it has parameters of these names.
 
             A transform with a method `batch` is called through it instead, with images uint8 [B, 3, S, S] and, by
             name, with those of `seed`, `epoch` and `indices` (int64 [B], NumPy) that it takes. The images are on the

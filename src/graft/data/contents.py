@@ -1,10 +1,10 @@
-"""Hashes of the contents of files, of samples of large files, cheap enough for a million files."""
+"""Hashes of the contents of files: of samples of large files, cheap enough for a million, and of whole files."""
 
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from graft.data.packed import Packed
 from graft.system.cpu import available_cores
+from graft.system.files import open_regular
 
 CHUNK = 1024
 """Files per task of the thread pool."""
@@ -28,6 +29,9 @@ ROW = np.dtype([("size", "<i8"), ("changed", "<i8"), ("digest", "V16")])
 
 UNREADABLE = bytes(16)
 """The digest of an unreadable file."""
+
+IDENTITY = np.dtype("S16")
+"""The hash of a whole file; null if it cannot be read. NumPy sorts and compares this type."""
 
 Rows = npt.NDArray[np.void]
 
@@ -47,6 +51,24 @@ def contents(paths: Sequence[Path], known: Rows | None = None) -> Rows:
         for number, found in enumerate(pool.map(_rows, jobs)):
             rows[number * CHUNK : number * CHUNK + len(found)] = found
     return rows
+
+
+def identities(paths: Sequence[Path]) -> npt.NDArray[np.bytes_]:
+    """Hash of the whole content of each file, `IDENTITY` [N]; reads about a gigabyte per second and core."""
+    found = np.zeros(len(paths), IDENTITY)
+    strings = paths.strings() if isinstance(paths, Packed) else map(str, paths)
+    with ThreadPoolExecutor(min(32, 4 * available_cores()), "identities") as pool:  # they wait for the disk
+        for start, digests in pool.map(lambda job: (job[0], [*map(_identity, job[1])]), _chunks(strings)):
+            found[start : start + len(digests)] = digests
+    return found
+
+
+def _identity(path: str) -> bytes:
+    try:
+        with open_regular(Path(path)) as file:
+            return file_digest(file, sha256).digest()[:16]
+    except OSError:
+        return UNREADABLE
 
 
 def _chunks(strings: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

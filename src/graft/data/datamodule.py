@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.datasets import Batch, FileDataset, Sample, collate, decode_cached
 from graft.data.decoding import decode_readable
 from graft.data.feature_batches import FeatureBatch, FeatureDataset, FeatureTable
-from graft.data.images import ImageSet
+from graft.data.images import ImageSet, draw_keys
 from graft.data.loader import ResumableLoader
 from graft.data.parcels import Parcel, pack
 from graft.data.preprocessing import Preprocessing
@@ -140,11 +141,17 @@ class ImageDataModule(TrainingData):
         """A loader of "train", "val" or "test" in order, without augmentation."""
         return self._eval_loader(self._eval_dataset(part))
 
-    def in_order(self, part: str, epoch: int, batch_size: int) -> ResumableLoader:
-        """A loader of all images of a split, in order, augmented as in `epoch`; not distributed over processes."""
-        dataset = self._images(part)
-        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=False)
-        sampler.set_epoch(epoch)
+    def in_order(
+        self, part: str, epoch: int | None, batch_size: int, rows: npt.NDArray[np.int64] | None = None
+    ) -> ResumableLoader:
+        """A loader of the images at the indices `rows` of a split (None: all), in that order; not distributed.
+
+        Training images are augmented as in `epoch`, unless it is None.
+        """
+        order = list(range(len(self.splits.parts()[part]))) if rows is None else rows.tolist()
+        dataset = self._some_images(part, order, augmented=part == "train" and epoch is not None)
+        sampler = EpochSampler(len(order), seed=self.seed, shuffle=False, order=order)
+        sampler.set_epoch(epoch or 0)
         return self._loader(dataset, sampler, batch_size, keep_workers=False)
 
     def training_images(self, epoch: int, indices: Sequence[int]) -> Tensor:
@@ -164,21 +171,28 @@ class ImageDataModule(TrainingData):
         )
         return torch.from_numpy(pixels[np.setdiff1d(rows, unread)]).permute(0, 3, 1, 2)
 
-    def pixels_of(self, part: str, epoch: int) -> dict[str, Any]:
-        """Plain values that determine every pixel of `in_order(part, epoch)`, for the key of a cache."""
-        values: dict[str, Any] = {
-            "images": self.splits.parts()[part].fingerprint(),
-            "preprocessing": self.preprocessing.to_dict(),
-        }
-        if part == "train" and self.augment != Augment():
+    def pixels_of(self, part: str, epoch: int | None) -> tuple[dict[str, Any], npt.NDArray[np.bytes_]]:
+        """What determines every pixel of `in_order(part, epoch)`, for the key of a cache.
+
+        Returns:
+            (plain values common to all images, identity of each image in `graft.data.contents.IDENTITY`): augmented
+            images differ from their copies under another name, because they are augmented differently.
+        """
+        images = self.splits.parts()[part]
+        identities = images.identities()
+        values: dict[str, Any] = {"preprocessing": self.preprocessing.to_dict()}
+        if part == "train" and epoch is not None and self.augment != Augment():
             values["augment"] = asdict(self.augment) | {"random_resized_crop": self.augment.resized_crop_ranges()}
             if self.augment.transforms:
                 values["transforms"] = CustomTransforms(self.augment, self.seed).source_digests()
             values["least"] = self._min_side
             if not self.augment.batchable:
                 values["resized_on"] = "cpu" if self._crop_device() is None else "gpu"
-            values["draws"] = {"seed": self.seed, "epoch": epoch, "version": 1}
-        return values
+            values["draws"] = {"seed": self.seed, "epoch": epoch, "version": 2}
+            pairs = zip(identities.tolist(), draw_keys(images.names).tolist(), strict=True)
+            found = [sha256(identity.ljust(16, b"\0") + key.to_bytes(4)).digest()[:16] for identity, key in pairs]
+            identities = np.array(found, identities.dtype)
+        return values, identities
 
     def use_features(self, part: str, table: FeatureTable) -> None:
         """Make the loaders of `part` yield features in the epochs for which `table` has them."""
@@ -232,6 +246,19 @@ class ImageDataModule(TrainingData):
             self._train_images = self._train_dataset()
         return self._train_images
 
+    def _some_images(self, part: str, only: Sequence[int], *, augmented: bool) -> Images:
+        """The images of a split, augmented or as in evaluation; those not at the indices `only` are not decoded."""
+        images = self.splits.parts()[part]
+        if not augmented and len(only) == len(images):
+            return self._eval_dataset(part)
+        if not augmented:
+            return self._eval_datasets.get(id(images)) or self._read_eval_dataset(part, images, only)
+        if len(only) == len(images):
+            return self._images(part)
+        if not self.augment.batchable and self._crop_device() is not None:  # the GPU crops all or none
+            return self._images(part)
+        return self._train_images or self._train_dataset(only)
+
     def _eval_dataset(self, part: str) -> Images:
         """The images of a split without augmentation; shared by splits with the same images."""
         images = self.splits.parts()[part]
@@ -245,18 +272,31 @@ class ImageDataModule(TrainingData):
             return self._decoded("training", images, self.augment, only)
         images = replace(images, min_side=self._min_side)
         read: ImageSet | CachedImages = images
-        if self._cache_bytes is not None:
+        keys = draw_keys(images.names)
+        if self._cache_bytes is not None and only is None:
             read = CachedImages(images, self._cache_bytes)
-            device = self._crop_device() if only is None else None
+            device = self._crop_device()
             if device is not None:
                 decode_cached(read)
                 sources = readable_sources(read, self.unreadable)
                 if sources is not None:
                     return CroppedDataset(
-                        read, sources, self.preprocessing, augment=self.augment, seed=self.seed, device=device
+                        read,
+                        sources,
+                        self.preprocessing,
+                        augment=self.augment,
+                        seed=self.seed,
+                        device=device,
+                        keys=keys,
                     )
         return FileDataset(
-            read, self.preprocessing, augment=self.augment, seed=self.seed, unreadable=self.unreadable, replace=True
+            read,
+            self.preprocessing,
+            augment=self.augment,
+            seed=self.seed,
+            unreadable=self.unreadable,
+            replace=True,
+            keys=keys,
         )
 
     @cached_property
@@ -292,11 +332,12 @@ class ImageDataModule(TrainingData):
             augment=augment,
             seed=self.seed,
             device=self._device_for(pixels.nbytes),
+            keys=draw_keys(images.names),
         )
 
-    def _read_eval_dataset(self, name: str, images: ImageSet) -> Images:
+    def _read_eval_dataset(self, name: str, images: ImageSet, only: Sequence[int] | None = None) -> Images:
         if name in self.resident:
-            return self._decoded(name, images, None)
+            return self._decoded(name, images, None, only)
         return FileDataset(images, self.preprocessing, unreadable=self.unreadable)
 
     def _eval_loader(

@@ -1,4 +1,4 @@
-"""Images in batches, augmented by a pure function of (seed, epoch, index)."""
+"""Images in batches, augmented by a pure function of (seed, epoch, image)."""
 
 import contextlib
 from collections.abc import Sequence
@@ -53,11 +53,12 @@ class FileDataset(Dataset[Sample]):
     Args:
         images: the images, decoded each time or cached.
         preprocessing: resizing and cropping in evaluation.
-        augment: augmentation by (seed, epoch, index); None in evaluation.
+        augment: augmentation by (seed, epoch, key of the image); None in evaluation.
         seed: of the run.
         unreadable: handles images that cannot be read; None: they are an error.
         replace: replace an unreadable image by another, as in training, rather than by padding, as in evaluation; it is
-            augmented with the random parameters of the requested index.
+            augmented with the random parameters of the requested image.
+        keys: of the images, see `graft.data.images.draw_keys`, int64 [N]; None: their indices.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class FileDataset(Dataset[Sample]):
         seed: int = 0,
         unreadable: UnreadableImages | None = None,
         replace: bool = False,
+        keys: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        self.keys = np.arange(len(images)) if keys is None else keys
         self.images, self.size = images, preprocessing.input_size
         self.unreadable, self.replace = unreadable, replace
         self._eval_transform = eval_transform(preprocessing)
@@ -83,7 +86,10 @@ class FileDataset(Dataset[Sample]):
         picture, index = self._load(requested if requested == PADDING else requested % len(self))
         if picture is None:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
-        image = self._augmenter.picture(picture, epoch, requested) if self._augmenter else self._eval_transform(picture)
+        if self._augmenter is None:
+            return self._eval_transform(picture), int(self.images.labels[index]), index
+        (key_of_image,) = keys_of_repetitions(self.keys, np.array([requested])).tolist()
+        image = self._augmenter.picture(picture, epoch, key_of_image)
         return image, int(self.images.labels[index]), index
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
@@ -128,6 +134,17 @@ def epoch_and_indices(keys: Sequence[Key]) -> tuple[int, npt.NDArray[np.int64]]:
     if any(other != epoch for other, _ in pairs):
         raise ValueError("a batch belongs to one epoch")
     return epoch, np.array([index for _, index in pairs], dtype=np.int64)
+
+
+def keys_of_repetitions(keys: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The augmentation keys of requested indices, which differ for the repetitions of an image in an epoch, int64 [B].
+
+    Args:
+        keys: of the N images, in [0, 2**32).
+        indices: i + r N for the r-th repetition of image i.
+    """
+    repetitions, rows = np.divmod(indices, len(keys))
+    return keys[rows] + (repetitions << 32)
 
 
 def _pair(key: Key) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from graft.data.images import ImageSet
 from graft.data.sources.base import Source
-from graft.data.splits import Splits, few_shot, stratified_fold, stratified_fraction
+from graft.data.splits import Splits, few_shot, grouped_fraction, stratified_fold, stratified_fraction
 from graft.errors import DataError
 
 VALIDATE_ON_TEST = "Add images, or set data.val_fraction=0 to validate on the test split."
@@ -70,15 +70,23 @@ def _draw_fold(source: Source, pool: ImageSet, fold: int, folds: int, seed: int)
 def _draw_test(source: Source) -> tuple[ImageSet, ImageSet]:
     """(rest, test images) of a set without published splits; the test images do not depend on the run's seed."""
     assert source.test_fraction is not None
-    kept, drawn = stratified_fraction(
-        source.train.labels,
-        source.test_fraction,
-        source.split_seed,
-        key="data.test_fraction",
-        way_out="Add images.",
-        classes=source.classes,
+    return _draw_fraction(
+        source, source.train, source.test_fraction, source.split_seed, "data.test_fraction", "Add images."
     )
-    return source.train.select(kept), source.train.select(drawn)
+
+
+def _draw_fraction(
+    source: Source, images: ImageSet, fraction: float, seed: int, key: str, way_out: str
+) -> tuple[ImageSet, ImageSet]:
+    """(rest, drawn) images: `fraction` of each class, or about that of whole groups."""
+    if source.group_of is None:
+        rest, drawn = stratified_fraction(
+            images.labels, fraction, seed, key=key, way_out=way_out, classes=source.classes
+        )
+    else:
+        groups = list(map(source.group_of, images.names))
+        rest, drawn = grouped_fraction(images.labels, groups, fraction, seed, key=key, classes=source.classes)
+    return images.select(rest), images.select(drawn)
 
 
 def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_fraction: float) -> Splits:
@@ -97,8 +105,9 @@ def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_
     classes, notes = source.classes, list(source.notes)
     train, val, test = source.train, source.val, source.test
     _require_images(classes, train)
-    if source.test_fraction is not None and shots is not None:
+    if source.test_fraction is not None and source.test_on_rest and shots is not None:
         kept, rest = few_shot(train.labels, shots, seed, classes=classes)
+        rest = _without_groups_of(source, rest, kept)
         _require_test_images(train, kept, shots, classes)
         train, test, shots = train.select(kept), train.select(rest), None
         val = test
@@ -106,7 +115,7 @@ def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_
     elif source.test_fraction is not None:
         train, test = _draw_test(source)
     if val is None and (val_fraction > 0 or test is None):
-        train, val = _draw_validation(train, val_fraction, seed, classes)
+        train, val = _draw_validation(source, train, val_fraction, seed)
     if val is None:
         val = test
         notes.append(f"the {len(val or ())} test images serve as validation images too (data.val_fraction=0)")
@@ -123,24 +132,55 @@ def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_
     for part, images in (("validation", val), ("test", test)):
         if not len(images):
             raise DataError(f"no {part} images.")
-    absent = [name for name, count in zip(classes, test.counts(len(classes)), strict=True) if not count]
-    if absent:
-        notes.append(f"no test images of {', '.join(absent)}")
+    for part, images in (("validation", val), ("test", test)):
+        absent = [name for name, count in zip(classes, images.counts(len(classes)), strict=True) if not count]
+        if absent and not (part == "validation" and val is test):
+            notes.append(f"no {part} images of {', '.join(absent)}")
     return Splits(classes=classes, train=train, val=val, test=test, notes=tuple(notes), root=root)
 
 
-def _draw_validation(
-    train: ImageSet, val_fraction: float, seed: int, classes: Sequence[str]
-) -> tuple[ImageSet, ImageSet]:
+def _draw_validation(source: Source, train: ImageSet, val_fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     if val_fraction == 0:
         raise DataError(
             "data.val_fraction=0 leaves nothing to validate or test on: the data set has no such images.\n"
             "Set data.val_fraction=0.1, or provide a val or test folder."
         )
-    rest, drawn = stratified_fraction(
-        train.labels, val_fraction, seed, key="data.val_fraction", way_out=VALIDATE_ON_TEST, classes=classes
-    )
-    return train.select(rest), train.select(drawn)
+    return _draw_fraction(source, train, val_fraction, seed, "data.val_fraction", VALIDATE_ON_TEST)
+
+
+def _without_groups_of(source: Source, indices: list[int], kept: list[int]) -> list[int]:
+    """`indices` without the images whose group has one among `kept`."""
+    if source.group_of is None:
+        return indices
+    names = source.train.names
+    groups = {source.group_of(names[index]) for index in kept}
+    return [index for index in indices if source.group_of(names[index]) not in groups]
+
+
+def require_whole_groups(splits: Splits, group_of: Callable[[str], str]) -> str:
+    """A note with the number of groups of each split.
+
+    Raises:
+        DataError: a group has images in two splits; names it.
+    """
+    split_of: dict[str, str] = {}
+    counts = {}
+    parts = splits.parts()
+    if splits.val is splits.test:
+        parts = {"train": splits.train, "val and test": splits.val}
+    for name, part in parts.items():
+        groups = set(map(group_of, part.names))
+        divided = sorted(group for group in groups if group in split_of)
+        if divided:
+            more = f" and {len(divided) - 1:,} more groups" if len(divided) > 1 else ""
+            raise DataError(
+                f"group {divided[0]}{more}: has images in {split_of[divided[0]]} as well as in {name}, as the data set "
+                "is published.\nMove its images to one of them, or leave the groups out."
+            )
+        split_of |= dict.fromkeys(groups, name)
+        counts[name] = len(groups)
+    listed = ", ".join(f"{count:,} in {name}" for name, count in counts.items())
+    return f"{len(split_of):,} groups, none in two splits: {listed}"
 
 
 def _require_images(classes: Sequence[str], train: ImageSet) -> None:

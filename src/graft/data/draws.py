@@ -1,6 +1,7 @@
-"""Random parameters of data augmentation, a pure function of (seed, epoch, image index).
+"""Random parameters of data augmentation, a pure function of (seed, epoch, key of the image).
 
-They do not depend on the batch, the number of workers or the order of the images, and use no global generator.
+They do not depend on the batch, the number of workers or the order of the images, and use no global generator. The key
+is a hash of the image's name (`graft.data.images.draw_keys`), so folds and shots augment an image alike.
 """
 
 import math

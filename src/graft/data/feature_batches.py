@@ -67,14 +67,16 @@ class Layout:
         rows = batch.permute(0, 2, 3, 1) if self.channels_last else batch
         return rows.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
-    def map(self, file: Path, count: int) -> Tensor:
-        """The `count` rows in `file`, memory-mapped, so that they are read when they are used."""
-        rows = torch.from_file(str(file), shared=False, size=count * prod(self.shape), dtype=self.dtype)
-        return rows.view(count, *self.shape)
+    def map(self, file: Path, count: int) -> npt.NDArray[np.uint8]:
+        """The `count` rows in `file`, [count, row_bytes], memory-mapped, so that they are read when they are used."""
+        return np.memmap(file, np.uint8, "r", shape=(count, self.row_bytes))
 
-    def pick(self, rows: Tensor, indices: Tensor) -> Tensor:
-        """A batch of the rows at `indices`, in the memory format of the network."""
-        batch = rows[indices]
+    def gather(self, segments: Sequence[npt.NDArray[np.uint8]], rows: Sequence[Sequence[int]]) -> Tensor:
+        """A batch of `rows`, each (segment, row in it), in the memory format of the network."""
+        batch = torch.empty(len(rows), *self.shape, dtype=self.dtype)
+        content = batch.view(-1).view(torch.uint8).view(len(rows), -1).numpy()
+        for position, (segment, row) in enumerate(rows):
+            content[position] = segments[segment][row]
         return batch.permute(0, 3, 1, 2) if self.channels_last else batch
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,28 +84,48 @@ class Layout:
         return {"dtype": str(self.dtype), "shape": list(self.shape), "channels_last": self.channels_last}
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Files with the features of some images, one row for each.
+
+    Attributes:
+        files: one for each tensor at the cut.
+        count: number of rows.
+    """
+
+    files: tuple[Path, ...]
+    count: int
+
+
 class Features:
-    """The features of N images, in files.
+    """The features of N images, in the rows of one or more segments.
 
     Args:
         cut: name of the part of the network that takes them as input.
-        files: one for each tensor at the cut.
-        layouts: of the files.
-        count: N.
+        layouts: of each tensor at the cut.
+        segments: files with the rows.
+        rows: (segment, row in it) of each image, int64 [N, 2].
     """
 
-    def __init__(self, cut: str, files: Sequence[Path], layouts: Sequence[Layout], count: int) -> None:
-        self.cut, self.files, self.layouts, self.count = cut, tuple(files), tuple(layouts), count
-        self.rows: list[Tensor] | None = None
+    def __init__(
+        self, cut: str, layouts: Sequence[Layout], segments: Sequence[Segment], rows: npt.NDArray[np.int64]
+    ) -> None:
+        self.cut, self.layouts, self.segments = cut, layouts, segments
+        self.rows = rows
+        self._mapped: list[list[npt.NDArray[np.uint8]]] | None = None
 
     def pick(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The tensors at the cut for the images at `indices`."""
-        if self.rows is None:
-            self.rows = [layout.map(file, self.count) for layout, file in zip(self.layouts, self.files, strict=True)]
-        return tuple(layout.pick(rows, indices) for layout, rows in zip(self.layouts, self.rows, strict=True))
+        """The tensors at the cut for the images at `indices`, each [B, ...]."""
+        if self._mapped is None:
+            self._mapped = [
+                [layout.map(segment.files[number], segment.count) for segment in self.segments]
+                for number, layout in enumerate(self.layouts)
+            ]
+        rows = self.rows[indices.numpy()].tolist()
+        return tuple(layout.gather(mapped, rows) for layout, mapped in zip(self.layouts, self._mapped, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "rows": None}  # each process maps the files itself
+        return {**self.__dict__, "_mapped": None}  # each process maps the files itself
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ import hashlib
 import io
 import os
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
-from graft.data.contents import contents
+from graft.data.contents import IDENTITY, Rows, contents, identities
 from graft.data.packed import Packed
 from graft.errors import UnreadableImage
 from graft.system.files import NotARegularFile, open_regular
@@ -291,14 +292,47 @@ class ImageSet:
             digest.update(f"{self.pixels.shape}".encode())
             digest.update(np.ascontiguousarray(self.pixels).data)
         if self.paths is not None:
-            rows = contents(self.paths, self.__dict__.get("_contents"))
-            object.__setattr__(self, "_contents", rows)
+            rows = self._contents_of_files()
             for field in ("size", "digest", *(("changed",) if times else ())):
                 digest.update(np.ascontiguousarray(rows[field]).tobytes())
+
+    def _contents_of_files(self) -> Rows:
+        rows = contents(self.paths or (), self.__dict__.get("_contents"))
+        object.__setattr__(self, "_contents", rows)
+        return rows
+
+    def samples(self) -> npt.NDArray[np.bytes_]:
+        """Hash of samples of the content of each image, S32 [N]: equal for copies, and rarely for other images.
+
+        It costs what `fingerprint` does, and once for both.
+        """
+        if self.pixels is not None:
+            return self.identities().astype("S32")
+        rows = self._contents_of_files()
+        return np.array([b"%d %s" % (row["size"], row["digest"].tobytes().hex()[:20].encode()) for row in rows], "S32")
+
+    def identities(self) -> npt.NDArray[np.bytes_]:
+        """Hash of the content of each image, S16 [N]: equal for copies, regardless of their names; null if unreadable.
+
+        Files are read completely, once for this object.
+        """
+        if self.pixels is not None:
+            shape = str(self.pixels.shape[1:]).encode()
+            found = [hashlib.sha256(shape + image.tobytes()).digest()[:16] for image in self.pixels]
+            return np.array(found, IDENTITY)
+        if "_identities" not in self.__dict__:
+            object.__setattr__(self, "_identities", identities(self.paths or ()))
+        return cast("npt.NDArray[np.bytes_]", self.__dict__["_identities"])
 
     def counts(self, num_classes: int) -> list[int]:
         """Number of images of each of the `num_classes` classes."""
         return np.bincount(self.labels, minlength=num_classes).tolist()
+
+
+def draw_keys(names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """A number in [0, 2**32) for each image, from its name, that determines its augmentation (`graft.data.draws`)."""
+    strings = names.strings() if isinstance(names, Packed) else names
+    return np.array([zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in strings], dtype=np.int64)
 
 
 def _selected(values: Sequence[T], indices: npt.NDArray[np.int64]) -> Sequence[T]:

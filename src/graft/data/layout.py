@@ -68,11 +68,11 @@ def _visible(folder: Path | str) -> Iterator[tuple[str, str, bool]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith(".") and entry.name.lower() not in JUNK:
-                is_folder = _is_folder(entry)
-                yield _normalised(entry.name) + "/" * is_folder, entry.name, is_folder
+                folder_ = is_folder(entry)
+                yield _normalised(entry.name) + "/" * folder_, entry.name, folder_
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder or a link to one; a link that cannot be followed is not."""
     try:
         return entry.is_dir()
@@ -84,28 +84,48 @@ NOT_READ = "image format that is not read"
 NO_IMAGE = "not an image"
 NOT_IN_SET = "not part of the data set"
 
+NO_NAME = "without an image"
+NO_FILE = "without a file"
+NO_LABEL = "without a label"
+NO_SPLIT = "without a split"
+REPEATED = "repeating another row"
+CONTRADICTION = "rows that contradict each other"
 
-def unused_files(root: Path, paths: Sequence[Path]) -> list[tuple[str, str]]:
+UNUSED = {
+    **dict.fromkeys((NOT_READ, NO_IMAGE, NOT_IN_SET), ("file", "files")),
+    **dict.fromkeys((NO_NAME, NO_FILE, NO_LABEL, NO_SPLIT, REPEATED), ("row", "rows")),
+    CONTRADICTION: ("image", "images"),
+}
+"""Reason why a file, or a row of a table, is not used -> what it is called, one and several."""
+
+
+def unused_files(
+    root: Path, paths: Sequence[Path], *, searched: Sequence[str] | None = None, described: Sequence[Path] = ()
+) -> list[tuple[str, str]]:
     """(POSIX path relative to `root`, reason) of each visible file that is not in a data set, sorted by path.
 
     Args:
         root: folder of the data set.
         paths: of its images; if they are not in `root`, nothing is listed.
+        searched: folders in `root` to look at; None: all of it.
+        described: further files of the data set, e.g. its table.
     """
-    unused: list[tuple[str, str]] = []
-    images: list[tuple[str, str]] = []
-    for name, path, _ in _all_files(str(root), "", set()):
+    found: list[tuple[str, str, str]] = []
+    images = 0
+    begins = [(root, "")] if searched is None else [(root / name, f"{name}/") for name in searched]
+    own = {os.path.abspath(path) for path in described}
+    for name, path, _ in (each for start, prefix in begins for each in _all_files(str(start), prefix, set())):
+        if own and os.path.abspath(path) in own:
+            continue
         ending = os.path.splitext(name)[1].lower()
-        if ending in EXTENSIONS:
-            images.append((name, path))
-        else:
-            unused.append((name, NOT_READ if ending in OTHER_IMAGES else NO_IMAGE))
-    if len(images) != len(paths):
-        used = set(paths.strings() if isinstance(paths, Packed) else map(str, paths))
-        if used.isdisjoint(path for _, path in images):
-            return []
-        unused += [(name, NOT_IN_SET) for name, path in images if path not in used]
-    return sorted(unused)
+        reason = NOT_IN_SET if ending in EXTENSIONS else NOT_READ if ending in OTHER_IMAGES else NO_IMAGE
+        images += reason == NOT_IN_SET
+        found.append((name, path, reason))
+    if images == len(paths):  # all of them are used
+        return sorted((name, reason) for name, _, reason in found if reason != NOT_IN_SET)
+    used = set(map(os.path.normpath, paths.strings() if isinstance(paths, Packed) else map(str, paths)))
+    unused = [(name, reason) for name, path, reason in found if os.path.normpath(path) not in used]
+    return sorted(unused) if len(unused) < len(found) else []
 
 
 def class_folders(folder: Path) -> dict[str, Path]:

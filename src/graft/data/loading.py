@@ -1,22 +1,23 @@
 """Locating, downloading, reading and splitting the data set of a source."""
 
+import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from graft.config.targets import TARGET, accepts
-from graft.data.division import divide, with_fold
+from graft.data.division import divide, require_whole_groups, with_fold
 from graft.data.images import ImageSet
-from graft.data.layout import read_as_found, unused_files
-from graft.data.sources import ResolvedSource, check_source, resolve_source
+from graft.data.layout import UNUSED, read_as_found, unused_files
+from graft.data.sources import ResolvedSource, check_source, resolve_source, suggest_data
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
-from graft.errors import ConfigError, DataError, GraftError, NotAvailable
+from graft.errors import ConfigError, DataError, GraftError, NotAvailable, did_you_mean
 from graft.system import archives, downloads
 
 
@@ -29,8 +30,10 @@ def load_splits(
     val_fraction: float = 0.1,
     fold: int | None = None,
     folds: int | None = None,
+    group_pattern: str | None = None,
     download: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    prepare: Callable[[Source], Source] = lambda source: source,
 ) -> Splits:
     """The training, validation and test images of a data set.
 
@@ -43,35 +46,108 @@ def load_splits(
             images of its own; 0: validate on the test images.
         fold, folds: validate on fold `fold` (from 0) of `folds` folds of all images that are not test images, and train
             on the others; without test images of its own, the set is also tested on the fold. None: no folds.
+        group_pattern: regular expression whose group in the name of an image is the image's group, e.g.
+            "^(cam[0-9]+)_"; no group is in two splits. None: the groups of the source, if it has any.
         download: whether to download a data set that is not in `root`.
         arguments: of the source.
+        prepare: called with the published data set before it is split, e.g. to group its images.
 
     Raises:
         ConfigError: an unknown source or argument (names the nearest), or a value out of range.
         NotAvailable: the data set is not in `root` and cannot be downloaded.
         DataError: no images, a single class, a class with too few images, or an unknown layout.
     """
-    resolved = check_source(source, arguments or {})
+    arguments = arguments or {}
+    resolved = check_source(source, arguments)
     _check_numbers(shots, val_fraction)
     _check_fold(fold, folds)
+    pattern = checked_group_pattern(group_pattern)
+    root = _folder(resolved, root, arguments)
     if not resolved.embedded:
         ensure(source, root, download)
+    published = _published(resolved, root, seed, arguments)
+    try:
+        if pattern is not None:
+            published = _grouped(published, pattern)
+        published = prepare(published)
+        folded = published if folds is None else with_fold(published, fold or 0, folds, seed)
+        splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
+        if published.group_of is not None:
+            splits = replace(splits, notes=(*splits.notes, require_whole_groups(splits, published.group_of)))
+        return _with_unused(replace(splits, source=published.fingerprint()), published, shots)
+    except DataError as error:
+        key = f"data={resolved.name}" if root is None else f"data.root={root}"
+        raise DataError(f"{key}: {error}") from error
+
+
+def _published(resolved: ResolvedSource, root: Path | None, seed: int, arguments: Mapping[str, Any]) -> Source:
+    """What the source function returns.
+
+    Raises:
+        ConfigError: no Source.
+        DataError: what the function reads cannot be read.
+    """
     supplied = {name: value for name, value in (("root", root), ("seed", seed)) if accepts(resolved.target, name)}
     try:
-        published = resolved.function(**supplied, **(arguments or {}))
+        published = resolved.function(**supplied, **arguments)
     except OSError as error:
         raise DataError(f"data.root={root}: {error.filename} cannot be read ({error.strerror}).") from error
     if not isinstance(published, Source):
         raise ConfigError(
             f"data.{TARGET}={resolved.target}: returned a {type(published).__name__}, not a graft.data.sources.Source."
         )
+    return published
+
+
+def _folder(resolved: ResolvedSource, root: Path | None, arguments: Mapping[str, Any]) -> Path | None:
+    """The folder of a data set: `root`, unless the source's module finds it by the source's arguments."""
+    find = getattr(resolved.module, "find", None)
+    found: Path | None = find(root, arguments) if find else root
+    return found
+
+
+def checked_group_pattern(pattern: str | None) -> re.Pattern[str] | None:
+    """data.group_pattern compiled; None for null.
+
+    Raises:
+        ConfigError: it is no regular expression with one group.
+    """
+    if pattern is None:
+        return None
     try:
-        folded = published if folds is None else with_fold(published, fold or 0, folds, seed)
-        splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
-        return _with_unused(replace(splits, source=published.fingerprint()), published, shots)
-    except DataError as error:
-        key = f"data={resolved.name}" if root is None else f"data.root={root}"
-        raise DataError(f"{key}: {error}") from error
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"data.group_pattern={pattern}: is no regular expression ({error}).") from error
+    if compiled.groups != 1:
+        raise ConfigError(
+            f"data.group_pattern={pattern}: has {compiled.groups} groups in parentheses; one must enclose the part of "
+            "the path that names the group, as in '^(cam[0-9]+)_'."
+        )
+    return compiled
+
+
+def _grouped(source: Source, pattern: re.Pattern[str]) -> Source:
+    """The source with groups by the names of its images.
+
+    Raises:
+        ConfigError: the source has groups of its own.
+        DataError: the pattern does not match the name of an image.
+    """
+    key = f"data.group_pattern={pattern.pattern}"
+    if source.group_of is not None:
+        raise ConfigError(f"{key}: this data set has groups of its own.\nChoose one: data.group_pattern=null.")
+
+    def group_of(name: str) -> str:
+        found = pattern.search(name)
+        return found[1] or "" if found else ""
+
+    unmatched = [name for part in source.parts() for name in part.names if not group_of(name)]
+    if unmatched:
+        raise DataError(
+            f"{key}: has no match in the names of {len(unmatched):,} images: {', '.join(unmatched[:LISTED])}"
+            f"{', …' if len(unmatched) > LISTED else ''}.\nIt is searched for in the path relative to data.root."
+        )
+    return replace(source, group_of=group_of)
 
 
 LISTED = 3
@@ -81,28 +157,44 @@ LISTED = 3
 def _with_unused(splits: Splits, published: Source, shots: int | None) -> Splits:
     """`splits` with a list of, and notes about, the files and images that are not used."""
     notes = list(splits.notes)
-    parts = [part for part in (published.train, published.val, published.test) if part is not None]
+    parts = published.parts()
     remaining = sum(map(len, parts)) - len(splits.part("all"))
     if remaining and shots is not None:
         notes.append(f"{remaining:,} images are not used (data.shots={shots})")
     paths = [path for part in parts for path in part.paths or ()]
-    unused = tuple(unused_files(splits.root, paths)) if splits.root is not None and paths else ()
+    unused = list(published.unused)
+    if splits.root is not None and paths:
+        unused += unused_files(splits.root, paths, searched=published.searched, described=published.files)
     for reason, count in Counter(reason for _, reason in unused).most_common():
         names = [name for name, why in unused if why == reason]
-        files = "1 file is" if count == 1 else f"{count:,} files are"
+        one, several = UNUSED[reason]
+        files = f"1 {one} is" if count == 1 else f"{count:,} {several} are"
         notes.append(f"{files} not used ({reason}): {', '.join(names[:LISTED])}{', …' if count > LISTED else ''}")
-    return replace(splits, notes=tuple(notes), unused=unused)
+    return replace(splits, notes=tuple(notes), unused=tuple(unused))
 
 
-def undivided(source: str, root: Path | None) -> tuple[tuple[str, ...], dict[str, ImageSet]] | None:
-    """(classes, split → images) of a data set that `load_splits` refuses; None if it has no class folders."""
-    if root is None or not root.is_dir() or not getattr(resolve_source(source).module, "CLASS_FOLDERS", False):
+def undivided(
+    source: str, root: Path | None, seed: int, arguments: Mapping[str, Any]
+) -> tuple[tuple[str, ...], dict[str, ImageSet], tuple[str, ...], tuple[tuple[str, str], ...]] | None:
+    """(classes, split → images, notes, unused) of a data set that `load_splits` refuses; None if it cannot be read."""
+    resolved = resolve_source(source)
+    root = _folder(resolved, root, arguments)
+    if root is not None and root.is_dir() and getattr(resolved.module, "CLASS_FOLDERS", False):
+        classes, parts = read_as_found(root)
+        paths = [path for part in parts.values() for path in part.paths or ()]
+        return (classes, parts, (), tuple(unused_files(root, paths))) if classes else None
+    try:
+        published = _published(resolved, root, seed, arguments)
+    except DataError:
         return None
-    classes, parts = read_as_found(root)
-    return (classes, parts) if classes else None
+    found = {"train": published.train, "val": published.val, "test": published.test}
+    parts = {name: part for name, part in found.items() if part is not None and len(part)}
+    return (published.classes, parts, published.notes, published.unused) if parts else None
 
 
-def locate(source: str, root: Path | None, download: bool = True) -> GraftError | None:
+def locate(
+    source: str, root: Path | None, download: bool = True, arguments: Mapping[str, Any] | None = None
+) -> GraftError | None:
     """The error to report if a data set is neither in `root` nor can be downloaded, else None; changes nothing.
 
     Returns at once if the set is in `root`, else within `download.timeout` seconds.
@@ -110,6 +202,10 @@ def locate(source: str, root: Path | None, download: bool = True) -> GraftError 
     resolved = resolve_source(source)
     if resolved.embedded:
         return None
+    try:
+        root = _folder(resolved, root, arguments or {})
+    except DataError as error:
+        return error
     if root is None:
         return _no_root(resolved.name)
     if _is_present(resolved, root):
@@ -219,7 +315,8 @@ def _no_root(name: str) -> ConfigError:
 def _not_downloadable(resolved: ResolvedSource, root: Path) -> DataError:
     state = "is empty" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
     layout = getattr(resolved.module, "LAYOUT_HELP", "Put the images there, or give data.root=FOLDER.")
-    return DataError(f"data.root={root}: {state}, and data={resolved.name} cannot be downloaded.\n{layout}")
+    hint = did_you_mean([suggest_data(str(root)) or ""]) if root.is_file() else ""
+    return DataError(f"data.root={root}: {state}, and data={resolved.name} cannot be downloaded.{hint}\n{layout}")
 
 
 def _make_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from graft.data.augment import Augment
 from graft.data.augmenter import Augmenter, to_device
 from graft.data.cached_images import CachedImages
-from graft.data.datasets import Batch, Key, epoch_and_indices
+from graft.data.datasets import Batch, Key, epoch_and_indices, keys_of_repetitions
 from graft.data.draws import Ints
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
@@ -31,10 +31,15 @@ class DecodedDataset(Dataset[Batch]):
         labels: int64 [N]; PADDING for images that losses and metrics ignore.
         device: of the images and the batches; None: main memory.
         sources: index of the image that is used for each index, int64 [N]; None: the same.
+        keys: of the images, on which their augmentation depends (`graft.data.images.draw_keys`), int64 [N]; None: their
+            indices.
     """
 
-    def __init__(self, labels: Ints, device: torch.device | None, sources: Ints | None = None) -> None:
+    def __init__(
+        self, labels: Ints, device: torch.device | None, sources: Ints | None = None, keys: Ints | None = None
+    ) -> None:
         self.labels, self.device = labels, device
+        self.keys = np.arange(len(labels)) if keys is None else keys
         self._sources = np.arange(len(labels)) if sources is None else sources
 
     def __len__(self) -> int:
@@ -49,7 +54,7 @@ class DecodedDataset(Dataset[Batch]):
         padding = requested == PADDING
         indices = np.where(padding, 0, requested)
         rows = indices % len(self)
-        images = self._images(epoch, rows, indices)
+        images = self._images(epoch, rows, keys_of_repetitions(self.keys, indices))
         if padding.any():
             black = to_device(np.flatnonzero(padding), self.device)
             if self.device is None:
@@ -63,8 +68,8 @@ class DecodedDataset(Dataset[Batch]):
         return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *numbers.unbind())
 
     @abstractmethod
-    def _images(self, epoch: int, rows: Ints, indices: Ints) -> Any:
-        """New images of these rows, uint8 [B, S, S, 3], augmented by (epoch, index)."""
+    def _images(self, epoch: int, rows: Ints, keys: Ints) -> Any:
+        """New images of these rows, uint8 [B, S, S, 3], augmented by (epoch, key)."""
 
 
 class ResidentDataset(DecodedDataset):
@@ -78,6 +83,7 @@ class ResidentDataset(DecodedDataset):
         seed: of the run.
         device: the GPU that keeps a copy of the images and on which batches are augmented, with the same result; None:
             main memory, with NumPy, because starting torch's threads costs more than it gains.
+        keys: as in `DecodedDataset`.
     """
 
     def __init__(
@@ -89,18 +95,19 @@ class ResidentDataset(DecodedDataset):
         augment: Augment | None,
         seed: int,
         device: torch.device | None = None,
+        keys: Ints | None = None,
     ) -> None:
-        super().__init__(labels, device)
+        super().__init__(labels, device, keys=keys)
         if augment is not None and not augment.batchable:
             raise ValueError("a random resized crop needs the original images")
         self.pixels = np.ascontiguousarray(pixels)
         self._pixels: Any = self.pixels if device is None else torch.from_numpy(self.pixels).to(device)
         self._augmenter = Augmenter(augment, seed, preprocessing, device) if augment else None
 
-    def _images(self, epoch: int, rows: Ints, indices: Ints) -> Any:
+    def _images(self, epoch: int, rows: Ints, keys: Ints) -> Any:
         if self._augmenter is None:
             return self._pixels[to_device(rows, self.device)]
-        return self._augmenter.batch(self._pixels, rows, epoch, indices)
+        return self._augmenter.batch(self._pixels, rows, epoch, keys)
 
 
 class CroppedDataset(DecodedDataset):
@@ -117,6 +124,7 @@ class CroppedDataset(DecodedDataset):
         augment: with a random resized crop.
         seed: of the run.
         device: the GPU.
+        keys: as in `DecodedDataset`.
     """
 
     def __init__(
@@ -128,24 +136,25 @@ class CroppedDataset(DecodedDataset):
         augment: Augment,
         seed: int,
         device: torch.device,
+        keys: Ints | None = None,
     ) -> None:
-        super().__init__(cached.labels[sources], device, sources)
+        super().__init__(cached.labels[sources], device, sources, keys)
         block, regions = cached.contents()
         self._regions = regions[sources]
         self._colours = block.to(device).view(-1, 3)
         self._size, self._interpolation = preprocessing.input_size, preprocessing.interpolation
         self._augmenter = Augmenter(augment, seed, preprocessing, device)
 
-    def _images(self, epoch: int, rows: Ints, indices: Ints) -> Tensor:
+    def _images(self, epoch: int, rows: Ints, keys: Ints) -> Tensor:
         starts, heights, widths = self._regions[rows].T
-        crops = self._augmenter.draws.crops(epoch, indices, heights, widths)
+        crops = self._augmenter.draws.crops(epoch, keys, heights, widths)
         top, left, crop_heights, crop_widths = crops.T
         table = np.stack([starts // 3 + top * widths + left, widths, crop_heights, crop_widths], 1)
         order = np.argsort(crop_heights * crop_widths, kind="stable")
         resized = [self._resized(table[part]) for part in _chunks(order, crop_heights, crop_widths)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, indices)
+        images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, keys)
         return images
 
     def _resized(self, table: Ints) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from graft.data.images import ImageSet, opened, read_image
+from graft.data.layout import NO_FILE
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, UnreadableImage
 from graft.system.cpu import available_cores
@@ -36,7 +37,8 @@ def exclude_unreadable(splits: Splits, on_error: str, done: Callable[[int], obje
 
     Args:
         splits: the images.
-        on_error: "raise" is an error, "skip" excludes unreadable images and lists them in `unreadable` and `notes`.
+        on_error: "raise" is an error, also for rows of a table without a file, which `splits` lists as unused; "skip"
+            excludes unreadable images and lists them in `unreadable` and `notes`.
         done: called with the number of further files checked, for a progress bar.
 
     Raises:
@@ -50,10 +52,13 @@ def exclude_unreadable(splits: Splits, on_error: str, done: Callable[[int], obje
     step = -(-sum(map(len, parts.values())) // MAX_CHECKED)
     faults = {key: scan(part, step or 1, done) for key, part in parts.items()}
     unreadable = [(parts[key].names[index], fault) for key, found in faults.items() for index, fault in found.items()]
+    missing = [
+        (row, UnreadableImage(Path(row), "missing", "no such file")) for row, why in splits.unused if why == NO_FILE
+    ]
+    if on_error == "raise" and (unreadable or missing):
+        raise DataError(_refusal(splits, [*missing, *unreadable]))
     if not unreadable:
         return splits
-    if on_error == "raise":
-        raise DataError(_refusal(splits, unreadable))
     kept = {key: part.select(np.delete(np.arange(len(part)), list(faults[key]))) for key, part in parts.items()}
     train, val, test = (kept[id(part)] for part in splits.parts().values())
     names = ", ".join(name for name, _ in unreadable[:LISTED]) + (", …" if len(unreadable) > LISTED else "")

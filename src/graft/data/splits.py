@@ -1,6 +1,7 @@
 """Training, validation and test images, and the seeded draws that split them."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,69 @@ def stratified_fraction(
             )
     counts_to_draw = {label: min(max(round(n * fraction), 1), n - 1) for label, n in enumerate(counts.tolist()) if n}
     return stratified_split(labels, counts_to_draw, seed, classes=classes)
+
+
+def grouped_fraction(
+    labels: Labels, groups: Sequence[str], fraction: float, seed: int, *, key: str, classes: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """Draw whole groups with about `fraction` of each class, and never all images of a class.
+
+    Groups are visited in random order; one is drawn if that brings the drawn fractions of its classes closer to
+    `fraction`. A class of which nothing was drawn then gets the group that changes the other classes least.
+
+    Args:
+        labels: class index of each sample, length N.
+        groups: group of each sample, length N.
+        fraction: fraction of each class to draw, in (0, 1).
+        seed: the only source of randomness; the result does not depend on the order of the samples.
+        key: the configuration key of the fraction, for the error message.
+        classes: class names.
+
+    Returns:
+        (rest, drawn): sorted, disjoint indices into `labels` that together cover it.
+
+    Raises:
+        DataError: no group can be drawn, because each has all images of a class.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    names, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    size = max(len(classes), int(labels.max(initial=-1)) + 1)
+    totals = np.bincount(labels, minlength=size)
+    pairs, numbers = np.unique(group_of * size + labels, return_counts=True)
+    bounds = np.searchsorted(pairs, np.arange(len(names) + 1) * size)
+    contents = [(pairs[begin:end] % size, numbers[begin:end]) for begin, end in itertools.pairwise(bounds)]
+    drawn, chosen = np.zeros(size), np.zeros(len(names), dtype=bool)
+
+    def cost(group: int) -> float:
+        """Change of the squared error of the drawn fractions if a group is drawn; infinite if that is impossible."""
+        members, counts = contents[group]
+        if chosen[group] or (drawn[members] + counts >= totals[members]).any():
+            return np.inf
+        error = drawn[members] - fraction * totals[members]
+        return float((counts * (counts + 2 * error) / totals[members] ** 2).sum())
+
+    def draw(group: int) -> None:
+        members, counts = contents[group]
+        chosen[group] = True
+        drawn[members] += counts
+
+    order = _order(len(names), seed, size)
+    for group in order.tolist():
+        if cost(group) < 0:
+            draw(group)
+    for label in np.argsort(totals, kind="stable").tolist():
+        if totals[label] and not drawn[label]:
+            candidates = [group for group in order.tolist() if label in contents[group][0]]
+            best = min(candidates, key=cost)
+            if cost(best) < np.inf:
+                draw(best)
+    if not chosen.any():
+        raise DataError(
+            f"{key}={fraction:g}: no group can be drawn without all images of a class ({len(names)} groups), and a "
+            "group is not divided.\nAdd groups, or provide the split yourself."
+        )
+    taken = chosen[group_of]
+    return np.flatnonzero(~taken).tolist(), np.flatnonzero(taken).tolist()
 
 
 def stratified_fold(
@@ -160,7 +224,9 @@ class Splits:
         notes: for the reader of the results, one sentence each.
         root: folder of the files; None for images in memory.
         unreadable: (name, reason) of images that were excluded because they cannot be read.
-        unused: (name, reason) of files in `root` that are not in the data set.
+        unused: (name, reason) of files in `root` that are not in the data set, and of rows of its table that are not
+            used.
+        dropped: (name, reason) of training images that were removed because they are copies of others.
         source: `Source.fingerprint` of the data set.
     """
 
@@ -171,6 +237,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     root: Path | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
     source: str = ""
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 from graft.data.images import EXTENSIONS, read_image, to_rgb
 from graft.data.layout import walk_images
+from graft.data.sources.table import listed_images
+from graft.data.tables import TABLES
 from graft.errors import DataError
 
 T = TypeVar("T")
@@ -56,11 +58,12 @@ P = TypeVar("P", Found, Found | InMemory)
 def find_images(sources: Sequence[str]) -> Iterator[Found]:
     """Iterate over the image files that `sources` name.
 
-    A source is a file (with any ending), a folder (all images in it at any depth), or a pattern such as `photos/*.jpg`
-    or `photos/**/1*.png` (all images that match; without `**` also all images in folders that match).
+    A source is a file (with any ending), a folder (all images in it at any depth), a pattern such as `photos/*.jpg`
+    or `photos/**/1*.png` (all images that match; without `**` also all images in folders that match), or a table of
+    file names (CSV, TSV, Parquet).
 
-    Images are sorted by name within each source; only the names in the current folders are in memory. Hidden files and
-    folders are ignored.
+    Images are sorted by name within each source, those of a table by row; only the names in the current folders are in
+    memory. Hidden files and folders are ignored.
 
     Raises:
         DataError: a source does not exist (before the first image), or a folder cannot be listed.
@@ -77,6 +80,8 @@ def _find(sources: Sequence[str]) -> Iterator[Found]:
         try:
             if path.is_dir():
                 yield from _in_folder(path)
+            elif path.suffix.lower() in TABLES and path.is_file():
+                yield from (Found(image, name) for name, image in listed_images(path))
             elif os.path.lexists(path):
                 yield Found(path, path.name)
             else:

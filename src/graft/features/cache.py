@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
 import PIL
 import torch
 import torchvision
@@ -22,7 +24,7 @@ from graft.data.feature_batches import Features, FeatureTable, Layout
 from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
-from graft.features.entries import FeatureRequest
+from graft.features.segments import FeatureRequest
 from graft.features.store import FeatureStore, Stored
 from graft.learning.module import TransferModule
 from graft.models.normalise import is_channels_last
@@ -32,11 +34,14 @@ from graft.system.terminal import PlainConsole
 
 log = logging.getLogger("graft")
 
+BATCHES = {"cpu": 8}
 BATCH = 32
-"""Images per pass: a constant, because a convolution's last bits can depend on it, and runs share what it gives."""
+"""Images per pass on a kind of device, and on all others. Every pass has exactly this number: the last bits of an
+image's features depend on the number of images in its batch, but not on which they are or in what order (checked for
+convolutions and linear layers in fp32 and bf16), and runs share what each computes. On a CPU 8 are as fast as 32."""
 
 VIEWS = 4
-"""How many augmented views cache=features keeps where cache.views does not say."""
+"""Number of views that cache=features caches where cache.views is null."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ class FeatureCache:
     """Replaces the images of a run's loaders by features where the frozen layers allow it.
 
     Training with features equals training without the cache: the same order, random numbers and weights, up to the last
-    bits of the frozen layers' output. With `cache.views=K`, epoch e uses the augmentation of epoch e mod K.
+    bits of the frozen layers' output. With `cache.views=K` from 2 on, epoch e uses the augmentation of epoch e mod K;
+    with 1 training images are not augmented.
 
     Args:
         config: a TrainConfig.
@@ -159,7 +165,7 @@ class FeatureCache:
         if frozen > VIEWS and self.config.trainer.limit_train_batches is None:
             log.info(
                 "cache  training images are augmented differently in each epoch, so their features are not cached; "
-                "cache.views=%d caches those of %d views and cycles through them: %d passes through the frozen layers "
+                "cache.views=%d caches those of %d views and uses them in turn: %d passes through the frozen layers "
                 "instead of %d",
                 *(VIEWS, VIEWS, VIEWS, frozen),
             )
@@ -174,20 +180,26 @@ class FeatureCache:
         if config.augment.mixup or config.augment.cutmix:  # refused by config.validation when asked for
             self._skip("MixUp and CutMix mix images before the network, so training images pass all layers")
             return False
-        if self._views == 0:
-            return False
-        if self.requested and config.cache.views is None and self._views > 1:
-            self.notes.append(f"training images are used in {self._views} augmented views in turn (cache.views)")
-            log.info("note  %s", self.notes[-1])
-        return True
+        return self._views > 0
 
     @cached_property
-    def _views(self) -> int:
-        """Number of cached views of each training image; 0: none, each epoch has its own."""
+    def _requested_views(self) -> int:
+        """Views of each training image to cache; 1: the image without augmentation, 0: none."""
+        views = self.config.cache.views or (VIEWS if self.requested else 0)
         if self.data.augment == Augment():
             return 1
-        views: int = self.config.cache.views or (VIEWS if self.requested else 0)
-        return min(views, self.epochs.stop) if self.config.trainer.max_epochs > 0 else views
+        return max(2, self.epochs.stop) if views == "all" else int(views)
+
+    @property
+    def _views(self) -> int:
+        """Views of each training image to cache, no more than there are epochs."""
+        epochs = self.epochs.stop if self.config.trainer.max_epochs > 0 else self._requested_views
+        return min(self._requested_views, epochs)
+
+    def _view(self, need: Need) -> int | None:
+        """The epoch whose augmentation the images have; None: as in evaluation."""
+        as_in_evaluation = self._requested_views == 1 and self.data.augment != Augment()
+        return None if need.part != "train" or as_in_evaluation else need.view
 
     def _needs(self, part: str) -> Iterator[Need]:
         views = self._views if part == "train" else 1
@@ -252,26 +264,32 @@ class FeatureCache:
     # -- computing -----------------------------------------------------------------------------------------
 
     def _request(self, need: Need) -> FeatureRequest:
+        pixels, images = self.data.pixels_of(need.part, self._view(need))
         key = {
             "prefix": need.prefix,
-            **self.data.pixels_of(need.part, need.view),
+            **pixels,
             "precision": str(self.trainer.precision),
             "matmul": torch.get_float32_matmul_precision(),
             "channels_last": is_channels_last(self.module.network),
             "device": self.module.device.type,
-            "batch": BATCH,
+            "batch": self._batch,
             "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
         }
         layouts = [Layout.of(example) for example in need.cut.examples]
-        count = len(self.data.splits.parts()[need.part])
-        return FeatureRequest(key, layouts, count, lambda: self._features(need, count))
+        return FeatureRequest(key, layouts, images, self.data.splits.source, lambda rows: self._features(need, rows))
 
-    def _features(self, need: Need, count: int) -> Generator[tuple[Tensor, ...], None, None]:
-        """Outputs of the frozen layers for all images, in batches."""
+    @property
+    def _batch(self) -> int:
+        return BATCHES.get(self.trainer.strategy.root_device.type, BATCH)
+
+    def _features(self, need: Need, rows: npt.NDArray[np.int64]) -> Generator[tuple[Tensor, ...], None, None]:
+        """Outputs of the frozen layers for the images at the indices `rows`, in batches."""
         view = f", view {need.view + 1}" if self._views > 1 and need.part == "train" else ""
-        log.info("cache  computing the features of %s %s images at %s%s", f"{count:,}", need.part, need.cut.name, view)
+        log.info(
+            "cache  computing the features of %s %s images at %s%s", f"{len(rows):,}", need.part, need.cut.name, view
+        )
         console = PlainConsole(stderr=True)
-        loader = self.data.in_order(need.part, need.view, BATCH)
+        loader = self.data.in_order(need.part, self._view(need), self._batch, rows)
         first = need.epochs[0] if need.epochs else 0
         with (
             Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
@@ -281,8 +299,8 @@ class FeatureCache:
             for batch in bar.track(loader, description=f"features of {need.part} images{view}"):
                 if self.data.unreadable is not None and self.data.unreadable.known():
                     raise OSError("some images cannot be read and are replaced by others")
-                images = self.module.normalise(batch.images.to(self.module.device))
-                yield need.cut.prefix(self.module.network, images)
+                images = self.module.normalise(_filled(batch.images, self._batch).to(self.module.device))
+                yield tuple(tensor[: len(batch.images)] for tensor in need.cut.prefix(self.module.network, images))
 
     @contextlib.contextmanager
     def _computing(self, epoch: int, *, training: bool) -> Iterator[None]:
@@ -305,16 +323,28 @@ class FeatureCache:
     def _install(self, part: str, chosen: Sequence[tuple[Need, Stored]]) -> None:
         """Make the loaders yield these features and the module accept them."""
         by_epoch: dict[int, Features] = {}
-        count = len(self.data.splits.parts()[part])
         for need, stored in chosen:
             layouts = [Layout.of(example) for example in need.cut.examples]
-            features = Features(need.name, stored.files, layouts, count)
+            features = Features(need.name, layouts, stored.segments, stored.rows)
             by_epoch |= dict.fromkeys((need.view,) if need.epochs is None else need.epochs, features)
         for name in dict.fromkeys(need.name for need, _ in chosen):
             self._record([(need, stored) for need, stored in chosen if need.name == name])
+        if part == "train" and self.data.augment != Augment():
+            self._describe_views()
         static = self.module.plan.static
         period = (self._views if part == "train" else 1) if static else None
         self.data.use_features(part, FeatureTable(by_epoch, period))
+
+    def _describe_views(self) -> None:
+        """Log and note on which views training images are used, and how to train on images instead."""
+        if self._requested_views == 1:
+            note = "training uses cached features of each image without augmentation (cache.views=1)"
+        else:
+            note = (
+                f"training uses cached features of {self._views} augmented views of each image, in turn (cache.views)"
+            )
+        self.notes.append(note)
+        log.info("cache  %s; cache=none trains on images (accuracy and seconds: docs/cached-features.md)", note)
 
     def _record(self, views: Sequence[tuple[Need, Stored]]) -> None:
         """Register the suffix for one cut of a split, in all its views, and record it for log and summary."""
@@ -323,27 +353,41 @@ class FeatureCache:
         if compiled:
             suffix = torch.compile(suffix, mode=compile_mode(compiled))
         self.module.suffixes[need.name] = suffix
-        size = sum(file.stat().st_size for _, stored in views for file in stored.files)
-        own = [stored.seconds for _, stored in views if stored.computed]
+        rows = sum(len(stored.rows) for _, stored in views)
+        computed = sum(stored.computed for _, stored in views)
+        seconds = round(sum(stored.seconds for _, stored in views), 2)
+        size = rows * sum(Layout.of(example).row_bytes for example in need.cut.examples)
         self._used.append(
             {
                 "part": need.part,
                 "cut": need.cut.name,
                 "views": len(views),
                 "epochs": None if need.epochs is None else sorted(epoch for n, _ in views for epoch in n.epochs or ()),
+                "rows": rows,
                 "bytes": size,
-                "computed": bool(own),
-                "seconds": round(sum(own), 2),
+                "computed": computed,
+                "seconds": seconds,
             }
         )
+        shared = f"{rows - computed:,} from the cache" if computed < rows else ""
+        own = f"{computed:,} computed in {seconds:.1f} s" if computed else ""
         log.info(
-            "cache  %s images start at %s: %s%s, %s",
+            "cache  %s images start at %s: %s%s rows, %s, %s",
             need.part,
             need.cut.name,
             f"{len(views)} views, " if len(views) > 1 else "",
+            f"{rows:,}",
             readable_size(size),
-            f"computed in {sum(own):.1f} s" if own else "from the cache",
+            ", ".join(filter(None, (shared, own))),
         )
+
+
+def _filled(images: Tensor, count: int) -> Tensor:
+    """A batch of `count` images: `images` and, if there are fewer, repetitions of the last."""
+    if len(images) == count:
+        return images
+    filler = images[-1:].expand(count - len(images), -1, -1, -1)
+    return torch.cat([images, filler]).contiguous(memory_format=torch.channels_last)
 
 
 def _reason(error: OSError) -> str:

@@ -19,6 +19,17 @@ GENERATORS: dict[str, Callable[[torch.device], Tensor]] = {
 }
 """Type of device -> the state of its random generator."""
 
+IDENTITIES = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+"""Layers that pass their input on, when they are inactive."""
+
 
 class NoCut(Exception):
     """The network has no such prefix; the message is the reason."""
@@ -81,7 +92,8 @@ def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut
     output = next(node for node in graph.nodes if node.op == "output")
     with torch.no_grad(), _generators_kept(images.device):
         values = _frozen_values(network, graph, frozen, images)
-        stored = _stored_nodes(network, output, _storable(values, images_node, len(images)))
+        deepest = _stored_nodes(network, output, _storable(values, images_node, len(images)))
+        stored = list(dict.fromkeys(_without_effect(network, node, values) for node in deepest))
         prefix = _part(graph, [images_node], tuple(stored))
         if not any(_tensors_of(network, node) for node in prefix.nodes):
             raise NoCut("no frozen layer comes before the first that trains")
@@ -183,6 +195,26 @@ def _follows(network: nn.Module, node: fx.Node, stored: Collection[fx.Node]) -> 
         and not _tensors_of(network, node)
         and all(source in stored or _follows(network, source, stored) for source in inputs)
     )
+
+
+def _without_effect(network: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> fx.Node:
+    """The step before `node` and before all steps that do nothing, as an inactive Dropout.
+
+    So training and evaluation, in which it is active and inactive, have the same cut and share features.
+    """
+    while len(node.all_input_nodes) == 1 and _is_identity(network, node):
+        [source] = node.all_input_nodes
+        if source.op == "placeholder" or not torch.equal(values[source], values[node]):
+            break
+        node = source
+    return node
+
+
+def _is_identity(network: nn.Module, node: fx.Node) -> bool:
+    """Whether a step that draws no random numbers only passes its input on."""
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), IDENTITIES)
+    return node.op == "call_function" and node.target is nn.functional.dropout
 
 
 def _part(graph: fx.Graph, inputs: Sequence[fx.Node], result: Any) -> fx.Graph:

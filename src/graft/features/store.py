@@ -1,13 +1,16 @@
-"""Features on disk, shared by runs: computed by the first run that needs them; the least recently used are removed.
+"""Features on disk, one row for each image, shared by runs: each row is computed once, by the first run that needs it.
 
-They are in one folder, `graft-features`, which this module creates and marks (see `MARKER`). For each digest of a key
-(SHA-256, in hex) it contains:
+They are in one folder, `graft-features`, which this module creates and marks (see `MARKER`). A series is all rows that
+were computed with the same layers, preprocessing, precision, … (its key); it grows by segments, which never change once
+they are complete. For each SHA-256 of a key (DIGEST, in hex) the folder contains:
 
-    DIGEST/                 complete features: `meta.json` with the key, and the rows of each tensor in a `.bin` file
-    DIGEST.TOKEN.part/      the same, while it is written by the owner of DIGEST.TOKEN.lease
-    DIGEST.TOKEN.removed/   being removed
-    DIGEST.TOKEN.lease      a run uses or waits for these features (see `graft.system.leases`)
-    DIGEST.claim            a run computes these features, and others wait
+    DIGEST.NUMBER/              a segment: `meta.json` with the key, `rows.bin` with the identity of each row's image
+                                and the row's CRC-32, and the rows of each tensor in a `.bin` file
+    DIGEST.NUMBER.part/         the same, while it is written
+    DIGEST.NUMBER.removed/      being removed
+    DIGEST.NUMBER.TOKEN.lease   a run writes or uses this segment (see `graft.system.leases`)
+    DIGEST.DATASET.claim        a run computes rows of this series for images of this data set, and others wait
+    DIGEST/                     features of an earlier version, which are not read
 
 Only files and folders of these names are counted or removed, and only folders whose `meta.json` contains the key of
 that digest and that contain no other files.
@@ -28,8 +31,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from graft.config import FEATURES
-from graft.features.entries import ENTRY, META, FeatureRequest, files_of, is_entry, read_entry, remove_entry
+from graft.data.feature_batches import Segment
+from graft.features.segments import (
+    META,
+    OWN_FOLDER,
+    ROW,
+    TABLE,
+    FeatureRequest,
+    SegmentTable,
+    are_intact,
+    files_of,
+    is_own,
+    read_table,
+    remove_own,
+)
 from graft.system.files import readable_size, sync, write_atomically
 from graft.system.leases import Lease, Watch, is_live
 
@@ -42,12 +61,12 @@ TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # A directory with this file is left out of backups by programs that follow https://bford.info/cachedir/
 """
 
-_LEASES = re.compile(r"(?P<digest>[0-9a-f]{64})\.(?P<token>[0-9a-f]{16})\.lease")
-_STALE_CLAIMS = re.compile(r"[0-9a-f]{64}\.claim\.[0-9a-f]{16}\.stale")
+_LEASES = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{16}){1,2}\.lease")
+_STALE_CLAIMS = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{16})?\.claim\.[0-9a-f]{16}\.stale")
 
 
 class NoRoom(OSError):
-    """The features do not fit into cache.max_gb or on the disk; the message names which."""
+    """The features do not fit into cache.max_gb or on the disk; the message says which."""
 
 
 class NotOurs(OSError):
@@ -59,29 +78,31 @@ class Stored:
     """Features in the store, protected from removal.
 
     Attributes:
-        files: one for each tensor.
-        computed: whether this run computed them.
-        seconds: duration of the computation, by whichever run.
+        segments: that contain them.
+        rows: (segment, row in it) of each requested image, int64 [N, 2].
+        computed: number of rows that this run computed.
+        seconds: duration of that computation.
     """
 
-    files: tuple[Path, ...]
-    computed: bool
+    segments: tuple[Segment, ...]
+    rows: npt.NDArray[np.int64]
+    computed: int
     seconds: float
 
 
 class FeatureStore:
     """The features in `cache`/graft-features.
 
-    A folder gets its name when it is complete, so it does not matter if two processes compute the same features: the
-    claim that one computes and others wait only saves work, and is dropped for a holder that is dead, stopped or out
-    of reach. Whoever uses features holds a lease on them; whoever removes some renames them first and checks
-    for leases again. Both change the folder before they check, so over NFS too one of them notices the other.
+    A segment gets its name when it is complete, so it does not matter if two processes compute the same rows: the claim
+    that one computes and others wait only saves work, and is given up for a holder that is dead, stopped or out of
+    reach. Whoever uses a segment holds a lease of its own on it; whoever removes one renames it first and looks for
+    leases again. Both change the folder before they look, so over NFS too one of them sees the other.
 
     In a cache that its group or everybody may write to, so may they to what is made in it.
 
     Args:
         cache: `paths.cache`; made when it is needed.
-        max_bytes: the least recently used features are removed to stay within it, but none that a run is using.
+        max_bytes: the longest unused segments are removed to stay below, but none that a run is using.
     """
 
     def __init__(self, cache: Path, max_bytes: int) -> None:
@@ -89,32 +110,35 @@ class FeatureStore:
         self.token = secrets.token_hex(8)
         self._leases: dict[str, Lease] = {}
         self._watched: dict[str, Watch] = {}
+        self._tables: dict[Path, SegmentTable] = {}
+        self._named_earlier = False
 
-    def obtain(self, request: Sequence[FeatureRequest]) -> list[Stored]:
-        """All that is `request`: what is there, what this process computes, and what others compute meanwhile.
+    def obtain(self, requests: Sequence[FeatureRequest]) -> list[Stored]:
+        """The features of all `requests`: those that are stored, and those that this process or another computes.
 
         Raises:
-            NoRoom: it does not fit, and nothing more can be removed.
+            NoRoom: they do not fit, and nothing more can be removed.
             NotOurs: there is a folder of that name that Graft has not made.
-            OSError: it cannot be written or read.
+            OSError: they cannot be written or read.
         """
         self._open()
-        found: dict[str, Stored] = {}
+        found: dict[int, Stored] = {}
         announced: set[str] = set()
         before = set(self._leases)
         try:
-            while missing := [one for one in request if one.digest not in found]:
-                for one in missing:
-                    stored = self._take(one)
+            while len(found) < len(requests):
+                missing = [number for number in range(len(requests)) if number not in found]
+                for number in missing:
+                    stored = self._take(requests[number])
                     if stored is not None:
-                        found[one.digest] = stored
-                if all(one.digest not in found for one in missing):
-                    self._wait(missing[0].digest, announced)
+                        found[number] = stored
+                if not found.keys() & missing:
+                    self._wait(requests[missing[0]].claim, announced)
         except BaseException:
             for name in self._leases.keys() - before:
                 self._leases.pop(name).release()
             raise
-        return [found[one.digest] for one in request]
+        return [found[number] for number in range(len(requests))]
 
     def close(self) -> None:
         """Release all features, so that other runs may remove them."""
@@ -150,6 +174,20 @@ class FeatureStore:
             raise NotOurs(
                 f"{self.folder} was not made by Graft (it has no {MARKER} of Graft's); nothing is written there"
             )
+        self._name_earlier()
+
+    def _name_earlier(self) -> None:
+        """Log once how large the features of an earlier version are, which nothing reads any more."""
+        if not self._named_earlier:
+            self._named_earlier = True
+            sizes = [size for folder, _, size in self._entries() if "." not in folder.name]
+            if sizes:
+                log.info(
+                    "cache  %s of features of an earlier version in %s are not read any more; they are removed when "
+                    "their room is needed",
+                    readable_size(sum(sizes)),
+                    self.folder,
+                )
 
     def _share(self, path: Path) -> None:
         """Let those who may write to the folder above use `path` as well, regardless of this process's umask.
@@ -166,27 +204,82 @@ class FeatureStore:
             path.chmod(mode)
 
     def _take(self, request: FeatureRequest) -> Stored | None:
-        """One entry, computed if need be; None while another process computes it."""
-        name, folder = request.digest, self.folder / request.digest
-        if name not in self._leases:  # before the check, so that a process that removes it finds the lease
+        """The features of a request, computed as far as they are not stored; None while another process computes."""
+        segments, rows = self._find(request)
+        if (rows[:, 0] >= 0).all():
+            return self._used(segments, rows)
+        claim = self._claim(request.claim)
+        if claim is None:
+            return None
+        with contextlib.closing(claim):
+            segments, rows = self._find(request)  # another process may just have finished
+            missing = np.flatnonzero(rows[:, 0] < 0)
+            started = time.perf_counter()
+            if len(missing):
+                self._compute(request, missing, claim)
+                segments, rows = self._find(request)
+            seconds = round(time.perf_counter() - started, 2)
+        return self._used(segments, rows, len(missing), seconds)
+
+    def _used(
+        self, segments: Sequence[Segment], rows: npt.NDArray[np.int64], computed: int = 0, seconds: float = 0.0
+    ) -> Stored:
+        """Those of the segments that have these rows, marked as used now."""
+        if (rows[:, 0] < 0).any():
+            raise OSError(f"{self.folder}: features were removed while this run was using them")
+        used, numbers = np.unique(rows[:, 0], return_inverse=True)
+        chosen = tuple(segments[number] for number in used.tolist())
+        for segment in chosen:
+            with contextlib.suppress(PermissionError):  # another user's
+                os.utime(segment.files[0].with_name(META))
+        return Stored(chosen, np.stack([numbers.reshape(-1), rows[:, 1]], 1), computed, seconds)
+
+    def _find(self, request: FeatureRequest) -> tuple[list[Segment], npt.NDArray[np.int64]]:
+        """(complete segments of the series, (segment, row in it) of each requested image, -1 where there is none)."""
+        segments: list[Segment] = []
+        rows = np.full((len(request.images), 2), -1, dtype=np.int64)
+        for folder in self.folder.glob(f"{request.digest}.{'[0-9a-f]' * 16}"):
+            if folder not in self._tables and (rows_of := read_table(folder, request)) is not None:
+                self._tables[folder] = SegmentTable(rows_of)
+            elif folder not in self._tables:
+                self._discard(folder)
+        series = {folder: table for folder, table in self._tables.items() if folder.name[:64] == request.digest}
+        for folder in sorted(series, key=lambda folder: (-len(series[folder].rows), folder.name)):  # few, large ones
+            missing = np.flatnonzero(rows[:, 0] < 0)
+            found = series[folder].find(request.images[missing])
+            there = found >= 0
+            if there.any() and self._is_usable(folder, request, np.unique(found[there])):
+                rows[missing[there]] = np.stack([np.full(there.sum(), len(segments)), found[there]], 1)
+                segments.append(Segment(tuple(files_of(folder, request)), len(series[folder].rows)))
+        return segments, rows
+
+    def _is_usable(self, folder: Path, request: FeatureRequest, rows: npt.NDArray[np.int64]) -> bool:
+        """Whether these rows (ascending) of a segment have their checksums; if so, the segment is leased."""
+        table = self._tables[folder]
+        self._lease(folder.name)  # before looking, so that who removes the segment sees the lease
+        if are_intact(folder, request, table.rows, rows[~table.intact[rows]]):
+            table.intact[rows] = True
+            return True
+        self._discard(folder)
+        self._leases.pop(folder.name).release()
+        return False
+
+    def _discard(self, folder: Path) -> None:
+        """Use a damaged segment no more, and remove it unless another process is using it."""
+        self._tables[folder] = SegmentTable(np.zeros(0, ROW))
+        if folder.is_dir():  # else another process has removed it
+            log.warning("cache  %s is damaged; its features are computed again", folder)
+            self._remove(folder, damaged=True)
+
+    def _lease(self, name: str) -> None:
+        """Protect a segment, until `close`, from removal by other processes."""
+        if name not in self._leases:
             self._leases[name] = Lease(self.folder / f"{name}.{self.token}.lease", self._share)
             atexit.register(self.close)
-        meta, computed = read_entry(folder, request), False
-        if meta is None:
-            claim = self._claim(name)
-            if claim is None:
-                return None
-            with contextlib.closing(claim):
-                meta = read_entry(folder, request)  # another process may just have finished
-                if meta is None:
-                    meta, computed = self._compute(folder, request, claim)
-        with contextlib.suppress(PermissionError):  # another user's
-            os.utime(folder / META)
-        return Stored(tuple(files_of(folder, request)), computed, meta["seconds"])
 
     def _claim(self, name: str) -> "Claim | None":
         """The right to compute; None while another process has it."""
-        path = self.folder / f"{name}.claim"
+        path = self.folder / name
         watch = self._watched.setdefault(name, Watch(path))
         holder = watch.read()
         reason = watch.why_abandoned()
@@ -202,71 +295,76 @@ class FeatureStore:
             return None
 
     def _wait(self, name: str, announced: set[str]) -> None:
-        """Wait a moment for another process; name each one once in the log."""
+        """Wait a moment for another process; say once for each whom for."""
         holder = str(self._watched[name].read() or "another run")
         if holder not in announced:
-            log.info("cache  waiting for %s, which computes the same features …", holder)
+            log.info("cache  waiting for %s, which computes features of the same data set …", holder)
         announced.add(holder)
         time.sleep(POLL_SECONDS)
 
-    def _compute(self, folder: Path, request: FeatureRequest, claim: "Claim") -> tuple[dict[str, Any], bool]:
-        """(description of the entry, whether this process made it)."""
-        if folder.exists():
-            log.warning("cache  %s is damaged; its features are computed again", folder)
-            if not self._remove(folder, damaged=True):
-                raise OSError(f"{folder} is damaged, and it is in use or holds files that are not Graft's")
-        self._make_room(request.bytes)
-        part = folder.with_name(f"{folder.name}.{self.token}.part")
+    def _compute(self, request: FeatureRequest, missing: npt.NDArray[np.int64], claim: "Claim") -> None:
+        """Compute the rows of the images at the indices `missing`, and store them as a segment."""
+        _, first = np.unique(request.images[missing], return_index=True)  # equal images share a row
+        new = missing[np.sort(first)]
+        table = np.zeros(len(new), ROW)
+        table["image"] = request.images[new]
+        folder = self.folder / f"{request.digest}.{secrets.token_hex(8)}"
+        self._lease(folder.name)
+        self._make_room(len(new) * (request.row_bytes + ROW.itemsize))
+        part = folder.with_name(f"{folder.name}.part")
         part.mkdir()
-        started = time.perf_counter()
         meta = {
             "key": dict(request.key),
-            "count": request.count,
+            "count": len(new),
             "layouts": [layout.to_dict() for layout in request.layouts],
         }
         try:
             self._write_meta(part, meta)  # whose it is, should this process be killed
-            meta["crc32"] = self._write_rows(part, request, claim)
-            meta["seconds"] = round(time.perf_counter() - started, 2)
-            self._write_meta(part, meta)
+            self._write_rows(part, request, new, table, claim)
+            if (self._find(request)[1][missing, 0] >= 0).all():
+                return  # a run to which the claim passed, because this one was stopped, has computed them meanwhile
+            self._write_meta(part, meta | {"crc32": zlib.crc32((part / TABLE).read_bytes())})
             self._share(part)
-            try:
-                part.rename(folder)
-            except OSError:
-                other = read_entry(folder, request)  # of a run that was taken over, and finished after all
-                if other is None:
-                    raise
-                return other, False
+            part.rename(folder)
             sync(self.folder)
-            return meta, True
+            self._tables[folder] = SegmentTable(table, intact=True)
         finally:
-            remove_entry(part)
+            remove_own(part)
 
     def _write_meta(self, folder: Path, meta: Mapping[str, Any]) -> None:
         write_atomically(folder / META, (json.dumps(meta, indent=2) + "\n").encode())
         self._share(folder / META)
 
-    def _write_rows(self, folder: Path, request: FeatureRequest, claim: "Claim") -> list[int]:
-        """Write every batch as it comes; returns the CRC-32 of each file."""
-        sums = [0] * len(request.layouts)
-        rows = 0
+    def _write_rows(
+        self,
+        folder: Path,
+        request: FeatureRequest,
+        new: npt.NDArray[np.int64],
+        table: npt.NDArray[np.void],
+        claim: "Claim",
+    ) -> None:
+        """Write every batch as it comes, then the table of the rows with their checksums."""
+        done = 0
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(file.open("xb")) for file in files_of(folder, request)]
             for file, layout in zip(files, request.layouts, strict=True):
-                file.truncate(request.count * layout.row_bytes)  # so that others count the room as taken
-            for batch in stack.enter_context(contextlib.closing(request.batches())):
-                rows += len(batch[0])
+                file.truncate(len(new) * layout.row_bytes)  # so that others count the room as taken
+            for batch in stack.enter_context(contextlib.closing(request.batches(new))):
                 claim.progress()
-                for number, (file, layout, tensor) in enumerate(zip(files, request.layouts, batch, strict=True)):
-                    content = layout.to_bytes(tensor)
-                    sums[number] = zlib.crc32(content, sums[number])
+                count = len(batch[0])
+                sums = [0] * count
+                for file, layout, tensor in zip(files, request.layouts, batch, strict=True):
+                    content, size = layout.to_bytes(tensor), layout.row_bytes
+                    sums = [zlib.crc32(content[row * size : (row + 1) * size], sums[row]) for row in range(count)]
                     file.write(content)
-        if rows != request.count:
-            raise RuntimeError(f"{rows} rows of features for {request.count} images")
-        for written in files_of(folder, request):
+                table["crc32"][done : done + count] = sums[: max(0, len(new) - done)]
+                done += count
+        if done != len(new):
+            raise RuntimeError(f"{done} rows of features for {len(new)} images")
+        (folder / TABLE).write_bytes(table.tobytes())
+        for written in (*files_of(folder, request), folder / TABLE):
             sync(written)
             self._share(written)
-        return sums
 
     def _make_room(self, needed: int) -> None:
         self._remove_left_overs()
@@ -290,7 +388,7 @@ class FeatureStore:
         """(folder, time of last use, bytes) of all features, half-written ones too."""
         for folder in self.folder.iterdir():
             with contextlib.suppress(OSError):  # removed by another run meanwhile
-                if is_entry(folder):
+                if is_own(folder):
                     used = (folder / META).stat().st_mtime
                     yield folder, used, sum(file.stat().st_size for file in folder.iterdir())
 
@@ -300,37 +398,31 @@ class FeatureStore:
             with contextlib.suppress(OSError):  # another user's, or removed by another run meanwhile
                 if _STALE_CLAIMS.fullmatch(path.name) or (_LEASES.fullmatch(path.name) and not self._is_live(path)):
                     path.unlink()
-                match = ENTRY.fullmatch(path.name)
-                if match and match["token"] and not self._in_use(match) and not self._remove(path):
+                match = OWN_FOLDER.fullmatch(path.name)
+                if match and match["state"] and not self._in_use(match) and not self._remove(path):
                     path.rmdir()  # nothing had been written; fails unless it is empty
 
     def _remove(self, folder: Path, *, damaged: bool = False) -> bool:
         """Remove an entry unless another run is using or writing it; one that is `damaged` need not say its key."""
-        match = ENTRY.fullmatch(folder.name)
-        if match is None or not is_entry(folder, keyed=not damaged) or self._in_use(match):
+        match = OWN_FOLDER.fullmatch(folder.name)
+        if match is None or not is_own(folder, keyed=not damaged) or self._in_use(match):
             return False
         try:
-            if match["token"] is None:
-                removed = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.removed")
+            if match["state"] is None:
+                removed = folder.with_name(f"{folder.name}.removed")
                 folder.rename(removed)
                 if self._in_use(match):  # since a moment ago
                     removed.rename(folder)
                     return False
                 folder = removed
-            return remove_entry(folder)
+            return remove_own(folder)
         except OSError:  # another user's, or removed by another run meanwhile
             return not folder.exists()
 
     def _in_use(self, folder: re.Match[str]) -> bool:
         """Whether a lease of another process protects a folder: its writer's while it is written, else anyone's."""
-        writer = folder["token"] if folder[0].endswith(".part") else None
-        for path in self.folder.iterdir():
-            lease = _LEASES.fullmatch(path.name)
-            if lease is None or lease["digest"] != folder["digest"] or lease["token"] == self.token:
-                continue
-            if writer in (None, lease["token"]) and self._is_live(path):
-                return True
-        return False
+        leases = self.folder.glob(f"{folder['name']}.*lease")
+        return any(self._is_live(path) for path in leases if not path.name.endswith(f".{self.token}.lease"))
 
     def _is_live(self, path: Path) -> bool:
         return is_live(path, next(iter(self._leases.values())).renew())

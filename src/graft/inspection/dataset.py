@@ -1,13 +1,12 @@
 """The inspection of a data set: its images, duplicates, and the effect of resizing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.layout import unused_files
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import NEAR, SMALLEST, near_groups, same_groups
@@ -27,7 +26,6 @@ class Inspection:
         images: the description of each image, or the error that makes it unreadable.
         same: groups of images with identical pixels.
         near: groups of near duplicates, with identical copies of each.
-        unused: (name, reason) of the files in the folder that are not in the data set.
     """
 
     collection: Collection
@@ -35,7 +33,6 @@ class Inspection:
     images: list[Described]
     same: Groups
     near: Groups
-    unused: list[tuple[str, str]]
 
     @classmethod
     def of(
@@ -56,9 +53,7 @@ class Inspection:
         """
         images = examine(collection.images, done)
         same = same_groups([each.digest if isinstance(each, ImageFacts) else None for each in images])
-        paths = collection.images.paths
-        unused = unused_files(collection.root, paths) if collection.root is not None and paths else []
-        return cls(collection, preprocessing, images, same, _near_duplicates(images, same, near), unused)
+        return cls(collection, preprocessing, images, same, near_duplicates(images, same, near))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -141,7 +136,7 @@ def visible(sizes: Floats, preprocessing: Preprocessing) -> Floats:
     return np.minimum(preprocessing.input_size / (sizes * scale[:, None]), 1)
 
 
-def _near_duplicates(images: list[Described], same: Groups, most: int) -> Groups:
+def near_duplicates(images: Sequence[Described | None], same: Groups, most: int = NEAR) -> Groups:
     """Groups of near duplicates with their identical copies, without very small images and those of a single colour."""
     copies = {group[0]: group for group in same}
     others = {index for group in same for index in group[1:]}

@@ -34,6 +34,7 @@ class Collection:
         part: index into `parts` of each image, int64 [N].
         notes: of the splits.
         root: folder of the files; None for images in memory.
+        unused: (name, reason) of files in the folder, and rows of a table, that are not in the data set.
         undivided: why the set cannot be split as configured; the images are then in the splits of their folders.
     """
 
@@ -43,6 +44,7 @@ class Collection:
     part: npt.NDArray[np.int64]
     notes: tuple[str, ...] = ()
     root: Path | None = None
+    unused: tuple[tuple[str, str], ...] = ()
     undivided: str | None = None
 
     @classmethod
@@ -50,7 +52,8 @@ class Collection:
         """The images of a data set that has been split."""
         one = splits.test is splits.val
         parts = {"train": splits.train, "val and test" if one else "val": splits.val}
-        return cls.joined(splits.classes, parts if one else parts | {"test": splits.test}, splits.notes, splits.root)
+        parts |= {} if one else {"test": splits.test}
+        return cls.joined(splits.classes, parts, splits.notes, splits.root, splits.unused)
 
     @classmethod
     def joined(
@@ -59,6 +62,7 @@ class Collection:
         parts: dict[str, ImageSet],
         notes: tuple[str, ...] = (),
         root: Path | None = None,
+        unused: tuple[tuple[str, str], ...] = (),
         undivided: str | None = None,
     ) -> "Collection":
         """The concatenated images of `parts` (split -> images), at least one."""
@@ -66,7 +70,7 @@ class Collection:
         for images in others:
             first = first.join(images)
         numbers = np.repeat(np.arange(len(parts)), [len(images) for images in parts.values()])
-        return cls(classes, first, tuple(parts), numbers, notes, root, undivided)
+        return cls(classes, first, tuple(parts), numbers, notes, root, unused, undivided)
 
 
 @dataclass(frozen=True, slots=True)

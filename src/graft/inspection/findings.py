@@ -10,7 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graft.data.layout import NO_IMAGE, NOT_IN_SET, NOT_READ
+from graft.data.layout import (
+    CONTRADICTION,
+    NO_FILE,
+    NO_IMAGE,
+    NO_LABEL,
+    NO_NAME,
+    NO_SPLIT,
+    NOT_IN_SET,
+    NOT_READ,
+    REPEATED,
+    UNUSED,
+)
 from graft.inspection.dataset import Inspection
 
 Severity = Literal["error", "warning", "note"]
@@ -146,18 +157,25 @@ def _wrong_endings(inspection: Inspection) -> Findings:
 
 
 _UNUSED: dict[str, tuple[Severity, str]] = {
+    CONTRADICTION: ("warning", "contradicting rows"),
+    NO_FILE: ("warning", "rows without a file"),
+    NO_LABEL: ("warning", "rows without a label"),
+    NO_NAME: ("warning", "rows without an image"),
+    NO_SPLIT: ("note", "rows without a split"),
+    REPEATED: ("note", "repeated rows"),
     NOT_READ: ("warning", "format not read"),
     NOT_IN_SET: ("warning", "unused images"),
     NO_IMAGE: ("note", "other files"),
 }
-"""Reason of `unused_files` -> severity and kind of its finding."""
+"""Reason in `graft.data.layout.UNUSED` -> severity and kind of its finding."""
 
 
 def _unused(inspection: Inspection) -> Findings:
     for reason, (severity, kind) in _UNUSED.items():
-        names = [name for name, why in inspection.unused if why == reason]
+        names = [name for name, why in inspection.collection.unused if why == reason]
         if names:
-            message = f"{_count(len(names), 'file')} not used ({reason}): {_endings(names)}"
+            endings = f": {_endings(names)}" if UNUSED[reason][0] == "file" else ""
+            message = f"{_count(len(names), *UNUSED[reason])} not used ({reason}){endings}"
             yield Finding(severity, kind, message, [(name, "") for name in names])
 
 

@@ -9,11 +9,16 @@ from graft.errors import TrainingError
 from graft.system.files import damage_in, why_unreadable
 from graft.system.values import Check, integer, mapping, read_values, text
 
+SAFETENSORS = ".safetensors"
 BEST = "best.ckpt"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """The checkpoint that a run resumes from, and the one before it."""
 
 MISSING = "missing"
+
+
+class NotACheckpoint(TrainingError):
+    """The file is none that `graft train` has written; it may be a state dict."""
 
 
 def _state_dict(value: object) -> Mapping[str, object]:
@@ -36,7 +41,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU, read with weights_only=True.
 
     Raises:
-        TrainingError: no such file, not a checkpoint of Graft, or damaged; names the file.
+        NotACheckpoint: not written by `graft train`.
+        TrainingError: no such file, or damaged; names the file.
         RecordError, WeightsError: a recorded value is out of its range, or a tensor is larger than the file.
     """
     import torch
@@ -45,15 +51,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     if reason := why_unreadable(path):
         raise TrainingError(f"{path}: no checkpoint ({reason}).")
+    if path.suffix == SAFETENSORS:
+        raise NotACheckpoint(f"{path}: not a checkpoint written by graft train.")
     damage = damage_in(path)
     if damage is not None:
         raise TrainingError(f"{path}: damaged ({damage}).\n{_way_out(path)}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise TrainingError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error}).") from error
+        raise NotACheckpoint(f"{path}: not a readable checkpoint ({type(error).__name__}: {error}).") from error
     if not isinstance(content, dict) or "graft" not in content:
-        raise TrainingError(f"{path}: not a checkpoint written by graft train.")
+        raise NotACheckpoint(f"{path}: not a checkpoint written by graft train.")
     content = {"state_dict": {}, **content}
     read_values(content, CONTENT, str(path))
     require_stored(content, path)
@@ -104,7 +112,8 @@ def checkpoint_file(value: str) -> Path:
         path = path / "checkpoints" / BEST
     if reason := why_unreadable(path):
         raise TrainingError(
-            f"checkpoint={value}: no checkpoint at {path} ({reason}).\nGive a .ckpt file or a run's folder."
+            f"checkpoint={value}: no checkpoint at {path} ({reason}).\n"
+            "Give a run's folder, or a .ckpt, .pth or .safetensors file."
         )
     return path
 

@@ -14,6 +14,7 @@ from graft.config.schema import LoggerConfig
 from graft.config.targets import TARGET, accepts, build
 from graft.errors import ConfigError, GraftError, pip_install
 from graft.learning.csv_logger import TableLogger
+from graft.learning.run_files import METRICS
 from graft.learning.trackers import TrackedRun, tracker_named, tracker_of
 from graft.system.files import read_regular, write_atomically
 
@@ -23,16 +24,47 @@ IDS = "trackers.json"
 
 def csv(folder: Path, resume_step: int | None = None) -> TableLogger:
     """metrics.csv in the run's folder; a resumed run continues it after `resume_step`."""
-    table = TableLogger(folder / "metrics.csv")
+    table = TableLogger(folder / METRICS)
     if resume_step is not None:
         table.resume_after(resume_step)
     return table
 
 
-def tensorboard(folder: Path, resume_step: int | None = None) -> TensorBoardLogger:
-    """Event files in the run's folder, in tensorboard/; those after `resume_step` are superseded in a resumed run."""
-    purge = None if resume_step is None else resume_step + 1
-    return TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
+WHOLE_RUN, WATCH = "whole_run", "watch"
+GROUPS = {"test": WHOLE_RUN, "epoch": WATCH, "lr": WATCH, "grad_norm": WATCH, "time": WATCH}
+"""First part of a metric's name -> the group of its card. TensorBoard sorts groups by name and opens the first two,
+which so are `train` and `val`: the learning curves."""
+
+
+def tag(metric: str) -> str:
+    """The tag of a metric in TensorBoard: "val/acc" is unchanged, "test/acc" becomes "whole_run/test/acc"."""
+    group = GROUPS.get(metric.partition("/")[0])
+    return metric if group is None else f"{group}/{metric}"
+
+
+def whole_run_tag(metric: str) -> str:
+    """The tag of a metric's only value for the whole run, that of the best epoch, e.g. "whole_run/val/acc"."""
+    return f"{WHOLE_RUN}/{metric}"
+
+
+class CurvesFirst(TensorBoardLogger):
+    """Event files in `folder` itself, with tags that make TensorBoard show the learning curves first."""
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({tag(name): value for name, value in metrics.items()}, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()  # and no hparams.yaml: the configuration is in .hydra/config.yaml
+
+
+def tensorboard(folder: Path, resume_step: int | None = None) -> CurvesFirst:
+    """Event files in the run's folder; what they hold after `resume_step` is superseded in a resumed run."""
+    return CurvesFirst(folder, purge_step=None if resume_step is None else resume_step + 1)
 
 
 def comet(folder: Path, online: bool = True, **options: Any) -> CometLogger:

@@ -18,7 +18,7 @@ from graft.config.targets import TARGET, short_name
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told about a run.
+    """A run, as described to a tracker.
 
     Attributes:
         name: the run's folder, e.g. "2026-03-01_10-15-00", or of a sweep "lr_search/3".

@@ -30,12 +30,17 @@ class HasModelAndData(HasModel, Protocol):
 
 
 def recipe_of(config: HasModel | DictConfig) -> Recipe:
-    """The recipe of the configured network.
+    """The recipe of the configured network; see `recipe_of_model`."""
+    model = OmegaConf.to_object(config.model) if OmegaConf.is_config(config.model) else config.model
+    return recipe_of_model(cast(ModelConfig, model))
+
+
+def recipe_of_model(model: ModelConfig) -> Recipe:
+    """The recipe of the network that the group `model` configures.
 
     Raises:
         ConfigError: an argument that the target does not take (names the nearest), or one that is not a plain value.
     """
-    model = cast(ModelConfig, OmegaConf.to_object(config.model) if OmegaConf.is_config(config.model) else config.model)
     arguments = model.arguments()
     target = arguments.pop(TARGET, next(iter(TARGETS)))
     if target in TARGETS:

@@ -15,26 +15,38 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from graft.learning.loggers import tag, whole_run_tag
 from graft.learning.predictions import Array, Predictions
 from graft.review.grids import encoded
 from graft.system.compat import add_summary
 
-TRAIN_BATCH = "review/train_batch"
-PREDICTIONS = "review/val_predictions"
-WORST = "review/worst"
-GRAD_CAM = "review/gradcam"
-TEST_PREDICTIONS = "review/test_predictions"
+# TensorBoard sorts groups of cards by name: these come after `train` and `val`.
+TRAIN_BATCH = "visuals/train_batch"
+PREDICTIONS = "visuals/val_predictions"
+WORST = "visuals/worst"
+GRAD_CAM = "visuals/gradcam"
+TEST_PREDICTIONS = "visuals/test_predictions"
 GRIDS = (TRAIN_BATCH, PREDICTIONS, WORST, GRAD_CAM, TEST_PREDICTIONS)
-FIGURE = "review/{}"
+FIGURE = "visuals/{}"
 """The tag of a figure in `review.figures`."""
 
 CURVES = "precision_recall/{}"
-EMBEDDING = "validation"
+PROJECTOR, EMBEDDING = "projector", "validation"
 CONFIG, LAYERS, NOTES = "config", "layers", "notes"
-FINAL = "final/{}"
+FINALS = ("val/acc", "test/acc", "val/loss", "test/loss")
+"""The metrics that HPARAMS compares; under tags of their own, because val/acc continues after the best epoch."""
 
-FINALS = ("test/acc", "val/acc", "test/loss", "val/loss")
-"""The metrics that HPARAMS compares; under separate tags, because val/acc continues after the best epoch."""
+COLUMNS = ("data", "model", "optimizer.lr", "seed", "strategy")
+"""Keys that HPARAMS shows of a run outside of a sweep: as many as TensorBoard selects by itself, in its order."""
+
+CURVES_LAYOUT = {
+    "Learning curves": {
+        "loss": ["Multiline", ["train/loss$", "val/loss$"]],
+        "accuracy": ["Multiline", ["train/acc$", "val/acc$"]],
+        "learning rate": ["Multiline", [f"{tag('lr/')}.*"]],
+    }
+}
+"""Charts of the Custom Scalars tab: training against validation."""
 
 DIMENSIONS = 64
 """Number of principal components in the embedding: as many as the projector's own PCA and t-SNE use."""
@@ -81,18 +93,20 @@ def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]
 
     Args:
         choices: value of each key; None is left blank.
-        first: keys that are shown by default: those that were set for this run.
+        first: keys that are shown by default: those that the sweep of this run varies; COLUMNS if empty.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     values = {key: plain(value) for key, value in choices.items()}
     kinds = {bool: api_pb2.DATA_TYPE_BOOL, int: api_pb2.DATA_TYPE_FLOAT64, float: api_pb2.DATA_TYPE_FLOAT64}
     columns = [
-        api_pb2.HParamInfo(name=key, type=kinds.get(type(value), api_pb2.DATA_TYPE_STRING), differs=key in first)
+        api_pb2.HParamInfo(
+            name=key, type=kinds.get(type(value), api_pb2.DATA_TYPE_STRING), differs=key in (first or COLUMNS)
+        )
         for key, value in values.items()
     ]
     metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL.format(name)), display_name=name) for name in FINALS
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=whole_run_tag(name)), display_name=name) for name in FINALS
     ]
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     fields = {bool: "bool_value", int: "number_value", float: "number_value", str: "string_value"}
@@ -104,13 +118,28 @@ def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]
     _put_session(writer, metadata.SESSION_START_INFO_TAG, {"session_start_info": start})
 
 
-def close_session(writer: Any, figures: Mapping[str, float], step: int, *, success: bool) -> None:
-    """Write the final metrics and the status of the run's row in HPARAMS."""
+def put_curves_layout(writer: Any) -> None:
+    """Write the charts of the Custom Scalars tab."""
+    writer.add_custom_scalars(CURVES_LAYOUT)
+
+
+def close_session(
+    writer: Any, figures: Mapping[str, float], step: int, *, success: bool, logged: Collection[str] = ()
+) -> None:
+    """Write the final metrics and the status of the run's row in HPARAMS.
+
+    Args:
+        writer: of the run.
+        figures: the metrics.
+        step: number of optimizer steps.
+        success: whether the run has finished.
+        logged: metrics whose final value the logger has written.
+    """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     for name in FINALS:
-        if name in figures:
-            writer.add_scalar(FINAL.format(name), figures[name], step)
+        if name in figures and name not in logged:
+            writer.add_scalar(whole_run_tag(name), figures[name], step)
     status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
     _put_session(writer, metadata.SESSION_END_INFO_TAG, {"session_end_info": end})
@@ -157,13 +186,13 @@ def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, clas
         [" ".join(classes[true].split()), " ".join(classes[guess].split()), "correct" if true == guess else "wrong"]
         for true, guess in zip(labels, predicted, strict=True)
     ]
-    _forget_embedding(Path(writer.log_dir) / "00000" / EMBEDDING)
+    _forget_embedding(Path(writer.log_dir) / PROJECTOR / EMBEDDING)
     writer.add_embedding(
         np.round(principal_components(predictions.features, DIMENSIONS), 4),
         metadata=metadata,
         metadata_header=["true", "predicted", "correct"],
         label_img=torch.from_numpy(thumbnails).permute(0, 3, 1, 2).float() / 255,
-        global_step=0,
+        global_step=PROJECTOR,  # only used as the name of the folder
         tag=EMBEDDING,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from graft.data.augment import Augment
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.learning.predictions import Array, Predictions, digest
@@ -87,3 +88,39 @@ def labelled(
         for index in np.argsort(digests, kind="stable")[:count].tolist()
     ]
     return grids.grid(tiles, f"{len(tiles)} of the {len(images):,} {part} images", columns=columns)
+
+
+def augmented(
+    images: ImageSet,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    augment: Augment,
+    seed: int,
+    count: int = 30,
+    columns: int = 5,
+) -> Image.Image:
+    """Some training images as training sees them: in each row one image, in each column one epoch.
+
+    Args:
+        images: of the training split.
+        classes: their names.
+        preprocessing: of the network.
+        augment: augmentation of single images; MixUp and CutMix are not shown.
+        seed: of the run.
+        count: number of tiles, at least one row.
+        columns: number of epochs.
+    """
+    from graft.data.augmenter import Augmenter
+
+    augmenter = Augmenter(augment, seed, preprocessing)
+    digests = np.array([digest(name) for name in images.names], dtype=np.uint64)
+    shown = np.argsort(digests, kind="stable")[: max(1, count // columns)].tolist()
+    tiles = [
+        grids.Tile(
+            augmenter.picture(images.load(index), epoch, index).permute(1, 2, 0).numpy(),
+            (grids.shortened(classes[int(images.labels[index])], grids.LETTERS), f"epoch {epoch + 1}"),
+        )
+        for index in shown
+        for epoch in range(columns)
+    ]
+    return grids.grid(tiles, f"What training sees\n{len(shown)} of the {len(images):,} images", columns=columns)

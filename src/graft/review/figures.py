@@ -1,6 +1,6 @@
 """Figures of a run's best epoch: the confusion matrix, accuracy per class, calibration.
 
-A figure is a function, named by `review.figures.NAME._target_` and shown in TensorBoard as `review/NAME`:
+A figure is a function, named by `review.figures.NAME._target_` and shown in TensorBoard as `visuals/NAME`:
 
     def confidence(predictions: Predictions, classes: Sequence[str], bins: int = 20) -> Figure | None:
         figure, axes = matplotlib.pyplot.subplots()

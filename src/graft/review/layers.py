@@ -31,3 +31,24 @@ def layer_rows(plan: TransferPlan) -> list[tuple[str, ...]]:
         rate = "–" if state == "frozen" and plan.static else f"{row.lr:g}"
         rows.append((row.name, f"{row.tensors}", f"{row.parameters:,}", state, rate))
     return rows
+
+
+def parameter_table(plan: TransferPlan, epochs: int) -> Table:
+    """One row per parameter that trains in at least one epoch: name, shape, number of values, first epoch.
+
+    Args:
+        plan: of the network.
+        epochs: of the run, at least 1; -1 for no limit, of which the first epoch is shown.
+    """
+    shown = Table(title="parameters that train", title_justify="left")
+    for name in ("parameter", "shape", "values", "from epoch"):
+        shown.add_column(name, justify="left" if name in ("parameter", "shape") else "right", overflow="fold")
+    first: dict[str, int] = {}
+    for epoch in range(1 if plan.static else max(1, epochs)):
+        for name in plan.trainable(epoch):
+            first.setdefault(name, epoch + 1)
+    for name, parameter in plan.network.named_parameters():
+        if name in first:
+            shape = " × ".join(map(str, parameter.shape)) or "1"
+            shown.add_row(name, shape, f"{parameter.numel():,}", f"{first[name]}")
+    return shown

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.errors import ConfigError
+from graft.models.wordnet import wordnet_ids
 from graft.system.escaping import CsvWriter, printable
 from graft.system.files import writing_atomically
 
@@ -26,6 +27,7 @@ class Prediction:
         probabilities: of the classes.
         indices: of the classes, in the order of the network's outputs.
         true: name of the true class, if known.
+        wordnet: WordNet ids of the classes, if they are ImageNet's and timm is installed.
     """
 
     image: str
@@ -33,6 +35,7 @@ class Prediction:
     probabilities: tuple[float, ...]
     indices: tuple[int, ...]
     true: str | None = None
+    wordnet: tuple[str, ...] = ()
 
 
 Write = Callable[[Prediction], None]
@@ -67,7 +70,8 @@ def format_of(path: Path) -> Callable[[TextIO], AbstractContextManager[Write]]:
 
 @contextmanager
 def _csv(file: TextIO) -> Iterator[Write]:
-    """A line per image: image, [true,] predicted, index, probability, [correct,] class_2, index_2, probability_2, …
+    """A line per image: image, [true,] predicted, index, probability, [correct,] class_2, index_2, probability_2, …,
+    [wordnet, wordnet_2, …]
 
     Names are escaped so that no spreadsheet evaluates them; `escaping.from_csv_cell` undoes it.
     """
@@ -96,7 +100,7 @@ def _columns(prediction: Prediction) -> dict[str, Any]:
         row["correct"] = int(first == prediction.true)
     for rank, (name, index, figure) in enumerate(ranks[1:], 2):
         row |= {f"class_{rank}": name, f"index_{rank}": index, f"probability_{rank}": figure}
-    return row
+    return row | {f"wordnet_{rank}" if rank > 1 else "wordnet": name for rank, name in enumerate(prediction.wordnet, 1)}
 
 
 @contextmanager
@@ -129,6 +133,8 @@ def _object(prediction: Prediction) -> str:
     values["predictions"] = [
         {"class": name, "index": index, "probability": float(figure)} for name, index, figure in ranked
     ]
+    for entry, name in zip(values["predictions"], prediction.wordnet, strict=False):
+        entry["wordnet"] = name
     return json.dumps(values, ensure_ascii=False)
 
 
@@ -170,7 +176,9 @@ def rank(
         classes: names of all classes.
         true: class indices of the images, if known.
     """
+    ids = wordnet_ids(tuple(classes))
     for row, image in enumerate(images):
         names = tuple(classes[label] for label in labels[row])
         label = None if true is None else classes[true[row]]
-        yield Prediction(image, names, tuple(probabilities[row]), tuple(labels[row]), label)
+        wordnet = tuple(ids[label] for label in labels[row]) if ids else ()
+        yield Prediction(image, names, tuple(probabilities[row]), tuple(labels[row]), label, wordnet)

@@ -26,15 +26,21 @@ from graft.errors import ConfigError
 from graft.learning.callbacks.first_batch import FirstBatch
 from graft.learning.callbacks.keep_predictions import KeepPredictions
 from graft.learning.callbacks.step_statistics import GradientNorms, StepTime
+from graft.learning.loggers import CurvesFirst, whole_run_tag
+from graft.learning.metrics_csv import read_metrics
 from graft.learning.module import TransferModule
 from graft.learning.predictions import Array, Predictions
+from graft.learning.run_files import CONFUSION, CURVES, EVENTS, METRICS
 from graft.learning.trackers import show_image, tracker_named, tracker_of
 from graft.models.heads import head_modules
 from graft.review import board, grids
+from graft.review.curves import curves
 from graft.review.drawing import rendered
+from graft.review.figures import confusion
 from graft.review.gradcam import grad_cam
 from graft.review.layers import layer_markdown
 from graft.review.record import record_of, write_record
+from graft.system.files import write_atomically
 
 log = logging.getLogger("graft")
 
@@ -45,13 +51,13 @@ class RunChoices:
 
     Attributes:
         choices: option of each group and value of each key that distinguishes runs, and the seed.
-        overrides: keys that were set for this run.
+        swept: keys that the sweep of this run varies; empty for a run outside of a sweep.
         fingerprint: hash of its data, for checkpoints.
         group: name of its sweep, for trackers.
     """
 
     choices: Mapping[str, Any]
-    overrides: Collection[str]
+    swept: Collection[str] = ()
     fingerprint: str | None = None
     group: str | None = None
 
@@ -74,7 +80,7 @@ class Review:
         self.own = config.review if data.pictures else without_pictures(config.review)
         self.classes = module.classes
         self.figures = build_figures(config.review.figures)
-        self.fresh = not any((folder / "tensorboard").glob("events*"))
+        self.fresh = not any(folder.glob(EVENTS))
         self.trainer: pl.Trainer | None = None
         self.keep = self._keeper()
 
@@ -84,7 +90,7 @@ class Review:
             (any((self.figures, own.images, own.worst, own.gradcam)) and self._shows_images)
             or (any((own.curves, own.embedding)) and "tensorboard" in loggers)
         )  # fmt: skip
-        if not (shown or (own.record and loggers)):
+        if not (shown or ((own.record or own.pictures) and loggers)):
             return None
         by_score = self.config.callbacks.checkpoint == "best"
         return KeepPredictions(
@@ -135,13 +141,13 @@ class Review:
         if self.own.texts:
             with logging_failure("texts"):
                 choices = self.choices.choices
-                files = {key for key, value in choices.items() if isinstance(value, str) and "/" in value}
-                board.open_session(self.writer, choices, first=set(self.choices.overrides) - files)
+                board.open_session(self.writer, choices, first=self.choices.swept)
                 config = yaml.safe_dump(self.module.provenance["config"], sort_keys=False, allow_unicode=True)
                 board.put_text(self.writer, board.CONFIG, board.verbatim(config))
                 board.put_text(self.writer, board.LAYERS, layer_markdown(self.module.plan))
                 lines = [board.literal(note) for note in notes] or ["nothing to note"]
                 board.put_text(self.writer, board.NOTES, "\n".join(f"- {line}" for line in lines))
+                board.put_curves_layout(self.writer)
         if self.own.graph:
             with logging_failure("graph"):
                 self._put_graph()
@@ -194,8 +200,39 @@ class Review:
             if self.own.record:
                 with logging_failure("review.npz"):
                     self._record(best, test)
+            if self.own.pictures:
+                with logging_failure(CONFUSION):
+                    self._draw_confusion(best if test is None else test, "validation" if test is None else "test")
         if self.writer is not None and self.own.texts:
-            board.close_session(self.writer, metrics, trainer.global_step, success=True)
+            logged = [name for name in board.FINALS if name.startswith("test/") and self._ordered]
+            board.close_session(self.writer, metrics, trainer.global_step, success=True, logged=logged)
+
+    @property
+    def _ordered(self) -> bool:
+        """Whether the run's TensorBoard logger arranges tags itself."""
+        assert self.trainer is not None
+        return any(isinstance(logger, CurvesFirst) for logger in self.trainer.loggers)
+
+    def _draw_confusion(self, predictions: Predictions | None, images: str) -> None:
+        """Write confusion.png; not for more classes than a confusion matrix can show."""
+        if predictions is None or not len(predictions):
+            return
+        caption = f"{images} images · {self._caption(predictions)}"
+        picture = confusion(predictions, self.classes, caption)
+        if picture is not None:
+            write_atomically(self.folder / CONFUSION, grids.encoded(picture, photograph=False))
+
+    def draw_curves(self) -> None:
+        """Write curves.png from metrics.csv, in the first process; also for a run that was interrupted."""
+        if not self.own.pictures or self.trainer is None or not self.trainer.is_global_zero:
+            return
+        with logging_failure(CURVES):
+            if (file := self.folder / METRICS).is_file():
+                name = self.folder.absolute().name
+                metric = self.config.optimized_metric
+                picture = curves(read_metrics(file).rows, name, metric, self.config.mode(metric))
+                if picture is not None:
+                    write_atomically(self.folder / CURVES, grids.encoded(picture, photograph=False))
 
     def failed(self) -> None:
         """Mark the run as failed in HPARAMS."""
@@ -253,11 +290,11 @@ class Review:
         for logger in self._trackers:
             show_image(logger, tag, picture, step)
 
-    def _put_scalar(self, tag: str, value: float, step: int) -> None:
+    def _put_scalar(self, metric: str, value: float, step: int) -> None:
         if self.writer is not None:
-            self.writer.add_scalar(tag, value, step)
+            self.writer.add_scalar(whole_run_tag(metric), value, step)
         for logger in self._trackers:
-            logger.log_metrics({tag: value}, step)
+            logger.log_metrics({metric: value}, step)
 
     def _put_figure(self, name: str, best: Predictions) -> None:
         target = self.own.figures.parts()[name]["_target_"]

@@ -6,12 +6,14 @@ import logging.config
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from graft.config.config_hash import config_hash
 from graft.config.registration import typed
@@ -50,7 +52,8 @@ def run_job(cfg: TrainConfig, hydra: Any) -> float | None:
         The optimized metric (of a pruned job: its best so far); None if the job failed.
     """
     folder, sweep, configuration = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir), config_hash(cfg)
-    command = Command(folder, list(hydra.overrides.task), dict(hydra.runtime.choices), in_sweep=True)
+    overrides, picked = list(hydra.overrides.task), dict(hydra.runtime.choices)
+    command = Command(folder, overrides, picked, in_sweep=True, swept=swept_keys(sweep, hydra.sweeper))
     with _exclusively(sweep / INDEX / f"{configuration}.lock") if first_task() else nullcontext():
         summary = earlier_run(folder, configuration)
         if summary.get("status") in DONE:
@@ -72,6 +75,21 @@ def run_job(cfg: TrainConfig, hydra: Any) -> float | None:
     if summary["status"] == PRUNED and cfg.search.trial is not None:
         mark_pruned(cfg.search)
     return summary["metrics"].get(cfg.optimized_metric) if summary["status"] in DONE else None
+
+
+def swept_keys(sweep: Path, sweeper: Any) -> tuple[str, ...]:
+    """The keys that a sweep varies: of its command, which Hydra has written to multirun.yaml, and of its search space.
+
+    Args:
+        sweep: folder of the sweep.
+        sweeper: Hydra's configuration of the sweeper, of which `params` is read.
+    """
+    words: list[str] = []
+    with suppress(OSError, OmegaConfBaseException):
+        words = list(OmegaConf.load(sweep / "multirun.yaml").hydra.overrides.task)
+    parsed = OverridesParser.create().parse_overrides(words)
+    keys = [override.key_or_group for override in parsed if override.is_sweep_override()]
+    return tuple(dict.fromkeys([*keys, *map(str, getattr(sweeper, "params", None) or {})]))
 
 
 @contextmanager

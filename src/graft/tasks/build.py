@@ -31,8 +31,10 @@ from graft.learning.optimizers import build_optimizer
 from graft.learning.schedulers import Length, build_schedule
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
+from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
 from graft.models.normalise import Normalise
+from graft.models.recipe import Recipe
 from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.seeding import seeded_everywhere
@@ -85,12 +87,8 @@ def assemble(
         notes = [*notes, *notes_on_metrics(config, splits, metrics)]
         views = build_views(config.tta, config.views.parts())
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    recipe = sized_by_weights(recipe_of(config), config.model.weights)
-    network = build_network(recipe, len(splits.classes))
     epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
-    refuse_unbuildable(config, splits, network, epochs)
-    head_from = config.model.head_from
-    weights = load_weights(network, recipe, config.model.weights, classes=splits.classes, head_from=head_from)
+    network, recipe, weights = network_with_weights(config, splits, epochs)
     preprocessing = resolve_preprocessing(config, weights)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))
@@ -130,6 +128,25 @@ def assemble(
         *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config), *notes
     )  # fmt: skip
     return Experiment(config, module, data, weights, notes)
+
+
+def network_with_weights(
+    config: TrainConfig, splits: Splits, epochs: int | None
+) -> tuple[torch.nn.Module, Recipe, WeightsReport]:
+    """The network with the weights of the configuration, its recipe, and what was loaded."""
+    recipe = sized_by_weights(recipe_of(config), config.model.weights)
+    network = build_network(recipe, len(splits.classes))
+    refuse_unbuildable(config, splits, network, epochs)
+    weights = load_weights(
+        network,
+        recipe,
+        config.model.weights,
+        keep_head=config.model.keep_head,
+        classes=splits.classes,
+        head_from=config.model.head_from,
+        names=class_names(config.model.classes),
+    )
+    return network, recipe, weights
 
 
 def refuse_unbuildable(config: TrainConfig, splits: Splits, network: torch.nn.Module, epochs: int | None) -> None:

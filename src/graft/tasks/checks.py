@@ -11,10 +11,11 @@ from graft.config import conf_dir
 from graft.config.fields import check_ranges, one_of
 from graft.config.metrics import ALWAYS, HIGHER, known_directions
 from graft.config.registration import plain, typed
-from graft.config.schema import FREEZE_NOTHING, DataConfig, TrainConfig
+from graft.config.schema import FREEZE_NOTHING, AugmentConfig, DataConfig, TrainConfig
 from graft.config.targets import TARGET, short_name
 from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
+from graft.models.class_names import class_names
 from graft.models.configurations import BUNDLED
 from graft.models.configured import recipe_of
 from graft.models.registry import facts_of, family_of, require_input_size
@@ -54,7 +55,7 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     _validation(cfg)
     _processes(cfg)
     _weights_and_strategy(cfg, overrides)
-    _head_from(cfg)
+    _head(cfg)
     _network_and_input(cfg)
     _cache(cfg)
     check_locations(cfg, {})
@@ -64,10 +65,12 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
 
 def _data_source(cfg: TrainConfig) -> None:
     """Refuse a data set that does not exist, and arguments that it does not take."""
-    from graft.data.sources import check_source, checked_name, source_arguments  # imports NumPy
+    from graft.data.loading import checked_group_pattern  # imports NumPy
+    from graft.data.sources import check_source, checked_name, source_arguments
 
     cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
     check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
+    checked_group_pattern(cfg.data.group_pattern)
 
 
 def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> tuple[float, ...] | None:
@@ -237,6 +240,25 @@ def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> No
         )
 
 
+def _head(config: TrainConfig) -> None:
+    """Refuse keys of the head that contradict each other or the weights; class names in a file become a list."""
+    model, strategy = config.model, config.strategy.name
+    names = class_names(model.classes)
+    model.classes = None if names is None else list(names)
+    if model.keep_head and model.head_from is not None:
+        raise ConfigError(
+            "model.keep_head=true and model.head_from disagree: the first takes over the whole head, the second its "
+            "rows by name.\nGive one of them."
+        )
+    for key, value in (("keep_head=true", model.keep_head), ("classes", model.classes)):
+        if value and model.weights is None:
+            raise ConfigError(
+                f"strategy={strategy} and model.{key} disagree: random weights have no head to keep and no classes.\n"
+                f"Leave model.{key} out, or use strategy=finetune."
+            )
+    _head_from(config)
+
+
 def _head_from(config: TrainConfig) -> None:
     origins = config.model.head_from
     if origins is None:
@@ -278,6 +300,13 @@ def _network_and_input(config: TrainConfig) -> None:
 
 
 def _cache(config: TrainConfig) -> None:
+    if config.cache.mode == "none" or config.augment == AugmentConfig():
+        config.cache.views = None  # has no effect
+    if config.cache.views == "all" and config.trainer.max_epochs < 1:
+        raise ConfigError(
+            f"cache.views=all and trainer.max_epochs={config.trainer.max_epochs} disagree: there is one view for each "
+            "epoch.\nGive the number of epochs, or a number of views."
+        )
     if config.cache.mode != "features":
         return
     if config.freeze._target_ == FREEZE_NOTHING:

@@ -7,6 +7,7 @@ from graft.config.fields import check_ranges
 from graft.config.recorded import MODULE
 from graft.config.targets import check_target
 from graft.errors import ConfigError
+from graft.models.class_names import class_names
 from graft.system.files import safe_name
 from graft.tasks.part_checks import check_metrics, check_views
 
@@ -27,6 +28,7 @@ def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
         ConfigError: names the key and the way out.
     """
     check_ranges(config, EvaluateConfig)
+    class_names(config.model.classes)
     _require_checkpoint(config.checkpoint)
     _check_trust(config.trust)
     check_metrics(config.metrics)
@@ -59,13 +61,10 @@ def check_predictor(config: PredictConfig) -> None:
         ConfigError: names the key and the way out.
     """
     check_ranges(config, PredictConfig)
-    named = config.model._target_ is not None
-    if (config.checkpoint is None) != named:
-        problem = "neither is set"
-        if named:
-            problem = f"checkpoint={config.checkpoint} and model={config.model.name} disagree"
+    class_names(config.model.classes)
+    if config.checkpoint is None and config.model._target_ is None:
         raise ConfigError(
-            f"checkpoint or model: {problem}.\nGive checkpoint=RUN_FOLDER for a network you trained, "
+            "checkpoint or model: neither is set.\nGive checkpoint=RUN_FOLDER for a network you trained, "
             "or model=vgg16 for ImageNet's 1,000 classes."
         )
     _check_trust(config.trust)
@@ -78,6 +77,7 @@ def check_export(config: ExportConfig) -> None:
         ConfigError: names the key and the way out.
     """
     check_ranges(config, ExportConfig)
+    class_names(config.model.classes)
     _require_checkpoint(config.checkpoint)
     _check_trust(config.trust)
     if config.name is not None and config.name != safe_name(config.name, keep=" +,=@()"):
@@ -99,7 +99,7 @@ def sources_of(config: PredictConfig) -> list[str]:
 
 def _require_checkpoint(checkpoint: str | None) -> None:
     if checkpoint is None:
-        raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER or checkpoint=FILE.ckpt.")
+        raise ConfigError("checkpoint is not set.\nGive checkpoint=RUN_FOLDER, or a .ckpt, .pth or .safetensors file.")
 
 
 def _check_trust(trust: Iterable[str]) -> None:

@@ -1,19 +1,25 @@
 """The data set of a run: whether it and the weights are available, and the images it gives."""
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
+from graft.config import COPIES
 from graft.config.commands import InspectConfig
 from graft.config.schema import DataConfig, TrainConfig
 from graft.data.loading import load_splits, locate
 from graft.data.scan import exclude_unreadable
 from graft.data.sources import is_data_module, source_arguments
+from graft.data.sources.base import Source
 from graft.data.splits import Splits
-from graft.errors import ConfigError, DataError, NotAvailable
+from graft.errors import ConfigError, DataError, GraftError, NotAvailable
+from graft.inspection.copies import require_together, with_groups_of_copies, with_note_on_copies, without_copies
 from graft.models.configured import recipe_of
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
 from graft.models.registry import torchvision_name
+from graft.system.files import is_within
 from graft.system.progress import progress_bar
 from graft.tasks.checks import QUICKSTART
 
@@ -24,9 +30,9 @@ def check_available(config: TrainConfig) -> None:
     Raises:
         DataError: names what is missing, its address, where to put it, and what trains without it.
     """
-    data, weights = config.data, config.model.weights
+    weights = config.model.weights
     errors = []
-    missing = locate(data._target_, data_root(config), download=data.download)
+    missing = missing_data(config)
     if missing is not None:
         errors.append(f"{missing}\nWithout it: data=faces or data=digits (embedded), or data=folder data.root=FOLDER.")
     if missing is None or isinstance(missing, NotAvailable):  # offline, both may be unavailable
@@ -35,6 +41,22 @@ def check_available(config: TrainConfig) -> None:
             errors.append(f"{unavailable}\nWithout them: strategy=scratch.")
     if errors:
         raise DataError("\n\n".join([*errors, f"Offline, with what is embedded: {QUICKSTART}"]))
+
+
+def missing_data(config: TrainConfig | InspectConfig, download: bool | None = None) -> GraftError | None:
+    """The error if the configured data set is neither on this machine nor can be downloaded; None if it is available.
+
+    Args:
+        config: of the command.
+        download: None: as configured.
+    """
+    data = config.data
+    return locate(
+        data._target_,
+        data_root(config),
+        data.download if download is None else download,
+        source_arguments(data, DataConfig),
+    )
 
 
 def available_data(config: TrainConfig) -> Splits:
@@ -82,7 +104,11 @@ def open_data(config: TrainConfig) -> Splits:
     splits = divide_data(config)
     total = sum(len(part.paths or ()) for part in splits.parts().values())
     with progress_bar("checking images", total) as bar:
-        return exclude_unreadable(splits, config.data.on_error, bar.advance)
+        splits = exclude_unreadable(splits, config.data.on_error, bar.advance)
+    if config.data.duplicates == "drop":
+        with progress_bar("looking for copies", len(splits.part("all"))) as bar:
+            return without_copies(splits, copies_file(config), bar.advance)
+    return with_note_on_copies(splits, copies_file(config)) if config.data.duplicates == "keep" else splits
 
 
 def open_module_data(config: TrainConfig) -> Splits:
@@ -119,7 +145,15 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         raise ConfigError(
             f"data._target_={data._target_}: a LightningDataModule gives batches; single images are needed here."
         )
-    return load_splits(
+    published: list[Source] = []
+
+    def grouped(source: Source) -> Source:
+        parts = (part for part in (source.train, source.val, source.test) if part is not None)
+        with progress_bar("looking for copies", sum(map(len, parts))) as bar:
+            published.append(with_groups_of_copies(source, copies_file(config), bar.advance))
+        return published[0]
+
+    splits = load_splits(
         data._target_,
         root=data_root(config),
         seed=config.seed,
@@ -127,9 +161,23 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         val_fraction=data.val_fraction,
         fold=data.fold,
         folds=data.folds,
+        group_pattern=data.group_pattern,
         download=data.download,
         arguments=source_arguments(data, DataConfig),
+        prepare=grouped if data.duplicates == "group" else lambda source: source,
     )
+    for source in published:
+        require_together(splits, source)
+    return splits
+
+
+def copies_file(config: TrainConfig | InspectConfig) -> Path | None:
+    """The file with descriptions of the images of the configured data set; None if it would be in the data set."""
+    cache, root = Path(config.paths.cache).expanduser(), data_root(config)
+    if root is not None and is_within(cache, root):
+        return None
+    name = config.data._target_ if root is None else os.path.abspath(root)
+    return cache / COPIES / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.npy"
 
 
 def data_root(config: TrainConfig | InspectConfig) -> Path | None:

@@ -24,7 +24,7 @@ from graft.errors import ConfigError
 from graft.learning.inference import Inference, most_probable
 from graft.learning.losses import CROSS_ENTROPY, Loss
 from graft.learning.metrics import Scored, Scores, build_metrics
-from graft.learning.restore import Restored, from_checkpoint
+from graft.learning.restore import Restored, from_file
 from graft.learning.views import View, build_views, with_margin
 from graft.review.evaluation_tables import class_table, confusion_csv, most_confused, overall_table
 from graft.review.predictions import rank, writing
@@ -58,7 +58,7 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
     Raises:
         ConfigError: the checkpoint has more than MOST_CLASSES, or names a data set of a package that is not trusted.
     """
-    restored = from_checkpoint(checkpoint, config.trust).prepared(plain(config.preprocess))
+    restored = from_file(checkpoint, config.trust, config.model).prepared(plain(config.preprocess))
     refuse_many_classes(restored, checkpoint)
     evaluated = run_config(config, restored.config, overrides, restored.source)
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
@@ -69,8 +69,12 @@ def run(config: EvaluateConfig, checkpoint: Path, overrides: Collection[str], fo
     summary = summary_of_same_data(restored, evaluated, checkpoint)
     loss, metrics, notes = run_metrics(evaluated, splits, restored.source, config)
     notes = [
-        *splits.notes, *notes_on_changed_data(splits, summary), *notes_on_limits(evaluated, config.split), *notes
-    ]  # fmt: skip
+        *restored.notes,
+        *splits.notes,
+        *notes_on_changed_data(splits, summary),
+        *notes_on_limits(evaluated, config.split),
+        *notes,
+    ]
     for note in notes:
         log.info("note  %s", note)
 

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from graft.config.commands import ExportConfig
 from graft.config.registration import typed
 from graft.data.images import ImageSet
-from graft.data.loading import locate
 from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
 from graft.export.format import Format, build_formats
@@ -24,7 +23,7 @@ from graft.system.files import require_writable, safe_name, sha256, write_atomic
 from graft.system.folder_lock import output_folder
 from graft.system.startup import garbage_collection_paused
 from graft.tasks.command_checks import check_export, overridden_keys
-from graft.tasks.data import data_root, open_data
+from graft.tasks.data import missing_data, open_data
 from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import run_config
 from graft.tasks.run import versions
@@ -72,9 +71,11 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
     checkpoint = checkpoint_file(str(cfg.checkpoint))
     with garbage_collection_paused():  # torch is imported only once there is something to export
         from graft.export.formats import ExportedNetwork, verify
-        from graft.learning.restore import from_checkpoint
+        from graft.learning.restore import from_file
 
-    restored = from_checkpoint(checkpoint, cfg.trust)
+    restored = from_file(checkpoint, cfg.trust, cfg.model)
+    for note in restored.notes:
+        log.info("note  %s", note)
     images = real_images(cfg, restored, overrides)
     network = ExportedNetwork(restored, cfg.preprocess)
     if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
@@ -117,7 +118,7 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
     else:
         run = run_config(cfg, restored.config, overrides, restored.source)
         check_written(run.data.root, cfg.paths.outputs, {"folder": cfg.folder})
-        missing = locate(run.data._target_, data_root(run), download=False)
+        missing = missing_data(run, download=False)
         if missing is not None:
             raise DataError(
                 f"No images to compare the exported network with the checkpoint on: {missing}\n"
@@ -139,6 +140,7 @@ def description(
         "file": file.name,
         "sha256": sha256(file),
         "network": restored.recipe.name,
+        "recipe": restored.recipe.to_dict(),
         "load": form.how_to_load(network, file),
         **form.details(file),
         "classes": list(restored.classes),
@@ -151,5 +153,6 @@ def description(
         **restored.preprocessing.to_dict(),
         "checked": dataclasses.asdict(verification),
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+        "run": restored.config,
         "versions": versions(),
     }

@@ -28,7 +28,7 @@ from graft.learning.module import EVALUATED, TransferModule
 from graft.learning.pruning import PRUNED
 from graft.learning.views import IDENTITY, with_margin
 from graft.review.evaluation_tables import accuracy_table
-from graft.review.layers import layer_table
+from graft.review.layers import layer_table, parameter_table
 from graft.review.training_review import Review, RunChoices, build_figures
 from graft.system.allocator import reuse_freed_memory
 from graft.system.device import Device, choose_device, explaining_nondeterminism
@@ -37,7 +37,6 @@ from graft.system.terminal import log_table
 from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
 from graft.tasks.checks import check_class_weights
-from graft.tasks.command_checks import overridden_keys
 from graft.tasks.data import available_data
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
@@ -110,8 +109,7 @@ def run(
     refuse_several_processes(config, splits, device)
     start_folder(record, resumption)
     fingerprint = record.summary.get("data", {}).get("fingerprint")
-    overrides = overridden_keys(record.summary["overrides"])
-    choices = RunChoices({**record.summary["config"], "seed": config.seed}, overrides, fingerprint, group)
+    choices = RunChoices({**record.summary["config"], "seed": config.seed}, record.summary["swept"], fingerprint, group)
     if device.devices > 1 and config.trainer.strategy != "ddp_slurm":
         record.summary |= launch(one_process, device.devices, config, splits, device, choices, record.folder)
     else:
@@ -182,9 +180,12 @@ def train_and_test(
     loggers = build_loggers(config.logger, folder, step, choices.group)  # may refuse, so before any long work
     with finishing(loggers):
         training = prepare_training(config, splits, device, choices, folder, resume, loggers)
-        validate_baseline(training)
-        fit(training)
-        return conclude(training, run_test(training))
+        try:
+            validate_baseline(training)
+            fit(training)
+            return conclude(training, run_test(training))
+        finally:
+            training.review.draw_curves()
 
 
 def prepare_training(
@@ -286,6 +287,8 @@ def log_plan(plan: TransferPlan, config: TrainConfig, device: Device) -> None:
     counts = parameters_of(plan, config.trainer.max_epochs)
     title = f"{counts['trainable']:,} of {counts['total']:,} parameters train"
     log_table(layer_table(plan, f"{title} · {device.accelerator} × {device.devices} · {device.precision}"))
+    if config.review.layers == "full":
+        log_table(parameter_table(plan, config.trainer.max_epochs))
 
 
 def validate_baseline(training: Training) -> None:

@@ -19,6 +19,7 @@ from graft.data.images import EXTENSIONS, read_image
 from graft.data.stream import Found, InMemory, find_images, read_ahead
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_file
+from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
 from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
 from graft.system import downloads
@@ -65,6 +66,8 @@ def main(config: DictConfig) -> None:
         require_writable(Path(cfg.folder), "folder")
     restored = restore(cfg)
     say(f"by {restored.source}")
+    for note in restored.notes:
+        say(f"note  {note}")
     copies = output_folder(config) if cfg.show else None
     shown: list[Prediction] = []
     predicted = unreadable = 0
@@ -117,9 +120,9 @@ def restore(cfg: PredictConfig) -> "Restored":
     if cfg.checkpoint is not None:
         checkpoint = checkpoint_file(cfg.checkpoint)
         with garbage_collection_paused():  # torch is imported only once there is something to restore
-            from graft.learning.restore import from_checkpoint
+            from graft.learning.restore import from_file
 
-        return from_checkpoint(checkpoint, cfg.trust).prepared(plain(cfg.preprocess))
+        return from_file(checkpoint, cfg.trust, cfg.model).prepared(plain(cfg.preprocess))
     downloads.configure(cfg.download)
     recipe, weights = recipe_of(cfg), cfg.model.weights
     unavailable = unavailable_weights(recipe, weights)
@@ -131,7 +134,7 @@ def restore(cfg: PredictConfig) -> "Restored":
     with garbage_collection_paused():
         from graft.learning.restore import from_pretrained
 
-    return from_pretrained(recipe, weights).prepared(plain(cfg.preprocess))
+    return from_pretrained(recipe, weights, class_names(cfg.model.classes)).prepared(plain(cfg.preprocess))
 
 
 class Predictor:

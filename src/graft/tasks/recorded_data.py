@@ -7,11 +7,10 @@ from typing import Any
 from graft.config.commands import EvaluateConfig, ExportConfig
 from graft.config.recorded import recorded_run, require_trusted
 from graft.config.schema import DataConfig, TrainConfig
-from graft.data.loading import locate
 from graft.data.sources import checked_name, known_sources, source_target
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError
-from graft.tasks.data import data_root, open_data
+from graft.tasks.data import missing_data, open_data
 from graft.tasks.run import valid_summary
 
 
@@ -42,7 +41,7 @@ def run_config(
             vars(getattr(run, key)).update(value)
         else:
             setattr(run, key, value)
-    own = run.data._target_
+    own = recorded.get("data", {}).get("_target_")
     if config.data._target_ is None:
         require_trusted_source(own, source, config.trust)
     if config.data._target_ not in (None, own):
@@ -94,7 +93,7 @@ def open_splits(run: TrainConfig) -> Splits:
         DataError: it is not on this machine and cannot be downloaded; names the path to put it at.
     """
     run.data.name = checked_name(run.data.name, run.data._target_)
-    missing = locate(run.data._target_, data_root(run), download=run.data.download)
+    missing = missing_data(run)
     if missing is not None:
         raise DataError(
             f"{missing}\nIf it is somewhere else, or to download it: paths.data=FOLDER (of all data sets) "

@@ -15,6 +15,7 @@ from graft.config.schema import TrainConfig
 from graft.config.targets import TARGET
 from graft.errors import ConfigError, DataError, TrainingError
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, Progress, best_of, progress_of, read_checkpoint
+from graft.learning.run_files import EVENTS, METRICS, PICTURES
 from graft.system.files import writing_atomically
 from graft.tasks.command_checks import overridden_keys
 from graft.tasks.run import read_summary
@@ -22,12 +23,12 @@ from graft.tasks.run import read_summary
 if TYPE_CHECKING:
     from graft.data.splits import Splits
 
-COPIED = ("metrics.csv", "nan_batches.jsonl", "unreadable.jsonl", "tensorboard/events*")
+COPIED = (METRICS, "nan_batches.jsonl", "unreadable.jsonl", EVENTS)
 """Files that a run resumed in a new folder gets from the old one, in addition to its checkpoints."""
 
 
 LEFT_BY_A_RUN = (
-    *COPIED, "review.npz", "trackers.json", *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
+    *COPIED, "review.npz", "trackers.json", *PICTURES, *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
 )  # fmt: skip
 """Files of an earlier attempt that a new run in the same folder removes; summary.json is already replaced."""
 

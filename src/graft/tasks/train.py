@@ -16,7 +16,9 @@ from graft.config.config_hash import config_hash
 from graft.config.metrics import known_directions
 from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
+from graft.learning.run_files import EVENTS, PICTURES
 from graft.system import downloads
+from graft.system.files import is_within
 from graft.system.gpu import require_gpu
 from graft.system.signals import STOP
 from graft.system.slurm import first_task
@@ -62,12 +64,14 @@ class Command:
         overrides: of the command line, e.g. "strategy=scratch".
         picked: the option of each config group, e.g. {"augment": "basic"}.
         in_sweep: whether the run is a job of a sweep, whose overrides need not all apply to each job.
+        swept: keys that the sweep varies.
     """
 
     folder: Path
     overrides: list[str]
     picked: dict[str, str]
     in_sweep: bool = False
+    swept: tuple[str, ...] = ()
 
 
 def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = None) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 "content": splits.source,
                 "validates_on_test": splits.val is splits.test,
                 "notes": list(splits.notes),
-                "left_out": dict(splits.unreadable),
+                "left_out": dict((*splits.unreadable, *splits.dropped)),
                 "unused": dict(Counter(reason for _, reason in splits.unused)),
             },
         }
@@ -117,15 +121,18 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
     if run.writes:  # summary.json says "finished" by now, so no checkpoint is needed to resume
         remove_checkpoints(run.folder, config.callbacks.keep)
     chosen = f"the best {config.optimized_metric}" if config.callbacks.checkpoint == "best" else "the last"
-    log_outcome(run, chosen, next_steps=not command.in_sweep)
+    outputs = Path(config.paths.outputs)
+    shown = outputs if is_within(run.folder, outputs) else run.folder
+    log_outcome(run, shown, chosen, next_steps=not command.in_sweep)
     return run.summary
 
 
-def log_outcome(run: Run, chosen: str, *, next_steps: bool) -> None:
+def log_outcome(run: Run, outputs: Path, chosen: str, *, next_steps: bool) -> None:
     """Log the end of a run.
 
     Args:
         run: its record.
+        outputs: the folder whose runs TensorBoard is to show.
         chosen: why its checkpoint was kept: "the best val/acc" or "the last".
         next_steps: whether to log the commands that show, evaluate and use the run.
     """
@@ -136,9 +143,11 @@ def log_outcome(run: Run, chosen: str, *, next_steps: bool) -> None:
             *(summary["best_epoch"], summary["epochs"], chosen, duration(summary["seconds"])),
         )
     log.info("run folder  %s", folder)
+    if pictures := [str(folder / name) for name in PICTURES if (folder / name).is_file()]:
+        log.info("pictures  %s", "  ".join(pictures))
     if not next_steps:
         return
-    commands = [["tensorboard", "--logdir", str(folder)]] if (folder / "tensorboard").is_dir() else []
+    commands = [["tensorboard", "--logdir", str(outputs)]] if any(folder.glob(EVENTS)) else []
     if summary.get("checkpoint"):
         commands += [
             ["graft", "evaluate", f"checkpoint={folder}"],
@@ -182,7 +191,11 @@ def open_run(config: TrainConfig, command: Command) -> Run:
         overrides=command.overrides,
         resuming=config.resume is not None,
     )
-    run.summary |= {"fold": config.data.fold, "config": choices(plain(config), command.picked)}
+    run.summary |= {
+        "fold": config.data.fold,
+        "swept": list(command.swept),
+        "config": choices(plain(config), command.picked),
+    }
     run.summary["data"] = {"root": config.data.root}
     return run
 

@@ -96,7 +96,7 @@ def _regular_starts(stages: Sequence[Stage], every: int) -> dict[str, float]:
     return {stage.name: groups.index(stage.group) * every for stage in stages}
 
 
-# For policies of one's own
+# For custom policies
 
 
 def in_stages(names: Sequence[str], stages: Sequence[Stage]) -> frozenset[str]:

@@ -25,6 +25,7 @@ NOT_FOR_MODULES = {
     "data.folds": _DIVIDES,
     "data.val_fraction": _DIVIDES,
     "data.on_error": _LOADS,
+    "data.duplicates": _DIVIDES,
     "data.draft": _LOADS,
     "data.resident_gb": _LOADS,
     "data.timeout": _LOADS,

@@ -10,6 +10,8 @@ The module that defines it may also define:
     target(root) -> Path                where to unpack the archive's folder; default: root
     LAYOUT_HELP: str                    the expected layout, for data sets that cannot be downloaded
     CLASS_FOLDERS = True                one folder per class: `graft inspect` can read a set that cannot be split
+    find(root, arguments) -> Path       the folder of the data set, by data.root (or None) and the source's arguments;
+                                        raises DataError if there is none; default: data.root
 
 `graft.data.loading` finds, downloads and splits the data set of a source.
 """
@@ -27,6 +29,7 @@ from typing import Any, cast, get_args
 
 from graft.config.targets import TARGET, accepts, check_target, find_package
 from graft.data.sources.base import Download, Source, SourceFunction
+from graft.data.tables import TABLES
 from graft.errors import ConfigError, nearest
 
 __all__ = [
@@ -129,6 +132,8 @@ def suggest_data(name: str) -> str | None:
     path = Path(name).expanduser()
     if path.is_dir():
         return f"data=folder data.root={name}"
+    if path.suffix.lower() in TABLES:
+        return f"data=table data.table={name}" + ("" if path.is_file() else f" (there is no file {name})")
     if "/" in name or os.sep in name:
         return f"data=folder data.root=FOLDER (there is no folder {name})"
     dotted = name.removesuffix(".py")

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -23,9 +24,15 @@ class Source:
         val, test: the published validation and test images; None if there is no such split.
         notes: remarks for the reader of the results, one sentence each.
         test_fraction: fraction of each class, in (0, 1), to draw for testing from a set that is not published in
-            splits; with data.shots=K, all images but the K training images of each class. None: published splits.
+            splits. None: published splits.
         split_seed: seed of that draw, separate from the run's seed so that all runs have the same test images.
-        group_of: maps the name of an image to its group, e.g. the person in it; folds do not divide a group.
+        test_on_rest: whether with data.shots=K the test images are all but the K training images of each class,
+            instead of those of `test_fraction`.
+        group_of: maps the name of an image to its group, e.g. the person in it; no group is in two splits.
+        unused: (row or image, reason) of what a table lists and the data set does not use; reasons of
+            `graft.data.layout.UNUSED`.
+        searched: folders in the root whose other files are reported as not used; None: all of the root.
+        files: of the data set apart from its images, e.g. a table.
     """
 
     classes: tuple[str, ...]
@@ -35,7 +42,15 @@ class Source:
     notes: tuple[str, ...] = ()
     test_fraction: float | None = None
     split_seed: int = 0
+    test_on_rest: bool = True
     group_of: Callable[[str], str] | None = None
+    unused: tuple[tuple[str, str], ...] = ()
+    searched: tuple[str, ...] | None = None
+    files: tuple[Path, ...] = ()
+
+    def parts(self) -> "list[ImageSet]":
+        """The images of each published split."""
+        return [part for part in (self.train, self.val, self.test) if part is not None]
 
     def fingerprint(self) -> str:
         """Hash of the data set, independent of seed, fold, number of shots, root folder and file order.
@@ -43,7 +58,7 @@ class Source:
         It covers the name and label of each image, and the content (pixels, or file size) of a sample: all images up
         to `SAMPLED`. A million files take about four seconds.
         """
-        parts = [part for part in (self.train, self.val, self.test) if part is not None]
+        parts = self.parts()
         step = max(1, sum(map(len, parts)) // SAMPLED)
         count = total = 0
         for part in parts:

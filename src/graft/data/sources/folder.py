@@ -4,7 +4,6 @@ from pathlib import Path
 
 from graft.data.layout import class_folders, no_class_folders, read_class_folders, split_folders
 from graft.data.sources.base import Source
-from graft.data.splits import stratified_fraction
 from graft.errors import ConfigError, DataError
 
 LAYOUT_HELP = (
@@ -36,21 +35,7 @@ def load(root: Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Sour
         raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
     folder = parts.get("train", root)
     pool = read_class_folders(folder, prefix=f"{folder.name}/" if parts else "")
-    classes = _class_names(folder)
-    if len(classes) < 2:
-        return Source(classes, pool)  # refused by `divide`, as for every source
-    try:
-        train, test = stratified_fraction(
-            pool.labels,
-            test_fraction,
-            split_seed,
-            key="data.test_fraction",
-            way_out="Add images, or provide a test folder.",
-            classes=classes,
-        )
-    except DataError as error:
-        raise DataError(f"data.root={root}: {error}") from error
-    return Source(classes, pool.select(train), test=pool.select(test))
+    return Source(_class_names(folder), pool, test_fraction=test_fraction, split_seed=split_seed, test_on_rest=False)
 
 
 def _from_splits(parts: dict[str, Path]) -> Source:

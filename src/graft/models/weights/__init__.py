@@ -12,13 +12,14 @@ from typing import Any
 from torch import nn
 
 from graft.data.preprocessing import Preprocessing
-from graft.errors import NotAvailable
+from graft.errors import ConfigError, NotAvailable
 from graft.models.families.base import at_input_size
 from graft.models.recipe import Recipe
 from graft.models.registry import family_of
 from graft.models.weights.finding import existing_file, find_published
 from graft.models.weights.fitting import fit, listed
 from graft.models.weights.grafting import describe_origins, graft_head, origins_by_name
+from graft.models.weights.keeping import describe_unused_head, difference, require_same_head
 from graft.models.weights.reading import Source, read_file
 from graft.system.files import sha256
 
@@ -63,6 +64,7 @@ def load_weights(
     keep_head: bool = False,
     classes: Sequence[str] = (),
     head_from: Mapping[Any, Any] | None = None,
+    names: Sequence[str] | None = None,
 ) -> WeightsReport:
     """Load `weights` into `network`, converted to the network's precision.
 
@@ -74,17 +76,19 @@ def load_weights(
         network: as `build_network(recipe, ...)` made it; changed in place, and only if all fits.
         recipe: its recipe.
         weights: the source, as in `model.weights`.
-        keep_head: load the head too if its number of classes agrees; otherwise it stays random.
-        classes: names of the network's classes, for `head_from`.
+        keep_head: load the head too. With `classes`, it must be of these classes in this order; without, it stays
+            random if its number of classes differs.
+        classes: names of the network's classes, for `keep_head` and `head_from`.
         head_from: class → the class or classes of the weights whose rows initialise its own (see `graft_head`).
+        names: names of the classes of the weights (`model.classes`); None: as the weights name them.
 
     Returns:
         What was loaded from where, and what stayed random.
 
     Raises:
         WeightsError: no such weights, an unreadable or corrupted file, or one that does not fit; names the file
-            and the keys.
-        ConfigError: `head_from` names a class that does not exist.
+            and the keys. A head that is to be kept is of other classes.
+        ConfigError: `head_from` names a class that does not exist, or `names` are not those of the weights.
         NotAvailable: published weights that are not on this machine and cannot be downloaded.
     """
     parameters = [name for name, _ in network.named_parameters()]
@@ -94,8 +98,13 @@ def load_weights(
     chosen, notes = fit(network, recipe, source, keep_head)
     if source.ignored:
         notes.append(f"Ignored, because they are not in the network: {listed(source.ignored)}.")
-    card = _card(recipe, source)
+    card = _card(recipe, source, names)
     loaded = set(chosen)
+    if keep_head and classes:
+        require_same_head(network, source.name, chosen, card.classes, classes)
+    elif not keep_head and not head_from and find_published(recipe, weights) is None and weights != "bundled":
+        converted = family_of(recipe).convert(network, recipe, source.tensors)
+        notes += describe_unused_head(network, source.name, converted, card.classes, classes)
     if head_from:
         origins = origins_by_name(head_from)
         head = graft_head(
@@ -171,16 +180,17 @@ def sized_by_weights(recipe: Recipe, weights: str | None) -> Recipe:
     return recipe if size == side else replace(recipe, input_size=size)
 
 
-def default_classes(recipe: Recipe, weights: str | None) -> tuple[str, ...] | None:
-    """Names of the classes of the head in `weights`; None where they are unknown.
+def default_classes(recipe: Recipe, weights: str | None, names: Sequence[str] | None = None) -> tuple[str, ...] | None:
+    """Names of the classes of the head in `weights`; `names` where it does not name them, None where they are unknown.
 
     A file of 1,000 classes without names, for a network of torchvision or timm, is assumed to be ImageNet's; one with
     the number of classes of a larger ImageNet that timm knows is assumed to be that.
 
     Raises:
         WeightsError: as `load_weights` for the source itself.
+        ConfigError: the weights have other names.
     """
-    return _described(recipe, weights).classes
+    return _described(recipe, weights, names).classes
 
 
 @dataclass(frozen=True)
@@ -189,21 +199,31 @@ class _Card:
     classes: tuple[str, ...] | None
 
 
-def _described(recipe: Recipe, weights: str | None) -> _Card:
+def _described(recipe: Recipe, weights: str | None, names: Sequence[str] | None = None) -> _Card:
     published = None if weights is None else find_published(recipe, weights)
     if published is not None:
-        return _Card(at_input_size(published.preprocessing, recipe.input_size), published.classes)
+        preprocessing = at_input_size(published.preprocessing, recipe.input_size)
+        return _Card(preprocessing, _named(published.name, published.classes, names))
     if weights is None:
         return _Card(family_of(recipe).preprocessing(recipe), None)
-    return _card(recipe, _read(recipe, weights))
+    return _card(recipe, _read(recipe, weights), names)
 
 
-def _card(recipe: Recipe, source: Source) -> _Card:
+def _card(recipe: Recipe, source: Source, names: Sequence[str] | None = None) -> _Card:
     family, own = family_of(recipe), source.preprocessing
-    return _Card(
-        family.preprocessing(recipe) if own is None else at_input_size(own, recipe.input_size),
-        source.classes or family.classes_of_head(recipe, source.tensors),
-    )
+    classes = _named(source.name, source.classes, names) or family.classes_of_head(recipe, source.tensors)
+    return _Card(family.preprocessing(recipe) if own is None else at_input_size(own, recipe.input_size), classes)
+
+
+def _named(source: str, known: Sequence[str] | None, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names of the weights' classes, which `model.classes` must not contradict."""
+    if known is not None and names is not None and tuple(known) != tuple(names):
+        raise ConfigError(
+            f"model.classes and {source} disagree: {difference(known, names, 'the weights', 'model.classes')}.\n"
+            "Leave model.classes out: the weights name their classes."
+        )
+    found = known if names is None else names
+    return None if found is None else tuple(found)
 
 
 def _read(recipe: Recipe, weights: str) -> Source:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from graft.data.preprocessing import Preprocessing
 from graft.errors import WeightsError
 from graft.models.bounded import require_stored
+from graft.models.weights.description import description_of
 from graft.system.files import damage_in
 from graft.system.values import Check, mapping, read_values, sequence, text
 
@@ -29,8 +30,10 @@ RUN_CODE_OF = "GRAFT_RUN_CODE_IN_PICKLE"
 DESCRIBED: dict[str, Check] = {
     "preprocessing": mapping,
     "classes": sequence(text(1000), 100_000),
+    "recipe": mapping,
+    "run": mapping,
 }
-"""The description that a weight file may contain."""
+"""The description in a weight file, or in the JSON file next to it."""
 
 PREFIXES = ("network.", "_orig_mod.", "module.", "model.", "net.", "backbone.")
 """Prefixes that wrappers (Graft, torch.compile, DataParallel, other modules) add to the names of a network."""
@@ -41,7 +44,8 @@ WRAPPERS = ("state_dict", "model")
 class Source:
     """The content of a weight file: its tensors and its description.
 
-    `ignored` are names of tensors outside of the wrapped network, such as those of a loss or an optimizer.
+    `ignored` are names of tensors outside of the wrapped network, such as those of a loss or an optimizer. `recipe` and
+    `run` describe the network and the run, as unchecked values.
     """
 
     name: str
@@ -50,10 +54,12 @@ class Source:
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
     ignored: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] | None = None
+    run: Mapping[str, Any] | None = None
 
 
 def read_file(file: Path) -> Source:
-    """A .safetensors file, or any other as a pickle.
+    """A .safetensors file, or any other as a pickle, with the description in it or in the JSON file next to it.
 
     Raises:
         WeightsError: damaged, without a state dict, or with more than tensors and plain values; names the file.
@@ -68,7 +74,7 @@ def _read_safetensors(file: Path) -> Source:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _damaged(file, first_line(error)) from error
-    described = {key: _parsed(metadata.get(key)) for key in ("preprocessing", "classes")}
+    described = {key: _parsed(metadata.get(key)) for key in ("recipe", "preprocessing", "classes")}
     return _described_source(file, tensors, described)
 
 
@@ -82,6 +88,7 @@ def _read_pickle(file: Path) -> Source:
 
 def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping[str, Any]) -> Source:
     known = {key: value for key, value in described.items() if isinstance(value, Mapping | list | tuple)}
+    known = description_of(file) | known
     described = read_values(known, DESCRIBED, str(file))  # a value of another kind is another program's
     preprocessing = described.get("preprocessing")
     require_stored(tensors, file)
@@ -93,6 +100,8 @@ def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping
         ignored=ignored,
         preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing, str(file)),
         classes=described.get("classes") or None,
+        recipe=described.get("recipe"),
+        run=described.get("run"),
     )
 
 

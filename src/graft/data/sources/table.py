@@ -1,0 +1,538 @@
+"""Images listed in a table with a column of file names and a column of labels, in CSV, TSV or Parquet."""
+
+import itertools
+import os
+import posixpath
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft.data.images import EXTENSIONS, ImageSet
+from graft.data.layout import (
+    CONTRADICTION,
+    NO_FILE,
+    NO_LABEL,
+    NO_NAME,
+    NO_SPLIT,
+    REPEATED,
+    SPLIT_NAMES,
+    is_folder,
+    walk_images,
+)
+from graft.data.packed import Packed
+from graft.data.sources.base import Source
+from graft.data.tables import Columns, Table, open_table, require_text_options
+from graft.errors import ConfigError, DataError, nearest
+
+IMAGE_COLUMNS = (
+    (
+        *("file", "filename", "file_name", "filepath", "file_path", "path", "photo", "picture"),
+        *("image", "image_file", "image_filename", "image_name", "image_path", "img", "img_name", "img_path"),
+    ),
+    ("image_id", "img_id", "id", "id_code"),
+)
+LABEL_COLUMNS = (
+    ("label", "labels", "class", "class_name", "category", "target", "label_name", "species", "breed", "diagnosis"),
+)
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+GROUP_COLUMNS = tuple(
+    name + ending
+    for name in ("group", "patient", "subject", "person", "camera", "scene", "site")
+    for ending in ("", "_id")
+)
+"""Names by which a column is recognised, in lower case with underscores; of the first tuples before later ones."""
+
+SPLIT_WORDS = {word: split for split, words in SPLIT_NAMES.items() for word in words} | {"dev": "val"}
+SPLIT_FLAGS = {"is_train": ("train", "test"), "is_training": ("train", "test"), "is_test": ("test", "train"),
+               "is_val": ("val", "train"), "is_valid": ("val", "train"), "is_validation": ("val", "train")}  # fmt: skip
+"""Name of a column of booleans -> splits of its true and of its false rows."""
+FLAGS = {"true": 0, "1": 0, "1.0": 0, "yes": 0, "false": 1, "0": 1, "0.0": 1, "no": 1}
+
+LISTED = 10
+"""Number of columns, values or images that a message names."""
+
+
+def find(root: Path | None, arguments: Mapping[str, Any]) -> Path:
+    """The folder that the paths in the table are relative to: data.root, by default the folder of the table.
+
+    Raises:
+        DataError: there is no such table.
+    """
+    if arguments.get("table") is None:
+        raise DataError("data.table is not set, and data=table needs a file.\nGive data.table=FILE.")
+    file = _table_file(str(arguments["table"]), root)
+    return file.parent if root is None else root
+
+
+def load(
+    root: Path,
+    *,
+    table: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | bool | None = None,
+    group_column: str | bool | None = None,
+    label_separator: str | None = None,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    header: bool = True,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> Source:
+    """Read the images that a table lists.
+
+    Labels are the text of their cells. The order of the rows does not matter.
+
+    Args:
+        root: folder that relative paths start from.
+        table: the file; a relative path is looked for in the working directory, then in `root`.
+        image_column: column of the paths, with or without the ending of the file.
+        label_column: column of the labels.
+        split_column: column of train, val and test; false: none.
+        group_column: column of what must not be in two splits, e.g. the patient; false: none. Null columns are
+            recognised by their names.
+        label_separator: what separates several labels of one image.
+        delimiter, encoding, header: of a text file, see `graft.data.tables.open_table`.
+        test_fraction: fraction of each class to test on where no row is a val or test image, in (0, 1).
+        split_seed: seed of that draw.
+
+    Raises:
+        ConfigError: a column that does not exist (names the nearest) or cannot be recognised, or a value out of range.
+        DataError: the file cannot be read, no row has a file, a URL instead of a path, an unknown split, or several
+            labels of one image.
+    """
+    if not 0 < test_fraction < 1:
+        raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
+    require_text_options(delimiter, encoding)
+    file = _table_file(table, root)
+    opened = open_table(file, delimiter=delimiter, encoding=encoding, header=header)
+    chosen, notes = _choose(opened, image_column, label_column, split_column, group_column)
+    columns = opened.read(list(dict.fromkeys(name for name in vars(chosen).values() if name is not None)))
+    records, unused = _records(columns, chosen, root, file, label_separator)
+    if not records:
+        raise DataError(_no_images(file, root, columns, chosen, unused))
+    _require_single_labels(records, file)
+    classes = _class_order({record.labels[0] for record in records})
+    parts = {split: _image_set([each for each in records if each.split == split], classes) for split in SPLIT_NAMES}
+    published = {split: images for split, images in parts.items() if len(images)}
+    if "train" not in published:
+        raise DataError(f"data.table={file}: column {chosen.split} has no train rows, only {', '.join(published)}.")
+    groups = {record.name: record.group for record in records if record.group}
+    if chosen.group is not None and len(groups) < len(records):
+        notes.append(f"{len(records) - len(groups):,} images without {chosen.group} are groups of their own")
+    return Source(
+        classes,
+        published["train"],
+        published.get("val"),
+        published.get("test"),
+        notes=tuple(notes),
+        test_fraction=test_fraction if len(published) == 1 else None,
+        split_seed=split_seed,
+        test_on_rest=False,
+        group_of=_group_function(groups) if chosen.group is not None else None,
+        unused=tuple(unused),
+        searched=_searched(root, file, records),
+        files=(file,),
+    )
+
+
+def listed_images(file: Path) -> Iterator[tuple[str, Path]]:
+    """(name, path) of the image of each row of a table, in order; paths start from the folder of the table.
+
+    Raises:
+        ConfigError: the column of the images has no known name.
+        DataError: the table cannot be read.
+    """
+    table = open_table(file)
+    column = _recognised(table, "image", IMAGE_COLUMNS, set(), "Call it file.")
+    files = _Files(file.parent)
+    for cell in map(_text, table.read([column]).cells[column]):
+        if cell:
+            name, path = files.find(cell)
+            yield name, Path(path or os.path.join(file.parent, name))
+
+
+def _table_file(table: str, root: Path | None) -> Path:
+    """The file of data.table, in the working directory or in `root`; raises DataError if it is in neither."""
+    path = Path(table).expanduser()
+    candidates = [path, *([root / path] if root is not None else [])]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    folder = path.parent if path.parent.is_dir() else Path()
+    hint = nearest(path.name, (entry.name for entry in folder.iterdir()), most=1)
+    also = f", neither in the working directory nor in data.root={root}" if root and not path.is_absolute() else ""
+    raise DataError(f"data.table={table}: there is no such file{also}.{hint}")
+
+
+# Columns
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Names of the columns that are read; None: there is none."""
+
+    image: str
+    label: str
+    split: str | None
+    group: str | None
+
+
+def _choose(
+    table: Table, image: str | None, label: str | None, split: str | bool | None, group: str | bool | None
+) -> tuple[_Chosen, list[str]]:
+    """(columns, notes on those that were recognised by their names)."""
+    given = {"image_column": image, "label_column": label, "split_column": split, "group_column": group}
+    for key, value in given.items():
+        if value is True:
+            raise ConfigError(f"data.{key}=true: must be the name of a column, or false for none.")
+        if isinstance(value, str) and value not in table.names:
+            raise ConfigError(
+                f"data.{key}={value}: data.table={table.path} has no such column.{nearest(value, table.names)}"
+                f"\nIt has {_listed(table.names)}."
+            )
+    notes: list[str] = []
+    taken = {value for value in given.values() if isinstance(value, str)}
+    if image is None:
+        image = _recognised(table, "image", IMAGE_COLUMNS, taken, "Choose with data.image_column=COLUMN.")
+    taken.add(image)
+    if split is None:
+        named = [name for name in table.names if _plain(name) in (*SPLIT_COLUMNS, *SPLIT_FLAGS) and name not in taken]
+        split = _only("split", [name for name in named if _is_split(table, name)], notes)
+    taken.add(str(split))
+    if label is None:
+        label = _label_column(table, taken)
+    taken.add(label)
+    if group is None:
+        named = [name for name in table.names if _plain(name) in GROUP_COLUMNS and name not in taken]
+        group = _only("group", named, notes)
+    chosen = _Chosen(image, label, str(split) if split else None, str(group) if group else None)
+    guessed = {key: name for key, name in vars(chosen).items() if given[f"{key}_column"] is None and name is not None}
+    if guessed:
+        columns = ", ".join(f"data.{key}_column={name}" for key, name in guessed.items())
+        notes.insert(0, f"columns recognised in {table.path.name}: {columns}")
+    return chosen, notes
+
+
+def _only(role: str, found: Sequence[str], notes: list[str]) -> str | None:
+    """The only column that may have a role; None, with a note, if there are several."""
+    if len(found) > 1:
+        notes.append(f"columns {_listed(found)} may each be the {role}; none is used, see data.{role}_column")
+    return found[0] if len(found) == 1 else None
+
+
+def _label_column(table: Table, taken: set[str]) -> str:
+    """The column of a known name, or the only one whose role is open."""
+    others = [name for name in table.names if name and name not in taken]
+    if len(others) > 1 and not any(_plain(name) in LABEL_COLUMNS[0] for name in others):
+        others = [name for name in others if _plain(name) not in GROUP_COLUMNS]
+    if len(others) == 1:
+        return others[0]
+    return _recognised(table, "label", LABEL_COLUMNS, taken, "Choose with data.label_column=COLUMN.")
+
+
+def _plain(name: str) -> str:
+    """A column name in lower case with underscores: "Image ID" and "imageId" become "image_id"."""
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
+
+
+def _recognised(table: Table, role: str, tiers: Sequence[Sequence[str]], taken: set[str], way_out: str) -> str:
+    """The only column of a known name.
+
+    Raises:
+        ConfigError: there is none, or there are several; lists the columns and gives the way out.
+    """
+    free = [name for name in table.names if name not in taken]
+    for tier in tiers:
+        found = [name for name in free if _plain(name) in tier]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ConfigError(f"{table.path}: columns {_listed(found)} may each be the {role}.\n{way_out}")
+    first = ""
+    if any(name.lower().endswith(EXTENSIONS) for name in table.names):
+        first = " Without a header, add data.header=false; the columns are then called 1, 2, …."
+    raise ConfigError(
+        f"{table.path}: none of the columns {_listed(free)} has a name that is known for the {role}.{first}\n{way_out}"
+    )
+
+
+def _is_split(table: Table, name: str) -> bool:
+    """Whether the values of a column are splits, so that it can be recognised as such."""
+    values = {str(cell) for cell in table.read([name]).cells[name]} - {""}
+    return bool(values) and all(_split(name, value) for value in values)
+
+
+def _split(column: str, value: str) -> str | None:
+    """The split that a value means; None for an unknown word."""
+    if (flags := SPLIT_FLAGS.get(_plain(column))) is not None and value.lower() in FLAGS:
+        return flags[FLAGS[value.lower()]]
+    return SPLIT_WORDS.get(value.lower())
+
+
+# Rows
+
+
+@dataclass(frozen=True)
+class _Record:
+    """An image of the table.
+
+    Attributes:
+        name: POSIX path relative to the root.
+        path: of the file.
+        labels: at least one.
+        split: "train", "val" or "test".
+        group: "" for none.
+        row: where it is in the table.
+    """
+
+    name: str
+    path: str
+    labels: tuple[str, ...]
+    split: str
+    group: str
+    row: str
+
+    def values(self) -> tuple[str, str, str]:
+        """What the row says about its image."""
+        return " and ".join(sorted(self.labels)), self.split, self.group
+
+
+def _records(
+    columns: Columns, chosen: _Chosen, root: Path, file: Path, separator: str | None
+) -> tuple[list[_Record], list[tuple[str, str]]]:
+    """(images, (row, reason) of what is not used)."""
+    files = _Files(root)
+    splits = None if chosen.split is None else _splits(columns.cells[chosen.split], chosen.split, file)
+    found: dict[str, _Record] = {}
+    contradicting: dict[str, list[_Record]] = {}
+    unused: list[tuple[str, str]] = []
+    for number, row in enumerate(columns.rows):
+        cell = _text(columns.cells[chosen.image][number])
+        if not cell:
+            unused.append((row, NO_NAME))
+            continue
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", cell):
+            raise DataError(
+                f"data.table={file}: {row} has the URL {cell}; only files are read.\nDownload the images, and write "
+                "their file names into the table."
+            )
+        name, path = files.find(cell)
+        labels = _labels(columns.cells[chosen.label][number], separator)
+        split = "train" if splits is None else splits[number]
+        group = "" if chosen.group is None else _text(columns.cells[chosen.group][number])
+        reason = NO_FILE if path is None else NO_LABEL if not labels else NO_SPLIT if not split else None
+        if path is None or reason is not None:
+            unused.append((f"{name} ({row})", str(reason)))
+            continue
+        record = _Record(name, path, labels, split, group, row)
+        first = found.setdefault(os.path.normpath(path), record)
+        if first is not record and first.values() == record.values():
+            unused.append((f"{name} ({row})", REPEATED))
+        elif first is not record:
+            contradicting.setdefault(os.path.normpath(path), [first]).append(record)
+    for path, records in contradicting.items():
+        del found[path]
+        unused.append((f"{records[0].name} ({_contradiction(records)})", CONTRADICTION))
+    return list(found.values()), unused
+
+
+def _contradiction(records: Sequence[_Record]) -> str:
+    """The values in which rows of the same image differ: "line 2: cat; line 7: dog"."""
+    differing = [number for number, values in enumerate(zip(*(each.values() for each in records), strict=True))
+                 if len(set(values)) > 1]  # fmt: skip
+    said = (f"{each.row}: {', '.join(each.values()[number] or 'empty' for number in differing)}" for each in records)
+    return "; ".join(itertools.islice(said, LISTED))
+
+
+def _text(cell: str | tuple[str, ...]) -> str:
+    return cell if isinstance(cell, str) else " ".join(cell)
+
+
+def _labels(cell: str | tuple[str, ...], separator: str | None) -> tuple[str, ...]:
+    """The different labels in a cell, in their order."""
+    parts: Iterable[str] = cell if isinstance(cell, tuple) else cell.split(separator) if separator else [cell]
+    labels = (unicodedata.normalize("NFC", part.strip()) for part in parts)
+    return tuple(dict.fromkeys(label for label in labels if label))
+
+
+def _splits(cells: Sequence[str | tuple[str, ...]], column: str, file: Path) -> list[str]:
+    """The split of each row, "" for an empty cell; raises DataError for an unknown word."""
+    values = Counter(map(_text, cells))
+    known = {value: _split(column, value) if value else "" for value in values}
+    unknown = [f"{value} ({values[value]:,} rows)" for value, split in known.items() if split is None]
+    if unknown:
+        raise DataError(
+            f"data.table={file}: column {column} has {_listed(unknown)}.\nA split is train, val or test (also "
+            f"{', '.join(sorted(SPLIT_WORDS.keys() - SPLIT_NAMES.keys()))}). Rename them, or set "
+            "data.split_column=false to draw the splits."
+        )
+    return [known[_text(cell)] or "" for cell in cells]
+
+
+class _Files:
+    """Finds the files of a table; each folder is listed once.
+
+    Args:
+        root: folder that relative paths start from.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._absolute = os.path.abspath(root)
+        self._listed: dict[str, dict[str, str]] = {}
+        self._stems: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, cell: str) -> tuple[str, str | None]:
+        """(name, path) of the image that a cell names; path None: there is no such file.
+
+        Backslashes separate folders too, unless there is a file of that name; the ending may be missing.
+        """
+        name, path = self._find(cell.replace("\\", "/"))
+        if path is None and "\\" in cell:
+            literal, path = self._find(cell)
+            name = name if path is None else literal
+        return name, path
+
+    def _find(self, cell: str) -> tuple[str, str | None]:
+        relative = posixpath.normpath(unicodedata.normalize("NFC", cell))
+        if relative.startswith(f"{self._absolute}/"):
+            relative = relative.removeprefix(f"{self._absolute}/")
+        folder, base = posixpath.split(relative)
+        files = self._files(folder)
+        name = base if base in files else self._with_ending(folder, base)
+        if name is None:
+            return relative, None
+        return posixpath.join(folder, name), files[name]
+
+    def _with_ending(self, folder: str, base: str) -> str | None:
+        """The image in `folder` that is called `base` without its ending.
+
+        Raises:
+            DataError: there are several.
+        """
+        if base.lower().endswith(EXTENSIONS):
+            return None
+        if folder not in self._stems:
+            stems: dict[str, list[str]] = {}
+            for name in self._files(folder):
+                if name.lower().endswith(EXTENSIONS):
+                    stems.setdefault(posixpath.splitext(name)[0], []).append(name)
+            self._stems[folder] = stems
+        found = self._stems[folder].get(base, [])
+        if len(found) > 1:
+            raise DataError(
+                f"{posixpath.join(folder, base)}: {_listed(found)} may be meant.\nWrite the ending into the table."
+            )
+        return found[0] if found else None
+
+    def _files(self, folder: str) -> dict[str, str]:
+        """Name in composed Unicode -> path of each file in a folder; empty if it does not exist."""
+        if folder not in self._listed:
+            path = self._folder(folder)
+            self._listed[folder] = {} if path is None else _entries(path, folders=False)
+        return self._listed[folder]
+
+    def _folder(self, folder: str) -> str | None:
+        """The path of a folder, whose name on disk may be in decomposed Unicode; None if it does not exist."""
+        path = os.path.join(self._root, folder)
+        try:
+            if os.path.isdir(path):
+                return path
+        except ValueError:  # a null byte
+            return None
+        parent, base = posixpath.split(folder)
+        above = self._folder(parent) if parent != folder else None
+        return None if above is None else _entries(above, folders=True).get(base)
+
+
+def _entries(folder: str, *, folders: bool) -> dict[str, str]:
+    """Name in composed Unicode -> path of the files, or of the folders, in a folder."""
+    with os.scandir(folder) as entries:
+        return {
+            unicodedata.normalize("NFC", each.name): os.path.join(folder, each.name)
+            for each in entries
+            if is_folder(each) == folders
+        }
+
+
+# Results
+
+
+def _require_single_labels(records: Sequence[_Record], file: Path) -> None:
+    several = [record for record in records if len(record.labels) > 1]
+    if several:
+        example = several[0]
+        raise DataError(
+            f"data.table={file}: {len(several):,} images have several labels, e.g. {example.name} "
+            f"({example.row}: {', '.join(example.labels)}); one per image is supported.\n"
+            "Keep one label in each row; without data.label_separator the whole cell is one label."
+        )
+
+
+def _class_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The classes, sorted; in the order of their values if all are integers, so that 10 follows 9."""
+    ordered = sorted(labels)
+    numbers = all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in ordered)
+    return tuple(sorted(ordered, key=int) if numbers else ordered)
+
+
+def _image_set(records: Sequence[_Record], classes: Sequence[str]) -> ImageSet:
+    """The images by class and then by name, as `read_class_folders` sorts them."""
+    index = {name: label for label, name in enumerate(classes)}
+    rows = sorted((index[record.labels[0]], record.name, record.path) for record in records)
+    return ImageSet(
+        names=Packed.of((name for _, name, _ in rows), str),
+        labels=np.array([label for label, _, _ in rows], dtype=np.int64),
+        paths=Packed.of((path for _, _, path in rows), Path),
+    )
+
+
+def _group_function(groups: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda name: groups.get(name, name)
+
+
+def _searched(root: Path, file: Path, records: Sequence[_Record]) -> tuple[str, ...] | None:
+    """Folders in `root` that have images of the table; None for all of `root`.
+
+    In the table's own folder there may be anything, e.g. the outputs of runs.
+    """
+    if os.path.abspath(root) != os.path.abspath(file.parent):
+        return None
+    tops = {record.name.partition("/")[0] if "/" in record.name else "." for record in records}
+    inside = sorted(top for top in tops if top not in ("..", ""))
+    return None if "." in inside else tuple(inside)
+
+
+def _no_images(file: Path, root: Path, columns: Columns, chosen: _Chosen, unused: Sequence[tuple[str, str]]) -> str:
+    """Error message for a table without a usable row; suggests the folder in which the files are."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(why for _, why in unused).most_common())
+    text = f"data.table={file}: none of its {len(columns.rows):,} rows can be used ({reasons or 'there is none'})."
+    missing = next((name for name, reason in unused if reason == NO_FILE), None)
+    if missing is None:
+        return text
+    example = next(filter(None, map(_text, columns.cells[chosen.image]))).replace("\\", "/")
+    text += f"\nThe first file looked for is {os.path.join(root, example)}."
+    folder = _folder_with(root, example)
+    if folder is not None:
+        return f"{text} It is in {folder}: set data.root={folder}."
+    return f"{text} Set data.root to the folder that the paths in column {chosen.image} start from."
+
+
+def _folder_with(root: Path, image: str) -> Path | None:
+    """The folder in `root` from which the path `image` leads to a file, with or without its ending."""
+    for name, path in itertools.islice(walk_images(root), 100_000):
+        for tail in (name, posixpath.splitext(name)[0]):
+            if tail.endswith(f"/{image}"):
+                return path.parents[image.count("/")]
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
