@@ -120,11 +120,14 @@ def _metric_exists(config: TrainConfig) -> None:
         if metric is None:
             continue
         name = metric.partition("/")[2]
+        measured = [f"{split}/{each}" for split in splits for each in (*ALWAYS, *parts)]
         options = [each for each in (*parts, name) if (conf_dir() / "metrics" / f"{each}.yaml").is_file()]
         if name in options and name not in parts:
             chosen = name if options == [name] else f"[{','.join(options)}]"
-            raise ConfigError(f"{key}={metric}: not measured.\nAdd metrics={chosen}.")
-        one_of(key, metric, [f"{split}/{each}" for split in splits for each in (*ALWAYS, *parts)])
+            raise ConfigError(
+                f"{key}={metric}: not measured.{nearest(metric, measured)}\nTo measure it: metrics={chosen}"
+            )
+        one_of(key, metric, measured)
         if name in parts and name not in directions:
             raise ConfigError(
                 f"{key}={metric}: {parts[name][TARGET]} does not say whether a larger or a smaller value is better.\n"
