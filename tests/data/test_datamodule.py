@@ -15,7 +15,7 @@ from graft.data.augment import Augment
 from graft.data.cached_images import CachedImages
 from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch, FileDataset
-from graft.data.feature_batches import Features, FeatureTable, Layout
+from graft.data.feature_batches import Features, FeatureTable, Layout, Segment
 from graft.data.images import ImageSet
 from graft.data.loader import ResumableLoader
 from graft.data.preprocessing import Preprocessing
@@ -304,8 +304,10 @@ def test_balanced_features_are_those_of_the_repeated_images(splits: Splits, tmp_
     rows = torch.arange(22.0)[:, None]
     layout = Layout.of(rows)
     file.write_bytes(layout.to_bytes(rows))
+    rows_of_images = np.stack([np.zeros(22, dtype=np.int64), np.arange(22)], 1)
+    features = Features("cut", [layout], [Segment((file,), 22)], rows_of_images)
     module = data_module(few, balanced=True)
-    module.use_features("train", FeatureTable({0: Features("cut", [file], [layout], 22)}, 1))
+    module.use_features("train", FeatureTable({0: features}, 1))
     batches = list(module.train_dataloader())
     assert [batch.features[0][:, 0].tolist() for batch in batches] == [batch.indices.tolist() for batch in batches]
     assert sum(batch.labels.sum() for batch in batches) == 11
