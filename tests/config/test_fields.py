@@ -123,7 +123,7 @@ NONSENSE = {
     "strategy.lr_multipliers.head=-1": "strategy.lr_multipliers={",
     "loss.class_weights=[1,-1]": "loss.class_weights=[1,-1]: each number must be more than 0",
     "loss.class_weights={ants: 0}": "loss.class_weights={ants: 0}: each number must be more than 0",
-    "loss.class_weights=[many,few]": "wants balanced, a number for each class",
+    "loss.class_weights=[many,few]": "must be balanced or effective_number, a number for each class",
     "loss.class_weights=balance": "Did you mean balanced",
     "freeze.schedule={classifier: -1}": "freeze.schedule={classifier: -1}: each number must be at least 0",
 }

@@ -1,5 +1,6 @@
 """Loaders give the same batches on every machine and resume within an epoch."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from graft.data.augment import Augment
 from graft.data.cached_images import CachedImages
 from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import Batch, FileDataset
+from graft.data.feature_batches import Features, FeatureTable, Layout, Segment
 from graft.data.images import ImageSet
 from graft.data.loader import ResumableLoader
 from graft.data.preprocessing import Preprocessing
@@ -270,3 +272,42 @@ def test_a_training_set_that_fits_is_read_once_and_gives_the_same_batches(splits
     one_short = 22 * 3 * 18 * 16 + 10 * 3 * 12 * 12 - 1  # the validation images, as evaluation sees them, go first
     short = data_module(splits, resident_gb=one_short / 2**30).train_dataloader()
     assert isinstance(short.dataset.images, ImageSet)  # type: ignore[attr-defined]
+
+
+def long_tail(splits: Splits) -> Splits:
+    """18 training images of the first class and 4 of the second."""
+    return replace(splits, train=replace(splits.train, labels=(np.arange(22) >= 18).astype(np.int64)))
+
+
+@pytest.mark.parametrize("augment", [BATCHABLE, NOT_BATCHABLE])
+def test_a_balanced_epoch_is_the_same_from_files_and_memory_with_other_pixels_at_each_repetition(
+    splits: Splits, augment: Augment
+) -> None:
+    few = long_tail(splits)
+    memory, files = (
+        epoch(data_module(few, augment, balanced=True, resident_gb=gb).train_dataloader(), 2) for gb in (2.0, 0.0)
+    )
+    assert equal(memory, files)
+    labels, indices, images = (
+        torch.cat([getattr(batch, name) for batch in memory]) for name in ("labels", "indices", "images")
+    )
+    assert labels.bincount().tolist() == [11, 11]
+    assert labels.tolist() == few.train.labels[indices.numpy()].tolist()
+    repeated = images[indices == indices[labels == 1].mode().values]
+    assert len(repeated) >= 3
+    assert len({bytes(image.contiguous().numpy()) for image in repeated}) > 1
+
+
+def test_balanced_features_are_those_of_the_repeated_images(splits: Splits, tmp_path: Path) -> None:
+    few = long_tail(splits)
+    file = tmp_path / "features"
+    rows = torch.arange(22.0)[:, None]
+    layout = Layout.of(rows)
+    file.write_bytes(layout.to_bytes(rows))
+    rows_of_images = np.stack([np.zeros(22, dtype=np.int64), np.arange(22)], 1)
+    features = Features("cut", [layout], [Segment((file,), 22)], rows_of_images)
+    module = data_module(few, balanced=True)
+    module.use_features("train", FeatureTable({0: features}, 1))
+    batches = list(module.train_dataloader())
+    assert [batch.features[0][:, 0].tolist() for batch in batches] == [batch.indices.tolist() for batch in batches]
+    assert sum(batch.labels.sum() for batch in batches) == 11

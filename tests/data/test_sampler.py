@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from graft.data.sampler import PADDING, EpochSampler, stratified_order
@@ -95,3 +96,43 @@ def test_every_beginning_of_a_stratified_order_has_all_classes_in_proportion() -
         shares = np.bincount(labels[order[:count]], minlength=3) / count
         assert shares == pytest.approx([0.6, 0.3, 0.1], abs=0.1), count
     assert order == stratified_order(labels, seed=3) != stratified_order(labels, seed=4)
+
+
+LONG_TAIL = np.repeat([0, 1, 2], [60, 30, 10])
+
+
+def balanced(epoch: int = 0, labels: npt.NDArray[np.int64] = LONG_TAIL, **options: int) -> EpochSampler:
+    one = EpochSampler(len(labels), seed=0, shuffle=True, balance=labels, **options)  # type: ignore[arg-type]
+    one.set_epoch(epoch)
+    return one
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_balanced_epoch_has_as_many_images_as_without_and_equally_many_of_each_class(world: int) -> None:
+    shards = [indices(balanced(rank=rank, world=world)) for rank in range(world)]
+    assert [len(shard) for shard in shards] == [len(sampler(100, rank=0, world=world))] * world
+    drawn = Counter(LONG_TAIL[index % 100] for shard in shards for index in shard)
+    assert max(drawn.values()) - min(drawn.values()) <= 1
+
+
+def test_a_balanced_epoch_repeats_small_classes_evenly_under_new_indices_and_large_ones_not_at_all() -> None:
+    drawn = indices(balanced())
+    assert len(set(drawn)) == 100, "a repeated image has another index, so that it is augmented differently"
+    times = Counter(index % 100 for index in drawn)
+    of_class = {label: [times[image] for image in np.nonzero(LONG_TAIL - label == 0)[0]] for label in range(3)}
+    assert max(of_class[0]) == 1
+    assert set(of_class[2]) <= {3, 4}
+
+
+def test_a_balanced_order_is_a_function_of_seed_and_epoch_and_over_the_epochs_uses_every_image() -> None:
+    epochs = [indices(balanced(epoch)) for epoch in range(12)]
+    assert epochs == [indices(balanced(epoch)) for epoch in range(12)]
+    assert epochs[0] != epochs[1]
+    assert {index % 100 for epoch in epochs for index in epoch} == set(range(100))
+    resumed = balanced(3)
+    resumed.start = 40
+    assert indices(resumed) == epochs[3][40:]
+
+
+def test_a_class_without_images_is_not_drawn() -> None:
+    assert Counter(indices(balanced(labels=np.array([0, 2, 2, 2])))).total() == 4

@@ -16,6 +16,9 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "adamw, onecycle, averaged, mixed": (
         "strategy=finetune", "optimizer=adamw", "scheduler=onecycle", "callbacks.ema=0.9", "augment.mixup=0.5",
     ),
+    "balanced, focal, metrics": (
+        "strategy=finetune", "data.sampler=balanced", "loss=focal", "metrics=[ece,auroc]", "optimized_metric=val/ece",
+    ),
     "plateau, early stopping": (
         "strategy=finetune", "scheduler=plateau", "scheduler.patience=0",
         "callbacks.early_stopping=3",

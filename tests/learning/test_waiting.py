@@ -166,7 +166,7 @@ MINI = ("model=vgg_mini", "model.weights=bundled")
         SPEED,
         (*SPEED, "augment.mixup=0.3", "augment.cutmix=1", "augment.random_erasing=0.5", "callbacks.ema=0.9"),
         (*SPEED, "trainer.gradient_clip_val=1", "loss.class_weights=balanced", "data.resident_gb=0"),
-        (*MINI, "strategy=gradual", "optimizer=adamw"),
+        (*MINI, "strategy=gradual", "optimizer=adamw", "loss=focal", "metrics=log_loss", "data.sampler=balanced"),
         (*MINI, "strategy=feature_extract", "freeze=backbone", "cache=features"),
     ],
 )

@@ -53,6 +53,18 @@ def test_losses_sort_upwards(tmp_path: Path) -> None:
     assert [row.choices["strategy"] for row in rows_of(tmp_path, "test/loss")] == ["b", "a"]
 
 
+def test_rows_are_ordered_in_the_direction_that_the_summaries_record(tmp_path: Path) -> None:
+    for number, (ece, acc) in enumerate(((0.3, 0.9), (0.1, 0.5))):
+        a_run(tmp_path / str(number), seed=0, acc=acc, strategy=str(number), optimized_metric="val/ece")
+        content = json.loads((tmp_path / str(number) / "summary.json").read_text())
+        content["metrics"]["val/ece"] = ece
+        (tmp_path / str(number) / "summary.json").write_text(json.dumps(content | {"higher_is_better": {"ece": False}}))
+    found = rows_of(tmp_path)
+    assert [row.choices["strategy"] for row in found] == ["1", "0"]
+    assert [row.best.metrics["val/ece"] for row in found] == [0.1, 0.3]
+    assert [row.choices["strategy"] for row in rows_of(tmp_path, "val/acc")] == ["0", "1"]
+
+
 def test_configurations_that_differ_in_any_key_are_separate_rows(tmp_path: Path) -> None:
     for lr in (0.1, 0.01):
         a_run(tmp_path / str(lr), seed=0, acc=0.5, **{"optimizer.lr": lr})

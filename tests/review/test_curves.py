@@ -41,7 +41,7 @@ def test_there_is_no_picture_without_a_value() -> None:
 
 @pytest.mark.parametrize("name", ["a $x$ name", "개미"])
 def test_a_run_may_have_any_name(name: str) -> None:
-    assert curves(ROWS, name, "val/loss") is not None
+    assert curves(ROWS, name, "val/loss", "min") is not None
 
 
 def test_an_interrupted_run_has_its_curves(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from graft.config.schema import (
     DataConfig,
     DownloadConfig,
     FreezeConfig,
+    MetricsConfig,
     ModelConfig,
     PathsConfig,
     PreprocessConfig,
@@ -73,6 +74,8 @@ class EvaluateConfig:
     tta: bool | None = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """Views of test-time augmentation; empty: those of the run."""
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Metrics in addition to those of the run."""
     topk: int = bounded(5, least=1)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

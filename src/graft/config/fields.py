@@ -121,7 +121,13 @@ class Part(Open):
 
 @dataclass
 class Parts(Open):
-    """A group of named parts: each extra key is a node with a `_target_`; null and false remove a part."""
+    """A group of named parts: each extra key is a node with a `_target_`; null and false remove a part.
+
+    Attributes:
+        own: names of the keys of a node that Graft reads itself and does not pass to the target.
+    """
+
+    own: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, parts: Mapping[str, Mapping[str, Any]]) -> Self:
@@ -131,7 +137,15 @@ class Parts(Open):
         return group
 
     def parts(self) -> dict[str, dict[str, Any]]:
+        """Name -> the node of each part."""
         return {name: node for name, node in self.extra().items() if node not in (None, False)}
+
+    def arguments(self) -> dict[str, dict[str, Any]]:
+        """Name -> `_target_` and its arguments, of each part."""
+        return {
+            name: {key: value for key, value in node.items() if key not in self.own}
+            for name, node in self.parts().items()
+        }
 
 
 def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Mapping[str, Any]]]:

@@ -76,7 +76,9 @@ def _loss(value: object) -> dict[str, Any]:
         return {}
     own = {field.name for field in dataclasses.fields(LossConfig)} - {"_target_", "label_smoothing"}
     weights = tree(scalar, 1_000_000, depth=2)(value.get("class_weights"))
-    return {**_part({name: each for name, each in value.items() if name not in own}), "class_weights": weights}
+    beta = number(0, 1)(value.get("class_weights_beta", LossConfig.class_weights_beta))
+    part = _part({name: each for name, each in value.items() if name not in own})
+    return {**part, "class_weights": weights, "class_weights_beta": beta}
 
 
 def _metrics(value: object) -> dict[str, dict[str, Any]]:
@@ -122,12 +124,13 @@ def is_graft_view(node: Mapping[str, Any]) -> bool:
 
 
 LIBRARY_PARTS = re.compile(
-    r"torch\.nn\.[A-Z]\w*Loss|torch\.nn\.functional\.(\w+_loss|\w*cross_entropy)|torchmetrics\.classification\.[A-Z]\w*"
+    r"torch\.nn\.[A-Z]\w*Loss|torch\.nn\.functional\.(\w+_loss|\w*cross_entropy)|torchmetrics(\.classification)?\.[A-Z]\w*"
+    r"|graft\.learning\.(classification|imbalance)\.[A-Z]\w*"
 )
 
 
 def is_library_part(node: Mapping[str, Any]) -> bool:
-    """Whether a recorded loss or metric is one of torch or torchmetrics, which does nothing but compute."""
+    """Whether a recorded loss or metric is one of torch, torchmetrics or Graft, which does nothing but compute."""
     return LIBRARY_PARTS.fullmatch(node["_target_"]) is not None
 
 

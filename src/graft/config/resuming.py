@@ -113,6 +113,7 @@ REASONS: Mapping[str, str] = {
     "seed": "images would move between training, validation and test, and the order of the batches would change",
     "data.preprocess.": "the network would see other pixels",
     "data.draft": "the network would see other pixels",
+    "data.sampler": "the result would be that of neither sampler",
     "data.": "images would move between training, validation and test",
     "model.": "the weights belong to another network or another initialisation",
     "freeze.": "the optimizer's state belongs to other parameters",

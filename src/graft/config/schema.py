@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from omegaconf import II, MISSING
 
 from graft.config.fields import Bounds, Open, Part, Parts, bounded, choice, literal
+from graft.config.metrics import HIGHER, direction, known_directions
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "16-true", "64", "64-true")
@@ -71,6 +72,8 @@ class DataConfig(Open):
     download: bool = True
     shots: int | None = bounded(None, least=1)
     """Keep this many seeded training images of each class."""
+    sampler: str = choice("shuffle", "shuffle", "balanced")
+    """"shuffle": each training image once per epoch; "balanced": the same number of images, as many of each class."""
     val_fraction: float = bounded(0.1, least=0, below=1)
     """Fraction of the training images to validate on if the set has no validation split; 0: validate on test."""
     fold: int | None = bounded(None, least=0)
@@ -186,11 +189,13 @@ class AugmentConfig:
 class LossConfig(Part):
     """`_target_`: a loss, called with logits [B, C] and class indices [B], or class probabilities [B, C] with MixUp."""
 
-    own: ClassVar[tuple[str, ...]] = ("class_weights", "on_nan", "nan_limit")
+    own: ClassVar[tuple[str, ...]] = ("class_weights", "class_weights_beta", "on_nan", "nan_limit")
     label_smoothing: float | None = bounded(None, least=0, below=1)
     class_weights: Any = bounded(None, above=0)
-    """null, "balanced" (inverse class frequency), one weight per class, or some by name (the others: 1); passed to
-    the loss as `weight`."""
+    """null, "balanced" (inverse class frequency), "effective_number" (Cui et al. 2019), one weight per class, or some
+    by name (the others: 1); passed to the loss as `weight`."""
+    class_weights_beta: float = bounded(0.999, least=0, below=1)
+    """Of class_weights=effective_number: 0 weighs all classes alike, near 1 by their inverse frequency."""
     on_nan: str = choice("raise", "raise", "skip")
     """A step whose loss is NaN or infinite: "raise" ends the run, "skip" ignores the step and records its images."""
     nan_limit: int = bounded(10, least=0)
@@ -199,7 +204,12 @@ class LossConfig(Part):
 
 @dataclass
 class MetricsConfig(Parts):
-    """Metrics of validation and test in addition to loss and accuracy, by name: NAME gives val/NAME and test/NAME."""
+    """Metrics of validation and test in addition to loss and accuracy, by name: NAME gives val/NAME and test/NAME.
+
+    `metrics.NAME.higher_is_better` says in which direction a metric improves whose class does not.
+    """
+
+    own: ClassVar[tuple[str, ...]] = (HIGHER,)
 
 
 @dataclass
@@ -380,3 +390,7 @@ class TrainConfig:
     tta: bool = False
     """Test-time augmentation: the test uses the mean of the probabilities of `views`."""
     views: ViewsConfig = field(default_factory=ViewsConfig)
+
+    def mode(self, metric: str) -> str:
+        """ "max" or "min": whether a larger or a smaller value of a metric is better."""
+        return direction(metric, known_directions(self.metrics.parts()))

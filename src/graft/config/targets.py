@@ -61,6 +61,20 @@ def accepts(target: str, name: str) -> bool:
     return name in arguments.names
 
 
+def class_constant(target: str, name: str) -> object:
+    """The literal value of attribute `name` of a class, its own or inherited, read from source text without importing.
+
+    Returns:
+        None if `target` is no class, has no such attribute, or its source text does not show the value.
+    """
+    found = _definition(target)
+    value = None if found is None else _class_attribute(*found, name)
+    try:
+        return None if value is None else ast.literal_eval(value)
+    except ValueError:  # computed
+        return None
+
+
 def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = (), positional: int = 0) -> None:
     """Check that a part can be built from its arguments, before long work begins.
 
@@ -275,7 +289,7 @@ def _arguments(module: _Module, node: Definition, depth: int = 0) -> Arguments |
     if "__init__" in methods:
         return _parameters(methods["__init__"].args, skip=1)
     if "__new__" in methods:
-        return None
+        return _parameters(methods["__new__"].args, skip=1)
     for base in node.bases:
         found = _definition(f"{module.name}.{ast.unparse(base)}")
         if found is None:
@@ -283,6 +297,22 @@ def _arguments(module: _Module, node: Definition, depth: int = 0) -> Arguments |
         arguments = _arguments(*found, depth=depth + 1)
         if arguments is not None:
             return arguments
+    return None
+
+
+def _class_attribute(module: _Module, node: Definition, name: str, depth: int = 0) -> ast.expr | None:
+    """The expression that a class or the nearest of its bases assigns to an attribute."""
+    if not isinstance(node, ast.ClassDef) or depth > 20:
+        return None
+    for statement in node.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(each, ast.Name) and each.id == name for each in targets):
+            return getattr(statement, "value", None)
+    for base in node.bases:
+        found = _definition(f"{module.name}.{ast.unparse(base)}")
+        value = None if found is None else _class_attribute(*found, name, depth + 1)
+        if value is not None:
+            return value
     return None
 
 

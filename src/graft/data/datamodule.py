@@ -65,6 +65,7 @@ class ImageDataModule(TrainingData):
         unreadable: handles images that turn out to be unreadable; None: they are an error.
         draft: decode large JPEGs at a reduced size, as long as no random crop has to be enlarged.
         timeout: seconds that the worker processes may take for a batch; None: no limit.
+        balanced: draw equally many training images of each class in each epoch, as `EpochSampler` describes.
 
     Raises:
         ConfigError: `batch_size` below 1 or an invalid `num_workers`.
@@ -87,6 +88,7 @@ class ImageDataModule(TrainingData):
         unreadable: UnreadableImages | None = None,
         draft: bool = True,
         timeout: float | None = None,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -95,7 +97,7 @@ class ImageDataModule(TrainingData):
         self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, MAX_EVAL_BATCH))
         self.num_workers = _valid_workers(num_workers)
-        self.unreadable, self.timeout = unreadable, timeout
+        self.unreadable, self.timeout, self.balanced = unreadable, timeout, balanced
         self._min_side = augment.min_side(preprocessing.input_size) if draft else 0
         self.resident, self._free_bytes = self._choose_resident(resident_gb)
         self._resident_bytes = int(resident_gb * 2**30) - self._free_bytes
@@ -349,7 +351,15 @@ class ImageDataModule(TrainingData):
         rank, world = self._rank_and_world()
         drop_last_of = self.batch_size if self.avoid_single else None
         count = len(self.splits.train)
-        sampler = EpochSampler(count, seed=self.seed, shuffle=True, rank=rank, world=world, drop_last_of=drop_last_of)
+        sampler = EpochSampler(
+            count,
+            seed=self.seed,
+            shuffle=True,
+            rank=rank,
+            world=world,
+            drop_last_of=drop_last_of,
+            balance=self.splits.train.labels if self.balanced else None,
+        )
         if self.avoid_single and len(sampler) == 1:
             raise DataError(
                 f"{count} training images for {world} processes make a batch of one image, "

@@ -25,7 +25,7 @@ Sample = tuple[Tensor, int, int]
 """(image, label, index) of one image, as in a Batch."""
 
 Key = tuple[int, int] | int
-"""(epoch, index); an index alone is of epoch 0."""
+"""(epoch, index); an index alone is of epoch 0. Index i + r N is the r-th repetition of image i of N in the epoch."""
 
 
 class Batch(NamedTuple):
@@ -83,12 +83,13 @@ class FileDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, requested = _pair(key)
-        picture, index = self._load(requested)
+        picture, index = self._load(requested if requested == PADDING else requested % len(self))
         if picture is None:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
         if self._augmenter is None:
             return self._eval_transform(picture), int(self.images.labels[index]), index
-        image = self._augmenter.picture(picture, epoch, int(self.keys[requested]))
+        (key_of_image,) = keys_of_repetitions(self.keys, np.array([requested])).tolist()
+        image = self._augmenter.picture(picture, epoch, key_of_image)
         return image, int(self.images.labels[index]), index
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
@@ -133,6 +134,17 @@ def epoch_and_indices(keys: Sequence[Key]) -> tuple[int, npt.NDArray[np.int64]]:
     if any(other != epoch for other, _ in pairs):
         raise ValueError("a batch belongs to one epoch")
     return epoch, np.array([index for _, index in pairs], dtype=np.int64)
+
+
+def keys_of_repetitions(keys: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The augmentation keys of requested indices, which differ for the repetitions of an image in an epoch, int64 [B].
+
+    Args:
+        keys: of the N images, in [0, 2**32).
+        indices: i + r N for the r-th repetition of image i.
+    """
+    repetitions, rows = np.divmod(indices, len(keys))
+    return keys[rows] + (repetitions << 32)
 
 
 def _pair(key: Key) -> tuple[int, int]:

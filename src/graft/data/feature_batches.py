@@ -184,7 +184,8 @@ class FeatureDataset(Dataset[Batch | FeatureBatch | GraftError]):
                 return samples if isinstance(samples, GraftError) else collate(samples)
             return self.images.__getitems__(keys)
         padding = indices == PADDING
-        rows = np.where(padding, 0, indices)
+        rows = np.where(padding, 0, indices) % len(self)
         labels = np.where(padding, PADDING, self.labels[rows])
         picked = features.pick(torch.from_numpy(rows))
+        indices = np.where(padding, PADDING, rows)
         return FeatureBatch(picked, torch.from_numpy(labels), torch.from_numpy(indices), features.cut)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from graft.data.augment import Augment
 from graft.data.augmenter import Augmenter, to_device
 from graft.data.cached_images import CachedImages
-from graft.data.datasets import Batch, Key, epoch_and_indices
+from graft.data.datasets import Batch, Key, epoch_and_indices, keys_of_repetitions
 from graft.data.draws import Ints
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
@@ -52,8 +52,9 @@ class DecodedDataset(Dataset[Batch]):
         """The batch of these (epoch, index) pairs, all of one epoch."""
         epoch, requested = epoch_and_indices(keys)
         padding = requested == PADDING
-        rows = np.where(padding, 0, requested)
-        images = self._images(epoch, rows)
+        indices = np.where(padding, 0, requested)
+        rows = indices % len(self)
+        images = self._images(epoch, rows, keys_of_repetitions(self.keys, indices))
         if padding.any():
             black = to_device(np.flatnonzero(padding), self.device)
             if self.device is None:
@@ -61,14 +62,14 @@ class DecodedDataset(Dataset[Batch]):
             else:
                 images.index_fill_(0, black, 0)
         labels = np.where(padding, PADDING, self.labels[rows])
-        indices = np.where(labels == PADDING, PADDING, self._sources[rows])  # unreadable images are padding too
-        numbers = torch.as_tensor(to_device(np.stack([labels, indices]), self.device))
+        sources = np.where(labels == PADDING, PADDING, self._sources[rows])  # unreadable images are padding too
+        numbers = torch.as_tensor(to_device(np.stack([labels, sources]), self.device))
         # channels-last is fastest for convolutions
         return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *numbers.unbind())
 
     @abstractmethod
-    def _images(self, epoch: int, rows: Ints) -> Any:
-        """New images of these rows, uint8 [B, S, S, 3]."""
+    def _images(self, epoch: int, rows: Ints, keys: Ints) -> Any:
+        """New images of these rows, uint8 [B, S, S, 3], augmented by (epoch, key)."""
 
 
 class ResidentDataset(DecodedDataset):
@@ -103,10 +104,10 @@ class ResidentDataset(DecodedDataset):
         self._pixels: Any = self.pixels if device is None else torch.from_numpy(self.pixels).to(device)
         self._augmenter = Augmenter(augment, seed, preprocessing, device) if augment else None
 
-    def _images(self, epoch: int, rows: Ints) -> Any:
+    def _images(self, epoch: int, rows: Ints, keys: Ints) -> Any:
         if self._augmenter is None:
             return self._pixels[to_device(rows, self.device)]
-        return self._augmenter.batch(self._pixels, rows, epoch, self.keys[rows])
+        return self._augmenter.batch(self._pixels, rows, epoch, keys)
 
 
 class CroppedDataset(DecodedDataset):
@@ -144,16 +145,16 @@ class CroppedDataset(DecodedDataset):
         self._size, self._interpolation = preprocessing.input_size, preprocessing.interpolation
         self._augmenter = Augmenter(augment, seed, preprocessing, device)
 
-    def _images(self, epoch: int, rows: Ints) -> Tensor:
+    def _images(self, epoch: int, rows: Ints, keys: Ints) -> Tensor:
         starts, heights, widths = self._regions[rows].T
-        crops = self._augmenter.draws.crops(epoch, self.keys[rows], heights, widths)
+        crops = self._augmenter.draws.crops(epoch, keys, heights, widths)
         top, left, crop_heights, crop_widths = crops.T
         table = np.stack([starts // 3 + top * widths + left, widths, crop_heights, crop_widths], 1)
         order = np.argsort(crop_heights * crop_widths, kind="stable")
         resized = [self._resized(table[part]) for part in _chunks(order, crop_heights, crop_widths)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, self.keys[rows])
+        images: Tensor = self._augmenter.batch(torch.cat(resized), back, epoch, keys)
         return images
 
     def _resized(self, table: Ints) -> Tensor:

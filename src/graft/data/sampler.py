@@ -21,6 +21,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
     repeated if their number is not a multiple of the number of processes. In evaluation every image occurs exactly once
     over all processes, and the shards are filled up with index PADDING.
 
+    With `balance`, an epoch has the same number of images as without, but equally many of each class: of a large class
+    a new random part each epoch; the images of a small one several times. The r-th repetition of image i in an epoch
+    has index i + r N, of which its augmentation is a function too, so that it is augmented differently each time.
+
     Args:
         length: number of images.
         seed: determines the order, together with the epoch.
@@ -28,6 +32,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order: for evaluation; None: ascending.
         rank, world: rank of this process, and number of processes.
         drop_last_of: batch size for which a last batch of a single image is dropped; None: never.
+        balance: class index of each image, [N], to draw equally many of each class; None: each image once.
 
     Attributes:
         epoch: of the next iteration.
@@ -45,9 +50,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rank: int = 0,
         world: int = 1,
         drop_last_of: int | None = None,
+        balance: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
         self.order = order
+        self.members = None if balance is None else [np.flatnonzero(balance == label) for label in np.unique(balance)]
         self.epoch = 0
         self.start = 0
         share = math.ceil(length / world)
@@ -74,9 +81,26 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if not self.shuffle:
             indices = range(self.length) if self.order is None else self.order
             return [*indices, *[PADDING] * (total - self.length)]
+        if self.members is not None:
+            return self._balanced_order(epoch, total)
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         order: list[int] = torch.randperm(self.length, generator=generator).tolist()
         return [order[i % self.length] for i in range(total)]
+
+    def _balanced_order(self, epoch: int, total: int) -> list[int]:
+        """`total` indices, equally many of each class; which classes get one more changes from epoch to epoch."""
+        assert self.members is not None
+        generator = np.random.default_rng(seed_of(self.seed, "balanced order", epoch))
+        classes = len(self.members)
+        counts = np.full(classes, total // classes)
+        counts[generator.permutation(classes)[: total % classes]] += 1
+        drawn = []
+        for members, count in zip(self.members, counts.tolist(), strict=True):
+            rounds = -(-count // len(members))
+            repeated = [generator.permutation(members) + number * self.length for number in range(rounds)]
+            drawn.append(np.concatenate(repeated)[:count] if rounds else np.empty(0, dtype=np.int64))
+        order: list[int] = generator.permutation(np.concatenate(drawn)).tolist()
+        return order
 
 
 def stratified_order(labels: npt.NDArray[np.int64], seed: int) -> list[int]:

@@ -72,12 +72,14 @@ class EvaluationCounts:
             labels: class indices [B]; PADDING excludes an image.
             loss: summed over the images; None: the cross-entropy.
         """
-        if loss is None:
-            loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=PADDING)
-        self._loss += loss
+        self.add_loss(F.cross_entropy(logits, labels, reduction="sum", ignore_index=PADDING) if loss is None else loss)
         of_class = labels[:, None] == self._classes
         predicted = (logits.argmax(1)[:, None] == self._classes) & (labels != PADDING)[:, None]
         self._counts += torch.stack([of_class, of_class & predicted, predicted]).sum(1)
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add the summed loss of a batch."""
+        self._loss += loss
 
     def compute(self, reduce: Callable[[Tensor], Tensor]) -> ClassCounts:
         """The counts of all processes; `reduce` sums a tensor over them."""

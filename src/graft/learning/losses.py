@@ -1,6 +1,7 @@
 """The loss of a run: torch's cross-entropy, or any other module or function of logits and targets."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,27 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 CROSS_ENTROPY = "torch.nn.CrossEntropyLoss"
 
 
-def build_loss(cfg: LossConfig, class_weights: Sequence[float] | None = None) -> Loss:
+def build_loss(
+    cfg: LossConfig,
+    class_weights: Sequence[float] | None = None,
+    class_counts: Callable[[], Sequence[int]] | None = None,
+) -> Loss:
     """The loss of `cfg`: a module that is built, or a function with its other arguments bound.
 
     Args:
         cfg: the group `loss`.
         class_weights: one factor per class, which the loss gets as `weight`.
+        class_counts: gives the number of training images of each class, which the loss gets as `class_counts` if it
+            takes an argument of that name and the configuration does not give it.
 
     Raises:
         ConfigError: the target refuses its arguments, or has parameters, which no optimizer would train.
     """
     arguments = cfg.arguments()
-    supplied = {} if class_weights is None else {"weight": torch.tensor(class_weights)}
+    supplied: dict[str, Any] = {} if class_weights is None else {"weight": torch.tensor(class_weights)}
     target = str(cfg._target_)
+    if class_counts is not None and "class_counts" not in arguments and accepts(target, "class_counts"):
+        supplied["class_counts"] = class_counts()
     if accepts(target, "input") and accepts(target, "target"):  # as in torch.nn.functional
         bound = bind("loss", arguments)
         return lambda logits, targets: bound(logits, targets, **supplied)

@@ -17,13 +17,13 @@ from graft.config.schema import OptimizerConfig, SchedulerConfig
 from graft.data.datasets import Batch
 from graft.data.feature_batches import FeatureBatch
 from graft.data.preprocessing import Preprocessing
-from graft.data.sampler import PADDING
 from graft.errors import TrainingError
 from graft.learning.callbacks.averaging import AveragedWeights
 from graft.learning.confusion_counts import ClassCounts, EvaluationCounts, widest
+from graft.learning.deferred import Batches, Deferred
 from graft.learning.loss_monitor import WAY_OUT, LossMonitor
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
-from graft.learning.metrics import computed
+from graft.learning.metrics import ConfiguredMetrics
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, apply_changes
 from graft.learning.schedulers import Length, build_schedule
@@ -77,6 +77,7 @@ class TransferModule(pl.LightningModule):
         log_every: log every this many optimizer steps.
         views: of test-time augmentation, by name; used by the test.
         metrics: of validation and test, in addition to loss and accuracy, by name.
+        mode: "max" or "min", the direction in which the metric that the schedule monitors improves.
 
     Attributes:
         suffixes: `FeatureBatch.cut` -> function (network, *features) that computes the network's output from cached
@@ -101,6 +102,7 @@ class TransferModule(pl.LightningModule):
         log_every: int = 10,
         views: Mapping[str, View] = IDENTITY,
         metrics: Mapping[str, Metric] | None = None,
+        mode: str | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -108,7 +110,7 @@ class TransferModule(pl.LightningModule):
         self.classes = classes
         self.preprocessing = preprocessing
         self.objective = objective
-        self.optimizer_config, self.scheduler_config = optimizer, scheduler
+        self.optimizer_config, self.scheduler_config, self.mode = optimizer, scheduler, mode
         self.seed = seed
         self.provenance = dict(provenance)
         self.log_every = log_every
@@ -116,11 +118,12 @@ class TransferModule(pl.LightningModule):
         self.normalisation = Normalise(preprocessing)
         self.suffixes: dict[str, Callable[..., Any]] = {}
         self.criterion = objective.loss or nn.CrossEntropyLoss()
-        self.metrics = nn.ModuleDict({split: nn.ModuleDict(copy.deepcopy(dict(metrics or {}))) for split in EVALUATED})
+        self.metrics = nn.ModuleDict({split: ConfiguredMetrics(copy.deepcopy(metrics or {})) for split in EVALUATED})
         # Sums of (loss · images, correct, images) on the device, read only when something is logged. They are no
         # buffers, because averaged weights swap those during validation.
         self.epoch_sums = self.window_sums = torch.zeros(3)
         self.counts = EvaluationCounts(len(classes), torch.device("cpu"))
+        self.deferred_loss = Deferred(self._add_losses)
         self.loss_monitor = LossMonitor(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self._origin: Origin | None = None
         self.collapsed: str | None = None
@@ -277,11 +280,11 @@ class TransferModule(pl.LightningModule):
 
     def _start_evaluation(self, split: str) -> None:
         self.counts = EvaluationCounts(len(self.classes), self.device)
-        for metric in self._metrics(split).values():
-            metric.reset()
+        self.deferred_loss.clear()
+        self._metrics(split).reset()
 
-    def _metrics(self, split: str) -> dict[str, Metric]:
-        return dict(self.metrics[split].items())  # type: ignore[operator]
+    def _metrics(self, split: str) -> ConfiguredMetrics:
+        return self.metrics[split]  # type: ignore[return-value]
 
     def _evaluate(self, batch: Batch | FeatureBatch, split: str, views: Mapping[str, View] = IDENTITY) -> Tensor:
         if isinstance(batch, FeatureBatch):
@@ -289,20 +292,22 @@ class TransferModule(pl.LightningModule):
         else:
             size = self.preprocessing.input_size
             logits = mean_of_views(lambda images: self(images).float(), batch.images, views, size)
-        loss = None if self.objective.target == CROSS_ENTROPY else self._summed_loss(logits, batch.labels)
-        self.counts.update(logits, batch.labels, loss)
-        real = batch.labels != PADDING
-        for metric in self._metrics(split).values():
-            metric.update(logits[real].softmax(1), batch.labels[real])
+        if self.objective.target == CROSS_ENTROPY:
+            self.counts.update(logits, batch.labels)
+        else:
+            self.counts.update(logits, batch.labels, logits.new_zeros(()))
+            self.deferred_loss.add(logits.detach().clone(), batch.labels)
+        self._metrics(split).update(logits, batch.labels)
         return logits
 
-    def _summed_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The configured loss summed over the images of a batch, without the padding of the last one."""
-        real = labels != PADDING
-        return self._loss(logits[real], labels[real]) * real.sum() if real.any() else logits.new_zeros(())
+    def _add_losses(self, batches: Batches) -> None:
+        """Add the configured loss, summed over the images of each batch."""
+        for logits, labels in batches:
+            self.counts.add_loss(self._loss(logits, labels) * len(labels))
 
     def _class_counts(self) -> ClassCounts:
         """The counts of the evaluation, over all processes."""
+        self.deferred_loss.flush()
         return self.counts.compute(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
 
     def on_validation_epoch_start(self) -> None:
@@ -345,7 +350,7 @@ class TransferModule(pl.LightningModule):
 
     def _configured_metrics(self, split: str, counts: ClassCounts) -> dict[str, float]:
         """The configured metrics of a split: "val/NAME", or "val/NAME/CLASS" for each class that has images."""
-        values = computed(self._metrics(split), self.classes, counts.images)
+        values = self._metrics(split).compute(self.classes, counts.images)
         return {f"{split}/{name}": value for name, value in values.items()}
 
     # -- logging -------------------------------------------------------------------------------------------
@@ -385,7 +390,7 @@ class TransferModule(pl.LightningModule):
         # a fused step undoes fp16's loss scaling itself, too late for clipping
         scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
-        schedule = build_schedule(optimizer, self.scheduler_config, Length.of(self.trainer))
+        schedule = build_schedule(optimizer, self.scheduler_config, Length.of(self.trainer), self.mode)
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(

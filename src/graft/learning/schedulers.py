@@ -91,11 +91,19 @@ def onecycle(
     )
 
 
-def build_schedule(optimizer: Optimizer, cfg: SchedulerConfig, length: Length) -> dict[str, Any] | None:
+def build_schedule(
+    optimizer: Optimizer, cfg: SchedulerConfig, length: Length, mode: str | None = None
+) -> dict[str, Any] | None:
     """Lightning's description of the schedule of `cfg`; None for a constant learning rate.
 
     The target is called with the optimizer, and with `length` and `mode` ("min" or "max", by `monitor`) where it takes
     arguments of these names.
+
+    Args:
+        optimizer: with the parameter groups.
+        cfg: the group `scheduler`.
+        length: of the run.
+        mode: "max" or "min", the direction in which `scheduler.monitor` improves; None: by its name.
 
     Raises:
         ConfigError: the target is no schedule, or refuses its arguments.
@@ -104,7 +112,7 @@ def build_schedule(optimizer: Optimizer, cfg: SchedulerConfig, length: Length) -
         return None
     offered: Mapping[str, Any] = {"length": length}
     if cfg.monitor is not None:
-        offered = {**offered, "mode": direction(cfg.monitor)}
+        offered = {**offered, "mode": mode or direction(cfg.monitor, {})}
     arguments = cfg.arguments()
     supplied = {name: value for name, value in offered.items() if name not in arguments and accepts(cfg._target_, name)}
     schedule = build("scheduler", arguments, optimizer, **supplied)

@@ -52,6 +52,11 @@ class Row:
         return str(self.choices.get("optimized_metric") or "val/acc").replace("test/", "val/", 1)
 
     @cached_property
+    def higher_is_better(self) -> dict[str, bool]:
+        """The directions of the configured metrics."""
+        return {name: higher for run in self.members for name, higher in run.higher_is_better.items()}
+
+    @cached_property
     def values(self) -> dict[str, list[float]]:
         """Metric name → its values in the finished runs that have it."""
         found: dict[str, list[float]] = defaultdict(list)
@@ -89,7 +94,8 @@ class Row:
     @cached_property
     def best(self) -> Summary:
         """The run with the best value of `metric`."""
-        return max(self.finished or self.members, key=lambda run: goodness(run.metrics.get(self.metric), self.metric))
+        mode = direction(self.metric, self.higher_is_better)
+        return max(self.finished or self.members, key=lambda run: goodness(run.metrics.get(self.metric), mode))
 
     @property
     def folder(self) -> str:
@@ -146,11 +152,16 @@ def figure(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1e6 or not math.isfinite(value) else f"{value:.3g}"
 
 
-def goodness(value: float | None, metric: str) -> float:
-    """A number that is larger for a better `value`; minus infinity if it is missing or NaN."""
+def goodness(value: float | None, mode: str) -> float:
+    """A number that is larger for a better `value`; minus infinity if it is missing or NaN.
+
+    Args:
+        value: of a metric.
+        mode: "max" or "min", the direction in which the metric improves.
+    """
     if value is None or math.isnan(value):
         return -math.inf
-    return value if direction(metric) == "max" else -value
+    return value if mode == "max" else -value
 
 
 def rows(summaries: Iterable[Summary], sort: str | None = None) -> list[Row]:
@@ -162,7 +173,13 @@ def rows(summaries: Iterable[Summary], sort: str | None = None) -> list[Row]:
     """
     found = [Row(tuple(members)) for members in experiments(summaries)]
     metric = sort or ordering(found)
-    return sorted(found, key=lambda row: -goodness(row.mean(metric), metric))
+    mode = direction(metric, directions(found))
+    return sorted(found, key=lambda row: -goodness(row.mean(metric), mode))
+
+
+def directions(found: Iterable[Row]) -> dict[str, bool]:
+    """Whether higher is better, for each configured metric of the rows."""
+    return {name: higher for row in found for name, higher in row.higher_is_better.items()}
 
 
 def ordering(found: Sequence[Row]) -> str:

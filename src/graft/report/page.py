@@ -16,7 +16,7 @@ from markupsafe import Markup
 from graft.config.metrics import direction
 from graft.errors import DataError
 from graft.learning.metrics_csv import read_metrics
-from graft.report.comparison import Column, Row, columns, differing, short
+from graft.report.comparison import Column, Row, columns, differing, directions, short
 from graft.report.summary import Json, Unreadable
 from graft.review.record import FILE, LARGEST, Record, read_record
 from graft.system.escaping import printable
@@ -298,8 +298,9 @@ def table(found: Sequence[Row]) -> tuple[list[Header], list[list[Cell]]]:
     """The sortable table: its columns, and the cells of each row."""
     shown = [*columns(found), Column("folder", lambda row: row.folder, lambda row: row.folder)]
     headers = [Header("#", numeric=True, best_is_most=False)]
+    known = directions(found)
     for column in shown:
-        best_is_most = column.numeric and "/" in column.name and direction(column.name) == "max"
+        best_is_most = column.numeric and "/" in column.name and direction(column.name, known) == "max"
         headers.append(Header(column.name, column.numeric, best_is_most))
     cells = [
         [_cell(str(number), number, True), *(_cell(each.text(row), each.value(row), each.numeric) for each in shown)]

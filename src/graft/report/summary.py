@@ -45,6 +45,7 @@ class Summary:
         fingerprint: the hash of its data set with the split.
         root: `data.root`.
         validates_on_test: whether validation and test images are the same; None if unknown.
+        higher_is_better: name of a configured metric → its direction, where it is known.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class Summary:
     fingerprint: str = ""
     root: str | None = None
     validates_on_test: bool | None = None
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> bool:
@@ -108,6 +110,7 @@ class Summary:
             fingerprint=_get(data, "fingerprint", str, ""),
             root=_get(data, "root", str, None),
             validates_on_test=_get(data, "validates_on_test", bool, None),
+            higher_is_better=_directions(_get(fields, "higher_is_better", dict, {})),
         )
 
 
@@ -191,6 +194,12 @@ def _figures(values: Mapping[str, object]) -> dict[str, float]:
     if len(values) > MOST_FIGURES:
         raise DataError(f"{len(values):,} metrics; at most {MOST_FIGURES:,} are read")
     return {name: _typed(value, float, f"metrics[{name[:80]}]") for name, value in values.items()}
+
+
+def _directions(values: Mapping[str, object]) -> dict[str, bool]:
+    if len(values) > MOST_KEYS:
+        raise DataError(f"{len(values):,} keys in higher_is_better; at most {MOST_KEYS:,} are read")
+    return {name: _typed(value, bool, f"higher_is_better[{name[:80]}]") for name, value in values.items()}
 
 
 def _configuration(values: Mapping[str, Json]) -> dict[str, Json]:

@@ -1,10 +1,10 @@
 """Learning curves of a run as one picture: loss and accuracy of training and validation."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from graft.config.metrics import direction
 from graft.review.drawing import FAINT, HEAD, WRONG, heading_width, new_figure, put_heading, rendered, style
 from graft.review.figures import BLUE
 
@@ -20,13 +20,14 @@ FEW = 30
 """Largest number of points that are marked."""
 
 
-def curves(rows: Sequence[Mapping[str, float]], name: str, monitored: str) -> Image.Image | None:
+def curves(rows: Sequence[Mapping[str, float]], name: str, monitored: str, mode: str = "max") -> Image.Image | None:
     """Loss and accuracy of training and validation against the optimizer step, with a line at the best validation.
 
     Args:
         rows: of metrics.csv, see `graft.learning.metrics_csv`.
         name: of the run, for the heading.
         monitored: the metric whose best value is marked, e.g. "val/acc"; "test/…" marks none.
+        mode: "max" or "min", the direction in which it improves.
 
     Returns:
         None where there is no value to draw.
@@ -38,7 +39,7 @@ def curves(rows: Sequence[Mapping[str, float]], name: str, monitored: str) -> Im
     }
     if not any(points.values()):
         return None
-    heading, best = f"{name}\nloss and accuracy per optimizer step", _best(rows, monitored)
+    heading, best = f"{name}\nloss and accuracy per optimizer step", _best(rows, monitored, mode)
     if best is not None:
         heading += f" · best {monitored} {best[1]:.4f} at step {best[0]:g}"
     width = max(len(PANELS) * (PANEL + MARGIN) + MARGIN // 2, heading_width(heading))
@@ -64,10 +65,14 @@ def curves(rows: Sequence[Mapping[str, float]], name: str, monitored: str) -> Im
         return rendered(figure)
 
 
-def _best(rows: Sequence[Mapping[str, float]], monitored: str) -> tuple[float, float] | None:
+def _best(rows: Sequence[Mapping[str, float]], monitored: str, mode: str) -> tuple[float, float] | None:
     """(step, value) of the first best value of a validation metric after the start of training."""
-    found = [(row["step"], row[monitored]) for row in rows if row["step"] > 0 and monitored in row]
+    found = [
+        (row["step"], row[monitored])
+        for row in rows
+        if row["step"] > 0 and not math.isnan(row.get(monitored, math.nan))
+    ]
     if not found or not monitored.startswith("val/"):
         return None
-    sign = 1 if direction(monitored) == "min" else -1
+    sign = 1 if mode == "min" else -1
     return min(found, key=lambda point: sign * point[1])

@@ -95,6 +95,7 @@ class Review:
         by_score = self.config.callbacks.checkpoint == "best"
         return KeepPredictions(
             monitor=self.config.optimized_metric if by_score else None,
+            mode=self.config.mode(self.config.optimized_metric),
             # a compiled network does not see hooks that come later
             head=None if self.config.trainer.compile else head_modules(self.module.network)[0],
             scores=min(own.curves, len(self.classes)) if "tensorboard" in loggers else 0,
@@ -228,7 +229,8 @@ class Review:
         with logging_failure(CURVES):
             if (file := self.folder / METRICS).is_file():
                 name = self.folder.absolute().name
-                picture = curves(read_metrics(file).rows, name, self.config.optimized_metric)
+                metric = self.config.optimized_metric
+                picture = curves(read_metrics(file).rows, name, metric, self.config.mode(metric))
                 if picture is not None:
                     write_atomically(self.folder / CURVES, grids.encoded(picture, photograph=False))
 

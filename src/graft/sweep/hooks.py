@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from graft.config.config_hash import config_hash
-from graft.config.metrics import direction
+from graft.config.metrics import direction, known_directions
 from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.errors import GraftError
@@ -157,13 +157,20 @@ def _gpus_per_job() -> int:
     return min(1, len(visible_gpus()))
 
 
+def _direction(metric: str, *, _root_: DictConfig) -> str:
+    """Optuna's direction of a search for the best `metric`: "maximize" or "minimize"."""
+    nodes = ((str(name), node) for name, node in _root_.get("metrics", {}).items() if isinstance(node, DictConfig))
+    metrics = {name: {str(key): value for key, value in node.items()} for name, node in nodes}
+    return f"{direction(metric, known_directions(metrics))}imize"
+
+
 def register() -> None:
     """Register with Hydra the resolvers and the sweepers that the configurations of sweeps name."""
     OmegaConf.register_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_resolver("job_folder", _job_folder, replace=True)
     OmegaConf.register_resolver("jobs_at_once", _jobs_at_once, replace=True)
     OmegaConf.register_resolver("gpus_per_job", _gpus_per_job, replace=True)
-    OmegaConf.register_resolver("direction", lambda metric: f"{direction(metric)}imize", replace=True)
+    OmegaConf.register_resolver("direction", _direction, replace=True)
     Plugins.instance().register(GridSweeper)
     Plugins.instance().register(OptunaSweeper)
 

@@ -1,7 +1,7 @@
 """Builds what a run trains from its configuration and data: network, weights, transfer plan, module, loaders."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +9,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torchmetrics import Metric
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
+from graft.config.targets import accepts
 from graft.data.augment import Augment
 from graft.data.augmenter import CustomTransforms
 from graft.data.datamodule import ImageDataModule
 from graft.data.foreign import ForeignDataModule, ModuleSplits
 from graft.data.preprocessing import Preprocessing
+from graft.data.sampler import PADDING
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
+from graft.learning.imbalance import balanced_weights, effective_number_weights
 from graft.learning.losses import build_loss
-from graft.learning.metrics import build_metrics
-from graft.learning.module import Objective, TransferModule
+from graft.learning.metrics import build_metrics, check_metrics
+from graft.learning.module import EVALUATED, Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedulers import Length, build_schedule
 from graft.learning.views import build_views
@@ -35,7 +39,7 @@ from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
-from graft.tasks.checks import check_class_weights
+from graft.tasks.checks import COUNTED_WEIGHTS, check_class_weights
 from graft.transfer import TransferPlan, plan_transfer
 from graft.transfer.plan import BATCH_NORMS
 
@@ -80,6 +84,7 @@ def assemble(
     with seeded_everywhere(config.seed, "parts"):
         objective = objective_of(config, splits)
         metrics = build_metrics(config.metrics, len(splits.classes))
+        notes = [*notes, *notes_on_metrics(config, splits, metrics)]
         views = build_views(config.tta, config.views.parts())
     pl.seed_everything(config.seed, workers=True, verbose=False)
     epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
@@ -117,8 +122,11 @@ def assemble(
         log_every=config.trainer.log_every_n_steps,
         views=views,
         metrics=metrics,
+        mode=None if config.scheduler.monitor is None else config.mode(config.scheduler.monitor),
     )
-    notes = (*splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes)
+    notes = (
+        *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config), *notes
+    )  # fmt: skip
     return Experiment(config, module, data, weights, notes)
 
 
@@ -203,6 +211,7 @@ def loaders(
         unreadable=unreadable,
         draft=config.data.draft,
         timeout=config.data.timeout,
+        balanced=config.data.sampler == "balanced",
     )
 
 
@@ -226,22 +235,56 @@ def augment_of(config: TrainConfig) -> Augment:
 
 
 def objective_of(config: TrainConfig, splits: Splits) -> Objective:
-    """The loss; with class_weights=balanced its weights are computed from the training images."""
+    """The loss; what it needs to know of the sizes of the classes is counted in the training images."""
+
+    def counts() -> list[int]:
+        return splits.train.counts(len(splits.classes))
+
     class_weights = config.loss.class_weights
-    weights: tuple[float, ...] | None = None
     if class_weights == "balanced":
-        counts = splits.train.counts(len(splits.classes))
-        weights = tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
+        weights: tuple[float, ...] | None = balanced_weights(counts())
+    elif class_weights == "effective_number":
+        weights = effective_number_weights(counts(), config.loss.class_weights_beta)
     else:
         weights = check_class_weights(class_weights, splits.classes)
     return Objective(
-        loss=build_loss(config.loss, weights),
+        loss=build_loss(config.loss, weights, counts),
         target=str(config.loss._target_),
         mixup=config.augment.mixup,
         cutmix=config.augment.cutmix,
         on_nan=config.loss.on_nan,
         nan_limit=config.loss.nan_limit,
     )
+
+
+def notes_on_balance(config: TrainConfig) -> list[str]:
+    """A note if sampler and loss both make up for the sizes of the classes."""
+    loss = config.loss
+    corrected = {
+        f"loss.class_weights={loss.class_weights}": loss.class_weights in COUNTED_WEIGHTS,
+        f"loss._target_={loss._target_}": accepts(str(loss._target_), "class_counts"),
+    }
+    return [
+        f"data.sampler=balanced and {key} both make up for the sizes of the classes, which is usually too much; use one"
+        for key, corrects in corrected.items()
+        if corrects and config.data.sampler == "balanced"
+    ]
+
+
+def notes_on_metrics(config: TrainConfig, splits: Splits, metrics: Mapping[str, Metric]) -> list[str]:
+    """Notes on metrics that are undefined on a split.
+
+    Raises:
+        ConfigError: the run would choose by one of them.
+    """
+    present = {}
+    for split, images in splits.parts().items():
+        if split in EVALUATED:
+            known = images.labels[images.labels != PADDING]
+            present[split] = sorted(set(known.tolist()))
+    monitored = {"optimized_metric": config.optimized_metric, "scheduler.monitor": config.scheduler.monitor}
+    named = {key: metric for key, metric in monitored.items() if metric is not None}
+    return check_metrics(metrics, present, len(splits.classes), named)
 
 
 def notes_on_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[str]:

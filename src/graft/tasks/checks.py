@@ -7,11 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from graft.config import conf_dir
 from graft.config.duration import seconds_of
 from graft.config.fields import check_ranges, one_of
+from graft.config.metrics import ALWAYS, HIGHER, known_directions
 from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, AugmentConfig, DataConfig, TrainConfig
-from graft.config.targets import short_name
+from graft.config.targets import TARGET, short_name
 from graft.data.augment import Augment
 from graft.errors import ConfigError, nearest
 from graft.models.class_names import class_names
@@ -22,6 +24,9 @@ from graft.system.files import why_unreadable
 from graft.system.slurm import slurm_tasks
 from graft.tasks.locations import check_locations
 from graft.tasks.part_checks import check_parts, check_views
+
+COUNTED_WEIGHTS = ("balanced", "effective_number")
+"""Values of loss.class_weights that are computed from the number of training images of each class."""
 
 QUICKSTART = "graft train experiment=quickstart"
 
@@ -43,8 +48,8 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     cfg.model.name = recipe_of(cfg).name  # of a custom network, the last part of its target
     check_views(cfg.views.parts())
     Augment.of(plain(cfg.augment))
-    _metric_exists(cfg)
     check_parts(cfg)
+    _metric_exists(cfg)
     check_class_weights(cfg.loss.class_weights)
     _freeze_schedule(cfg)
     _length(cfg)
@@ -70,25 +75,25 @@ def _data_source(cfg: TrainConfig) -> None:
 
 
 def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> tuple[float, ...] | None:
-    """The weight of each of `classes` by loss.class_weights, where that names them; null for null and "balanced".
+    """The weight of each of `classes` by loss.class_weights, where that names them; null where they are counted.
 
     Args:
-        weights: null, "balanced", a weight of each class, or a mapping of classes to weights; others weigh 1.
+        weights: null, one of `COUNTED_WEIGHTS`, a weight of each class, or weights by class name (of others: 1).
         classes: names of the classes; null while they are not known.
 
     Raises:
         ConfigError: not numbers, or of other classes.
     """
-    if weights is None or weights == "balanced":
+    if weights is None or weights in COUNTED_WEIGHTS:
         return None
     if isinstance(weights, str):
-        one_of("loss.class_weights", weights, ["balanced"])
+        one_of("loss.class_weights", weights, COUNTED_WEIGHTS)
     named = {str(name): weight for name, weight in weights.items()} if isinstance(weights, Mapping) else None
     values = list(weights if named is None else named.values())
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise ConfigError(
-            f"loss.class_weights={weights}: wants balanced, a number for each class, or some by name, e.g. "
-            "'loss.class_weights={ants: 2, bees: 1}'."
+            f"loss.class_weights={weights}: must be {' or '.join(COUNTED_WEIGHTS)}, a number for each class, or some "
+            "by name, e.g. 'loss.class_weights={ants: 2, bees: 1}'."
         )
     if classes is None:
         return None
@@ -106,11 +111,29 @@ def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> t
 
 
 def _metric_exists(config: TrainConfig) -> None:
-    names = ("acc", "loss", *config.metrics.parts())
-    metrics = [f"{split}/{name}" for split in ("val", "test") for name in names]
-    one_of("optimized_metric", config.optimized_metric, metrics)
-    if config.scheduler.monitor is not None:
-        one_of("scheduler.monitor", config.scheduler.monitor, [name for name in metrics if name.startswith("val/")])
+    """Refuse to choose by a metric that is not measured, has no direction, or is one of the test images."""
+    parts = config.metrics.parts()
+    directions = known_directions(parts)
+    for key, metric, splits in (
+        ("optimized_metric", config.optimized_metric, ("val", "test")),
+        ("scheduler.monitor", config.scheduler.monitor, ("val",)),
+    ):
+        if metric is None:
+            continue
+        name = metric.partition("/")[2]
+        measured = [f"{split}/{each}" for split in splits for each in (*ALWAYS, *parts)]
+        options = [each for each in (*parts, name) if (conf_dir() / "metrics" / f"{each}.yaml").is_file()]
+        if name in options and name not in parts:
+            chosen = name if options == [name] else f"[{','.join(options)}]"
+            raise ConfigError(
+                f"{key}={metric}: not measured.{nearest(metric, measured)}\nTo measure it: metrics={chosen}"
+            )
+        one_of(key, metric, measured)
+        if name in parts and name not in directions:
+            raise ConfigError(
+                f"{key}={metric}: {parts[name][TARGET]} does not say whether a larger or a smaller value is better.\n"
+                f"Set metrics.{name}.{HIGHER}=true or false."
+            )
     if config.optimized_metric.startswith("test/") and config.callbacks.checkpoint == "best":
         raise ConfigError(
             f"optimized_metric={config.optimized_metric} and callbacks.checkpoint=best disagree: choosing a checkpoint "

@@ -10,7 +10,7 @@ from graft.config.targets import check_target
 from graft.errors import ConfigError
 from graft.models.class_names import class_names
 from graft.system.files import safe_name
-from graft.tasks.part_checks import check_views
+from graft.tasks.part_checks import check_metrics, check_views
 
 
 def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:
@@ -32,6 +32,7 @@ def check_evaluate(config: EvaluateConfig, overrides: Collection[str]) -> None:
     class_names(config.model.classes)
     _require_checkpoint(config.checkpoint)
     _check_trust(config.trust)
+    check_metrics(config.metrics)
     if views := config.views.parts():
         check_views(views)
         if not config.tta:

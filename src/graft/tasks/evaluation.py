@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,13 +208,17 @@ def views_of(config: EvaluateConfig, run: TrainConfig, source: str) -> Mapping[s
 def run_metrics(
     run: TrainConfig, splits: Splits, source: str, config: EvaluateConfig
 ) -> tuple[Loss | None, dict[str, Metric], list[str]]:
-    """The run's own loss and metrics, and a note for each that cannot be computed here.
+    """The run's own loss and metrics, the metrics of the command, and a note for each of the run's that cannot be
+    computed here.
 
     Args:
         run: the run's configuration, as its checkpoint records it.
         splits: the data, for class weights that are counted.
         source: the checkpoint's file.
         config: of the command.
+
+    Raises:
+        ConfigError: a metric of the command cannot be computed.
     """
     loss: Loss | None = None
     metrics: dict[str, Metric] = {}
@@ -224,13 +229,16 @@ def run_metrics(
             loss = objective_of(run, splits).loss
     except ConfigError as error:
         notes.append(f"{config.split}/loss is the cross-entropy, not the run's loss. {error}")
+    requested = config.metrics.parts()
     for name, node in run.metrics.parts().items():
+        if name in requested:
+            continue
         try:
             _demand(f"metrics.{name}", node, source, config.trust)
             metrics |= build_metrics(MetricsConfig.of({name: node}), len(splits.classes))
         except ConfigError as error:
             notes.append(f"no {config.split}/{name}. {error}")
-    return loss, metrics, notes
+    return loss, metrics | build_metrics(config.metrics, len(splits.classes)), notes
 
 
 def _demand(key: str, node: Mapping[str, Any], source: str, trust: Sequence[str]) -> None:
@@ -345,7 +353,8 @@ def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str]
         log.info("most often confused  %s", mistakes)
     recorded = result["run"]
     if recorded:
-        same = all(result["metrics"][name] == value for name, value in recorded.items())
+        pairs = [(result["metrics"][name], value) for name, value in recorded.items()]
+        same = all(now == then or (math.isnan(now) and math.isnan(then)) for now, then in pairs)
         values = "  ".join(f"{name} {value:.6f}" for name, value in recorded.items())
         log.info("%s  %s", "equal to the run's metrics" if same else "the run had", values)
     log.info("written to  %s", folder)

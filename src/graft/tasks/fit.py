@@ -26,7 +26,7 @@ from graft.learning.callbacks.time_budget import TimeBudget
 from graft.learning.checkpoints import BEST, PREVIOUS, read_checkpoint, resume_point
 from graft.learning.distributed import launch
 from graft.learning.loggers import build_loggers, finishing, log_best, log_choices
-from graft.learning.module import TransferModule
+from graft.learning.module import EVALUATED, TransferModule
 from graft.learning.pruning import PRUNED
 from graft.learning.views import IDENTITY, variants_of, with_margin
 from graft.review.evaluation_tables import accuracy_table
@@ -122,8 +122,16 @@ def run(
 
 
 def refuse_several_processes(config: TrainConfig, splits: Splits, device: Device) -> None:
-    """Raise ConfigError for a LightningDataModule in several processes."""
-    if isinstance(splits, ModuleSplits) and device.devices * config.trainer.num_nodes > 1:
+    """Raise ConfigError for a LightningDataModule, or metrics of fewer images than processes."""
+    processes = device.devices * config.trainer.num_nodes
+    for split in EVALUATED:
+        images = len(splits.parts()[split])
+        if images < processes and config.metrics.parts():
+            raise ConfigError(
+                f"metrics: {images} {split} images are too few for {processes} processes, which share them."
+                f"\nGive trainer.devices={max(1, images)} or fewer, or metrics=none."
+            )
+    if isinstance(splits, ModuleSplits) and processes > 1:
         raise ConfigError(
             f"data._target_={splits.target} and trainer.devices={device.devices} disagree: each process "
             "would train on all batches of a LightningDataModule.\nGive trainer.devices=1."

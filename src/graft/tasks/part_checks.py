@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from graft.config.schema import TrainConfig
+from graft.config.metrics import ALWAYS, HIGHER
+from graft.config.schema import MetricsConfig, TrainConfig
 from graft.config.targets import TARGET, accepts, check_target
 from graft.errors import ConfigError
 
 SUPPLIED = {
     "optimizer": ("params", "fused"),
     "scheduler": ("optimizer", "length", "mode"),
-    "loss": ("weight",),
-    "metrics": ("num_classes",),
+    "loss": ("weight", "class_counts"),
+    "metrics": ("num_classes", "task"),
     "logger": ("folder", "save_dir", "resume_step"),
 }
 """The arguments that Graft supplies to the parts of a group, where they take them."""
@@ -31,8 +32,8 @@ def check_parts(cfg: TrainConfig) -> None:
     check_target("freeze", cfg.freeze.arguments(), supplied=("epoch",), positional=2)
     for name, node in cfg.review.figures.parts().items():
         check_target(f"review.figures.{name}", node, supplied=("caption",), positional=2)
-    groups = (("metrics", cfg.metrics), ("logger", cfg.logger), ("callbacks", cfg.callbacks))
-    for group, parts in groups:
+    check_metrics(cfg.metrics)
+    for group, parts in (("logger", cfg.logger), ("callbacks", cfg.callbacks)):
         for name, node in parts.parts().items():
             check_target(f"{group}.{name}", node, SUPPLIED.get(group, ()))
     optimizer = str(cfg.optimizer._target_)
@@ -55,6 +56,19 @@ def check_parts(cfg: TrainConfig) -> None:
         if name in DECIDED_ELSEWHERE:
             raise ConfigError(f"trainer.{name}={value}: decided by {DECIDED_ELSEWHERE[name]}.")
         check_target("trainer", {TARGET: "lightning.pytorch.Trainer", name: value})
+
+
+def check_metrics(cfg: MetricsConfig) -> None:
+    """Refuse metrics whose name is taken, that cannot be built, or whose direction is not a boolean."""
+    for name, node in cfg.arguments().items():
+        if name in ALWAYS:
+            raise ConfigError(f"metrics.{name}: every run measures val/{name} itself.\nGive the metric another name.")
+        if not name.isidentifier():
+            raise ConfigError(f"metrics.{name}: the name must consist of letters, digits and underscores.")
+        check_target(f"metrics.{name}", node, SUPPLIED["metrics"])
+        higher = cfg.parts()[name].get(HIGHER)
+        if not (higher is None or isinstance(higher, bool)):
+            raise ConfigError(f"metrics.{name}.{HIGHER}={higher}: must be true or false.")
 
 
 DECIDED_ELSEWHERE = {

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from graft.config.choices import choices
 from graft.config.config_hash import config_hash
+from graft.config.metrics import known_directions
 from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
 from graft.learning.run_files import EVENTS, PICTURES
@@ -87,6 +88,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
     with STOP.handling_signals(), run.recording():
         settle(config, () if command.in_sweep else command.overrides)
         run.summary["config"] = choices(plain(config), command.picked)
+        run.summary["higher_is_better"] = known_directions(config.metrics.parts())
         require_gpu(config.trainer.accelerator)
         resumption = prepared.resumption if prepared else find_resumption(config, command.overrides, command.folder)
         splits = prepared.splits if prepared else None

@@ -29,6 +29,7 @@ NOT_FOR_MODULES = {
     "data.draft": _LOADS,
     "data.resident_gb": _LOADS,
     "data.timeout": _LOADS,
+    "data.sampler": _LOADS,
     "augment.transforms": "a LightningDataModule augments its images itself",
     "cache.mode": "features are cached for single images, but a LightningDataModule yields batches",
 }

@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from graft.config.metrics import direction
 from graft.config.schema import CallbacksConfig, TrainConfig
 from graft.config.targets import TARGET, build
 from graft.errors import ConfigError
@@ -31,7 +30,7 @@ def build_callbacks(config: TrainConfig, folder: Path, log: logging.Logger) -> l
         callbacks.insert(0, AveragedWeights(config.callbacks.ema))
     callbacks += [Throughput(), *checkpoint_callbacks(config, folder / "checkpoints")]
     if config.callbacks.early_stopping is not None:
-        mode, patience = direction(config.optimized_metric), config.callbacks.early_stopping
+        mode, patience = config.mode(config.optimized_metric), config.callbacks.early_stopping
         callbacks.append(EarlyStopping(config.optimized_metric, patience=patience, mode=mode, verbose=False))
     return callbacks + progress_callbacks(config.callbacks.progress, log)
 
@@ -59,7 +58,7 @@ def checkpoint_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    mode = direction(config.optimized_metric)
+    mode = config.mode(config.optimized_metric)
     best: dict[str, Any] = {"filename": "best", "mode": mode, "save_weights_only": True, **common}
     return [
         BestCheckpoint(monitor=config.optimized_metric, save_on_train_epoch_end=False, **best)

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from graft.config.metrics import direction
 from graft.data.datasets import Batch
 from graft.data.sampler import PADDING
 from graft.learning.predictions import Predictions
@@ -35,6 +34,7 @@ class KeepPredictions(Callback):
 
     Args:
         monitor: the metric that chooses the best checkpoint; None if the last one is kept.
+        mode: "max" or "min": the direction in which it improves.
         head: name of the module whose input is the embedding; None for none.
         scores: number of classes whose probabilities are kept.
         features: number of images whose head input is kept.
@@ -44,8 +44,8 @@ class KeepPredictions(Callback):
         test: of the test; None before it.
     """
 
-    def __init__(self, *, monitor: str | None, head: str | None, scores: int, features: int) -> None:
-        self.monitor, self.head, self.scores, self.features = monitor, head, scores, features
+    def __init__(self, *, monitor: str | None, head: str | None, scores: int, features: int, mode: str = "max") -> None:
+        self.monitor, self.mode, self.head, self.scores, self.features = monitor, mode, head, scores, features
         self.best: Predictions | None = None
         self.test: Predictions | None = None
         self._score: float | None = None
@@ -115,7 +115,7 @@ class KeepPredictions(Callback):
         """As ModelCheckpoint decides: the first validation, then each strictly better one; NaN is worst."""
         if self.monitor is None:
             return True
-        sign = 1.0 if direction(self.monitor) == "max" else -1.0
+        sign = 1.0 if self.mode == "max" else -1.0
         score = sign * float(trainer.callback_metrics[self.monitor])
         score = float("-inf") if score != score else score
         if self._score is not None and score <= self._score:

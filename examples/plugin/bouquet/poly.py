@@ -1,29 +1,28 @@
-"""A loss: focal loss, which attends to the images that are classified worst."""
+"""A loss: cross-entropy with a term that keeps attending to images that are already classified correctly."""
 
 import torch
 from torch import Tensor, nn
 
 
-class FocalLoss(nn.Module):
-    """Cross-entropy with each term weighted by (1 - p)^gamma (Lin et al. 2017, "Focal Loss for Dense
-    Object Detection").
+class PolyLoss(nn.Module):
+    """Cross-entropy plus epsilon times 1 - p of the true class (Leng et al. 2022, "PolyLoss", Poly-1).
 
     Args:
-        gamma: 0 is cross-entropy; the larger, the less a confident, correct prediction counts.
+        epsilon: 0 is cross-entropy; below 0, confident predictions count less.
         weight: a factor per class, [C]; Graft supplies it from loss.class_weights because there is an argument of this
             name.
 
     Raises:
-        ValueError: `gamma` is negative.
+        ValueError: `epsilon` is below -1, which would reward wrong predictions.
     """
 
     weight: Tensor | None
 
-    def __init__(self, gamma: float = 2.0, weight: Tensor | None = None) -> None:
+    def __init__(self, epsilon: float = 1.0, weight: Tensor | None = None) -> None:
         super().__init__()
-        if gamma < 0:
-            raise ValueError(f"gamma={gamma}: must be at least 0")
-        self.gamma = gamma
+        if epsilon < -1:
+            raise ValueError(f"epsilon={epsilon}: must be at least -1")
+        self.epsilon = epsilon
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -38,5 +37,5 @@ class FocalLoss(nn.Module):
         if self.weight is not None:
             targets = targets * self.weight
         log_probabilities = logits.log_softmax(1)
-        terms = (1 - log_probabilities.exp()).pow(self.gamma) * log_probabilities
-        return -torch.sum(targets * terms) / targets.sum()
+        terms = self.epsilon * (1 - log_probabilities.exp()) - log_probabilities
+        return torch.sum(targets * terms) / targets.sum()
