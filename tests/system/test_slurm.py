@@ -61,10 +61,9 @@ def test_nodes_with_different_numbers_of_tasks_are_refused(
 def test_a_late_task_keeps_the_files_of_the_first(
     sixth_of_eight: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    events = tmp_path / "tensorboard/events.out"
-    events.parent.mkdir()
+    events = tmp_path / "events.out.tfevents.1"
     events.write_text("the first task's")
     monkeypatch.setattr(fit, "one_process", lambda *_: {})
-    record = Run(tmp_path, {"config": {}, "overrides": []})
+    record = Run(tmp_path, {"config": {}, "overrides": [], "swept": []})
     fit.run(settle(composed("trainer=ddp_slurm", "trainer.accelerator=cpu", "resume=auto")), None, record)
     assert events.is_file()
