@@ -30,7 +30,8 @@ def confidence(predictions, classes, bins=10):
     return figure
 '''
 WORDS = (
-    "model=vgg_mini", "model.weights=bundled", "data=digits", "augment=basic", "strategy=finetune", "strategy.batch_norm_statistics=update",
+    "model=vgg_mini", "model.weights=bundled", "data=digits", "augment=basic", "strategy=finetune",
+    "strategy.batch_norm_statistics=update",
     "freeze._target_=own_parts.alternating", "freeze.first=1", "optimizer.lr=0.02", "trainer.max_epochs=3",
     "trainer.limit_train_batches=4", "trainer.limit_test_batches=2", "trainer.baseline=false",
     "callbacks.progress=none", "callbacks.checkpoint=last", "tta=true", "views.rotated._target_=own_parts.rotated",
