@@ -54,6 +54,7 @@ def test_gradual_unfreezing_trains_each_group_from_its_epoch_on(pretrained: Path
         *SMALL,
         "model.batch_norm=true",
         "strategy=gradual",
+        "strategy.batch_norm_statistics=update",
         f"model.weights={pretrained}",
         "trainer.limit_train_batches=3",
         "trainer.limit_val_batches=1",

@@ -218,7 +218,7 @@ def test_another_batch_size_changes_between_epochs_and_the_schedule_still_ends_w
         ("optimized_metric=val/loss", "optimized_metric"),
         ("data.split_seed=9", "data.split_seed"),
         ("data.shots=20", "data.shots"),
-        ("seed=8", "seed: 7 in the checkpoint, 8 now"),
+        ("seed=8", "seed: 1 in the checkpoint, 8 now"),
         ("trainer.limit_val_batches=1", "trainer.limit_val_batches"),
     ],
 )

@@ -124,9 +124,9 @@ def run(
 def refuse_several_processes(config: TrainConfig, splits: Splits, device: Device) -> None:
     """Raise ConfigError for a LightningDataModule, or metrics of fewer images than processes."""
     processes = device.devices * config.trainer.num_nodes
-    for split in EVALUATED:
+    for split in EVALUATED if config.metrics.parts() else ():
         images = len(splits.parts()[split])
-        if images < processes and config.metrics.parts():
+        if images < processes:
             raise ConfigError(
                 f"metrics: {images} {split} images are too few for {processes} processes, which share them."
                 f"\nGive trainer.devices={max(1, images)} or fewer, or metrics=none."
