@@ -166,6 +166,8 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"## {table.title}\n")
         for count in table.epochs:
             chosen = [each for each in records if each["table"] == name and each["epochs"] == count]
+            if not chosen:
+                continue
             lines += [f"| {count} epochs | {' | '.join(table.options)} |", f"|---|{'---|' * len(table.options)}"]
             lines += [f"| {' | '.join(row)} |" for row in rows_of(table, chosen)]
             lines.append("")
