@@ -1,7 +1,8 @@
 """Errors whose messages the user reads without a stack trace, and suggestions of similar names for such messages."""
 
 import difflib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 DISTRIBUTION = "graft-vision"
@@ -24,6 +25,14 @@ def did_you_mean(names: Iterable[str]) -> str:
     """Return " Did you mean vgg16 or vgg11?" for a message; an empty text without names."""
     listed = " or ".join(names)
     return f" Did you mean {listed}?" if listed else ""
+
+
+def listed(names: Collection[str], most: int, *, counted: bool = True) -> str:
+    """The first `most` names, and that there are more: "a, b and 3 more", or "a, b, …" if not `counted`."""
+    first = ", ".join(itertools.islice(names, most))
+    if len(names) <= most:
+        return first
+    return f"{first} and {len(names) - most:,} more" if counted else f"{first}, …"
 
 
 def nearest(word: str, among: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str:

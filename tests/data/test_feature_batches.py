@@ -120,7 +120,7 @@ def test_the_description_contains_everything_that_decides_the_pixels(data: Image
     large = tmp_path / "large"
     large.write_bytes(bytes(100_000))
     one, copy = ImageSet(["a"], np.array([0]), paths=[large]), ImageSet(["b"], np.array([1]), paths=[large])
-    assert one.identities() == copy.identities(), "whatever its name and label"
+    assert one.identities() == copy.identities(), "regardless of its name and label"
     with large.open("r+b") as content:
         content.seek(10_000)  # between the blocks that the fingerprint reads
         content.write(b"x")

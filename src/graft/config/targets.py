@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError, nearest
+from graft.errors import ConfigError, listed, nearest
 
 TARGET = "_target_"
 PARTIAL = "_partial_"
@@ -99,7 +99,7 @@ def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = 
         for name in own:
             if name not in free:
                 usable = [each for each in free if each not in supplied]
-                takes = f"It takes {_listed(usable)}." if usable else "It takes no arguments."
+                takes = f"It takes {listed(usable, 20)}." if usable else "It takes no arguments."
                 hint = nearest(name, usable)
                 remove = "" if hint or "[" in key else f"\nLeave it out; if a preset sets it, add ~{key}.{name}."
                 raise ConfigError(
@@ -402,10 +402,6 @@ def _absolute(package: str, node: ast.ImportFrom) -> str:
     parts = package.split(".")
     base = parts[: len(parts) - (node.level - 1)]
     return ".".join([*base, *([node.module] if node.module else [])])
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _shown(value: object) -> str:

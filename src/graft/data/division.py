@@ -165,10 +165,7 @@ def require_whole_groups(splits: Splits, group_of: Callable[[str], str]) -> str:
     """
     split_of: dict[str, str] = {}
     counts = {}
-    parts = splits.parts()
-    if splits.val is splits.test:
-        parts = {"train": splits.train, "val and test": splits.val}
-    for name, part in parts.items():
+    for name, part in splits.distinct_parts().items():
         groups = set(map(group_of, part.names))
         divided = sorted(group for group in groups if group in split_of)
         if divided:

@@ -17,7 +17,7 @@ from graft.data.layout import UNUSED, read_as_found, unused_files
 from graft.data.sources import ResolvedSource, check_source, resolve_source, suggest_data
 from graft.data.sources.base import Download, Source
 from graft.data.splits import Splits
-from graft.errors import ConfigError, DataError, GraftError, NotAvailable, did_you_mean
+from graft.errors import ConfigError, DataError, GraftError, NotAvailable, did_you_mean, listed
 from graft.system import archives, downloads
 
 
@@ -143,9 +143,10 @@ def _grouped(source: Source, pattern: re.Pattern[str]) -> Source:
 
     unmatched = [name for part in source.parts() for name in part.names if not group_of(name)]
     if unmatched:
+        names = listed(unmatched, LISTED, counted=False)
         raise DataError(
-            f"{key}: has no match in the names of {len(unmatched):,} images: {', '.join(unmatched[:LISTED])}"
-            f"{', …' if len(unmatched) > LISTED else ''}.\nIt is searched for in the path relative to data.root."
+            f"{key}: has no match in the names of {len(unmatched):,} images: {names}.\n"
+            "It is searched for in the path relative to data.root."
         )
     return replace(source, group_of=group_of)
 
@@ -169,7 +170,7 @@ def _with_unused(splits: Splits, published: Source, shots: int | None) -> Splits
         names = [name for name, why in unused if why == reason]
         one, several = UNUSED[reason]
         files = f"1 {one} is" if count == 1 else f"{count:,} {several} are"
-        notes.append(f"{files} not used ({reason}): {', '.join(names[:LISTED])}{', …' if count > LISTED else ''}")
+        notes.append(f"{files} not used ({reason}): {listed(names, LISTED, counted=False)}")
     return replace(splits, notes=tuple(notes), unused=tuple(unused))
 
 
@@ -187,8 +188,7 @@ def undivided(
         published = _published(resolved, root, seed, arguments)
     except DataError:
         return None
-    found = {"train": published.train, "val": published.val, "test": published.test}
-    parts = {name: part for name, part in found.items() if part is not None and len(part)}
+    parts = {name: part for name, part in published.named_parts().items() if len(part)}
     return (published.classes, parts, published.notes, published.unused) if parts else None
 
 

@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 from graft.data.images import ImageSet, opened, read_image
 from graft.data.layout import NO_FILE
 from graft.data.splits import Splits
-from graft.errors import ConfigError, DataError, UnreadableImage
+from graft.errors import ConfigError, DataError, UnreadableImage, listed
 from graft.system.cpu import available_cores
 
 ON_ERROR = ("raise", "skip")
@@ -61,7 +61,7 @@ def exclude_unreadable(splits: Splits, on_error: str, done: Callable[[int], obje
         return splits
     kept = {key: part.select(np.delete(np.arange(len(part)), list(faults[key]))) for key, part in parts.items()}
     train, val, test = (kept[id(part)] for part in splits.parts().values())
-    names = ", ".join(name for name, _ in unreadable[:LISTED]) + (", …" if len(unreadable) > LISTED else "")
+    names = listed([name for name, _ in unreadable], LISTED, counted=False)
     note = f"{_images(len(unreadable))} excluded, unreadable (data.on_error=skip): {names}"
     reasons = tuple((name, f"{fault.kind}: {fault.reason}") for name, fault in unreadable)
     return _require_images(

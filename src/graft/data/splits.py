@@ -245,6 +245,10 @@ class Splits:
         """Split name → images."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
+    def distinct_parts(self) -> dict[str, ImageSet]:
+        """Split name → images, each image once: "val and test" where both are the same images."""
+        return {"train": self.train, "val and test": self.val} if self.val is self.test else self.parts()
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Split name → class name → number of images."""
         return {

@@ -10,7 +10,7 @@ from graft.data.cached_images import CachedImages
 from graft.data.images import ImageSet
 from graft.data.sampler import PADDING
 from graft.data.transforms import Picture
-from graft.errors import DataError, UnreadableImage
+from graft.errors import DataError, UnreadableImage, listed
 from graft.system.files import append_json, read_json_lines
 
 MAX_CONSECUTIVE = 100
@@ -69,7 +69,7 @@ class UnreadableImages:
         damage = [f"{lines} of {self.record.name} cannot be read, so that many more images may have been unreadable"]
         if not known:
             return damage * bool(damaged)
-        names = ", ".join(list(known)[:20]) + (", …" if len(known) > 20 else "")
+        names = listed(known, 20, counted=False)
         count = "1 image" if len(known) == 1 else f"{len(known):,} images"
         return [f"{count} could not be read while training (data.on_error=skip): {names}", *damage * bool(damaged)]
 

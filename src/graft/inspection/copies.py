@@ -13,7 +13,7 @@ from graft.data.contents import IDENTITY
 from graft.data.images import ImageSet
 from graft.data.sources.base import Source
 from graft.data.splits import Splits
-from graft.errors import DataError
+from graft.errors import DataError, listed
 from graft.inspection.dataset import near_duplicates
 from graft.inspection.duplicates import same_groups
 from graft.inspection.examine import Described, ImageFacts, examine
@@ -63,8 +63,8 @@ class Copies:
 
     def listed(self, copy_of: Mapping[int, int]) -> str:
         """The first pairs as text."""
-        pairs = [f"{self.names[index]} = {self.names[other]}" for index, other in list(copy_of.items())[:LISTED]]
-        return ", ".join(pairs) + (", …" if len(copy_of) > LISTED else "")
+        pairs = [f"{self.names[index]} = {self.names[other]}" for index, other in copy_of.items()]
+        return listed(pairs, LISTED, counted=False)
 
 
 def find_copies(
@@ -124,10 +124,7 @@ def with_groups_of_copies(source: Source, memory: Path | None, done: Done = lamb
     Raises:
         DataError: the published splits have copies of one image in training and in validation or test.
     """
-    parts = {"train": source.train, "val": source.val, "test": source.test}
-    copies = find_copies(
-        {name: part for name, part in parts.items() if part is not None}, memory, decode=True, done=done
-    )
+    copies = find_copies(source.named_parts(), memory, decode=True, done=done)
     names, split = copies.names, copies.split
     divided = [group for group in copies.groups if len({split[index] for index in group}) > 1]
     if divided:
@@ -159,31 +156,13 @@ def with_groups_of_copies(source: Source, memory: Path | None, done: Done = lamb
     )
 
 
-def require_together(splits: Splits, source: Source) -> None:
-    """Refuse splits that divide a group of copies.
-
-    Raises:
-        DataError: names two images.
-    """
-    assert source.group_of is not None
-    seen: dict[str, tuple[str, str]] = {}
-    for part, images in _parts(splits).items():
-        for name in images.names:
-            other, where = seen.setdefault(source.group_of(name), (name, part))
-            if where != part:
-                raise DataError(
-                    f"data.duplicates=group: {other} in {where} and {name} in {part} are copies, and this draw of the "
-                    "splits cannot keep them together.\nUse data.folds, or data.duplicates=drop."
-                )
-
-
 def without_copies(splits: Splits, memory: Path | None, done: Done = lambda: None) -> Splits:
     """Splits whose training images have no copy among the validation and test images (data.duplicates=drop).
 
     Raises:
         DataError: a class would have no training images.
     """
-    copies = find_copies(_parts(splits), memory, decode=True, done=done)
+    copies = find_copies(splits.distinct_parts(), memory, decode=True, done=done)
     copy_of = copies.of_training_images()
     if not copy_of:
         return splits
@@ -207,7 +186,7 @@ def with_note_on_copies(splits: Splits, memory: Path | None) -> Splits:
 
     Identical files are always recognised; near duplicates if `graft inspect` or an earlier run has decoded the images.
     """
-    copies = find_copies(_parts(splits), memory, decode=False)
+    copies = find_copies(splits.distinct_parts(), memory, decode=False)
     copy_of = copies.of_training_images()
     if not copy_of:
         return splits
@@ -226,11 +205,6 @@ def remember(images: ImageSet, described: Sequence[Described], memory: Path | No
         _write(
             memory, np.concatenate([known, _described(identities[new], [described[index] for index in new.tolist()])])
         )
-
-
-def _parts(splits: Splits) -> dict[str, ImageSet]:
-    parts = splits.parts()
-    return parts if splits.val is not splits.test else {"train": splits.train, "val and test": splits.val}
 
 
 def _described(identities: npt.NDArray[np.bytes_], described: Sequence[Described]) -> npt.NDArray[np.void]:

@@ -50,10 +50,7 @@ class Collection:
     @classmethod
     def of(cls, splits: Splits) -> "Collection":
         """The images of a data set that has been split."""
-        one = splits.test is splits.val
-        parts = {"train": splits.train, "val and test" if one else "val": splits.val}
-        parts |= {} if one else {"test": splits.test}
-        return cls.joined(splits.classes, parts, splits.notes, splits.root, splits.unused)
+        return cls.joined(splits.classes, splits.distinct_parts(), splits.notes, splits.root, splits.unused)
 
     @classmethod
     def joined(

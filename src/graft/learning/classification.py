@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAUROC, MulticlassAveragePrecision
+from torchmetrics.classification import MulticlassAUROC, MulticlassAveragePrecision, MulticlassPrecisionRecallCurve
 
 Average = Literal["macro", "weighted", "none"]
 
@@ -67,9 +67,8 @@ class BalancedAccuracy(Metric):
         return _average(self.correct / self.images, self.images, self.images > 0, "macro")
 
 
-class AUROC(MulticlassAUROC):
-    """Area under the ROC curve of each class against the others, averaged over the classes for which it is defined:
-    those that some images belong to and others do not.
+class _OverDefinedClasses(MulticlassPrecisionRecallCurve):
+    """Base of a metric that torchmetrics computes for each class, averaged over the classes for which it is defined.
 
     Args:
         num_classes: C.
@@ -80,7 +79,7 @@ class AUROC(MulticlassAUROC):
     images: Tensor
 
     def __init__(self, num_classes: int, average: Average = "macro", thresholds: int | None = None) -> None:
-        super().__init__(num_classes, average="none", thresholds=thresholds)
+        super().__init__(num_classes, average="none", thresholds=thresholds)  # type: ignore[arg-type]
         self.averaged = _checked(average)
         self.add_state("images", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -91,34 +90,27 @@ class AUROC(MulticlassAUROC):
 
     def compute(self) -> Tensor:  # type: ignore[override]
         """A number in [0, 1], or [C]."""
-        defined = (self.images > 0) & (self.images < self.images.sum())
-        return _average(super().compute(), self.images, defined, self.averaged)
+        scores: Tensor = super().compute()  # type: ignore[assignment]
+        return _average(scores, self.images, self.defined(), self.averaged)
+
+    def defined(self) -> Tensor:
+        """Whether the metric is defined for each class, [C]: that it has images."""
+        return self.images > 0
 
 
-class AveragePrecision(MulticlassAveragePrecision):
-    """Average precision of each class against the others, averaged over the classes that have images.
+class AUROC(_OverDefinedClasses, MulticlassAUROC):
+    """Area under the ROC curve of each class against the others; undefined where all images are of the class, too."""
 
-    Args:
-        num_classes: C.
-        average: "macro" (each class counts the same), "weighted" (by its images) or "none" (a value per class).
-        thresholds: None: exact, which keeps N x C probabilities on the device; a number: approximated with this many.
-    """
+    higher_is_better = True
 
-    images: Tensor
+    def defined(self) -> Tensor:
+        return super().defined() & (self.images < self.images.sum())
 
-    def __init__(self, num_classes: int, average: Average = "macro", thresholds: int | None = None) -> None:
-        super().__init__(num_classes, average="none", thresholds=thresholds)
-        self.averaged = _checked(average)
-        self.add_state("images", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Add a batch."""
-        super().update(probabilities, labels)
-        self.images += _count(labels, self.images)
+class AveragePrecision(_OverDefinedClasses, MulticlassAveragePrecision):
+    """Average precision of each class against the others."""
 
-    def compute(self) -> Tensor:  # type: ignore[override]
-        """A number in [0, 1], or [C]."""
-        return _average(super().compute(), self.images, self.images > 0, self.averaged)
+    higher_is_better = True
 
 
 def _checked(average: str) -> str:

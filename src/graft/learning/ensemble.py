@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graft.data.preprocessing import Preprocessing
-from graft.errors import ConfigError
+from graft.errors import ConfigError, listed
 from graft.learning.inference import Inference
 from graft.learning.views import log_mean_exp
 
@@ -83,7 +83,7 @@ def _order(member: Inference, first: Inference) -> Tensor | None:
     only = [sorted(sets[0] - sets[1]), sorted(sets[1] - sets[0])]
     if any(only):
         lines = [
-            f"only in {source}: {_listed(names)}"
+            f"only in {source}: {listed(names, MOST_NAMES)}"
             for source, names in zip((member.source, first.source), only, strict=True)
             if names
         ]
@@ -93,7 +93,3 @@ def _order(member: Inference, first: Inference) -> Tensor | None:
             + "\nAn ensemble needs the same classes in all networks, in any order."
         )
     return torch.tensor([member.classes.index(name) for name in first.classes])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")

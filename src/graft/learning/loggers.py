@@ -14,12 +14,9 @@ from graft.config.schema import LoggerConfig
 from graft.config.targets import TARGET, accepts, build
 from graft.errors import ConfigError, GraftError, pip_install
 from graft.learning.csv_logger import TableLogger
-from graft.learning.run_files import METRICS
+from graft.learning.run_files import METRICS, TRACKERS
 from graft.learning.trackers import TrackedRun, tracker_named, tracker_of
 from graft.system.files import read_regular, write_atomically
-
-IDS = "trackers.json"
-"""File in a run's folder: name of each logger that is a tracker -> the tracker's id of the run."""
 
 
 def csv(folder: Path, resume_step: int | None = None) -> TableLogger:
@@ -118,7 +115,7 @@ def build_loggers(
         finish(loggers, success=False)
         raise
     if opened:
-        write_atomically(folder / IDS, (json.dumps(opened, indent=2) + "\n").encode())
+        write_atomically(folder / TRACKERS, (json.dumps(opened, indent=2) + "\n").encode())
     return loggers
 
 
@@ -201,7 +198,7 @@ def _is_first_process() -> bool:
 
 def _recorded_ids(folder: Path) -> dict[str, str]:
     try:
-        ids = json.loads(read_regular(folder / IDS, 1 << 16))
+        ids = json.loads(read_regular(folder / TRACKERS, 1 << 16))
     except (OSError, ValueError):
         return {}
     return {str(name): value for name, value in ids.items() if isinstance(value, str)} if isinstance(ids, dict) else {}

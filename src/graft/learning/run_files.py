@@ -5,5 +5,8 @@ EVENTS = "events.out.tfevents*"
 """Pattern of TensorBoard's event files. They are directly in the run's folder, because TensorBoard calls a run by the
 folder of its events."""
 
+TRACKERS = "trackers.json"
+"""Name of each logger that is an experiment tracker -> the tracker's id of the run."""
+
 CURVES, CONFUSION = "curves.png", "confusion.png"
 PICTURES = (CURVES, CONFUSION)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, SoftFileLock, Timeout
 
 from graft.errors import ConfigError
-from graft.system.files import explaining_write_errors, write_atomically
+from graft.system.files import explaining_write_errors, require_writable, write_atomically
 from graft.system.slurm import slurm_tasks
 
 if TYPE_CHECKING:
@@ -40,6 +41,26 @@ def new_folder(path: Path) -> Path:
                 folder.mkdir()
                 return folder
     raise AssertionError("unreachable")
+
+
+def claimed_folder(folder: Path, generated_name: bool, results: Mapping[str, str]) -> Path:
+    """The folder for the results of a command: a new one of a generated name, else `folder`, which holds none yet.
+
+    Args:
+        folder: the value of hydra.run.dir.
+        generated_name: whether Graft has chosen its name.
+        results: file of a result -> what it is a result of, e.g. {"summary.json": "a run"}.
+
+    Raises:
+        ConfigError: the folder cannot be written to, or has a result.
+    """
+    if generated_name:
+        return new_folder(folder)
+    require_writable(folder, "hydra.run.dir")
+    for name, what in results.items():
+        if (folder / name).exists():
+            raise ConfigError(f"hydra.run.dir={folder}: holds {name} of {what}.\nGive another folder.")
+    return folder
 
 
 GENERATED = ("${now:", "${run_name:")

@@ -23,6 +23,7 @@ from graft.data.sampler import PADDING
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
+from graft.errors import listed
 from graft.learning.imbalance import balanced_weights, effective_number_weights
 from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics, check_metrics
@@ -292,9 +293,8 @@ def notes_on_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[s
     names = plan.frozen_but_random(weights)
     if not names:
         return []
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return [
-        f"frozen although random: {shown}. No weights were loaded for them and they will never learn; "
+        f"frozen although random: {listed(names, 4)}. No weights were loaded for them and they will never learn; "
         "freeze=features or freeze=none trains them."
     ]
 

@@ -14,7 +14,7 @@ from graft.data.sources import is_data_module, source_arguments
 from graft.data.sources.base import Source
 from graft.data.splits import Splits
 from graft.errors import ConfigError, DataError, GraftError, NotAvailable
-from graft.inspection.copies import require_together, with_groups_of_copies, with_note_on_copies, without_copies
+from graft.inspection.copies import with_groups_of_copies, with_note_on_copies, without_copies
 from graft.models.configured import recipe_of
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
@@ -145,15 +145,12 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         raise ConfigError(
             f"data._target_={data._target_}: a LightningDataModule gives batches; single images are needed here."
         )
-    published: list[Source] = []
 
     def grouped(source: Source) -> Source:
-        parts = (part for part in (source.train, source.val, source.test) if part is not None)
-        with progress_bar("looking for copies", sum(map(len, parts))) as bar:
-            published.append(with_groups_of_copies(source, copies_file(config), bar.advance))
-        return published[0]
+        with progress_bar("looking for copies", sum(map(len, source.parts()))) as bar:
+            return with_groups_of_copies(source, copies_file(config), bar.advance)
 
-    splits = load_splits(
+    return load_splits(
         data._target_,
         root=data_root(config),
         seed=config.seed,
@@ -166,9 +163,6 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         arguments=source_arguments(data, DataConfig),
         prepare=grouped if data.duplicates == "group" else lambda source: source,
     )
-    for source in published:
-        require_together(splits, source)
-    return splits
 
 
 def copies_file(config: TrainConfig | InspectConfig) -> Path | None:

@@ -6,11 +6,9 @@ from omegaconf import DictConfig
 
 from graft.config.commands import EvaluateConfig
 from graft.config.registration import typed
-from graft.errors import ConfigError
 from graft.learning.checkpoints import checkpoint_files
 from graft.system import downloads
-from graft.system.files import require_writable
-from graft.system.folder_lock import new_folder
+from graft.system.folder_lock import claimed_folder
 from graft.system.startup import garbage_collection_paused
 from graft.tasks.command_checks import check_evaluate, overridden_keys, texts_of
 
@@ -44,11 +42,4 @@ def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
     cfg = typed(config, EvaluateConfig)
     check_evaluate(cfg, overridden_keys(config.hydra.overrides.task))
     checkpoint_files(texts_of(cfg.checkpoint))
-    if generated_name:
-        return new_folder(folder)
-    require_writable(folder, "hydra.run.dir")
-    found = [name for name in ("evaluation.json", "summary.json") if (folder / name).exists()]
-    if found:
-        what = "a run" if "summary.json" in found else "an evaluation"
-        raise ConfigError(f"hydra.run.dir={folder}: holds {found[0]} of {what}.\nGive another folder.")
-    return folder
+    return claimed_folder(folder, generated_name, {"summary.json": "a run", "evaluation.json": "an evaluation"})

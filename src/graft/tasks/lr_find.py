@@ -9,8 +9,7 @@ from graft.config.commands import LrFindConfig
 from graft.config.registration import typed
 from graft.errors import ConfigError
 from graft.system import downloads
-from graft.system.files import require_writable
-from graft.system.folder_lock import new_folder
+from graft.system.folder_lock import claimed_folder
 from graft.system.gpu import require_gpu
 from graft.system.startup import garbage_collection_paused
 from graft.tasks.checks import settle
@@ -47,12 +46,7 @@ def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
         ConfigError: the configuration, or a folder that is already used.
     """
     checked(config, list(config.hydra.overrides.task))
-    if generated_name:
-        return new_folder(folder)
-    require_writable(folder, "hydra.run.dir")
-    if found := next((name for name in ("lr_find.json", "summary.json") if (folder / name).exists()), None):
-        raise ConfigError(f"hydra.run.dir={folder}: holds {found}.\nGive another folder.")
-    return folder
+    return claimed_folder(folder, generated_name, {"lr_find.json": "a search", "summary.json": "a run"})
 
 
 def checked(config: DictConfig, overrides: list[str]) -> LrFindConfig:

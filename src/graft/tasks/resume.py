@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from graft.config.resuming import compare
 from graft.config.schema import TrainConfig
 from graft.config.targets import TARGET
-from graft.errors import ConfigError, DataError, TrainingError
+from graft.errors import ConfigError, DataError, TrainingError, listed
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, Progress, best_of, progress_of, read_checkpoint
-from graft.learning.run_files import EVENTS, METRICS, PICTURES
+from graft.learning.run_files import EVENTS, METRICS, PICTURES, TRACKERS
 from graft.system.files import writing_atomically
 from graft.tasks.command_checks import overridden_keys
 from graft.tasks.run import read_summary
@@ -28,7 +28,7 @@ COPIED = (METRICS, "nan_batches.jsonl", "unreadable.jsonl", EVENTS)
 
 
 LEFT_BY_A_RUN = (
-    *COPIED, "review.npz", "trackers.json", *PICTURES, *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
+    *COPIED, "review.npz", TRACKERS, *PICTURES, *(f"checkpoints/{name}" for name in (LAST, PREVIOUS, BEST)),
 )  # fmt: skip
 """Files of an earlier attempt that a new run in the same folder removes; summary.json is already replaced."""
 
@@ -235,8 +235,7 @@ def _different_classes(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return "".join(character if character.isprintable() else "?" for character in shown)
+    return "".join(letter if letter.isprintable() else "?" for letter in listed(names, 20, counted=False))
 
 
 def _as_before(checkpoint: Path, run: Mapping[str, Any] | None = None) -> str:

@@ -16,6 +16,7 @@ from graft.config.config_hash import config_hash
 from graft.config.metrics import known_directions
 from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
+from graft.errors import listed
 from graft.learning.run_files import EVENTS, PICTURES
 from graft.system import downloads
 from graft.system.files import is_within
@@ -159,12 +160,8 @@ def log_outcome(run: Run, outputs: Path, chosen: str, *, next_steps: bool) -> No
 
 def data_line(splits: "Splits") -> str:
     """The number of images of each split, and the classes: "3,130 train · 540 val and test · 2 classes: ants, bees"."""
-    parts = [f"{len(splits.train):,} train"]
-    if splits.val is splits.test:
-        parts.append(f"{len(splits.val):,} val and test")
-    else:
-        parts += [f"{len(splits.val):,} val", f"{len(splits.test):,} test"]
-    names = ", ".join(splits.classes[:LISTED]) + (", …" if len(splits.classes) > LISTED else "")
+    parts = [f"{len(images):,} {name}" for name, images in splits.distinct_parts().items()]
+    names = listed(splits.classes, LISTED, counted=False)
     return " · ".join([*parts, f"{len(splits.classes):,} classes: {names}"])
 
 

@@ -48,9 +48,14 @@ class Source:
     searched: tuple[str, ...] | None = None
     files: tuple[Path, ...] = ()
 
+    def named_parts(self) -> "dict[str, ImageSet]":
+        """Split name → images, of each published split."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def parts(self) -> "list[ImageSet]":
         """The images of each published split."""
-        return [part for part in (self.train, self.val, self.test) if part is not None]
+        return list(self.named_parts().values())
 
     def fingerprint(self) -> str:
         """Hash of the data set, independent of seed, fold, number of shots, root folder and file order.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.data.images import EXTENSIONS, ImageSet
+from graft.data.images import ImageSet
 from graft.data.layout import (
     CONTRADICTION,
     NO_FILE,
@@ -22,37 +22,21 @@ from graft.data.layout import (
     NO_SPLIT,
     REPEATED,
     SPLIT_NAMES,
-    is_folder,
     walk_images,
 )
+from graft.data.named_files import NamedFiles
 from graft.data.packed import Packed
 from graft.data.sources.base import Source
-from graft.data.tables import Columns, Table, open_table, require_text_options
-from graft.errors import ConfigError, DataError, nearest
-
-IMAGE_COLUMNS = (
-    (
-        *("file", "filename", "file_name", "filepath", "file_path", "path", "photo", "picture"),
-        *("image", "image_file", "image_filename", "image_name", "image_path", "img", "img_name", "img_path"),
-    ),
-    ("image_id", "img_id", "id", "id_code"),
+from graft.data.table_columns import (
+    IMAGE_COLUMNS,
+    SPLIT_WORDS,
+    ChosenColumns,
+    choose_columns,
+    recognised_column,
+    split_of,
 )
-LABEL_COLUMNS = (
-    ("label", "labels", "class", "class_name", "category", "target", "label_name", "species", "breed", "diagnosis"),
-)
-SPLIT_COLUMNS = ("split", "set", "subset", "partition")
-GROUP_COLUMNS = tuple(
-    name + ending
-    for name in ("group", "patient", "subject", "person", "camera", "scene", "site")
-    for ending in ("", "_id")
-)
-"""Names by which a column is recognised, in lower case with underscores; of the first tuples before later ones."""
-
-SPLIT_WORDS = {word: split for split, words in SPLIT_NAMES.items() for word in words} | {"dev": "val"}
-SPLIT_FLAGS = {"is_train": ("train", "test"), "is_training": ("train", "test"), "is_test": ("test", "train"),
-               "is_val": ("val", "train"), "is_valid": ("val", "train"), "is_validation": ("val", "train")}  # fmt: skip
-"""Name of a column of booleans -> splits of its true and of its false rows."""
-FLAGS = {"true": 0, "1": 0, "1.0": 0, "yes": 0, "false": 1, "0": 1, "0.0": 1, "no": 1}
+from graft.data.tables import Columns, open_table, require_text_options
+from graft.errors import ConfigError, DataError, listed, nearest
 
 LISTED = 10
 """Number of columns, values or images that a message names."""
@@ -112,7 +96,7 @@ def load(
     require_text_options(delimiter, encoding)
     file = _table_file(table, root)
     opened = open_table(file, delimiter=delimiter, encoding=encoding, header=header)
-    chosen, notes = _choose(opened, image_column, label_column, split_column, group_column)
+    chosen, notes = choose_columns(opened, image_column, label_column, split_column, group_column)
     columns = opened.read(list(dict.fromkeys(name for name in vars(chosen).values() if name is not None)))
     records, unused = _records(columns, chosen, root, file, label_separator)
     if not records:
@@ -150,8 +134,8 @@ def listed_images(file: Path) -> Iterator[tuple[str, Path]]:
         DataError: the table cannot be read.
     """
     table = open_table(file)
-    column = _recognised(table, "image", IMAGE_COLUMNS, set(), "Call it file.")
-    files = _Files(file.parent)
+    column = recognised_column(table, "image", IMAGE_COLUMNS, set(), "Call it file.")
+    files = NamedFiles(file.parent)
     for cell in map(_text, table.read([column]).cells[column]):
         if cell:
             name, path = files.find(cell)
@@ -169,111 +153,6 @@ def _table_file(table: str, root: Path | None) -> Path:
     hint = nearest(path.name, (entry.name for entry in folder.iterdir()), most=1)
     also = f", neither in the working directory nor in data.root={root}" if root and not path.is_absolute() else ""
     raise DataError(f"data.table={table}: there is no such file{also}.{hint}")
-
-
-# Columns
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Names of the columns that are read; None: there is none."""
-
-    image: str
-    label: str
-    split: str | None
-    group: str | None
-
-
-def _choose(
-    table: Table, image: str | None, label: str | None, split: str | bool | None, group: str | bool | None
-) -> tuple[_Chosen, list[str]]:
-    """(columns, notes on those that were recognised by their names)."""
-    given = {"image_column": image, "label_column": label, "split_column": split, "group_column": group}
-    for key, value in given.items():
-        if value is True:
-            raise ConfigError(f"data.{key}=true: must be the name of a column, or false for none.")
-        if isinstance(value, str) and value not in table.names:
-            raise ConfigError(
-                f"data.{key}={value}: data.table={table.path} has no such column.{nearest(value, table.names)}"
-                f"\nIt has {_listed(table.names)}."
-            )
-    notes: list[str] = []
-    taken = {value for value in given.values() if isinstance(value, str)}
-    if image is None:
-        image = _recognised(table, "image", IMAGE_COLUMNS, taken, "Choose with data.image_column=COLUMN.")
-    taken.add(image)
-    if split is None:
-        named = [name for name in table.names if _plain(name) in (*SPLIT_COLUMNS, *SPLIT_FLAGS) and name not in taken]
-        split = _only("split", [name for name in named if _is_split(table, name)], notes)
-    taken.add(str(split))
-    if label is None:
-        label = _label_column(table, taken)
-    taken.add(label)
-    if group is None:
-        named = [name for name in table.names if _plain(name) in GROUP_COLUMNS and name not in taken]
-        group = _only("group", named, notes)
-    chosen = _Chosen(image, label, str(split) if split else None, str(group) if group else None)
-    guessed = {key: name for key, name in vars(chosen).items() if given[f"{key}_column"] is None and name is not None}
-    if guessed:
-        columns = ", ".join(f"data.{key}_column={name}" for key, name in guessed.items())
-        notes.insert(0, f"columns recognised in {table.path.name}: {columns}")
-    return chosen, notes
-
-
-def _only(role: str, found: Sequence[str], notes: list[str]) -> str | None:
-    """The only column that may have a role; None, with a note, if there are several."""
-    if len(found) > 1:
-        notes.append(f"columns {_listed(found)} may each be the {role}; none is used, see data.{role}_column")
-    return found[0] if len(found) == 1 else None
-
-
-def _label_column(table: Table, taken: set[str]) -> str:
-    """The column of a known name, or the only one whose role is open."""
-    others = [name for name in table.names if name and name not in taken]
-    if len(others) > 1 and not any(_plain(name) in LABEL_COLUMNS[0] for name in others):
-        others = [name for name in others if _plain(name) not in GROUP_COLUMNS]
-    if len(others) == 1:
-        return others[0]
-    return _recognised(table, "label", LABEL_COLUMNS, taken, "Choose with data.label_column=COLUMN.")
-
-
-def _plain(name: str) -> str:
-    """A column name in lower case with underscores: "Image ID" and "imageId" become "image_id"."""
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
-
-
-def _recognised(table: Table, role: str, tiers: Sequence[Sequence[str]], taken: set[str], way_out: str) -> str:
-    """The only column of a known name.
-
-    Raises:
-        ConfigError: there is none, or there are several; lists the columns and gives the way out.
-    """
-    free = [name for name in table.names if name not in taken]
-    for tier in tiers:
-        found = [name for name in free if _plain(name) in tier]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ConfigError(f"{table.path}: columns {_listed(found)} may each be the {role}.\n{way_out}")
-    first = ""
-    if any(name.lower().endswith(EXTENSIONS) for name in table.names):
-        first = " Without a header, add data.header=false; the columns are then called 1, 2, …."
-    raise ConfigError(
-        f"{table.path}: none of the columns {_listed(free)} has a name that is known for the {role}.{first}\n{way_out}"
-    )
-
-
-def _is_split(table: Table, name: str) -> bool:
-    """Whether the values of a column are splits, so that it can be recognised as such."""
-    values = {str(cell) for cell in table.read([name]).cells[name]} - {""}
-    return bool(values) and all(_split(name, value) for value in values)
-
-
-def _split(column: str, value: str) -> str | None:
-    """The split that a value means; None for an unknown word."""
-    if (flags := SPLIT_FLAGS.get(_plain(column))) is not None and value.lower() in FLAGS:
-        return flags[FLAGS[value.lower()]]
-    return SPLIT_WORDS.get(value.lower())
 
 
 # Rows
@@ -305,10 +184,10 @@ class _Record:
 
 
 def _records(
-    columns: Columns, chosen: _Chosen, root: Path, file: Path, separator: str | None
+    columns: Columns, chosen: ChosenColumns, root: Path, file: Path, separator: str | None
 ) -> tuple[list[_Record], list[tuple[str, str]]]:
     """(images, (row, reason) of what is not used)."""
-    files = _Files(root)
+    files = NamedFiles(root)
     splits = None if chosen.split is None else _splits(columns.cells[chosen.split], chosen.split, file)
     found: dict[str, _Record] = {}
     contradicting: dict[str, list[_Record]] = {}
@@ -365,101 +244,16 @@ def _labels(cell: str | tuple[str, ...], separator: str | None) -> tuple[str, ..
 def _splits(cells: Sequence[str | tuple[str, ...]], column: str, file: Path) -> list[str]:
     """The split of each row, "" for an empty cell; raises DataError for an unknown word."""
     values = Counter(map(_text, cells))
-    known = {value: _split(column, value) if value else "" for value in values}
+    known = {value: split_of(column, value) if value else "" for value in values}
     unknown = [f"{value} ({values[value]:,} rows)" for value, split in known.items() if split is None]
     if unknown:
         raise DataError(
-            f"data.table={file}: column {column} has {_listed(unknown)}.\nA split is train, val or test (also "
+            f"data.table={file}: column {column} has {listed(unknown, LISTED, counted=False)}.\n"
+            f"A split is train, val or test (also "
             f"{', '.join(sorted(SPLIT_WORDS.keys() - SPLIT_NAMES.keys()))}). Rename them, or set "
             "data.split_column=false to draw the splits."
         )
     return [known[_text(cell)] or "" for cell in cells]
-
-
-class _Files:
-    """Finds the files of a table; each folder is listed once.
-
-    Args:
-        root: folder that relative paths start from.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._absolute = os.path.abspath(root)
-        self._listed: dict[str, dict[str, str]] = {}
-        self._stems: dict[str, dict[str, list[str]]] = {}
-
-    def find(self, cell: str) -> tuple[str, str | None]:
-        """(name, path) of the image that a cell names; path None: there is no such file.
-
-        Backslashes separate folders too, unless there is a file of that name; the ending may be missing.
-        """
-        name, path = self._find(cell.replace("\\", "/"))
-        if path is None and "\\" in cell:
-            literal, path = self._find(cell)
-            name = name if path is None else literal
-        return name, path
-
-    def _find(self, cell: str) -> tuple[str, str | None]:
-        relative = posixpath.normpath(unicodedata.normalize("NFC", cell))
-        if relative.startswith(f"{self._absolute}/"):
-            relative = relative.removeprefix(f"{self._absolute}/")
-        folder, base = posixpath.split(relative)
-        files = self._files(folder)
-        name = base if base in files else self._with_ending(folder, base)
-        if name is None:
-            return relative, None
-        return posixpath.join(folder, name), files[name]
-
-    def _with_ending(self, folder: str, base: str) -> str | None:
-        """The image in `folder` that is called `base` without its ending.
-
-        Raises:
-            DataError: there are several.
-        """
-        if base.lower().endswith(EXTENSIONS):
-            return None
-        if folder not in self._stems:
-            stems: dict[str, list[str]] = {}
-            for name in self._files(folder):
-                if name.lower().endswith(EXTENSIONS):
-                    stems.setdefault(posixpath.splitext(name)[0], []).append(name)
-            self._stems[folder] = stems
-        found = self._stems[folder].get(base, [])
-        if len(found) > 1:
-            raise DataError(
-                f"{posixpath.join(folder, base)}: {_listed(found)} may be meant.\nWrite the ending into the table."
-            )
-        return found[0] if found else None
-
-    def _files(self, folder: str) -> dict[str, str]:
-        """Name in composed Unicode -> path of each file in a folder; empty if it does not exist."""
-        if folder not in self._listed:
-            path = self._folder(folder)
-            self._listed[folder] = {} if path is None else _entries(path, folders=False)
-        return self._listed[folder]
-
-    def _folder(self, folder: str) -> str | None:
-        """The path of a folder, whose name on disk may be in decomposed Unicode; None if it does not exist."""
-        path = os.path.join(self._root, folder)
-        try:
-            if os.path.isdir(path):
-                return path
-        except ValueError:  # a null byte
-            return None
-        parent, base = posixpath.split(folder)
-        above = self._folder(parent) if parent != folder else None
-        return None if above is None else _entries(above, folders=True).get(base)
-
-
-def _entries(folder: str, *, folders: bool) -> dict[str, str]:
-    """Name in composed Unicode -> path of the files, or of the folders, in a folder."""
-    with os.scandir(folder) as entries:
-        return {
-            unicodedata.normalize("NFC", each.name): os.path.join(folder, each.name)
-            for each in entries
-            if is_folder(each) == folders
-        }
 
 
 # Results
@@ -510,7 +304,9 @@ def _searched(root: Path, file: Path, records: Sequence[_Record]) -> tuple[str, 
     return None if "." in inside else tuple(inside)
 
 
-def _no_images(file: Path, root: Path, columns: Columns, chosen: _Chosen, unused: Sequence[tuple[str, str]]) -> str:
+def _no_images(
+    file: Path, root: Path, columns: Columns, chosen: ChosenColumns, unused: Sequence[tuple[str, str]]
+) -> str:
     """Error message for a table without a usable row; suggests the folder in which the files are."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(why for _, why in unused).most_common())
     text = f"data.table={file}: none of its {len(columns.rows):,} rows can be used ({reasons or 'there is none'})."
@@ -532,7 +328,3 @@ def _folder_with(root: Path, image: str) -> Path | None:
             if tail.endswith(f"/{image}"):
                 return path.parents[image.count("/")]
     return None
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")

@@ -12,12 +12,12 @@ from typing import Any
 from torch import nn
 
 from graft.data.preprocessing import Preprocessing
-from graft.errors import ConfigError, NotAvailable
+from graft.errors import ConfigError, NotAvailable, listed
 from graft.models.families.base import at_input_size
 from graft.models.recipe import Recipe
 from graft.models.registry import family_of
 from graft.models.weights.finding import existing_file, find_published
-from graft.models.weights.fitting import fit, listed
+from graft.models.weights.fitting import SHOWN, fit
 from graft.models.weights.grafting import describe_origins, graft_head, origins_by_name
 from graft.models.weights.keeping import describe_unused_head, difference, require_same_head
 from graft.models.weights.reading import Source, read_file
@@ -97,7 +97,7 @@ def load_weights(
     source = _read(recipe, weights)
     chosen, notes = fit(network, recipe, source, keep_head)
     if source.ignored:
-        notes.append(f"Ignored, because they are not in the network: {listed(source.ignored)}.")
+        notes.append(f"Ignored, because they are not in the network: {listed(source.ignored, SHOWN)}.")
     card = _card(recipe, source, names)
     loaded = set(chosen)
     if keep_head and classes:

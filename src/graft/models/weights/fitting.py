@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from graft.errors import WeightsError
+from graft.errors import WeightsError, listed
 from graft.models.heads import head_modules, top_modules
 from graft.models.layouts import belongs
 from graft.models.recipe import Recipe
@@ -27,11 +27,11 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     top, head = top_modules(network), head_modules(network)
     found = family_of(recipe).convert(network, recipe, source.tensors)
     resized = [key for key, value in found.items() if source.tensors.get(key, value).shape != value.shape]
-    notes = [f"Interpolated for this image size: {listed(resized)}."] if resized else []
+    notes = [f"Interpolated for this image size: {listed(resized, SHOWN)}."] if resized else []
 
     hollow = {key for key, value in found.items() if value.is_floating_point() and not torch.isfinite(value).all()}
     if broken := sorted(key for key in hollow if not belongs(key, top)):
-        raise WeightsError(f"{source.name}: NaN or infinity in {listed(broken)}.")
+        raise WeightsError(f"{source.name}: NaN or infinity in {listed(broken, SHOWN)}.")
     found = {key: value for key, value in found.items() if key not in hollow}
 
     if _another_classifier(expected, found, top, head) and _chose_classifier(recipe):
@@ -51,7 +51,7 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
 
     bare = dict.fromkeys(key.rpartition(".")[0] for key in expected if belongs(key, absent) and not belongs(key, head))
     if bare:
-        notes.append(f"{listed(bare)} {'stay' if len(bare) > 1 else 'stays'} random: not in the file.")
+        notes.append(f"{listed(bare, SHOWN)} {'stay' if len(bare) > 1 else 'stays'} random: not in the file.")
     return found, notes
 
 
@@ -94,9 +94,9 @@ def _require_fit(
     if not (missing or unknown or misshapen):
         return
     complaints = [
-        f"missing: {listed(missing)}" if missing else "",
-        f"not in the network: {listed(unknown)}{_likeness(unknown, missing)}" if unknown else "",
-        f"another shape: {listed(misshapen)}" if misshapen else "",
+        f"missing: {listed(missing, SHOWN)}" if missing else "",
+        f"not in the network: {listed(unknown, SHOWN)}{_likeness(unknown, missing)}" if unknown else "",
+        f"another shape: {listed(misshapen, SHOWN)}" if misshapen else "",
     ]
     raise WeightsError(
         f"model.weights={name} does not fit model={recipe.name}.\n  "
@@ -121,9 +121,3 @@ def _guess(name: str) -> str:
     stem = Path(name).name
     named = [model for model in known_models() if stem.startswith(model)]
     return f" (by its name, {max(named, key=len)})" if named else ""
-
-
-def listed(names: Collection[str]) -> str:
-    """The first of `names`, and how many more there are."""
-    shown = ", ".join(list(names)[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

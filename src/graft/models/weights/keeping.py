@@ -4,14 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from graft.errors import WeightsError
+from graft.errors import WeightsError, listed
 from graft.models.heads import head_modules
 from graft.models.layouts import belongs
+from graft.models.weights.fitting import SHOWN
 
 KEY = "model.keep_head"
-SHOWN = 6
-"""Number of differing names in a message."""
-
 NAMED = 10
 """Largest number of classes whose names are in the note about an unused head."""
 
@@ -82,10 +80,6 @@ def difference(first: Sequence[str], second: Sequence[str], one: str, other: str
         pair = f"class {index} is {first[index]!r} in {one}, {second[index]!r} in {other}"
         return f"the same names in another order ({pair})"
     if len(first) != len(second):
-        return f"{len(first):,} in {one} ({_listed(first)}), {len(second):,} in {other} ({_listed(second)})"
+        return f"{len(first):,} in {one} ({listed(first, SHOWN)}), {len(second):,} in {other} ({listed(second, SHOWN)})"
     only, others = [name for name in first if name not in second], [name for name in second if name not in first]
-    return f"{_listed(only)} only in {one}, {_listed(others)} only in {other}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+    return f"{listed(only, SHOWN)} only in {one}, {listed(others, SHOWN)} only in {other}"
