@@ -64,7 +64,8 @@ def _hints(rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
     """A note if some labels seem to be lists of others."""
     labels = Counter(label for row in rows for label in row)
     for separator in SEPARATORS:
-        lists = [label for label in labels if any(part.strip() in labels for part in label.split(separator)[:-1])]
+        parts = {label: label.split(separator) for label in labels if separator in label}
+        lists = [label for label, each in parts.items() if any(part.strip() in labels for part in each)]
         if lists:
             count = sum(labels[label] for label in lists)
             yield (
