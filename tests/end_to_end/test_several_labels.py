@@ -225,3 +225,5 @@ def test_options_with_a_counterpart_become_it_and_once_is_enough() -> None:
 def test_one_label_per_image_has_no_map_to_choose_by() -> None:
     with pytest.raises(ConfigError, match=r"optimized_metric=val/map: measured only for images with several labels"):
         follow_task(settled("optimized_metric=val/map"), SINGLE_LABEL)
+    with pytest.raises(ConfigError, match=r"scheduler.monitor=val/f1_macro: .*\nTo measure it: metrics=f1_macro"):
+        follow_task(settled("scheduler=plateau", "scheduler.monitor=val/f1_macro"), SINGLE_LABEL)

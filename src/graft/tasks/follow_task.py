@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from graft.config import conf_dir
 from graft.config.schema import MetricsConfig, TrainConfig
 from graft.config.targets import TARGET, check_target, short_name
 from graft.config.task import NOT_DRAWN, SINGLE_LABEL, Task
@@ -112,9 +113,11 @@ def _require_measured(cfg: TrainConfig, task: Task, others: str) -> None:
     parts: Mapping[str, Any] = cfg.metrics.parts()
     for key, node, name in _monitored(cfg):
         metric = getattr(node, name)
-        if metric is None or metric.partition("/")[2] in (*task.measured, *parts):
+        short = None if metric is None else metric.partition("/")[2]
+        if short is None or short in (*task.measured, *parts):
             continue
+        known = " ".join(f"val/{each}" for each in (*task.measured, *parts))
+        option = f"To measure it: metrics={short}. " if (conf_dir() / "metrics" / f"{short}.yaml").is_file() else ""
         raise ConfigError(
-            f"{key}={metric}: measured only for images with {others}.\nThere are: "
-            f"{' '.join(f'val/{each}' for each in (*task.measured, *parts))}"
+            f"{key}={metric}: measured only for images with {others}, or by metrics.\n{option}There are: {known}"
         )
