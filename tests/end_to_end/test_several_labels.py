@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,13 @@ import graft
 from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.config.task import MULTI_LABEL, SINGLE_LABEL
+from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
+from graft.export.formats import ExportedNetwork
+from graft.export.state_dict import Pickle
+from graft.learning.restore import Restored
+from graft.models import Recipe, build_network
+from graft.models.heads import allow_negative_logits
 from graft.tasks.follow_task import follow_task
 
 NAMES = ("blue", "green", "red", "round")
@@ -187,6 +194,20 @@ def test_graft_inspect_counts_labels(table: Path, tmp_path: Path) -> None:
     assert sum(report["counts"][split]["red"] for split in ("train", "val", "test")) == sum(
         "red" in row for row in rows
     )
+
+
+def test_a_network_that_ends_in_relu_can_say_no_and_is_exported_so(tmp_path: Path) -> None:
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network, recipe = build_network(Recipe("squeezenet1_1"), 5).eval(), Recipe("squeezenet1_1")
+    assert (network(images) >= 0).all()  # a sigmoid would give each label at least one half
+    allow_negative_logits(network)
+    with torch.no_grad():
+        network.classifier[1].bias.fill_(-1.0)
+    assert (network(images) < 0).any()
+    restored = Restored(network, recipe, NAMES, Preprocessing(32, 32), "x", MULTI_LABEL, (0.5,) * 5)
+    exported = ExportedNetwork(replace(restored, classes=(*NAMES, "fifth")), preprocess=False)
+    assert torch.equal(exported.origin.filled(exported.weights())(images), network(images))
+    assert "network.set_submodule('classifier.2'" in Pickle().how_to_load(exported, tmp_path / "x.pth")
 
 
 def settled(*overrides: str) -> TrainConfig:

@@ -1,12 +1,13 @@
 """The network that is exported, the comparison of a written file with it, and the library that it comes from."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from graft.config.task import SINGLE_LABEL
 from graft.errors import ExportError
 from graft.learning.restore import Restored
 from graft.models.families.base import Constructor
@@ -42,7 +43,9 @@ class ExportedNetwork:
     def origin(self) -> Constructor:
         """How the network is made outside of Graft, where its library has one with these tensors."""
         recipe, network = self.restored.recipe, self.restored.network
-        return family_of(recipe).constructor(recipe, network, len(self.restored.classes))
+        family = family_of(recipe)
+        made = family.constructor(recipe, network, len(self.restored.classes))
+        return made if self.restored.task is SINGLE_LABEL else replace(made, removed=family.bounds(network))
 
     def example(self) -> Tensor:
         """An input of `module`: two black images."""

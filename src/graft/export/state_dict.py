@@ -63,4 +63,5 @@ class Safetensors(Format):
 
 
 def _statements(network: "ExportedNetwork", weights: str) -> str:
-    return f"network = {network.origin.line}; network.load_state_dict({weights}); network.eval()"
+    removed = "".join(f"network.set_submodule({name!r}, torch.nn.Identity()); " for name in network.origin.removed)
+    return f"network = {network.origin.line}; {removed}network.load_state_dict({weights}); network.eval()"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graft.config.recorded import recorded_run, require_trusted
 from graft.config.schema import ModelConfig
-from graft.config.task import SINGLE_LABEL, TASKS, Task
+from graft.config.task import MULTI_LABEL, SINGLE_LABEL, TASKS, Task
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import NotACheckpoint, read_checkpoint
@@ -19,7 +19,7 @@ from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.bounded import no_larger_than
 from graft.models.class_names import class_names
 from graft.models.configured import recipe_of_model
-from graft.models.heads import auxiliary_modules
+from graft.models.heads import allow_negative_logits, auxiliary_modules
 from graft.models.layouts import belongs
 from graft.models.registry import family_of, require_input_size
 from graft.models.weights import default_classes, load_weights, sized_by_weights
@@ -185,6 +185,8 @@ def from_checkpoint(path: Path, trust: Sequence[str] = ()) -> Restored:
     except RuntimeError as error:
         raise WeightsError(f"{path}: its weights do not fit its network {recipe.name} ({error}).") from error
     task, thresholds = task_and_thresholds(content["graft"], classes, source)
+    if task is MULTI_LABEL:
+        allow_negative_logits(network)
     return Restored(network.eval(), recipe, classes, preprocessing, source, task, thresholds, config, made["metrics"])
 
 
@@ -228,6 +230,8 @@ def from_pretrained(
         )
     assert report.preprocessing is not None
     task, thresholds = task_and_thresholds(report.decisions, classes, report.source)
+    if task is MULTI_LABEL:
+        allow_negative_logits(network)
     return Restored(
         network.eval(), recipe, classes, report.preprocessing, report.source, task, thresholds, notes=report.notes
     )

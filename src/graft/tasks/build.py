@@ -36,6 +36,7 @@ from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
+from graft.models.heads import allow_negative_logits
 from graft.models.normalise import Normalise
 from graft.models.recipe import Recipe
 from graft.models.registry import require_input_size
@@ -140,6 +141,8 @@ def network_with_weights(
     """The network with the weights of the configuration, its recipe, and what was loaded."""
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
+    if splits.task is MULTI_LABEL:
+        allow_negative_logits(network)
     refuse_unbuildable(config, splits, network, epochs)
     weights = load_weights(
         network,
