@@ -171,6 +171,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run: Finished, table: Path, t
     assert resumed.summary["thresholds"] == run.summary["thresholds"]
 
 
+@pytest.mark.slow
+def test_two_processes_score_like_one_that_evaluates_their_checkpoint(table: Path, tmp_path: Path) -> None:
+    words = (*of(table), *NETWORK, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    more = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.baseline=false", "review=none")
+    run = succeeded(train(tmp_path / "run", *words, *more, "data.test_fraction=0.3"))
+    for split in ("val", "test"):
+        folder = tmp_path / split
+        graft_command(
+            tmp_path / "c", "evaluate", f"checkpoint={run.folder}", f"split={split}", f"hydra.run.dir={folder}"
+        )
+        metrics = json.loads((folder / "evaluation.json").read_text())["metrics"]
+        for name in MULTI_LABEL.measured:
+            assert metrics[f"{split}/{name}"] == pytest.approx(run.summary["metrics"][f"{split}/{name}"], abs=1e-5), (
+                name
+            )
+
+
 def test_cached_features_give_the_same_run(table: Path, tmp_path: Path) -> None:
     words = (*of(table), "model=vgg_mini", "model.weights=bundled", "strategy=feature_extract", "augment=none",
              "trainer.max_epochs=2", "trainer.precision=32-true", "data.num_workers=0", "review=none",
