@@ -17,7 +17,6 @@ class Task:
         measured: metrics of validation and test of every run.
         headline: the one of them that chooses checkpoints unless the configuration names another.
         training: the metric of training batches.
-        per_class: the metric that the test has for each class, as test/PER_CLASS/CLASS.
         counterparts: target of a part for one label per image -> what takes its place in this task.
         refused: target of a part that this task has no use for -> the way out.
     """
@@ -26,7 +25,6 @@ class Task:
     measured: tuple[str, ...]
     headline: str
     training: str
-    per_class: str
     counterparts: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -34,14 +32,13 @@ class Task:
 _METRICS = "torchmetrics.classification"
 _OWN = "graft.learning.multi_label"
 
-SINGLE_LABEL = Task("single-label", ("acc", "loss"), headline="acc", training="acc", per_class="acc")
+SINGLE_LABEL = Task("single-label", ("acc", "loss"), headline="acc", training="acc")
 
 MULTI_LABEL = Task(
     "multi-label",
     ("map", "f1_micro", "f1_macro", "exact_match", "hamming_loss", "loss"),
     headline="map",
     training="f1_micro",
-    per_class="ap",
     counterparts={
         "torch.nn.CrossEntropyLoss": f"{_OWN}.BinaryCrossEntropy",
         "torch.nn.functional.cross_entropy": f"{_OWN}.BinaryCrossEntropy",

@@ -40,7 +40,7 @@ from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
 from graft.tasks.checks import check_loss_weights
 from graft.tasks.data import available_data
-from graft.tasks.follow_task import follow_task
+from graft.tasks.follow_task import adapted
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
 from graft.tasks.trainer import build_trainer, check_trainer_arguments, silence_lightning
@@ -278,7 +278,7 @@ def build(config: TrainConfig, folder: Path) -> tuple[Experiment, pl.Trainer]:
             "Set trainer.devices=1, or use graft.train, which starts the others."
         )
     splits = available_data(config)
-    follow_task(config, splits.task)
+    splits = adapted(config, splits)
     check_loss_weights(config, splits.classes)
     callbacks, loggers = refusable_callbacks(config, folder), build_loggers(config.logger, folder)
     experiment = build_experiment(config, splits, device, folder, splits.fingerprint())

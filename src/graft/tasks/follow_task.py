@@ -1,7 +1,8 @@
 """Adapts the configuration of a run to the task of its data: one label per image, or several."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from graft.config import conf_dir
 from graft.config.schema import MetricsConfig, TrainConfig
@@ -9,6 +10,9 @@ from graft.config.targets import TARGET, check_target, short_name
 from graft.config.task import NOT_DRAWN, SINGLE_LABEL, Task
 from graft.errors import ConfigError
 from graft.tasks.part_checks import SUPPLIED, check_metrics, check_parts
+
+if TYPE_CHECKING:
+    from graft.data.splits import Splits
 
 
 def follow_task(cfg: TrainConfig, task: Task) -> list[str]:
@@ -45,6 +49,11 @@ def follow_task(cfg: TrainConfig, task: Task) -> list[str]:
             node[TARGET] = task.counterparts.get(node[TARGET], node[TARGET])
     check_parts(cfg)
     return notes
+
+
+def adapted(cfg: TrainConfig, splits: "Splits") -> "Splits":
+    """`splits` with the notes of `follow_task`, which adapts the configuration to their task."""
+    return replace(splits, notes=(*splits.notes, *follow_task(cfg, splits.task)))
 
 
 def metrics_of_task(metrics: MetricsConfig, task: Task) -> tuple[MetricsConfig, list[str]]:

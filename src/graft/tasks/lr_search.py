@@ -23,7 +23,7 @@ from graft.system.gpu_memory import explaining_out_of_memory
 from graft.system.progress import progress_bar
 from graft.tasks.checks import check_loss_weights
 from graft.tasks.fit import build_experiment, log_plan
-from graft.tasks.follow_task import follow_task
+from graft.tasks.follow_task import adapted
 from graft.tasks.run import versions
 from graft.tasks.trainer import build_trainer, check_trainer_arguments, silence_lightning
 
@@ -89,7 +89,7 @@ def search(config: LrFindConfig, splits: Splits, folder: Path) -> Curve:
             "N devices, a batch is N times as large: give data.batch_size accordingly."
         )
     check_trainer_arguments(config.trainer)
-    follow_task(config, splits.task)
+    splits = adapted(config, splits)
     check_loss_weights(config, splits.classes)
     experiment = build_experiment(config, splits, device, folder, None)
     log_plan(experiment.module.plan, config, device)

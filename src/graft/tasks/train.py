@@ -26,7 +26,7 @@ from graft.system.slurm import first_task
 from graft.system.startup import garbage_collection_paused
 from graft.tasks.checks import check_loss_weights, settle
 from graft.tasks.data import available_data
-from graft.tasks.follow_task import follow_task
+from graft.tasks.follow_task import adapted
 from graft.tasks.locations import check_locations
 from graft.tasks.prepare import PreparedRun, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
@@ -100,13 +100,11 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 splits = available_data(config)
                 if resumption is not None:
                     resumption.require_data(splits)
-            task_notes = follow_task(config, splits.task)
+            splits = adapted(config, splits)
             run.summary["config"] = choices(plain(config), command.picked)
             run.summary["higher_is_better"] = known_directions(config.metrics.parts())
             check_loss_weights(config, splits.classes)
             log.info("data  %s", data_line(splits))
-            for note in task_notes:
-                log.info("note  %s", note)
             from graft.tasks import fit  # imports torch and Lightning, now that every check has passed
 
         run.summary |= {
