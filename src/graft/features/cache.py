@@ -344,7 +344,7 @@ class FeatureCache:
                 f"training uses cached features of {self._views} augmented views of each image, in turn (cache.views)"
             )
         self.notes.append(note)
-        log.info("cache  %s; cache=none trains on images (accuracy and seconds: docs/cached-features.md)", note)
+        log.info("cache  %s; cache.views=null trains on images (accuracy and seconds: docs/defaults.md)", note)
 
     def _record(self, views: Sequence[tuple[Need, Stored]]) -> None:
         """Register the suffix for one cut of a split, in all its views, and record it for log and summary."""
