@@ -47,7 +47,8 @@ class ModelConfig(Part):
 class PreprocessConfig:
     """Preprocessing of an image for evaluation; null: as the network's weights require."""
 
-    input_size: int | None = bounded(None, least=1, most=16_384)
+    input_size: Any = bounded(None, least=1, most=4096)
+    """Side of the square input in pixels, or [height,width]."""
     resize_size: int | None = bounded(None, least=1, most=32_768)
     fit: str | None = choice(None, "crop", "squash")
     mean: list[float] | None = bounded(None, least=0, most=1, length=3)

@@ -225,9 +225,8 @@ class FeatureCache:
         return [Phase(epochs[0], tuple(epochs)) for (names, _), epochs in by_state.items() if names]
 
     def _cut(self, phase: Phase, *, training: bool) -> Cut | None:
-        size = self.data.preprocessing.input_size
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
+        images = torch.randint(256, (2, 3, *self.data.preprocessing.size), dtype=torch.uint8, generator=generator)
         try:
             with self._computing(phase.first, training=training):
                 device = self.module.device
