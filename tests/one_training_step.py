@@ -13,6 +13,7 @@ from torch import nn
 
 from graft.config import conf_dir
 from graft.config.registration import register
+from graft.models import vgg
 from graft.models.recipe import Recipe
 from graft.models.weights import WeightsReport, default_preprocessing
 from graft.system.device import Device
@@ -84,6 +85,7 @@ def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Train as `graft train` does with `config` (composed with ONE_STEP) but without loading weights; returns what goes
     into the summary."""
     monkeypatch.setattr(assembly, "load_weights", as_if_loaded)
+    monkeypatch.setattr(vgg, "HIDDEN", 16)  # else most of the time goes into a checkpoint of 4096 x 4096 weights
     if config.strategy.pretrained and config.model.weights is None:
         config.model.weights = "bundled"
     config = settle(config)

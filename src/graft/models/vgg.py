@@ -77,7 +77,7 @@ class VGG(nn.Module):
             reset_vgg_layer(module)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of normalised images [B, 3, S, S]."""
+        """Logits [B, num_classes] of normalised images [B, 3, H, W]."""
         maps = self.avgpool(self.features(images))
         return self.classifier(torch.flatten(maps, 1))
 
