@@ -13,7 +13,6 @@ from torch import nn
 
 from graft.config import conf_dir
 from graft.config.registration import register
-from graft.models import vgg
 from graft.models.recipe import Recipe
 from graft.models.weights import WeightsReport, default_preprocessing
 from graft.system.device import Device
@@ -35,7 +34,7 @@ ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.li
             "trainer.log_every_n_steps=1", "data.batch_size=2", "data.num_workers=0", "logger.tensorboard=false",
             "review=none", "cache=none")  # fmt: skip
 
-SMALL_VGG = {"table": [4, "M"] * 5, "classifier": "vgg", "average_pool": 1, "weights": __file__}
+SMALL_VGG = {"table": [4, "M"] * 5, "classifier": "vgg", "average_pool": 1, "hidden": 16, "weights": __file__}
 """A VGG with the same stages and a thousandth of the work; `as_if_loaded` takes any file for its weights."""
 
 
@@ -85,7 +84,6 @@ def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Train as `graft train` does with `config` (composed with ONE_STEP) but without loading weights; returns what goes
     into the summary."""
     monkeypatch.setattr(assembly, "load_weights", as_if_loaded)
-    monkeypatch.setattr(vgg, "HIDDEN", 16)  # else most of the time goes into a checkpoint of 4096 x 4096 weights
     if config.strategy.pretrained and config.model.weights is None:
         config.model.weights = "bundled"
     config = settle(config)

@@ -211,7 +211,7 @@ def at_input_size(preprocessing: Preprocessing, size: int | None) -> Preprocessi
     return replace(preprocessing, input_size=size, resize_size=round(size * margin))
 
 
-VGG_OPTIONS = ("table", "batch_norm", "classifier", "average_pool")
+VGG_OPTIONS = ("table", "batch_norm", "classifier", "average_pool", "hidden")
 
 
 def refuse_vgg_options(recipe: "Recipe", library: str) -> None:
