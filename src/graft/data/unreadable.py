@@ -78,7 +78,7 @@ def replace_unreadable(pixels: npt.NDArray[np.uint8], labels: Labels, rows: list
     """Replace the unreadable `rows` of decoded images in place, like `UnreadableImages.load`.
 
     Args:
-        pixels: uint8 [N, S, S, 3].
+        pixels: uint8 [N, H, W, 3].
         labels: of the images, see `graft.data.labels`.
         rows: indices of the unreadable images.
         replace: by the next readable image, as in training; False: mark them as padding, as in evaluation.

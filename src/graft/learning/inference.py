@@ -49,7 +49,7 @@ class Inference:
         self.classes, self.source = restored.classes, restored.source
         self.decisions, self.thresholds = decisions_of(restored.task), restored.thresholds
         self.preparation = with_margin(restored.preprocessing, views)
-        self.size = restored.preprocessing.input_size
+        self.size = restored.preprocessing.size
         self.views = dict(views)
         self.normalise = Normalise(restored.preprocessing).to(self.device)
         layout = torch.channels_last if channels_last else torch.preserve_format
