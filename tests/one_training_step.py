@@ -20,6 +20,7 @@ from graft.tasks import build as assembly
 from graft.tasks import fit
 from graft.tasks.checks import settle
 from graft.tasks.data import open_data
+from graft.tasks.follow_task import follow_task
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LAYOUTS = {
@@ -88,4 +89,5 @@ def run_one_step(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         config.model.weights = "bundled"
     config = settle(config)
     splits = open_data(config)
+    follow_task(config, splits.task)
     return fit.one_process(config, splits, Device("cpu", 1, "bf16-mixed"), fit.RunChoices({}, ()), folder)

@@ -1,9 +1,8 @@
 """data=table: labels in CSV, TSV and Parquet; what is wrong in a table is counted and named, groups stay together."""
 
-import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from image_folders import fill, load, sizes, state
 from PIL import Image
+from table_files import Rows, parquet, write
 
 from graft.config.overrides import quote_literals
 from graft.data.images import ImageSet
@@ -19,15 +19,6 @@ from graft.data.scan import exclude_unreadable
 from graft.data.splits import Splits, grouped_fraction
 from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
-
-Rows = Sequence[Sequence[object]]
-
-
-def write(file: Path, rows: Rows, delimiter: str = ",", encoding: str = "utf-8") -> Path:
-    """A table; cells with a delimiter are quoted."""
-    with file.open("w", newline="", encoding=encoding) as opened:
-        csv.writer(opened, delimiter=delimiter).writerows(rows)
-    return file
 
 
 def read(file: Path, root: Path | None = None, **arguments: Any) -> Splits:
@@ -66,16 +57,6 @@ def test_a_table_of_a_folder_gives_the_splits_of_the_folder_in_any_order_of_rows
         assert splits.fingerprint() == expected.fingerprint()
         assert splits.source == expected.source
     assert state(photos) == before
-
-
-def parquet(file: Path, rows: Rows) -> Path:
-    arrow = pytest.importorskip("pyarrow")
-    header, *values = rows
-    columns = {str(name): arrow.array([row[index] for row in values]) for index, name in enumerate(header)}
-    from pyarrow.parquet import write_table
-
-    write_table(arrow.table(columns), file)
-    return file
 
 
 @pytest.mark.parametrize(
@@ -307,7 +288,7 @@ def test_mistakes_name_the_file_the_line_and_the_way_out(photos: Path) -> None:
         ([("file", "x", "z"), ("a", "b", "c")], {}, r"none of the columns x, z has a name .* for the label"),
         ([("cat/1.png", "cat"), ("cat/2.png", "cat")], {}, r"Without a header, add data.header=false"),
         ([("file", "label")], {}, r"none of its 0 rows can be used"),
-        (several, {"label_separator": ";"}, r"40 images have several labels, e.g. cat/0.png \(line 2: cat, pet\)"),
+        (several, {"label_separator": ";", "shots": 3}, r"data.shots=3: draws images of one class each"),
         ([("file", "label")], {"delimiter": "ab"}, r"must be a single character"),
         ([("file", "label")], {"encoding": "utf-0"}, r"there is no such encoding"),
         ([("file", "label"), *good], {"test_fraction": 2.0}, r"data.test_fraction=2"),

@@ -160,6 +160,7 @@ def test_resident_augmentation_does_not_change_with_unreadable_images(images: Im
 
 
 def test_evaluation_of_a_checkpoint_does_not_count_an_unreadable_image(images: ImageSet, tmp_path: Path) -> None:
+    from graft.learning.decisions import ONE_CLASS
     from graft.learning.metrics import Scores
     from graft.tasks.evaluation import measure
 
@@ -167,7 +168,7 @@ def test_evaluation_of_a_checkpoint_does_not_count_an_unreadable_image(images: I
         device = torch.device("cpu")
         many = nullcontext
 
-        members = (None,)
+        members, classes, decisions = (None,), ("a", "b"), ONE_CLASS
 
         def member_logits(self, batches: list[torch.Tensor]) -> list[torch.Tensor]:
             (pictures,) = batches
@@ -178,6 +179,6 @@ def test_evaluation_of_a_checkpoint_does_not_count_an_unreadable_image(images: I
         images.paths[index].unlink()  # type: ignore[index]
     data = module(images, UnreadableImages(tmp_path / "x"))
     scores = Scores(("a", "b"), torch.device("cpu"))
-    (scored,) = measure(AlwaysFirst(), [data], "test", scores, tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
+    (scored,) = measure(AlwaysFirst(), [data], "test", scores, [], tmp_path / "predictions.csv", 1)  # type: ignore[arg-type]
     assert scored.confusion == [[0, 0], [1, 0]]
     assert (tmp_path / "predictions.csv").read_text().count("\n") == 2

@@ -100,7 +100,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_tables(folder: Path, photos: Path) -> None:
-    """Tables of photos/CLASS/CAMERA/FILE: labels.csv and labels.parquet, list.txt without a header, photos/test.csv."""
+    """Tables of photos/CLASS/CAMERA/FILE: labels.csv and labels.parquet, list.txt without a header, photos/test.csv;
+    with several labels per image tags.csv and one_hot.csv."""
     from pyarrow import table
     from pyarrow.parquet import write_table
 
@@ -109,6 +110,9 @@ def write_tables(folder: Path, photos: Path) -> None:
     files = [file.relative_to(photos) for file in sorted(photos.rglob("*.*g"))]
     rows = [(file.as_posix(), file.parts[0], file.parts[1]) for file in files]
     (folder / "labels.csv").write_text("\n".join(map(",".join, [names, *rows])))
+    (folder / "tags.csv").write_text("\n".join(["file,tags", *(f"{file},{label};{tag}" for file, label, tag in rows)]))
+    flags = (f"{file},{int(label == 'cat')},{int(label == 'dog')}" for file, label, _ in rows)
+    (folder / "one_hot.csv").write_text("\n".join(["file,cat,dog", *flags]))
     (folder / "list.txt").write_text("\n".join(f"{file} {label}" for file, label, _ in rows))
     (photos / "test.csv").write_text("\n".join(["id", *(str(file.with_suffix("")) for file in files)]))
     columns = dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -160,7 +164,7 @@ def test_an_example_of_training_trains(
     overrides = [word for word in shlex.split(words) if "interval(" not in word and "choice(" not in word]
     overrides = quote_literals(first_of_each_sweep(overrides), "train")
     result = run_one_step(composed_small(*overrides, *ONE_STEP), tmp_path / "run", monkeypatch)
-    assert "test/acc" in result["metrics"]
+    assert {"test/acc", "test/map"} & result["metrics"].keys()
 
 
 @pytest.mark.parametrize("words", TO_HYDRA)
@@ -189,7 +193,8 @@ def test_an_example_of_the_other_commands_runs(
     overrides = [
         str(folders / word) if word == "photos" else word.replace("=photos", f"={folders}/photos") for word in overrides
     ]
-    overrides = [word.replace("=labels.csv", f"={folders}/labels.csv") for word in overrides]
+    for table in ("labels.csv", "tags.csv"):
+        overrides = [word.replace(f"={table}", f"={folders}/{table}") for word in overrides]
     if "other/checkpoints" in words:
         shutil.copytree(digits_run / "checkpoints", tmp_path / "other" / "checkpoints")
     if "checkpoint" in words and "data.root" in words:

@@ -20,6 +20,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
+from graft.config.task import SINGLE_LABEL
 from graft.review import board
 from graft.review.record import FILE, read_record
 
@@ -31,7 +32,7 @@ SCALARS = {
     "train/loss", "train/acc", "train/loss_step", "train/acc_step", "val/loss", "val/acc", "whole_run/val/ece",
     "whole_run/test/ece", "watch/lr/features", "watch/lr/head", "watch/grad_norm/features", "watch/grad_norm/head",
     "watch/time/step_seconds", "watch/time/images_per_second", "watch/epoch",
-    *(f"whole_run/{name}" for name in board.FINALS), *(f"whole_run/test/acc/{name}" for name in CLASSES),
+    *(f"whole_run/{name}" for name in board.finals(SINGLE_LABEL)), *(f"whole_run/test/acc/{name}" for name in CLASSES),
 }  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_figures_have_the_step_of_the_best_checkpoint(run: Finished, events: Eve
 
 
 def test_the_final_metrics_equal_the_summary(run: Finished, events: EventAccumulator) -> None:
-    for name in board.FINALS:
+    for name in board.finals(SINGLE_LABEL):
         (final,) = events.Scalars(f"whole_run/{name}")
         assert final.value == pytest.approx(run.summary["metrics"][name], rel=1e-6)
 
@@ -206,7 +207,9 @@ def test_tensorboard_serves_every_kind_of_data(tensorboard: str) -> None:
 
 def test_hparams_compares_runs_by_their_final_metrics(tensorboard: str, outputs: Path) -> None:
     experiment = asked(tensorboard, "hparams/experiment", experimentName="")
-    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [f"whole_run/{name}" for name in board.FINALS]
+    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [
+        f"whole_run/{name}" for name in board.finals(SINGLE_LABEL)
+    ]
     assert [info["name"] for info in experiment["hparamInfos"] if info.get("differs")] == ["optimizer.lr"]
     columns = [{"metric": {"tag": "whole_run/test/acc"}}]
     options = {"startIndex": 0, "sliceSize": 9, "colParams": columns, "allowedStatuses": ["STATUS_SUCCESS"]}

@@ -11,6 +11,7 @@ from torch import nn
 from graft.data.datasets import Batch
 from graft.learning.callbacks import keep_predictions as module
 from graft.learning.callbacks.keep_predictions import KeepPredictions
+from graft.learning.decisions import ONE_CLASS
 
 
 def a_trainer(step: int = 5, acc: float = 0.5, batches: int = 2) -> Any:
@@ -19,12 +20,13 @@ def a_trainer(step: int = 5, acc: float = 0.5, batches: int = 2) -> Any:
         global_step=step,
         current_epoch=1,
         num_val_batches=[batches],
+        num_test_batches=[batches],
         world_size=1,
         callback_metrics={"val/acc": torch.tensor(acc)},
     )
 
 
-MODULE: Any = SimpleNamespace(network=nn.ModuleDict({"head": nn.Linear(4, 3)}))
+MODULE: Any = SimpleNamespace(network=nn.ModuleDict({"head": nn.Linear(4, 3)}), decisions=ONE_CLASS)
 
 
 def validate(

@@ -206,7 +206,7 @@ MINE = "+metrics.mine._target_=torchmetrics.classification.MulticlassStatScores"
 @pytest.mark.parametrize(
     ("words", "reasons"),
     [
-        (["optimized_metric=val/f1_macro"], ["not measured", "To measure it: metrics=f1_macro"]),
+        (["optimized_metric=val/f1_weighted"], ["not measured", "To measure it: metrics=f1_weighted"]),
         (["metrics=auroc", "optimized_metric=val/ece"], ["not measured", "To measure it: metrics=[auroc,ece]"]),
         (["metrics=auroc", "optimized_metric=val/aurocc"], ["Did you mean val/auroc?"]),
         (["metrics=auroc", "scheduler=plateau", "scheduler.monitor=test/auroc"], ["Did you mean val/auroc?"]),

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.config.targets import TARGET, class_constant, short_name
+from graft.config.task import SINGLE_LABEL
 
 HIGHER = "higher_is_better"
 """Attribute of a torchmetrics class, and the key of a metric whose class does not have it."""
 
-ALWAYS = ("acc", "loss")
-"""Metrics of every run, whose names no other metric may have."""
+ALWAYS = SINGLE_LABEL.measured
+"""Metrics of every run on one label per image, whose names no other metric may have."""
 
 
 def direction(metric: str, higher_is_better: Mapping[str, bool]) -> str:

@@ -75,10 +75,12 @@ def _loss(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or "_target_" not in value:
         return {}
     own = {field.name for field in dataclasses.fields(LossConfig)} - {"_target_", "label_smoothing"}
-    weights = tree(scalar, 1_000_000, depth=2)(value.get("class_weights"))
+    weights, positive = (
+        tree(scalar, 1_000_000, depth=2)(value.get(key)) for key in ("class_weights", "positive_weights")
+    )
     beta = number(0, 1)(value.get("class_weights_beta", LossConfig.class_weights_beta))
     part = _part({name: each for name, each in value.items() if name not in own})
-    return {**part, "class_weights": weights, "class_weights_beta": beta}
+    return {**part, "class_weights": weights, "class_weights_beta": beta, "positive_weights": positive}
 
 
 def _metrics(value: object) -> dict[str, dict[str, Any]]:
@@ -125,7 +127,7 @@ def is_graft_view(node: Mapping[str, Any]) -> bool:
 
 LIBRARY_PARTS = re.compile(
     r"torch\.nn\.[A-Z]\w*Loss|torch\.nn\.functional\.(\w+_loss|\w*cross_entropy)|torchmetrics(\.classification)?\.[A-Z]\w*"
-    r"|graft\.learning\.(classification|imbalance)\.[A-Z]\w*"
+    r"|graft\.learning\.(classification|imbalance|multi_label)\.[A-Z]\w*"
 )
 
 

@@ -192,13 +192,18 @@ class AugmentConfig:
 class LossConfig(Part):
     """`_target_`: a loss, called with logits [B, C] and class indices [B], or class probabilities [B, C] with MixUp."""
 
-    own: ClassVar[tuple[str, ...]] = ("class_weights", "class_weights_beta", "on_nan", "nan_limit")
+    own: ClassVar[tuple[str, ...]] = (
+        "class_weights", "class_weights_beta", "positive_weights", "on_nan", "nan_limit",
+    )  # fmt: skip
     label_smoothing: float | None = bounded(None, least=0, below=1)
     class_weights: Any = bounded(None, above=0)
     """null, "balanced" (inverse class frequency), "effective_number" (Cui et al. 2019), one weight per class, or some
     by name (the others: 1); passed to the loss as `weight`."""
     class_weights_beta: float = bounded(0.999, least=0, below=1)
     """Of class_weights=effective_number: 0 weighs all classes alike, near 1 by their inverse frequency."""
+    positive_weights: Any = bounded(None, above=0)
+    """null, "balanced" (images without a label / images with it), one weight per label, or some by name (the others:
+    1): how much an image that has a label counts in the loss of that label; passed to the loss as `pos_weight`."""
     on_nan: str = choice("raise", "raise", "skip")
     """A step whose loss is NaN or infinite: "raise" ends the run, "skip" ignores the step and records its images."""
     nan_limit: int = bounded(10, least=0)
@@ -371,6 +376,7 @@ class TrainConfig:
     seed: int = bounded(0, least=0, below=2**32)
     resume: str | None = literal(None)
     optimized_metric: str = "val/acc"
+    """The metric that chooses checkpoints; of images with several labels val/acc stands for val/map."""
     sweep_name: str = literal(MISSING)
     """The folder of a sweep in outputs/sweep/; the same command with the same name resumes the sweep."""
     model: ModelConfig = field(default_factory=ModelConfig)

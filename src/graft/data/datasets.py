@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from graft.data.transforms import Picture, eval_transform
 from graft.data.unreadable import UnreadableImages
 from graft.errors import GraftError
 
-Sample = tuple[Tensor, int, int]
-"""(image, label, index) of one image, as in a Batch."""
+Sample = tuple[Tensor, Any, int]
+"""(image, label, index) of one image, as in a Batch; the label is an element or a row of `ImageSet.labels`."""
 
 Key = tuple[int, int] | int
 """(epoch, index); an index alone is of epoch 0. Index i + r N is the r-th repetition of image i of N in the epoch."""
@@ -33,7 +33,8 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [B, 3, H, W].
-        labels: int64 [B]; -1 for padding, which losses and metrics ignore.
+        labels: int64 [B], or int8 [B, C] with several labels per image; -1 for padding, which losses and metrics
+            ignore.
         indices: int64 [B], into the data set; -1 for padding.
     """
 
@@ -43,8 +44,13 @@ class Batch(NamedTuple):
 
     def real(self) -> "Batch":
         """The batch without padding."""
-        kept = self.labels != PADDING
+        kept = real_rows(self.labels)
         return self if kept.all() else Batch(self.images[kept], self.labels[kept], self.indices[kept])
+
+
+def real_rows(labels: Tensor) -> Tensor:
+    """Whether each image of a batch is none of padding, bool [B]."""
+    return (labels if labels.ndim == 1 else labels[:, 0]) != PADDING
 
 
 class FileDataset(Dataset[Sample]):
@@ -85,12 +91,13 @@ class FileDataset(Dataset[Sample]):
         epoch, requested = _pair(key)
         picture, index = self._load(requested if requested == PADDING else requested % len(self))
         if picture is None:
-            return torch.zeros(3, *self.size, dtype=torch.uint8), PADDING, PADDING
+            padding = np.full_like(self.images.labels[0], PADDING)
+            return torch.zeros(3, *self.size, dtype=torch.uint8), padding, PADDING
         if self._augmenter is None:
-            return self._eval_transform(picture), int(self.images.labels[index]), index
+            return self._eval_transform(picture), self.images.labels[index], index
         (key_of_image,) = keys_of_repetitions(self.keys, np.array([requested])).tolist()
         image = self._augmenter.picture(picture, epoch, key_of_image)
-        return image, int(self.images.labels[index]), index
+        return image, self.images.labels[index], index
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
         """The samples of a batch, or an error, which the main process raises without the worker's stack trace."""
@@ -124,7 +131,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images, labels, indices = zip(*samples, strict=True)
     # channels-last is fastest for convolutions, and the format of random crops
     stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return Batch(stacked, torch.tensor(labels), torch.tensor(indices))
+    return Batch(stacked, torch.from_numpy(np.stack(labels)), torch.tensor(indices))
 
 
 def epoch_and_indices(keys: Sequence[Key]) -> tuple[int, npt.NDArray[np.int64]]:

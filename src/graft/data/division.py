@@ -8,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from graft.config.task import MULTI_LABEL
 from graft.data.images import ImageSet
+from graft.data.label_splits import labelled_fold, labelled_fraction
+from graft.data.labels import task_of
 from graft.data.sources.base import Source
 from graft.data.splits import Splits, few_shot, grouped_fraction, stratified_fold, stratified_fraction
-from graft.errors import DataError
+from graft.errors import ConfigError, DataError, listed
+
+LISTED = 20
+"""Number of classes that a note names."""
 
 VALIDATE_ON_TEST = "Add images, or set data.val_fraction=0 to validate on the test split."
 
@@ -48,6 +54,8 @@ def with_fold(source: Source, fold: int, folds: int, seed: int) -> Source:
 
 def _draw_fold(source: Source, pool: ImageSet, fold: int, folds: int, seed: int) -> tuple[list[int], list[int]]:
     """(rest, drawn): indices into `pool`, stratified by class; the source's groups are not divided."""
+    if task_of(pool.labels) is MULTI_LABEL:
+        return labelled_fold(pool.labels, fold, folds, seed, _groups(source, pool))
     if source.group_of is None:
         return stratified_fold(pool.labels, fold, folds, seed, classes=source.classes)
     from sklearn.model_selection import StratifiedGroupKFold
@@ -79,14 +87,21 @@ def _draw_fraction(
     source: Source, images: ImageSet, fraction: float, seed: int, key: str, way_out: str
 ) -> tuple[ImageSet, ImageSet]:
     """(rest, drawn) images: `fraction` of each class, or about that of whole groups."""
-    if source.group_of is None:
+    groups = _groups(source, images)
+    if task_of(images.labels) is MULTI_LABEL:
+        rest, drawn = labelled_fraction(images.labels, fraction, seed, key=key, way_out=way_out, groups=groups)
+    elif groups is None:
         rest, drawn = stratified_fraction(
             images.labels, fraction, seed, key=key, way_out=way_out, classes=source.classes
         )
     else:
-        groups = list(map(source.group_of, images.names))
         rest, drawn = grouped_fraction(images.labels, groups, fraction, seed, key=key, classes=source.classes)
     return images.select(rest), images.select(drawn)
+
+
+def _groups(source: Source, images: ImageSet) -> list[str] | None:
+    """The group of each image; None if the source has no groups."""
+    return None if source.group_of is None else list(map(source.group_of, images.names))
 
 
 def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_fraction: float) -> Splits:
@@ -101,10 +116,16 @@ def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_
 
     Raises:
         DataError: no images, a single class, or a class with too few images.
+        ConfigError: shots of images with several labels.
     """
     classes, notes = source.classes, list(source.notes)
     train, val, test = source.train, source.val, source.test
     _require_images(classes, train)
+    if shots is not None and task_of(train.labels) is MULTI_LABEL:
+        raise ConfigError(
+            f"data.shots={shots}: draws images of one class each, and these images have several labels.\n"
+            "Leave data.shots out; trainer.limit_train_batches trains on a part of the images."
+        )
     if source.test_fraction is not None and source.test_on_rest and shots is not None:
         kept, rest = few_shot(train.labels, shots, seed, classes=classes)
         rest = _without_groups_of(source, rest, kept)
@@ -132,10 +153,11 @@ def divide(source: Source, root: Path | None, seed: int, shots: int | None, val_
     for part, images in (("validation", val), ("test", test)):
         if not len(images):
             raise DataError(f"no {part} images.")
-    for part, images in (("validation", val), ("test", test)):
+    drawn = (("training", train),) if task_of(train.labels) is MULTI_LABEL else ()  # of few images, all may be drawn
+    for part, images in (*drawn, ("validation", val), ("test", test)):
         absent = [name for name, count in zip(classes, images.counts(len(classes)), strict=True) if not count]
         if absent and not (part == "validation" and val is test):
-            notes.append(f"no {part} images of {', '.join(absent)}")
+            notes.append(f"no {part} images of {listed(absent, LISTED, counted=False)}")
     return Splits(classes=classes, train=train, val=val, test=test, notes=tuple(notes), root=root)
 
 

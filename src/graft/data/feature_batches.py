@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from graft.data.datasets import Batch, FileDataset, Key, collate, epoch_and_indices
+from graft.data.labels import PADDING, Labels, padded
 from graft.data.resident import DecodedDataset
-from graft.data.sampler import PADDING
 from graft.errors import GraftError
 
 
@@ -23,7 +23,7 @@ class FeatureBatch(NamedTuple):
 
     Attributes:
         features: the tensors at the cut, each [B, ...].
-        labels: int64 [B]; -1 for padding, which losses and metrics ignore.
+        labels: as in `Batch`.
         indices: int64 [B], into the data set; -1 for padding.
         cut: name of the part of the network that takes them as input.
     """
@@ -154,14 +154,14 @@ class FeatureDataset(Dataset[Batch | FeatureBatch | GraftError]):
     """Batches of features in the epochs that have them, and of images in the others.
 
     Args:
-        labels: int64 [N].
+        labels: of the images, see `graft.data.labels`.
         table: features of each epoch.
         images: for the other epochs; None if there are none.
     """
 
     def __init__(
         self,
-        labels: npt.NDArray[np.int64],
+        labels: Labels,
         table: FeatureTable,
         images: FileDataset | DecodedDataset | None,
     ) -> None:
@@ -185,7 +185,7 @@ class FeatureDataset(Dataset[Batch | FeatureBatch | GraftError]):
             return self.images.__getitems__(keys)
         padding = indices == PADDING
         rows = np.where(padding, 0, indices) % len(self)
-        labels = np.where(padding, PADDING, self.labels[rows])
+        labels = padded(self.labels[rows], padding)
         picked = features.pick(torch.from_numpy(rows))
         indices = np.where(padding, PADDING, rows)
         return FeatureBatch(picked, torch.from_numpy(labels), torch.from_numpy(indices), features.cut)

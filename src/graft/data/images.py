@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from graft.data.contents import IDENTITY, Rows, contents, identities
+from graft.data.labels import Labels, counts_of
 from graft.data.packed import Packed
 from graft.errors import UnreadableImage
 from graft.system.files import NotARegularFile, open_regular
@@ -209,14 +210,14 @@ class ImageSet:
 
     Attributes:
         names: of the images, length N; for files the POSIX path relative to the data root.
-        labels: class index of each image, int64 [N].
+        labels: class index of each image, int64 [N]; or several labels, int8 [N, C] of zeros and ones.
         paths: of the files, length N; None if the images are in memory.
         pixels: uint8 [N, H, W, 3]; None if the images are in files.
         min_side: limit for decoding JPEGs at a reduced size, in pixels, as in `read_image`.
     """
 
     names: Sequence[str]
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     paths: Sequence[Path] | None = None
     pixels: npt.NDArray[np.uint8] | None = None
     min_side: int = 0
@@ -327,7 +328,7 @@ class ImageSet:
 
     def counts(self, num_classes: int) -> list[int]:
         """Number of images of each of the `num_classes` classes."""
-        return np.bincount(self.labels, minlength=num_classes).tolist()
+        return counts_of(self.labels, num_classes).tolist()
 
 
 def draw_keys(names: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -16,8 +16,8 @@ from graft.data.augmenter import Augmenter, to_device
 from graft.data.cached_images import CachedImages
 from graft.data.datasets import Batch, Key, epoch_and_indices, keys_of_repetitions
 from graft.data.draws import Ints
+from graft.data.labels import PADDING, Labels, padded, real
 from graft.data.preprocessing import Preprocessing
-from graft.data.sampler import PADDING
 from graft.data.unreadable import UnreadableImages
 
 MAX_PIXELS = 1 << 23
@@ -28,7 +28,7 @@ class DecodedDataset(Dataset[Batch]):
     """Decoded images, from which batches are made on the same device.
 
     Args:
-        labels: int64 [N]; PADDING for images that losses and metrics ignore.
+        labels: of the images, see `graft.data.labels`; PADDING for those that losses and metrics ignore.
         device: of the images and the batches; None: main memory.
         sources: index of the image that is used for each index, int64 [N]; None: the same.
         keys: of the images, on which their augmentation depends (`graft.data.images.draw_keys`), int64 [N]; None: their
@@ -36,7 +36,7 @@ class DecodedDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, labels: Ints, device: torch.device | None, sources: Ints | None = None, keys: Ints | None = None
+        self, labels: Labels, device: torch.device | None, sources: Ints | None = None, keys: Ints | None = None
     ) -> None:
         self.labels, self.device = labels, device
         self.keys = np.arange(len(labels)) if keys is None else keys
@@ -61,11 +61,16 @@ class DecodedDataset(Dataset[Batch]):
                 images[black] = 0
             else:
                 images.index_fill_(0, black, 0)
-        labels = np.where(padding, PADDING, self.labels[rows])
-        sources = np.where(labels == PADDING, PADDING, self._sources[rows])  # unreadable images are padding too
-        numbers = torch.as_tensor(to_device(np.stack([labels, sources]), self.device))
+        labels = padded(self.labels[rows], padding)
+        sources = np.where(real(labels), self._sources[rows], PADDING)  # unreadable images are padding too
         # channels-last is fastest for convolutions
-        return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *numbers.unbind())
+        return Batch(torch.as_tensor(images).permute(0, 3, 1, 2), *self._on_device(labels, sources))
+
+    def _on_device(self, labels: Labels, sources: Ints) -> Sequence[Tensor]:
+        """Both arrays on the device; of one label per image in a single transfer."""
+        if labels.ndim == 1:
+            return torch.as_tensor(to_device(np.stack([labels, sources]), self.device)).unbind()
+        return [torch.as_tensor(to_device(each, self.device)) for each in (labels, sources)]
 
     @abstractmethod
     def _images(self, epoch: int, rows: Ints, keys: Ints) -> Any:
@@ -77,7 +82,7 @@ class ResidentDataset(DecodedDataset):
 
     Args:
         pixels: uint8 [N, H, W, 3].
-        labels: int64 [N]; PADDING for images that losses and metrics ignore.
+        labels: of the images, see `graft.data.labels`; PADDING for those that losses and metrics ignore.
         preprocessing: with which `pixels` were made.
         augment: without a random resized crop; None in evaluation.
         seed: of the run.
@@ -89,7 +94,7 @@ class ResidentDataset(DecodedDataset):
     def __init__(
         self,
         pixels: npt.NDArray[np.uint8],
-        labels: Ints,
+        labels: Labels,
         preprocessing: Preprocessing,
         *,
         augment: Augment | None,

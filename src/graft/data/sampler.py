@@ -4,14 +4,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
+from graft.data.labels import PADDING as PADDING  # index of the padding at the end of an evaluation shard
+from graft.data.labels import Labels, strata_of
 from graft.seeding import seed_of
-
-PADDING = -1
-"""Index of the padding at the end of an evaluation shard; its label is -1 too, so that metrics ignore it."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -50,7 +48,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rank: int = 0,
         world: int = 1,
         drop_last_of: int | None = None,
-        balance: npt.NDArray[np.int64] | None = None,
+        balance: Labels | None = None,
     ) -> None:
         self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
         self.order = order
@@ -103,17 +101,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return order
 
 
-def stratified_order(labels: npt.NDArray[np.int64], seed: int) -> list[int]:
+def stratified_order(labels: Labels, seed: int) -> list[int]:
     """A random order of N images of which every beginning has nearly the same share of each class.
 
     Args:
-        labels: class index of each image, [N].
+        labels: of each image, [N] or [N, C]; of several labels the rarest counts.
         seed: the only source of randomness.
     """
     generator = np.random.default_rng(seed_of(seed, "stratified order"))
-    positions = np.empty(len(labels))
-    for label in np.unique(labels):
-        (members,) = np.nonzero(labels == label)
+    strata, positions = strata_of(labels), np.empty(len(labels))
+    for stratum in np.unique(strata):
+        (members,) = np.nonzero(strata == stratum)
         ranks = generator.permutation(len(members)) + generator.random(len(members))
         positions[members] = ranks / len(members)
     order: list[int] = np.argsort(positions, kind="stable").tolist()

@@ -64,9 +64,8 @@ def exclude_unreadable(splits: Splits, on_error: str, done: Callable[[int], obje
     names = listed([name for name, _ in unreadable], LISTED, counted=False)
     note = f"{_images(len(unreadable))} excluded, unreadable (data.on_error=skip): {names}"
     reasons = tuple((name, f"{fault.kind}: {fault.reason}") for name, fault in unreadable)
-    return _require_images(
-        replace(splits, train=train, val=val, test=test, notes=(*splits.notes, note), unreadable=reasons)
-    )
+    readable = replace(splits, train=train, val=val, test=test, notes=(*splits.notes, note), unreadable=reasons)
+    return _require_images(readable, splits)
 
 
 def _refusal(splits: Splits, unreadable: Sequence[tuple[str, UnreadableImage]]) -> str:
@@ -82,17 +81,17 @@ def _refusal(splits: Splits, unreadable: Sequence[tuple[str, UnreadableImage]]) 
     )
 
 
-def _require_images(splits: Splits) -> Splits:
+def _require_images(splits: Splits, before: Splits) -> Splits:
     """`splits` unchanged.
 
     Raises:
-        DataError: a split or a training class has become empty.
+        DataError: a split, or a class that had training images before, has become empty.
     """
     for name, part in splits.parts().items():
         if not len(part):
             raise DataError(f"data.root={splits.root}: none of the {name} images can be read.")
-    counts = splits.counts()["train"]
-    empty = [name for name, count in counts.items() if not count]
+    counts, earlier = splits.counts()["train"], before.counts()["train"]
+    empty = [name for name, count in counts.items() if earlier[name] and not count]
     if empty:
         raise DataError(
             f'data.root={splits.root}: none of the training images of class "{empty[0]}" can be read.\n'

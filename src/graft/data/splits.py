@@ -5,14 +5,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from graft.config.task import SINGLE_LABEL, Task
 from graft.data.images import ImageSet
+from graft.data.labels import Labels as ImageLabels
+from graft.data.labels import multi_hot, task_of
 from graft.errors import DataError
 
-Labels = Sequence[int] | npt.NDArray[np.int64]
+Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 def stratified_split(
@@ -41,7 +45,7 @@ def stratified_split(
                 f"{_class_name(label, classes)} has {_images(len(members))}, "
                 f"but {requested} are requested for testing and at least one must remain."
             )
-        order = _order(len(members), seed, label)
+        order = order_of(len(members), seed, label)
         drawn[members[order[:requested]]] = True
     return np.flatnonzero(~drawn).tolist(), np.flatnonzero(drawn).tolist()
 
@@ -119,7 +123,7 @@ def grouped_fraction(
         chosen[group] = True
         drawn[members] += counts
 
-    order = _order(len(names), seed, size)
+    order = order_of(len(names), seed, size)
     for group in order.tolist():
         if cost(group) < 0:
             draw(group)
@@ -169,7 +173,7 @@ def stratified_fold(
                 f"{_class_name(label, classes)} has 1 image, but data.folds={folds} needs at least 2.\nAdd images."
             )
         fold_of = (np.arange(len(members)) + dealt) % folds
-        drawn[members[_order(len(members), seed, label)[fold_of == fold]]] = True
+        drawn[members[order_of(len(members), seed, label)[fold_of == fold]]] = True
         dealt += len(members)
     return np.flatnonzero(~drawn).tolist(), np.flatnonzero(drawn).tolist()
 
@@ -194,12 +198,12 @@ def few_shot(labels: Labels, shots: int, seed: int, *, classes: Sequence[str] = 
                 f"{_class_name(label, classes)} has {_images(len(members))} to train on, "
                 f"but data.shots={shots} needs {shots}.\nSet data.shots={len(members)} or fewer."
             )
-        order = _order(len(members), seed, label)
+        order = order_of(len(members), seed, label)
         drawn[members[order[:shots]]] = True
     return np.flatnonzero(drawn).tolist(), np.flatnonzero(~drawn).tolist()
 
 
-def _order(count: int, seed: int, label: int) -> npt.NDArray[np.int64]:
+def order_of(count: int, seed: int, label: int) -> npt.NDArray[np.int64]:
     """A permutation that does not depend on the machine, the NumPy version or other classes."""
     words = [seed % 2**32] if 0 <= seed < 2**32 else [seed % 2**32, (seed >> 32) % 2**32]
     # NumPy guarantees the stream of RandomState (NEP 19), but not those of its newer generators
@@ -212,6 +216,15 @@ def _class_name(label: int, classes: Sequence[str]) -> str:
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
+
+
+def _moved(labels: ImageLabels, table: npt.NDArray[np.int64], num_classes: int) -> ImageLabels:
+    """Labels of other classes: class c becomes class `table[c]` of `num_classes`."""
+    if labels.ndim == 1:
+        return table[labels]
+    moved = np.zeros((len(labels), num_classes), dtype=labels.dtype)
+    moved[:, table] = labels
+    return moved
 
 
 @dataclass(frozen=True)
@@ -240,6 +253,11 @@ class Splits:
     dropped: tuple[tuple[str, str], ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
     source: str = ""
+
+    @property
+    def task(self) -> Task:
+        """Whether an image has one label or several."""
+        return task_of(self.train.labels)
 
     def parts(self) -> dict[str, ImageSet]:
         """Split name → images."""
@@ -277,9 +295,32 @@ class Splits:
                 f"network  {', '.join(classes)}\ndata     {', '.join(self.classes)}"
             )
         table = np.array([index[name] for name in self.classes], dtype=np.int64)
-        parts = {id(part): replace(part, labels=table[part.labels]) for part in self.parts().values()}
+        parts = {
+            id(part): replace(part, labels=_moved(part.labels, table, len(index))) for part in self.parts().values()
+        }
         train, val, test = (parts[id(part)] for part in self.parts().values())
         return replace(self, classes=tuple(classes), train=train, val=val, test=test)
+
+    def of_task(self, task: Task) -> "Splits":
+        """The same images for a network of this task; one label per image is a case of several.
+
+        Raises:
+            DataError: images have several labels, and the network names one class.
+        """
+        if self.task is task:
+            return self
+        if task is SINGLE_LABEL:
+            raise DataError(
+                "the images have several labels, and the network names one class of each.\n"
+                "Train a network with these labels, or give a data set with one label per image."
+            )
+        count = len(self.classes)
+        parts = {
+            id(part): replace(part, labels=multi_hot([[label] for label in part.labels.tolist()], count))
+            for part in self.parts().values()
+        }
+        train, val, test = (parts[id(part)] for part in self.parts().values())
+        return replace(self, train=train, val=val, test=test)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over classes, splits, names, labels and contents: pixels, or sizes and hashes of files.

@@ -39,30 +39,49 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class ChosenColumns:
-    """Names of the columns that are read; None: there is none."""
+    """Names of the columns that are read; None: there is none.
+
+    Attributes:
+        labels: one column of labels; or with `one_hot` a column for each label, which says whether an image has it.
+    """
 
     image: str
-    label: str
+    labels: tuple[str, ...]
     split: str | None
     group: str | None
+    one_hot: bool
+
+    @property
+    def names(self) -> list[str]:
+        """All columns, each once."""
+        each = (self.image, *self.labels, self.split, self.group)
+        return list(dict.fromkeys(name for name in each if name is not None))
 
 
 def choose_columns(
-    table: Table, image: str | None, label: str | None, split: str | bool | None, group: str | bool | None
+    table: Table,
+    image: str | None,
+    label: str | None,
+    split: str | bool | None,
+    group: str | bool | None,
+    one_hot: Sequence[str] | None,
 ) -> tuple[ChosenColumns, list[str]]:
     """(columns, notes on those that were recognised by their names)."""
     given = {"image_column": image, "label_column": label, "split_column": split, "group_column": group}
     for key, value in given.items():
         if value is True:
             raise ConfigError(f"data.{key}=true: must be the name of a column, or false for none.")
-        if isinstance(value, str) and value not in table.names:
-            known = listed(table.names, LISTED, counted=False)
-            raise ConfigError(
-                f"data.{key}={value}: data.table={table.path} has no such column.{nearest(value, table.names)}"
-                f"\nIt has {known}."
-            )
+        if isinstance(value, str):
+            _require_column(table, key, value)
+    for name in one_hot or ():
+        _require_column(table, "label_columns", name)
+    if label is not None and one_hot is not None:
+        raise ConfigError(
+            f"data.label_column={label} and data.label_columns=[{','.join(one_hot)}] disagree: the labels are in one "
+            "column, or each has its own.\nGive one of them."
+        )
     notes: list[str] = []
-    taken = {value for value in given.values() if isinstance(value, str)}
+    taken = {value for value in given.values() if isinstance(value, str)} | set(one_hot or ())
     if image is None:
         image = recognised_column(table, "image", IMAGE_COLUMNS, taken, "Choose with data.image_column=COLUMN.")
     taken.add(image)
@@ -70,16 +89,18 @@ def choose_columns(
         named = [name for name in table.names if _plain(name) in (*SPLIT_COLUMNS, *SPLIT_FLAGS) and name not in taken]
         split = _only("split", [name for name in named if _is_split(table, name)], notes)
     taken.add(str(split))
-    if label is None:
-        label = _label_column(table, taken)
-    taken.add(label)
+    labels = (label,) if label is not None else tuple(one_hot or _label_columns(table, taken))
+    taken.update(labels)
     if group is None:
         named = [name for name in table.names if _plain(name) in GROUP_COLUMNS and name not in taken]
         group = _only("group", named, notes)
-    chosen = ChosenColumns(image, label, str(split) if split else None, str(group) if group else None)
-    guessed = {key: name for key, name in vars(chosen).items() if given[f"{key}_column"] is None and name is not None}
+    several = bool(one_hot) or len(labels) > 1
+    chosen = ChosenColumns(image, labels, str(split) if split else None, str(group) if group else None, several)
+    shown = {"image_column": image, "split_column": chosen.split, "group_column": chosen.group}
+    shown |= {"label_columns": f"[{','.join(labels)}]"} if several else {"label_column": labels[0]}
+    guessed = {key: name for key, name in shown.items() if given.get(key, one_hot) is None and name is not None}
     if guessed:
-        columns = ", ".join(f"data.{key}_column={name}" for key, name in guessed.items())
+        columns = ", ".join(f"data.{key}={name}" for key, name in guessed.items())
         notes.insert(0, f"columns recognised in {table.path.name}: {columns}")
     return chosen, notes
 
@@ -92,14 +113,36 @@ def _only(role: str, found: Sequence[str], notes: list[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _label_column(table: Table, taken: set[str]) -> str:
-    """The column of a known name, or the only one whose role is open."""
+def _require_column(table: Table, key: str, name: str) -> None:
+    """Raise ConfigError unless the table has a column of this name; suggests the nearest."""
+    if name not in table.names:
+        raise ConfigError(
+            f"data.{key}={name}: data.table={table.path} has no such column.{nearest(name, table.names)}"
+            f"\nIt has {listed(table.names, LISTED, counted=False)}."
+        )
+
+
+def _label_columns(table: Table, taken: set[str]) -> Sequence[str]:
+    """The column of a known name, or the only one whose role is open; or several if all others are one-hot."""
     others = [name for name in table.names if name and name not in taken]
     if len(others) > 1 and not any(_plain(name) in LABEL_COLUMNS[0] for name in others):
         others = [name for name in others if _plain(name) not in GROUP_COLUMNS]
+        if len(others) > 1 and _are_flags(table, others):
+            return others
     if len(others) == 1:
-        return others[0]
-    return recognised_column(table, "label", LABEL_COLUMNS, taken, "Choose with data.label_column=COLUMN.")
+        return others
+    way_out = "Choose with data.label_column=COLUMN; or data.label_columns=[A,B] if each label has a column of 0 and 1."
+    return [recognised_column(table, "label", LABEL_COLUMNS, taken, way_out)]
+
+
+def _are_flags(table: Table, names: Sequence[str]) -> bool:
+    """Whether each of these columns has nothing but yes and no, so that they can be recognised as one-hot labels."""
+    if len(set(table.names)) < len(table.names):
+        return False
+    columns = table.read(names)
+    return bool(columns.rows) and all(
+        {str(cell).lower() for cell in columns.cells[name]} <= {*FLAGS, "-1", "-1.0", ""} for name in names
+    )
 
 
 def _plain(name: str) -> str:

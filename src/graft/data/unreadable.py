@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from graft.data.cached_images import CachedImages
 from graft.data.images import ImageSet
-from graft.data.sampler import PADDING
+from graft.data.labels import PADDING, Labels
 from graft.data.transforms import Picture
 from graft.errors import DataError, UnreadableImage, listed
 from graft.system.files import append_json, read_json_lines
@@ -74,19 +74,17 @@ class UnreadableImages:
         return [f"{count} could not be read while training (data.on_error=skip): {names}", *damage * bool(damaged)]
 
 
-def replace_unreadable(
-    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], rows: list[int], *, replace: bool
-) -> npt.NDArray[np.int64]:
+def replace_unreadable(pixels: npt.NDArray[np.uint8], labels: Labels, rows: list[int], *, replace: bool) -> Labels:
     """Replace the unreadable `rows` of decoded images in place, like `UnreadableImages.load`.
 
     Args:
         pixels: uint8 [N, H, W, 3].
-        labels: int64 [N].
+        labels: of the images, see `graft.data.labels`.
         rows: indices of the unreadable images.
         replace: by the next readable image, as in training; False: mark them as padding, as in evaluation.
 
     Returns:
-        The labels, int64 [N]; without `replace` those of unreadable rows are PADDING.
+        The labels; without `replace` those of unreadable rows are PADDING.
 
     Raises:
         DataError: all images are unreadable.

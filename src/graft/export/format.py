@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graft.config.targets import build
+from graft.config.task import MULTI_LABEL, SINGLE_LABEL
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from graft.export.formats import ExportedNetwork
+    from graft.learning.restore import Restored
+
+
+def decisions_of_network(restored: "Restored") -> dict[str, Any]:
+    """How the logits of a network become decisions, for the description of its file."""
+    activation = {SINGLE_LABEL.name: "softmax", MULTI_LABEL.name: "sigmoid"}
+    thresholds = {} if restored.thresholds is None else {"thresholds": list(restored.thresholds)}
+    return {"task": restored.task.name, "activation": activation[restored.task.name], **thresholds}
 
 
 class Format(ABC):

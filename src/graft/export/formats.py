@@ -1,12 +1,13 @@
 """The network that is exported, the comparison of a written file with it, and the library that it comes from."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from graft.config.task import SINGLE_LABEL
 from graft.errors import ExportError
 from graft.learning.restore import Restored
 from graft.models.families.base import Constructor
@@ -42,7 +43,9 @@ class ExportedNetwork:
     def origin(self) -> Constructor:
         """How the network is made outside of Graft, where its library has one with these tensors."""
         recipe, network = self.restored.recipe, self.restored.network
-        return family_of(recipe).constructor(recipe, network, len(self.restored.classes))
+        family = family_of(recipe)
+        made = family.constructor(recipe, network, len(self.restored.classes))
+        return made if self.restored.task is SINGLE_LABEL else replace(made, removed=family.bounds(network))
 
     def example(self) -> Tensor:
         """An input of `module`: two black images."""
@@ -88,9 +91,10 @@ def verify(run: Run, network: ExportedNetwork, images: Tensor, tolerance: float,
         file: for the error message.
 
     Raises:
-        ExportError: logits of another shape, logits that differ by more, or an image with another most probable class.
+        ExportError: logits of another shape, logits that differ by more, or an image with another most probable class
+            (with several labels per image: other labels, where a logit is not as near to the threshold as that).
     """
-    largest = 0.0
+    largest, thresholds = 0.0, network.restored.thresholds
     with torch.inference_mode():
         for batch in (images[:1], *images[1:].split(8)):
             inputs = network.prepare(batch)
@@ -100,7 +104,7 @@ def verify(run: Run, network: ExportedNetwork, images: Tensor, tolerance: float,
                 raise ExportError(f"{file}: gives logits of the shape {shapes}, and is not kept.")
             difference = float((theirs - ours).abs().max())
             largest = max(largest, difference)
-            others = int((theirs.argmax(1) != ours.argmax(1)).sum())
+            others = int(_decided_otherwise(theirs, ours, thresholds, tolerance).sum())
             if not difference <= tolerance or others:
                 raise ExportError(
                     f"{file}: does not compute what the checkpoint does, and is not kept. Of logits up to "
@@ -108,3 +112,12 @@ def verify(run: Run, network: ExportedNetwork, images: Tensor, tolerance: float,
                     f"{others} of {len(batch)} images get another class."
                 )
     return Verification(len(images), largest)
+
+
+def _decided_otherwise(theirs: Tensor, ours: Tensor, thresholds: Sequence[float] | None, tolerance: float) -> Tensor:
+    """Whether logits [B, C] give each image other decisions, bool [B]; see `verify`."""
+    if thresholds is None:
+        return theirs.argmax(1) != ours.argmax(1)
+    limits = torch.tensor(thresholds).logit()
+    differ = (theirs >= limits) != (ours >= limits)
+    return (differ & ((ours - limits).abs() > tolerance)).any(1)

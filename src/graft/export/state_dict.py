@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.export.format import Format
+from graft.export.format import Format, decisions_of_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,7 @@ class Safetensors(Format):
             "recipe": restored.recipe.to_dict(),
             "classes": restored.classes,
             "preprocessing": restored.preprocessing.to_dict(),
+            "decisions": decisions_of_network(restored),
         }
         metadata = {key: json.dumps(value) for key, value in described.items()}
         file.write_bytes(save(network.weights(), metadata))  # save_file lets only the owner read the file
@@ -62,4 +63,5 @@ class Safetensors(Format):
 
 
 def _statements(network: "ExportedNetwork", weights: str) -> str:
-    return f"network = {network.origin.line}; network.load_state_dict({weights}); network.eval()"
+    removed = "".join(f"network.set_submodule({name!r}, torch.nn.Identity()); " for name in network.origin.removed)
+    return f"network = {network.origin.line}; {removed}network.load_state_dict({weights}); network.eval()"

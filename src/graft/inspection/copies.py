@@ -170,7 +170,8 @@ def without_copies(splits: Splits, memory: Path | None, done: Done = lambda: Non
     dropped = tuple((names[index], f"copy of {names[other]} ({split[other]})") for index, other in copy_of.items())
     kept = np.delete(np.arange(len(splits.train)), list(copy_of))
     train = splits.train.select(kept)
-    empty = [name for name, count in zip(splits.classes, train.counts(len(splits.classes)), strict=True) if not count]
+    counts = (images.counts(len(splits.classes)) for images in (splits.train, train))
+    empty = [name for name, before, after in zip(splits.classes, *counts, strict=True) if before and not after]
     if empty:
         raise DataError(
             f'data.duplicates=drop: all training images of class "{empty[0]}" are copies of validation or test '

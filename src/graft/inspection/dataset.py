@@ -7,10 +7,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from graft.config.task import MULTI_LABEL
+from graft.data.labels import cells_of, task_of, text_of
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import NEAR, SMALLEST, near_groups, same_groups
 from graft.inspection.examine import Collection, Described, ImageFacts, examine
+from graft.inspection.labels import LabelFacts
 
 Floats = npt.NDArray[np.float64]
 Groups = list[list[int]]
@@ -82,7 +85,8 @@ class Inspection:
 
     def _count(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         counts = np.zeros((len(self.collection.classes), len(self.collection.parts)), dtype=np.int64)
-        np.add.at(counts, (self.collection.images.labels[mask], self.collection.part[mask]), 1)
+        images, classes = cells_of(self.collection.images.labels[mask])
+        np.add.at(counts, (classes, self.collection.part[mask][images]), 1)
         return counts
 
     @cached_property
@@ -114,8 +118,19 @@ class Inspection:
         return {self.collection.parts[part] for part in np.unique(self.collection.part[group]).tolist()}
 
     def classes_of(self, group: list[int]) -> set[str]:
-        """Names of the classes of these images."""
-        return {self.collection.classes[label] for label in np.unique(self.collection.images.labels[group]).tolist()}
+        """The classes of these images; of several labels per image, their lists of labels."""
+        return {text_of(label, self.collection.classes) for label in self.collection.images.labels[group]}
+
+    @cached_property
+    def labels(self) -> LabelFacts | None:
+        """How the labels are distributed, if images have several; else None."""
+        labels = self.collection.images.labels
+        return LabelFacts.of(labels, self.collection.classes) if task_of(labels) is MULTI_LABEL else None
+
+    @cached_property
+    def sizes_of_parts(self) -> list[int]:
+        """Number of images of each split."""
+        return np.bincount(self.collection.part, minlength=len(self.collection.parts)).tolist()
 
 
 def visible(sizes: Floats, preprocessing: Preprocessing) -> Floats:

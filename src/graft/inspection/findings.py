@@ -115,14 +115,39 @@ def _imbalance(inspection: Inspection) -> Findings:
     if len(counts) < 2 or not counts.min() or counts.max() < IMBALANCE * counts.min():
         return
     large, small = int(counts.argmax()), int(counts.argmin())
+    if inspection.labels is None:
+        effect = f"always predicting {classes[large]} gives {counts[large] / counts.sum():.0%} accuracy. "
+        effect += "loss.class_weights=balanced gives classes equal weight"
+    else:
+        effect = "loss=binary_cross_entropy loss.positive_weights=balanced gives rare labels more weight"
     yield Finding(
         "warning",
         "class imbalance",
         f"{counts[large] / counts[small]:.1f} times as many {inspection.collection.parts[0]} images of "
-        f"{classes[large]} ({counts[large]:,}) as of {classes[small]} ({counts[small]:,}); always predicting "
-        f"{classes[large]} gives {counts[large] / counts.sum():.0%} accuracy. "
-        "loss.class_weights=balanced gives classes equal weight",
+        f"{classes[large]} ({counts[large]:,}) as of {classes[small]} ({counts[small]:,}); {effect}",
     )
+
+
+def _labels(inspection: Inspection) -> Findings:
+    """Labels that say nothing: those of all images, and those that always come together."""
+    facts = inspection.labels
+    if facts is None:
+        return
+    counts = np.diag(facts.together)
+    always = [(name, "") for name, count in zip(facts.classes, counts.tolist(), strict=True) if count == facts.images]
+    if always:
+        message = f"{_count(len(always), 'label')} of all images: there is no image without, to learn from"
+        yield Finding("warning", "labels of all images", message, always)
+    same = [(facts.classes[a], facts.classes[b]) for a, b, _, share in facts.pairs() if share == 1]
+    if same:
+        message = f"{_count(len(same), 'pair')} of labels that have the same images: one of them says all"
+        yield Finding("note", "labels that always come together", message, groups=[[(a, ""), (b, "")] for a, b in same])
+    if facts.unlabelled:
+        share = facts.unlabelled / facts.images
+        message = f"{_count(facts.unlabelled, 'image')} ({share:.0%}) without any label: each label is a no"
+        names = inspection.collection.images.names
+        rows = np.flatnonzero(~inspection.collection.images.labels.any(axis=1)).tolist()
+        yield Finding("note", "images without labels", message, [(names[row], "") for row in rows])
 
 
 # Files
@@ -219,7 +244,8 @@ def _kind_of_copies(parts: set[str]) -> str:
 def _same_in_two_classes(inspection: Inspection) -> Findings:
     groups = [_names(inspection, group) for group in inspection.same if len(inspection.classes_of(group)) > 1]
     if groups:
-        message = f"{_count(len(groups), 'image')} in more than one class"
+        where = "in more than one class" if inspection.labels is None else "with different labels"
+        message = f"{_count(len(groups), 'image')} {where}"
         yield Finding("warning", "same image in two classes", message, groups=groups)
 
 
@@ -238,6 +264,8 @@ def _near(inspection: Inspection) -> Findings:
         if len(inspection.classes_of(group)) > 1:
             found["near duplicates in two classes"].append(_names(inspection, group))
     for severity, kind, where in _NEAR:
+        if kind.endswith("classes") and inspection.labels is not None:
+            where = "with different labels"
         if groups := found[kind]:
             message = f"{_count(len(groups), 'group')} of nearly the same images {where}"
             yield Finding(severity, kind, message, groups=groups)
@@ -318,6 +346,7 @@ CHECKS: tuple[Callable[[Inspection], Findings], ...] = (
     _unused,
     _blank,
     _imbalance,
+    _labels,
     _confusable_names,
     _cut,
     _stretched,

@@ -33,6 +33,8 @@ def tables(inspection: Inspection, found: Sequence[Finding], title: str, rows: i
         rows: most names listed for each finding.
     """
     parts: list[RenderableType] = [Text(printable(title), style="bold"), class_table(inspection)]
+    if inspection.labels is not None:
+        parts += [Text(printable(line)) for line in inspection.labels.lines()]
     parts += [Text(f"note  {printable(note)}") for note in inspection.collection.notes]
     if inspection.readable:
         parts += [size_table(inspection), *(Text(line) for line in resize_lines(inspection))]
@@ -42,7 +44,7 @@ def tables(inspection: Inspection, found: Sequence[Finding], title: str, rows: i
 def class_table(inspection: Inspection) -> Table:
     """Table of the numbers of images per class and split, and of unreadable images."""
     table = Table()
-    table.add_column("class")
+    table.add_column("class" if inspection.labels is None else "label")
     for name in (*inspection.collection.parts, *(["unreadable"] if inspection.unreadable else [])):
         table.add_column(name, justify="right")
     unreadable = (inspection.counts - inspection.readable_counts).sum(axis=1, keepdims=True)
@@ -53,7 +55,14 @@ def class_table(inspection: Inspection) -> Table:
     if hidden > 0:
         table.add_row(f"… and {hidden:,} more", *(f"{count:,}" for count in counts[MOST_CLASSES:].sum(axis=0).tolist()))
     table.add_section()
-    table.add_row("all", *(f"{count:,}" for count in counts.sum(axis=0).tolist()))
+    if inspection.labels is None:
+        table.add_row("all", *(f"{count:,}" for count in counts.sum(axis=0).tolist()))
+        return table
+    empty = ~inspection.collection.images.labels.any(axis=1)
+    without = np.bincount(inspection.collection.part[empty], minlength=len(inspection.collection.parts))
+    columns = [""] * (counts.shape[1] - len(without))  # a label of unreadable images counts above
+    table.add_row("without any label", *(f"{count:,}" for count in without.tolist()), *columns)
+    table.add_row("images", *(f"{count:,}" for count in inspection.sizes_of_parts), *columns)
     return table
 
 
@@ -146,6 +155,7 @@ def plain(inspection: Inspection, found: Sequence[Finding], sheets: Mapping[str,
         "classes": list(inspection.collection.classes),
         "notes": list(inspection.collection.notes),
         "counts": _per_split(inspection, inspection.counts),
+        **({} if inspection.labels is None else {"labels": inspection.labels.plain()}),
         "readable": _per_split(inspection, inspection.readable_counts),
         "findings": [
             {

@@ -64,7 +64,7 @@ class BalancedAccuracy(Metric):
 
     def compute(self) -> Tensor:
         """A number in [0, 1]."""
-        return _average(self.correct / self.images, self.images, self.images > 0, "macro")
+        return average_over(self.correct / self.images, self.images, self.images > 0, "macro")
 
 
 class _OverDefinedClasses(MulticlassPrecisionRecallCurve):
@@ -80,7 +80,7 @@ class _OverDefinedClasses(MulticlassPrecisionRecallCurve):
 
     def __init__(self, num_classes: int, average: Average = "macro", thresholds: int | None = None) -> None:
         super().__init__(num_classes, average="none", thresholds=thresholds)  # type: ignore[arg-type]
-        self.averaged = _checked(average)
+        self.averaged = checked_average(average)
         self.add_state("images", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
@@ -91,7 +91,7 @@ class _OverDefinedClasses(MulticlassPrecisionRecallCurve):
     def compute(self) -> Tensor:  # type: ignore[override]
         """A number in [0, 1], or [C]."""
         scores: Tensor = super().compute()  # type: ignore[assignment]
-        return _average(scores, self.images, self.defined(), self.averaged)
+        return average_over(scores, self.images, self.defined(), self.averaged)
 
     def defined(self) -> Tensor:
         """Whether the metric is defined for each class, [C]: that it has images."""
@@ -113,7 +113,7 @@ class AveragePrecision(_OverDefinedClasses, MulticlassAveragePrecision):
     higher_is_better = True
 
 
-def _checked(average: str) -> str:
+def checked_average(average: str) -> str:
     if average not in ("macro", "weighted", "none"):
         raise ValueError(f'average={average}: must be "macro", "weighted" or "none"')
     return average
@@ -124,7 +124,7 @@ def _count(labels: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like).scatter_add_(0, labels, torch.ones_like(labels))
 
 
-def _average(scores: Tensor, images: Tensor, defined: Tensor, average: str) -> Tensor:
+def average_over(scores: Tensor, images: Tensor, defined: Tensor, average: str) -> Tensor:
     """The mean of the scores [C] of the classes for which they are defined; NaN without such a class."""
     scores = scores.where(defined, torch.nan)
     if average == "none":

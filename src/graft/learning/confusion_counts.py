@@ -1,6 +1,6 @@
 """Confusion counts and loss of a validation or a test, accumulated without synchronising the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,16 @@ class ClassCounts:
         pairs = zip(self.correct, self.images, strict=True)
         return [correct / images if images else None for correct, images in pairs]
 
+    def by_class(self, split: str, classes: Sequence[str]) -> dict[str, float]:
+        """Accuracy on the images of each class that has some, as "test/acc/CLASS"."""
+        pairs = zip(classes, self.per_class(), strict=True)
+        return {f"{split}/acc/{name}": accuracy for name, accuracy in pairs if accuracy is not None}
+
+    def collapse(self, classes: Sequence[str]) -> str | None:
+        """What is wrong if the network predicts a single class: usually too large a step has broken it."""
+        found = [name for name, count in zip(classes, self.predicted, strict=True) if count]
+        return f"every validation image is predicted as {found[0]!r}" if len(found) == 1 else None
+
 
 class EvaluationCounts:
     """Confusion counts and summed loss, accumulated on the device and read once per epoch.
@@ -81,8 +91,10 @@ class EvaluationCounts:
         """Add the summed loss of a batch."""
         self._loss += loss
 
-    def compute(self, reduce: Callable[[Tensor], Tensor]) -> ClassCounts:
-        """The counts of all processes; `reduce` sums a tensor over them."""
+    def compute(
+        self, reduce: Callable[[Tensor], Tensor], gather: Callable[[list[Tensor]], Tensor] | None = None
+    ) -> ClassCounts:
+        """The counts of all processes; `reduce` sums a tensor over them. `gather` is not needed."""
         sums = reduce(torch.cat([self._loss, self._counts.flatten().to(self._loss.dtype)]))
         loss, *counts = sums.tolist()
         classes = len(self._classes)

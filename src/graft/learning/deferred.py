@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from graft.data.sampler import PADDING
+from graft.data.datasets import real_rows
 
 BLOCK = 2**26
 """Bytes of predictions after which they are read."""
@@ -29,7 +29,7 @@ class Deferred:
         self._bytes = 0
 
     def add(self, predictions: Tensor, labels: Tensor) -> None:
-        """Add a batch: predictions [B, C] and labels [B], of which PADDING excludes an image."""
+        """Add a batch: predictions [B, C] and labels as in `Batch`, of which PADDING excludes an image."""
         self._batches.append((predictions, labels))
         self._bytes += predictions.nbytes
         if self._bytes >= BLOCK:
@@ -44,5 +44,5 @@ class Deferred:
 
 
 def _without_padding(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    real = labels != PADDING
+    real = real_rows(labels)
     return (predictions, labels) if real.all() else (predictions[real], labels[real])

@@ -9,7 +9,6 @@ from torch import Tensor
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, listed
 from graft.learning.inference import Inference
-from graft.learning.views import log_mean_exp
 
 MOST_NAMES = 5
 """Largest number of classes that an error names."""
@@ -25,20 +24,43 @@ class Ensemble:
 
     Attributes:
         classes: names of the C classes.
+        decisions: of the networks' task.
+        thresholds: with several labels per image, the mean of the networks' thresholds of each; else None.
         device: of the logits.
         preparations: the distinct preprocessings of the images; a call takes a batch of each.
 
     Raises:
-        ConfigError: the networks do not have the same classes; names those that differ.
+        ConfigError: the networks do not have the same classes or the same task; names those that differ.
     """
 
     def __init__(self, members: Sequence[Inference]) -> None:
         first = members[0]
         self.members = list(members)
-        self.classes, self.device = first.classes, first.device
+        self.classes, self.device, self.decisions = first.classes, first.device, first.decisions
+        for each in members:
+            if each.decisions is not first.decisions:
+                raise ConfigError(
+                    f"checkpoint: {each.source} is a {each.decisions.task.name} network, and {first.source} a "
+                    f"{first.decisions.task.name} one.\nAn ensemble needs one kind."
+                )
         self.preparations: list[Preprocessing] = list(dict.fromkeys(each.preparation for each in members))
         self._batch_of = [self.preparations.index(each.preparation) for each in members]
         self._orders = [_order(each, first) for each in members]
+        self.thresholds = self._mean_thresholds()
+
+    @property
+    def members_thresholds(self) -> list[tuple[float, ...] | None]:
+        """The thresholds of each network, in the order of `classes`; None with one class per image."""
+        return [
+            own if own is None or order is None else tuple(own[index] for index in order.tolist())
+            for own, order in zip((member.thresholds for member in self.members), self._orders, strict=True)
+        ]
+
+    def _mean_thresholds(self) -> tuple[float, ...] | None:
+        rows = [own for own in self.members_thresholds if own is not None]
+        if len(rows) < 2:
+            return rows[0] if rows else None
+        return tuple(sum(column) / len(column) for column in zip(*rows, strict=True))
 
     def many(self) -> contextlib.AbstractContextManager[None]:
         """A context for a loop of calls, see `Inference.many`."""
@@ -57,22 +79,8 @@ class Ensemble:
         return logits
 
     def __call__(self, batches: Sequence[Tensor]) -> Tensor:
-        """Logits float32 [B, C] of the ensemble, see `member_logits` and `log_mean_of_probabilities`."""
-        return log_mean_of_probabilities(self.member_logits(batches))
-
-
-def log_mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean of the probabilities, whose softmax is that mean; of one network, its logits.
-
-    Probabilities rather than logits are averaged, as Lakshminarayanan et al. 2017 do ("Deep Ensembles"): each network
-    then weighs the same however large its logits are, and the loss is at most the mean of the networks' (Jensen).
-
-    Args:
-        logits: float32 [B, C] of each network.
-    """
-    if len(logits) == 1:
-        return logits[0]
-    return log_mean_exp([each.log_softmax(1) for each in logits])
+        """Logits float32 [B, C] of the ensemble, see `member_logits` and `Decisions.logits_of_mean`."""
+        return self.decisions.logits_of_mean(self.member_logits(batches))
 
 
 def _order(member: Inference, first: Inference) -> Tensor | None:

@@ -98,6 +98,16 @@ def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
     return tuple(sum(counts) / (len(counts) * max(1, count)) for count in counts)
 
 
+def balanced_positive_weights(counts: Sequence[int], images: int) -> tuple[float, ...]:
+    """For each label, the number of images without it for each image with it, so that both count the same.
+
+    Args:
+        counts: number of training images with each label; a label without images counts as of one.
+        images: number of training images; a label that all have counts as if one lacked it.
+    """
+    return tuple(max(1, images - count) / max(1, count) for count in counts)
+
+
 def effective_number_weights(counts: Sequence[int], beta: float) -> tuple[float, ...]:
     """Weights inversely proportional to the effective number of images (1 - beta^n) / (1 - beta) of each class.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graft.errors import ConfigError
+from graft.learning.decisions import ONE_CLASS, Decisions, decisions_of
 from graft.learning.restore import Restored
 from graft.learning.views import IDENTITY, View, mean_of_views, with_margin
 from graft.models.normalise import Normalise, is_channels_last
@@ -30,6 +31,8 @@ class Inference:
 
     Attributes:
         classes, source: of the network.
+        decisions: of its task.
+        thresholds: of the labels, with several per image; else None.
         preparation: the preprocessing of the images that it is called with; it leaves the margin that the views need.
 
     Raises:
@@ -44,6 +47,7 @@ class Inference:
             raise ConfigError(f"trainer.precision={device.precision}: for training only. Inference has {supported}.")
         self.device = device.root
         self.classes, self.source = restored.classes, restored.source
+        self.decisions, self.thresholds = decisions_of(restored.task), restored.thresholds
         self.preparation = with_margin(restored.preprocessing, views)
         self.size = restored.preprocessing.size
         self.views = dict(views)
@@ -63,7 +67,8 @@ class Inference:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 images, as `preparation` makes them, to logits float32 [B, C] on the device: `mean_of_views`."""
-        return mean_of_views(self._logits, images.to(self.device, non_blocking=True), self.views, self.size)
+        images = images.to(self.device, non_blocking=True)
+        return mean_of_views(self._logits, images, self.views, self.size, self.decisions)
 
     def _logits(self, images: Tensor) -> Tensor:
         with self.autocast():
@@ -73,11 +78,11 @@ class Inference:
             return self.network(images).float()
 
 
-def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def most_probable(logits: Tensor, count: int, decisions: Decisions = ONE_CLASS) -> tuple[Tensor, Tensor]:
     """Probabilities and labels of the `count` most probable classes, best first, each [B, count].
 
     Of classes with the same logit the first comes first, as with `argmax`, which decides what accuracy counts; half
     precision has many such ties, and the order that `topk` gives them is arbitrary.
     """
     labels = logits.sort(dim=1, descending=True, stable=True).indices[:, :count]
-    return logits.softmax(1).gather(1, labels), labels
+    return decisions.probabilities(logits).gather(1, labels), labels

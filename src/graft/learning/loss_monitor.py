@@ -106,10 +106,10 @@ class LossMonitor:
                     f"The names of the batch's images are in {file}. {WAY_OUT} loss.on_nan=skip skips such steps."
                 )
 
-    def check_growth(self, loss: float, classes: int) -> None:
-        """Warn, once, if the mean training loss of the last steps has exploded."""
+    def check_growth(self, loss: float, guess: float) -> None:
+        """Warn, once, if the mean training loss of the last steps has exploded; `guess` is that of a random guess."""
         lowest, self._lowest = self._lowest, min(self._lowest, loss)
-        if self.exploded is None and loss > EXPLODED * max(lowest, math.log(max(2, classes))) and lowest < math.inf:
+        if self.exploded is None and loss > EXPLODED * max(lowest, guess) and lowest < math.inf:
             module = self.module
             self.exploded = (
                 f"train/loss rose from {lowest:.3g} to {loss:.3g} by epoch {module.current_epoch + 1}, step "

@@ -131,5 +131,5 @@ class WithoutMonitor(LossMonitor):
     def skips(self, loss: Tensor, batch: Any, batch_idx: int) -> bool:
         return False
 
-    def check_growth(self, loss: float, classes: int) -> None:
+    def check_growth(self, loss: float, guess: float) -> None:
         """No warning."""

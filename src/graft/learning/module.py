@@ -14,13 +14,17 @@ from torchmetrics import Metric
 from torchvision.transforms import v2
 
 from graft.config.schema import OptimizerConfig, SchedulerConfig
+from graft.config.task import SINGLE_LABEL, Task
 from graft.data.datasets import Batch
 from graft.data.feature_batches import FeatureBatch
 from graft.data.preprocessing import Preprocessing
 from graft.errors import TrainingError
 from graft.learning.callbacks.averaging import AveragedWeights
-from graft.learning.confusion_counts import ClassCounts, EvaluationCounts, widest
+from graft.learning.callbacks.keep_predictions import gathered
+from graft.learning.confusion_counts import EvaluationCounts, widest
+from graft.learning.decisions import Decisions, Evaluated, decisions_of
 from graft.learning.deferred import Batches, Deferred
+from graft.learning.label_scores import DEFAULT_THRESHOLD, LabelScores
 from graft.learning.loss_monitor import WAY_OUT, LossMonitor
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
 from graft.learning.metrics import ConfiguredMetrics
@@ -78,8 +82,11 @@ class TransferModule(pl.LightningModule):
         views: of test-time augmentation, by name; used by the test.
         metrics: of validation and test, in addition to loss and accuracy, by name.
         mode: "max" or "min", the direction in which the metric that the schedule monitors improves.
+        task: whether an image has one label or several.
 
     Attributes:
+        decisions: of the task.
+        thresholds: with several labels per image, the threshold of each, chosen by the last validation; else None.
         suffixes: `FeatureBatch.cut` -> function (network, *features) that computes the network's output from cached
             features.
         collapsed: the warning of the last validation if it predicted a single class; else None.
@@ -103,8 +110,11 @@ class TransferModule(pl.LightningModule):
         views: Mapping[str, View] = IDENTITY,
         metrics: Mapping[str, Metric] | None = None,
         mode: str | None = None,
+        task: Task = SINGLE_LABEL,
     ) -> None:
         super().__init__()
+        self.decisions: Decisions = decisions_of(task)
+        self.thresholds: tuple[float, ...] | None = None
         self.network = network
         self.plan = plan
         self.classes = classes
@@ -118,16 +128,18 @@ class TransferModule(pl.LightningModule):
         self.normalisation = Normalise(preprocessing)
         self.suffixes: dict[str, Callable[..., Any]] = {}
         self.criterion = objective.loss or nn.CrossEntropyLoss()
-        self.metrics = nn.ModuleDict({split: ConfiguredMetrics(copy.deepcopy(metrics or {})) for split in EVALUATED})
-        # Sums of (loss · images, correct, images) on the device, read only when something is logged. They are no
-        # buffers, because averaged weights swap those during validation.
-        self.epoch_sums = self.window_sums = torch.zeros(3)
-        self.counts = EvaluationCounts(len(classes), torch.device("cpu"))
+        self.metrics = nn.ModuleDict(
+            {split: ConfiguredMetrics(copy.deepcopy(metrics or {}), self.decisions) for split in EVALUATED}
+        )
+        # Sums of (loss · images, hits of the task, images) on the device, read only when something is logged. They are
+        # no buffers, because averaged weights swap those during validation.
+        self.epoch_sums = self.window_sums = torch.zeros(self._number_of_sums)
+        self.counts = self.decisions.evaluation(len(classes), torch.device("cpu"))
         self.deferred_loss = Deferred(self._add_losses)
         self.loss_monitor = LossMonitor(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self._origin: Origin | None = None
         self.collapsed: str | None = None
-        self.test_counts: ClassCounts | None = None
+        self.test_counts: Evaluated | None = None
         self.results: dict[str, float] = {}
 
     # -- input ---------------------------------------------------------------------------------------------
@@ -154,8 +166,13 @@ class TransferModule(pl.LightningModule):
             self.plan.set_modes(self._epoch)
         return self
 
+    @property
+    def _number_of_sums(self) -> int:
+        example = torch.zeros(1, 1)
+        return 2 + len(self.decisions.hits(example, example))
+
     def _zeros(self) -> Tensor:
-        return torch.zeros(3, dtype=widest(self.device), device=self.device)
+        return torch.zeros(self._number_of_sums, dtype=widest(self.device), device=self.device)
 
     @property
     def _epoch(self) -> int:
@@ -184,9 +201,9 @@ class TransferModule(pl.LightningModule):
 
     def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor | None:
         self.loss_monitor.before_step()
-        labels = targets = batch.labels
+        labels = batch.labels
         if isinstance(batch, FeatureBatch):
-            output = self._forward_features(batch)
+            output, targets = self._forward_features(batch), self.decisions.targets(labels)
         else:
             images, targets = self.prepared(batch, batch_idx)
             output = self.network(images)
@@ -197,8 +214,8 @@ class TransferModule(pl.LightningModule):
         if self._trainer is not None and self.loss_monitor.skips(loss, batch, batch_idx):
             return None
         with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
+            hits = self.decisions.hits(logits, labels)
+            sums = torch.stack([loss.detach() * len(labels), *hits, torch.full_like(hits[0], len(labels))])
             self.epoch_sums.add_(sums)  # in place: nn.Module.__setattr__ is slow
             self.window_sums.add_(sums)
         if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
@@ -225,12 +242,12 @@ class TransferModule(pl.LightningModule):
         """Do nothing: `optimizer_step` has freed the gradients."""
 
     def prepared(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """The network's input and targets: normalised images [B, 3, H, W], and class indices [B], or with MixUp and
-        CutMix the share of each class [B, C]."""
-        images = self.normalise(batch.images)
+        """The network's input and targets: normalised images [B, 3, H, W], and class indices [B]; or with MixUp and
+        CutMix, and with several labels per image, the share of each class [B, C]."""
+        images, targets = self.normalise(batch.images), self.decisions.targets(batch.labels)
         if self.objective.mixup or self.objective.cutmix:
-            return self._mix(images, batch.labels, batch_idx)
-        return images, batch.labels
+            return self._mix(images, targets, batch_idx)
+        return images, targets
 
     def _last_of_accumulation(self, batch_idx: int) -> bool:
         every = self.trainer.accumulate_grad_batches
@@ -251,11 +268,12 @@ class TransferModule(pl.LightningModule):
 
     def _log_step(self, extra: Mapping[str, Tensor]) -> None:
         self.loss_monitor.read()
-        loss, correct, count = self.window_sums.tolist()
+        loss, *hits, count = self.window_sums.tolist()
         self._require_finite("train/loss", loss)
-        self.loss_monitor.check_growth(loss / count, len(self.classes))
+        self.loss_monitor.check_growth(loss / count, self.decisions.loss_of_guess(len(self.classes)))
         self.window_sums.zero_()
-        metrics = {"train/loss_step": loss / count, "train/acc_step": correct / count}
+        figure = f"train/{self.decisions.task.training}_step"
+        metrics = {"train/loss_step": loss / count, figure: self.decisions.training_metric(hits, count)}
         metrics |= {name: float(value.detach()) for name, value in extra.items()}
         metrics |= self.learning_rates()
         self._write(metrics, self.global_step + 1)
@@ -266,20 +284,24 @@ class TransferModule(pl.LightningModule):
         return {f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}
 
     def training_figures(self) -> dict[str, float]:
-        """train/loss and train/acc of the current epoch so far, over all processes."""
-        loss, correct, count = self._over_processes(self.epoch_sums)
-        return {"train/loss": loss / count, "train/acc": correct / count} if count else {}
+        """train/loss and the metric of training (train/acc) of the current epoch so far, over all processes."""
+        loss, *hits, count = self._over_processes(self.epoch_sums)
+        figure = f"train/{self.decisions.task.training}"
+        return {"train/loss": loss / count, figure: self.decisions.training_metric(hits, count)} if count else {}
 
     def on_train_epoch_end(self) -> None:
         self.loss_monitor.read()
         figures = self.training_figures()
         self._record(figures, self.global_step)
-        self.loss_monitor.check_growth(figures.get("train/loss", math.inf), len(self.classes))
+        self.loss_monitor.check_growth(
+            figures.get("train/loss", math.inf), self.decisions.loss_of_guess(len(self.classes))
+        )
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def _start_evaluation(self, split: str) -> None:
-        self.counts = EvaluationCounts(len(self.classes), self.device)
+        thresholds = None if split == "val" else self.thresholds_or_default
+        self.counts = self.decisions.evaluation(len(self.classes), self.device, thresholds)
         self.deferred_loss.clear()
         self._metrics(split).reset()
 
@@ -291,8 +313,8 @@ class TransferModule(pl.LightningModule):
             logits = _logits(self._forward_features(batch)).float()
         else:
             size = self.preprocessing.size
-            logits = mean_of_views(lambda images: self(images).float(), batch.images, views, size)
-        if self.objective.target == CROSS_ENTROPY:
+            logits = mean_of_views(lambda images: self(images).float(), batch.images, views, size, self.decisions)
+        if self.objective.target == CROSS_ENTROPY and isinstance(self.counts, EvaluationCounts):
             self.counts.update(logits, batch.labels)
         else:
             self.counts.update(logits, batch.labels, logits.new_zeros(()))
@@ -303,12 +325,20 @@ class TransferModule(pl.LightningModule):
     def _add_losses(self, batches: Batches) -> None:
         """Add the configured loss, summed over the images of each batch."""
         for logits, labels in batches:
-            self.counts.add_loss(self._loss(logits, labels) * len(labels))
+            self.counts.add_loss(self._loss(logits, self.decisions.targets(labels)) * len(labels))
 
-    def _class_counts(self) -> ClassCounts:
-        """The counts of the evaluation, over all processes."""
+    def _evaluated(self) -> Evaluated:
+        """The results of the evaluation, over all processes."""
         self.deferred_loss.flush()
-        return self.counts.compute(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        return self.counts.compute(
+            lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"),
+            lambda parts: gathered(parts, self.trainer),
+        )
+
+    @property
+    def thresholds_or_default(self) -> tuple[float, ...]:
+        """The thresholds; before any validation 0.5 of each label."""
+        return self.thresholds or (DEFAULT_THRESHOLD,) * len(self.classes)
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation("val")
@@ -317,20 +347,21 @@ class TransferModule(pl.LightningModule):
         return self._evaluate(batch, "val")  # callbacks use the logits
 
     def on_validation_epoch_end(self) -> None:
-        counts = self._class_counts()
+        counts = self._evaluated()
+        if isinstance(counts, LabelScores):
+            self.thresholds = counts.thresholds
         figures = counts.figures("val") | self._configured_metrics("val", counts)
         if self.trainer.state.fn == "fit":
             figures |= self.training_figures()  # a validation within an epoch shows both
             self._check_for_collapse(counts)
         self._record(figures, self.global_step)
 
-    def _check_for_collapse(self, counts: ClassCounts) -> None:
-        """Warn if the network predicts a single class: usually too large a step has broken it."""
-        classes = [name for name, count in zip(self.classes, counts.predicted, strict=True) if count]
+    def _check_for_collapse(self, counts: Evaluated) -> None:
+        """Warn if the network predicts the same for all images: usually too large a step has broken it."""
         before, self.collapsed = self.collapsed, None
-        if len(classes) == 1:
+        if symptom := counts.collapse(self.classes):
             self.collapsed = (
-                f"epoch {self.current_epoch + 1}: every validation image is predicted as {classes[0]!r}. If this "
+                f"epoch {self.current_epoch + 1}: {symptom}. If this "
                 "continues, training has collapsed: lower optimizer.lr, or set trainer.gradient_clip_val=1."
             )
         if self.collapsed and not before and self.trainer.is_global_zero:
@@ -343,12 +374,11 @@ class TransferModule(pl.LightningModule):
         return self._evaluate(batch, "test", self.views)
 
     def on_test_epoch_end(self) -> None:
-        counts = self.test_counts = self._class_counts()
-        pairs = zip(self.classes, counts.per_class(), strict=True)
-        each = {f"test/acc/{name}": accuracy for name, accuracy in pairs if accuracy is not None}
+        counts = self.test_counts = self._evaluated()
+        each = counts.by_class("test", self.classes)
         self._record(counts.figures("test") | each | self._configured_metrics("test", counts), self.global_step)
 
-    def _configured_metrics(self, split: str, counts: ClassCounts) -> dict[str, float]:
+    def _configured_metrics(self, split: str, counts: Evaluated) -> dict[str, float]:
         """The configured metrics of a split: "val/NAME", or "val/NAME/CLASS" for each class that has images."""
         values = self._metrics(split).compute(self.classes, counts.images)
         return {f"{split}/{name}": value for name, value in values.items()}
@@ -410,7 +440,9 @@ class TransferModule(pl.LightningModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, AveragedWeights):
                 callback.save_averages(checkpoint, self)
-        checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
+        checkpoint["graft"] = self.provenance | {"metrics": dict(self.results), "task": self.decisions.task.name}
+        if self.thresholds is not None:
+            checkpoint["graft"]["thresholds"] = list(self.thresholds)
         checkpoint["length"] = asdict(Length.of(self.trainer))
         checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.loss_monitor.skipped}
 
@@ -421,6 +453,13 @@ class TransferModule(pl.LightningModule):
         self.epoch_sums, self.window_sums = (sums.get(name, self._zeros()) for name in SUMS)
         self.loss_monitor.skipped = sums.get("skipped", 0)
         self.results = dict(checkpoint["graft"]["metrics"])
+        self.thresholds = thresholds_in(checkpoint)
+
+
+def thresholds_in(checkpoint: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """The thresholds of the labels in a checkpoint; None for one label per image."""
+    thresholds = checkpoint["graft"].get("thresholds")
+    return None if thresholds is None else tuple(thresholds)
 
 
 def _logits(output: Any) -> Tensor:

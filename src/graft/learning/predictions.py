@@ -3,10 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from graft.data.labels import text_of
+
+if TYPE_CHECKING:
+    from graft.learning.label_scores import LabelScores
 
 Array = npt.NDArray[Any]
 
@@ -58,9 +64,26 @@ class Predictions:
         return len(self.labels)
 
     @property
+    def headline(self) -> str:
+        """The most important metric, for a caption."""
+        return f"accuracy {self.accuracy:.3f}"
+
+    @property
     def correct(self) -> Array:
         """Whether each prediction is correct, bool [N]."""
         return self.predicted == self.labels
+
+    def most_probable(self, positions: Array) -> Array:
+        """The predicted class of the images at `positions`."""
+        return cast(Array, self.predicted[positions])
+
+    def texts(self, position: int, classes: Sequence[str]) -> tuple[str, str]:
+        """(predicted, true) class of an image."""
+        return classes[self.predicted[position]], classes[self.labels[position]]
+
+    def curve(self, number: int) -> tuple[Array, Array]:
+        """(whether each image is of a class, its probability), of one of the first K classes."""
+        return self.labels == number, self.scores[:, number]
 
     @property
     def accuracy(self) -> float:
@@ -101,13 +124,95 @@ class Predictions:
         return wrong[np.argsort(self.truth[wrong], kind="stable")][:count]
 
     def sample(self, count: int, names: Sequence[str]) -> Array:
-        """Positions of at most `count` images, chosen by their names' digests: the same images in every run.
+        """Positions of at most `count` images, see `sample_of`."""
+        return sample_of(self.indices, count, names)
 
-        Args:
-            names: of all images of this part, by index.
-        """
-        digests = [digest(names[index]) for index in self.indices]
-        return np.argsort(np.array(digests, dtype=np.uint64), kind="stable")[:count]
+
+@dataclass(frozen=True)
+class LabelPredictions:
+    """Predictions of a network for N images of one part of a data set, each with any number of C labels.
+
+    Attributes:
+        step, epoch, indices, features, feature_indices: as in `Predictions`.
+        labels: whether an image has a label, bool [N, C].
+        scores: probabilities of the labels, float32 [N, C].
+        thresholds: an image is predicted to have a label if its probability is at least this, [C].
+    """
+
+    step: int
+    epoch: int
+    indices: Array
+    labels: Array
+    scores: Array
+    thresholds: tuple[float, ...]
+    features: Array
+    feature_indices: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def headline(self) -> str:
+        """The most important metrics, for a caption."""
+        scored = self.scored()
+        return f"mAP {scored.map:.3f} · exact match {scored.exact / max(1, scored.count):.3f}"
+
+    @cached_property
+    def predicted(self) -> Array:
+        """Whether each label is predicted, bool [N, C]."""
+        return self.scores.astype(np.float64) >= np.array(self.thresholds)
+
+    @property
+    def correct(self) -> Array:
+        """Whether all labels of an image are predicted, and no other, bool [N]."""
+        return cast(Array, (self.predicted == self.labels).all(axis=1))
+
+    def scored(self) -> "LabelScores":
+        """The metrics of these images."""
+        import torch
+
+        from graft.learning.label_scores import scores_of
+
+        scores, labels = torch.from_numpy(self.scores), torch.from_numpy(self.labels)
+        return scores_of(scores.double(), labels, self.thresholds)
+
+    def most_probable(self, positions: Array) -> Array:
+        """The most probable label of the images at `positions`."""
+        return cast(Array, self.scores[positions].argmax(axis=1))
+
+    def texts(self, position: int, classes: Sequence[str]) -> tuple[str, str]:
+        """(predicted, true) labels of an image, each on one line."""
+        predicted, true = (text_of(row[position], classes) for row in (self.predicted, self.labels))
+        return predicted, true
+
+    def curve(self, number: int) -> tuple[Array, Array]:
+        """(whether each image has a label, its probability)."""
+        return self.labels[:, number], self.scores[:, number]
+
+    def worst(self, count: int) -> Array:
+        """Positions of at most `count` images with a wrong label, the largest cross-entropy of a decision first."""
+        wrong = np.flatnonzero(~self.correct)
+        truth = np.where(self.labels, self.scores, 1 - self.scores)[wrong].min(axis=1, initial=1.0)
+        return wrong[np.argsort(truth, kind="stable")][:count]
+
+    def sample(self, count: int, names: Sequence[str]) -> Array:
+        """Positions of at most `count` images, see `sample_of`."""
+        return sample_of(self.indices, count, names)
+
+
+AnyPredictions = Predictions | LabelPredictions
+
+
+def sample_of(indices: Array, count: int, names: Sequence[str]) -> Array:
+    """Positions of at most `count` images, chosen by their names' digests: the same images in every run.
+
+    Args:
+        indices: of the images.
+        count: of positions.
+        names: of all images of this part, by index.
+    """
+    digests = [digest(names[index]) for index in indices]
+    return np.argsort(np.array(digests, dtype=np.uint64), kind="stable")[:count]
 
 
 def digest(name: str) -> int:

@@ -10,19 +10,21 @@ from torch import Tensor, nn
 
 from graft.config.recorded import recorded_run, require_trusted
 from graft.config.schema import ModelConfig
+from graft.config.task import MULTI_LABEL, SINGLE_LABEL, TASKS, Task
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, RecordError, WeightsError
 from graft.learning.checkpoints import NotACheckpoint, read_checkpoint
+from graft.learning.label_scores import DEFAULT_THRESHOLD
 from graft.models import Recipe, build_network, fixed_input_size
 from graft.models.bounded import no_larger_than
 from graft.models.class_names import class_names
 from graft.models.configured import recipe_of_model
-from graft.models.heads import auxiliary_modules
+from graft.models.heads import allow_negative_logits, auxiliary_modules
 from graft.models.layouts import belongs
 from graft.models.registry import family_of, require_input_size
 from graft.models.weights import default_classes, load_weights, sized_by_weights
 from graft.models.weights.reading import read_file
-from graft.system.values import Check, any_number, mapping, read_values, sequence, text, tree
+from graft.system.values import Check, among, any_number, mapping, number, read_values, sequence, text, tree
 
 PREFIX = "network."
 """Prefix of the network's parameter names in the TransferModule's state dict."""
@@ -36,6 +38,27 @@ GRAFT: dict[str, Check] = {
 }
 """What a checkpoint records under "graft"."""
 
+OF_TASK: dict[str, Check] = {"task": among(*TASKS), "thresholds": sequence(number(0, 1), 1_000_000)}
+"""What it records of its task; a checkpoint without it names one class of an image."""
+
+
+def task_and_thresholds(
+    recorded: Mapping[str, object], classes: Sequence[str], source: str
+) -> tuple[Task, tuple[float, ...] | None]:
+    """The task that a file records, and the thresholds of its labels, by default 0.5; None with one class per image.
+
+    Raises:
+        RecordError: an unknown task, or thresholds that are none or of another number of labels.
+    """
+    found = read_values(recorded, OF_TASK, source)
+    task = TASKS[found.get("task", SINGLE_LABEL.name)]
+    if task is SINGLE_LABEL:
+        return task, None
+    thresholds = found.get("thresholds") or (DEFAULT_THRESHOLD,) * len(classes)
+    if len(thresholds) != len(classes):
+        raise RecordError(f"{source}: records {len(thresholds)} thresholds for {len(classes)} classes.")
+    return task, tuple(thresholds)
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -46,6 +69,8 @@ class Restored:
         recipe: how it is built.
         classes: names of the C classes.
         preprocessing: of an image, before the network.
+        task: whether the network names one class of an image, or any number of labels.
+        thresholds: of the labels; None with one class per image.
         source: for messages: the checkpoint's file, or the origin of the weights.
         config: what `recorded_run` reads of the run's configuration; empty without a run.
         metrics: those of the checkpoint.
@@ -57,6 +82,8 @@ class Restored:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     source: str
+    task: Task = SINGLE_LABEL
+    thresholds: tuple[float, ...] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -157,7 +184,10 @@ def from_checkpoint(path: Path, trust: Sequence[str] = ()) -> Restored:
         raise error if str(error).startswith(source) else ConfigError(f"{path}: {error}") from error
     except RuntimeError as error:
         raise WeightsError(f"{path}: its weights do not fit its network {recipe.name} ({error}).") from error
-    return Restored(network.eval(), recipe, classes, preprocessing, source, config, made["metrics"])
+    task, thresholds = task_and_thresholds(content["graft"], classes, source)
+    if task is MULTI_LABEL:
+        allow_negative_logits(network)
+    return Restored(network.eval(), recipe, classes, preprocessing, source, task, thresholds, config, made["metrics"])
 
 
 def from_pretrained(
@@ -199,4 +229,9 @@ def from_pretrained(
             + ("Name as many classes as the head has." if names else "Leave out what departs from the known network.")
         )
     assert report.preprocessing is not None
-    return Restored(network.eval(), recipe, classes, report.preprocessing, source=report.source, notes=report.notes)
+    task, thresholds = task_and_thresholds(report.decisions, classes, report.source)
+    if task is MULTI_LABEL:
+        allow_negative_logits(network)
+    return Restored(
+        network.eval(), recipe, classes, report.preprocessing, report.source, task, thresholds, notes=report.notes
+    )

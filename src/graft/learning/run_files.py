@@ -8,5 +8,5 @@ folder of its events."""
 TRACKERS = "trackers.json"
 """Name of each logger that is an experiment tracker -> the tracker's id of the run."""
 
-CURVES, CONFUSION = "curves.png", "confusion.png"
-PICTURES = (CURVES, CONFUSION)
+CURVES, CONFUSION, LABELS = "curves.png", "confusion.png", "labels.png"
+PICTURES = (CURVES, CONFUSION, LABELS)

@@ -12,17 +12,16 @@ crop and (H, W), the size of that crop, and returns variants [B, 3, H, W]. Its o
 """
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from graft.config.targets import bind
 from graft.data.preprocessing import Preprocessing, Size, shown_size
 from graft.errors import ConfigError
+from graft.learning.decisions import ONE_CLASS, Decisions
 
 View = Callable[..., Sequence[Tensor]]
 
@@ -79,19 +78,22 @@ def takes_margin(view: View) -> bool:
 
 
 def mean_of_views(
-    logits_of: Callable[[Tensor], Tensor], images: Tensor, views: Mapping[str, View], size: Size
+    logits_of: Callable[[Tensor], Tensor],
+    images: Tensor,
+    views: Mapping[str, View],
+    size: Size,
+    decisions: Decisions = ONE_CLASS,
 ) -> Tensor:
     """Logits float32 [B, C] of images, averaged over all variants that the views make of them.
 
-    Of several variants: the logarithm of the mean of their probabilities, whose softmax is that mean. Probabilities
-    rather than logits are averaged (as Krizhevsky et al. 2012 do): each variant then weighs the same however large its
-    logits are, and the loss is at most the mean of the variants' losses (Jensen).
+    Of several variants: the logits of the mean of their probabilities, see `Decisions.logits_of_mean`.
 
     Args:
         logits_of: logits float32 [B, C] of images [B, 3, H, W].
         images: as `with_margin` prepares them.
         views: by name.
         size: (H, W) of the network's input.
+        decisions: of the task.
 
     Raises:
         ConfigError: a view returns something else than a list of images of that size.
@@ -99,8 +101,8 @@ def mean_of_views(
     variants = variants_of(images, views, size)
     if len(variants) == 1:
         return logits_of(variants[0])
-    # log_softmax copies at once: a network that replays a CUDA graph overwrites its earlier output
-    return log_mean_exp([logits_of(variant).log_softmax(1) for variant in variants])
+    # copied at once: a network that replays a CUDA graph overwrites its earlier output
+    return decisions.logits_of_mean([logits_of(variant).clone() for variant in variants])
 
 
 def variants_of(images: Tensor, views: Mapping[str, View], size: Size) -> list[Tensor]:
@@ -115,11 +117,6 @@ def variants_of(images: Tensor, views: Mapping[str, View], size: Size) -> list[T
             raise ConfigError(f"views.{name}: must return a list of images of the shape {list(centre.shape)}.")
         variants += made
     return variants
-
-
-def log_mean_exp(logarithms: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean of the probabilities of which these are the logarithms, each [B, C]."""
-    return torch.stack(list(logarithms)).logsumexp(0) - math.log(len(logarithms))
 
 
 def with_margin(preprocessing: Preprocessing, views: Mapping[str, View]) -> Preprocessing:

@@ -25,6 +25,20 @@ def auxiliary_modules(network: "nn.Module") -> tuple[str, ...]:
     return family_of_network(network).auxiliary(network)
 
 
+def allow_negative_logits(network: "nn.Module") -> tuple[str, ...]:
+    """Replace, in place, what keeps logits from being negative by the identity: a sigmoid needs them.
+
+    Returns:
+        The names of the replaced modules, which have no parameters.
+    """
+    from torch import nn
+
+    names = family_of_network(network).bounds(network)
+    for name in names:
+        network.set_submodule(name, nn.Identity())
+    return names
+
+
 def top_modules(network: "nn.Module") -> tuple[str, ...]:
     """Names of the modules above the trunk that a weight file may lack, the head among them."""
     family = family_of_network(network)

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.metrics import direction
+from graft.config.task import SINGLE_LABEL, TASKS
 from graft.report.summary import Json, Summary
 from graft.system.escaping import CsvWriter, markdown, printable
 
-METRICS = ("val/acc", "test/acc", "test/loss")
 UNFINISHED = ("failed", "pruned", "interrupted")
 
 LONGEST = 160
@@ -293,7 +293,7 @@ class Column:
 def columns(found: Sequence[Row]) -> list[Column]:
     """The columns: differences, number of runs, metrics; then differences that follow from the others."""
     first, others = _differing(found)
-    metrics = dict.fromkeys([ordering(found), *(row.metric for row in found), *METRICS])
+    metrics = dict.fromkeys([ordering(found), *(row.metric for row in found), *usual_metrics(found)])
     shown = [_choice(key) for key in first]
     shown.append(Column("runs", Row.runs, lambda row: len(row.finished), numeric=True))
     if len({row.epochs for row in found if row.finished}) > 1:
@@ -303,6 +303,13 @@ def columns(found: Sequence[Row]) -> list[Column]:
     shown += [_metric(name) for name in metrics]
     shown.append(Column("seconds", lambda row: f"{row.seconds:,.1f}", lambda row: row.seconds, numeric=True))
     return shown + [_choice(key, minor=True) for key in others]
+
+
+def usual_metrics(found: Sequence[Row]) -> list[str]:
+    """The metrics that every table has: the headline of each task among the rows, and the loss of the test."""
+    names = [task.headline for task in TASKS.values() if any(f"val/{task.headline}" in row.values for row in found)]
+    headlines = names or [SINGLE_LABEL.headline]
+    return [f"{split}/{name}" for name in headlines for split in ("val", "test")] + ["test/loss"]
 
 
 def _most_epochs(row: Row) -> int | None:

@@ -38,7 +38,7 @@ NAMED = 40
 POINTS = 120
 """Largest number of points of a learning curve; longer ones are thinned evenly."""
 
-CURVES = ("val/acc", "val/loss", "train/acc", "train/loss")
+CURVES = ("val/acc", "val/map", "val/loss", "train/acc", "train/f1_micro", "train/loss")
 CELLED, LISTED = 30, 40
 """Largest number of classes whose confusion matrix is shown whole, and that are shown by accuracy."""
 
@@ -71,6 +71,7 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
     records = {number: detail.record for number, detail in enumerate(details) if detail.record is not None}
     content = {
         "runs": [detail.to_json(_label(found[number], keys)) for number, detail in enumerate(details)],
+        "metrics": list(CURVES),
         "classes": classes_of(records),
         "disagreements": disagreements(records),
     }

@@ -22,7 +22,7 @@ def annotated(picture: Image.Image, prediction: Prediction) -> Image.Image:
     sheet.paste(shown, ((width - shown.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=15)
-    for rank, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+    for rank, (name, probability) in enumerate(zip(prediction.marked, prediction.probabilities, strict=True)):
         top = shown.height + MARGIN + rank * LINE
         draw.rectangle((0, top, round((width - 1) * probability), top + LINE - 4), fill=BAR)
         figure = f"{probability:.1%}"

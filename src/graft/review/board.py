@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from graft.config.task import SINGLE_LABEL, Task
 from graft.learning.loggers import tag, whole_run_tag
-from graft.learning.predictions import Array, Predictions
+from graft.learning.predictions import AnyPredictions, Array
 from graft.review.grids import encoded
 from graft.system.compat import add_summary
 
@@ -33,20 +34,28 @@ FIGURE = "visuals/{}"
 CURVES = "precision_recall/{}"
 PROJECTOR, EMBEDDING = "projector", "validation"
 CONFIG, LAYERS, NOTES = "config", "layers", "notes"
-FINALS = ("val/acc", "test/acc", "val/loss", "test/loss")
-"""The metrics that HPARAMS compares; under tags of their own, because val/acc continues after the best epoch."""
+
+
+def finals(task: Task) -> tuple[str, ...]:
+    """The metrics that HPARAMS compares; under tags of their own, because val/acc continues after the best epoch."""
+    return (f"val/{task.headline}", f"test/{task.headline}", "val/loss", "test/loss")
+
 
 COLUMNS = ("data", "model", "optimizer.lr", "seed", "strategy")
 """Keys that HPARAMS shows of a run outside of a sweep: as many as TensorBoard selects by itself, in its order."""
 
-CURVES_LAYOUT = {
-    "Learning curves": {
-        "loss": ["Multiline", ["train/loss$", "val/loss$"]],
-        "accuracy": ["Multiline", ["train/acc$", "val/acc$"]],
-        "learning rate": ["Multiline", [f"{tag('lr/')}.*"]],
+
+def curves_layout(task: Task) -> dict[str, Any]:
+    """Charts of the Custom Scalars tab: training against validation."""
+    figures = {"accuracy": "acc"} if task is SINGLE_LABEL else {"F1 of all decisions": "f1_micro"}
+    return {
+        "Learning curves": {
+            "loss": ["Multiline", ["train/loss$", "val/loss$"]],
+            **{title: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for title, name in figures.items()},
+            "learning rate": ["Multiline", [f"{tag('lr/')}.*"]],
+        }
     }
-}
-"""Charts of the Custom Scalars tab: training against validation."""
+
 
 DIMENSIONS = 64
 """Number of principal components in the embedding: as many as the projector's own PCA and t-SNE use."""
@@ -88,12 +97,13 @@ def verbatim(text: str) -> str:
     return "\n".join("    " + line for line in text.splitlines())
 
 
-def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]) -> None:
+def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str], task: Task = SINGLE_LABEL) -> None:
     """Write the run's row in HPARAMS.
 
     Args:
         choices: value of each key; None is left blank.
         first: keys that are shown by default: those that the sweep of this run varies; COLUMNS if empty.
+        task: of the run.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -106,7 +116,7 @@ def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]
         for key, value in values.items()
     ]
     metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=whole_run_tag(name)), display_name=name) for name in FINALS
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=whole_run_tag(name)), display_name=name) for name in finals(task)
     ]
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     fields = {bool: "bool_value", int: "number_value", float: "number_value", str: "string_value"}
@@ -118,13 +128,19 @@ def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]
     _put_session(writer, metadata.SESSION_START_INFO_TAG, {"session_start_info": start})
 
 
-def put_curves_layout(writer: Any) -> None:
+def put_curves_layout(writer: Any, task: Task = SINGLE_LABEL) -> None:
     """Write the charts of the Custom Scalars tab."""
-    writer.add_custom_scalars(CURVES_LAYOUT)
+    writer.add_custom_scalars(curves_layout(task))
 
 
 def close_session(
-    writer: Any, figures: Mapping[str, float], step: int, *, success: bool, logged: Collection[str] = ()
+    writer: Any,
+    figures: Mapping[str, float],
+    step: int,
+    *,
+    success: bool,
+    logged: Collection[str] = (),
+    task: Task = SINGLE_LABEL,
 ) -> None:
     """Write the final metrics and the status of the run's row in HPARAMS.
 
@@ -134,10 +150,11 @@ def close_session(
         step: number of optimizer steps.
         success: whether the run has finished.
         logged: metrics whose final value the logger has written.
+        task: of the run.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-    for name in FINALS:
+    for name in finals(task):
         if name in figures and name not in logged:
             writer.add_scalar(whole_run_tag(name), figures[name], step)
     status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
@@ -161,16 +178,15 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def put_curves(writer: Any, predictions: Predictions, classes: Sequence[str]) -> None:
-    """Write a precision-recall curve for each class with images whose probabilities were kept."""
-    for number in range(predictions.scores.shape[1]):
-        labels = predictions.labels == number
+def put_curves(writer: Any, predictions: AnyPredictions, classes: Sequence[str], most: int) -> None:
+    """Write a precision-recall curve for each of the first `most` classes that images have."""
+    for number in range(min(most, predictions.scores.shape[1])):
+        labels, scores = predictions.curve(number)
         if labels.any():
-            tag = CURVES.format(classes[number])
-            writer.add_pr_curve(tag, labels, predictions.scores[:, number], predictions.step)
+            writer.add_pr_curve(CURVES.format(classes[number]), labels, scores, predictions.step)
 
 
-def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, classes: Sequence[str]) -> None:
+def put_embedding(writer: Any, predictions: AnyPredictions, thumbnails: Array, classes: Sequence[str]) -> None:
     """Write the head's input of the validation images, with their thumbnails, for the projector.
 
     At most 64 numbers of text and 3 KiB of picture for each image.
@@ -181,11 +197,10 @@ def put_embedding(writer: Any, predictions: Predictions, thumbnails: Array, clas
     import torch
 
     rows = np.searchsorted(predictions.indices, predictions.feature_indices)
-    labels, predicted = predictions.labels[rows], predictions.predicted[rows]
-    metadata = [
-        [" ".join(classes[true].split()), " ".join(classes[guess].split()), "correct" if true == guess else "wrong"]
-        for true, guess in zip(labels, predicted, strict=True)
-    ]
+    metadata = []
+    for row in rows.tolist():
+        predicted, true = (" ".join(text.split()) for text in predictions.texts(row, classes))
+        metadata.append([true, predicted, "correct" if predictions.correct[row] else "wrong"])
     _forget_embedding(Path(writer.log_dir) / PROJECTOR / EMBEDDING)
     writer.add_embedding(
         np.round(principal_components(predictions.features, DIMENSIONS), 4),

@@ -14,6 +14,9 @@ PANEL, MARGIN, HEIGHT = 430, 56, 400
 PANELS = {"loss": "loss", "acc": "accuracy"}
 """Second part of a metric's name -> label of its axis."""
 
+LABEL_PANELS = {"loss": "loss", "f1_micro": "F1 of all decisions", "map": "mean average precision"}
+"""The same of images with several labels."""
+
 SPLITS = {"train": (BLUE, "training"), "val": (WRONG, "validation")}
 
 FEW = 30
@@ -32,21 +35,22 @@ def curves(rows: Sequence[Mapping[str, float]], name: str, monitored: str, mode:
     Returns:
         None where there is no value to draw.
     """
+    panels = PANELS if not any("val/map" in row for row in rows) else LABEL_PANELS
     points = {
         (split, metric): [(row["step"], row[f"{split}/{metric}"]) for row in rows if f"{split}/{metric}" in row]
         for split in SPLITS
-        for metric in (*PANELS, *(f"{metric}_step" for metric in PANELS))
+        for metric in (*panels, *(f"{metric}_step" for metric in panels))
     }
     if not any(points.values()):
         return None
-    heading, best = f"{name}\nloss and accuracy per optimizer step", _best(rows, monitored, mode)
+    heading, best = f"{name}\n{' and '.join(panels.values())} per optimizer step", _best(rows, monitored, mode)
     if best is not None:
         heading += f" · best {monitored} {best[1]:.4f} at step {best[0]:g}"
-    width = max(len(PANELS) * (PANEL + MARGIN) + MARGIN // 2, heading_width(heading))
+    width = max(len(panels) * (PANEL + MARGIN) + MARGIN // 2, heading_width(heading))
     with style([heading]):
         figure = new_figure(width, HEIGHT)
         put_heading(figure, heading)
-        for number, (metric, label) in enumerate(PANELS.items()):
+        for number, (metric, label) in enumerate(panels.items()):
             left = (MARGIN + number * (PANEL + MARGIN)) / width
             axes = figure.add_axes((left, 44 / HEIGHT, PANEL / width, 1 - (HEAD + 56) / HEIGHT))
             for split, (colour, title) in SPLITS.items():

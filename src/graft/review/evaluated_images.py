@@ -8,9 +8,11 @@ from PIL import Image
 
 from graft.data.augment import Augment
 from graft.data.images import ImageSet
+from graft.data.labels import text_of
 from graft.data.preprocessing import Preprocessing
-from graft.learning.predictions import Array, Predictions, digest
+from graft.learning.predictions import AnyPredictions, Array, LabelPredictions, digest
 from graft.review import figures, grids
+from graft.review.label_figures import scores_per_label
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class EvaluatedImages:
         picture: index of an image -> uint8 [H, W, 3], preprocessed except for the normalisation.
     """
 
-    predictions: Predictions
+    predictions: AnyPredictions
     part: str
     classes: tuple[str, ...]
     names: Sequence[str]
@@ -33,11 +35,14 @@ class EvaluatedImages:
 
     @property
     def accuracy(self) -> float:
-        """Share of correct predictions, in [0, 1]."""
-        return self.predictions.accuracy
+        """Share of correct predictions, in [0, 1]; of several labels per image all must be correct."""
+        return float(self.predictions.correct.mean()) if len(self.predictions) else float("nan")
 
     def per_class(self) -> dict[str, tuple[int, int]]:
         """Class name -> (number of correct predictions, number of images)."""
+        if isinstance(self.predictions, LabelPredictions):
+            scored = self.predictions.scored()
+            return dict(zip(self.classes, zip(scored.correct, scored.images, strict=True), strict=True))
         correct, totals = (counts.tolist() for counts in self.predictions.per_class(len(self.classes)))
         return dict(zip(self.classes, zip(correct, totals, strict=True), strict=True))
 
@@ -52,15 +57,21 @@ class EvaluatedImages:
         return self._grid(positions, "Most wrong" if len(positions) else "No mistakes", columns)
 
     def confusion(self) -> Image.Image | None:
-        """The confusion matrix; None for more than 2,000 classes."""
+        """The confusion matrix; None for more than 2,000 classes, and for several labels per image."""
+        if isinstance(self.predictions, LabelPredictions):
+            return None
         return figures.confusion(self.predictions, self.classes, self._caption())
 
     def accuracies(self) -> Image.Image:
-        """The accuracy of each class."""
+        """The accuracy of each class; the F1 and average precision of each label."""
+        if isinstance(self.predictions, LabelPredictions):
+            return scores_per_label(self.predictions, self.classes, self._caption())
         return figures.accuracy_per_class(self.predictions, self.classes, self._caption())
 
-    def calibration(self) -> Image.Image:
-        """Accuracy against confidence."""
+    def calibration(self) -> Image.Image | None:
+        """Accuracy against confidence; None for several labels per image."""
+        if isinstance(self.predictions, LabelPredictions):
+            return None
         return figures.calibration(self.predictions, self.classes, self._caption())
 
     def _grid(self, positions: Array, heading: str, columns: int) -> Image.Image:
@@ -69,7 +80,7 @@ class EvaluatedImages:
         return grids.grid(tiles, f"{heading}\n{self._caption()}", columns=columns)
 
     def _caption(self) -> str:
-        return f"{len(self.predictions):,} {self.part} images · accuracy {self.accuracy:.3f}"
+        return f"{len(self.predictions):,} {self.part} images · {self.predictions.headline}"
 
 
 def labelled(
@@ -83,7 +94,7 @@ def labelled(
     tiles = [
         grids.Tile(
             transform(images.load(index)).permute(1, 2, 0).numpy(),
-            (grids.shortened(classes[int(images.labels[index])], grids.LETTERS),),
+            (grids.shortened(text_of(images.labels[index], classes), grids.LETTERS),),
         )
         for index in np.argsort(digests, kind="stable")[:count].tolist()
     ]
@@ -118,7 +129,7 @@ def augmented(
     tiles = [
         grids.Tile(
             augmenter.picture(images.load(index), epoch, index).permute(1, 2, 0).numpy(),
-            (grids.shortened(classes[int(images.labels[index])], grids.LETTERS), f"epoch {epoch + 1}"),
+            (grids.shortened(text_of(images.labels[index], classes), grids.LETTERS), f"epoch {epoch + 1}"),
         )
         for index in shown
         for epoch in range(columns)

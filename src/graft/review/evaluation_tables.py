@@ -11,6 +11,7 @@ from graft.system.escaping import CsvWriter, printable
 
 if TYPE_CHECKING:
     from graft.learning.confusion_counts import ClassCounts
+    from graft.learning.label_scores import LabelScores
 
 MOST_CLASSES = 40
 MOST_MISTAKES = 5
@@ -23,6 +24,11 @@ TITLES = {
     "recall": "recall (mean of classes)",
     "f1": "F1 (mean of classes)",
     "ece": "calibration error (ECE)",
+    "map": "mean average precision (mAP)",
+    "f1_micro": "F1 of all decisions (micro)",
+    "f1_macro": "F1 (mean of labels)",
+    "exact_match": "all labels right (exact match)",
+    "hamming_loss": "share of wrong decisions (Hamming)",
 }
 
 
@@ -81,6 +87,50 @@ def accuracy_table(classes: Sequence[str], counts: "ClassCounts") -> Table:
     for accuracy, name, correct, images in rows:
         table.add_row(Text(printable(name)), f"{correct:,}", f"{images:,}", f"{accuracy:.4f}")
     return table
+
+
+def label_table(classes: Sequence[str], scores: "LabelScores") -> Table:
+    """One row per label: images, threshold, average precision, precision, recall, F1; of more than 40 the lowest F1.
+
+    Args:
+        classes: names of the labels.
+        scores: of the images.
+    """
+    columns = (scores.images, scores.predicted, scores.thresholds, scores.average_precision, scores.precision(),
+               scores.recall(), scores.f1())  # fmt: skip
+    keys = ("images", "predicted", "threshold", "ap", "precision", "recall", "f1")
+    rows = {name: dict(zip(keys, row, strict=True)) for name, *row in zip(classes, *columns, strict=True)}
+    return table_of_labels(rows)
+
+
+def table_of_labels(rows: Mapping[str, Mapping[str, float | None]]) -> Table:
+    """One row per label; of more than 40 those with the lowest F1; – where a score is undefined.
+
+    Args:
+        rows: label -> the fields of `graft.learning.metrics.LabelScore`.
+    """
+    title = "per label"
+    if len(rows) > MOST_CLASSES:
+        title = f"the {MOST_CLASSES} of {len(rows)} labels with the lowest F1"
+        rows = dict(
+            sorted(rows.items(), key=lambda item: 2.0 if item[1]["f1"] is None else item[1]["f1"])[:MOST_CLASSES]
+        )
+    table = Table(title=title, title_justify="left")
+    table.add_column("label", overflow="fold")
+    for name in ("images", "predicted", "threshold", "AP", "precision", "recall", "F1"):
+        table.add_column(name, justify="right")
+    for name, row in rows.items():
+        scores = (row[key] for key in ("threshold", "ap", "precision", "recall", "f1"))
+        figures = ("–" if each is None else f"{each:.4f}" for each in scores)
+        table.add_row(Text(printable(name)), str(row["images"]), str(row["predicted"]), *figures)
+    return table
+
+
+def table_of_test(classes: Sequence[str], counts: "ClassCounts | LabelScores") -> Table:
+    """The table of the test: accuracy of each class, or the scores of each label."""
+    from graft.learning.label_scores import LabelScores
+
+    return label_table(classes, counts) if isinstance(counts, LabelScores) else accuracy_table(classes, counts)
 
 
 def class_table(classes: Mapping[str, Mapping[str, float]]) -> Table:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from graft.learning.predictions import Array, Predictions
+from graft.learning.predictions import AnyPredictions, Array, LabelPredictions
 from graft.review.drawing import (
     CORRECT,
     HEAD,
@@ -58,8 +58,21 @@ def verdict(image: Array, predicted: str, true: str, confidence: float) -> Tile:
     return Tile(image, lines, CORRECT if correct else WRONG)
 
 
-def verdicts(predictions: Predictions, positions: Array, images: Sequence[Array], classes: Sequence[str]) -> list[Tile]:
+def label_verdict(image: Array, predicted: str, true: str, correct: bool) -> Tile:
+    """`✓ cat, tree` in green if all labels are predicted and no other, else `✗ …` in red with the true labels below."""
+    first = f"{'✓' if correct else '✗'} {shortened(predicted, LETTERS - 2)}"
+    return Tile(image, (first, "" if correct else f"({shortened(true, LETTERS - 2)})"), CORRECT if correct else WRONG)
+
+
+def verdicts(
+    predictions: AnyPredictions, positions: Array, images: Sequence[Array], classes: Sequence[str]
+) -> list[Tile]:
     """A tile for each of `positions`, whose images are `images`."""
+    if isinstance(predictions, LabelPredictions):
+        return [
+            label_verdict(image, *predictions.texts(int(position), classes), bool(predictions.correct[position]))
+            for position, image in zip(positions, images, strict=True)
+        ]
     return [
         verdict(
             image,

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from graft.config.schema import FiguresConfig, ReviewConfig, TrainConfig
 from graft.config.targets import accepts, bind
+from graft.config.task import MULTI_LABEL, SINGLE_LABEL
+from graft.data.labels import text_of
 from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.learning.callbacks.first_batch import FirstBatch
@@ -29,8 +31,8 @@ from graft.learning.callbacks.step_statistics import GradientNorms, StepTime
 from graft.learning.loggers import CurvesFirst, whole_run_tag
 from graft.learning.metrics_csv import read_metrics
 from graft.learning.module import TransferModule
-from graft.learning.predictions import Array, Predictions
-from graft.learning.run_files import CONFUSION, CURVES, EVENTS, METRICS
+from graft.learning.predictions import AnyPredictions, Array, LabelPredictions, Predictions
+from graft.learning.run_files import CONFUSION, CURVES, EVENTS, LABELS, METRICS
 from graft.learning.trackers import show_image, tracker_named, tracker_of
 from graft.models.heads import head_modules
 from graft.review import board, grids
@@ -38,6 +40,7 @@ from graft.review.curves import curves
 from graft.review.drawing import rendered
 from graft.review.figures import confusion
 from graft.review.gradcam import grad_cam
+from graft.review.label_figures import scores_per_label
 from graft.review.layers import layer_markdown
 from graft.review.record import record_of, write_record
 from graft.system.files import write_atomically
@@ -78,7 +81,7 @@ class Review:
     ) -> None:
         self.config, self.module, self.data, self.folder, self.choices = config, module, data, folder, choices
         self.own = config.review if data.pictures else without_pictures(config.review)
-        self.classes = module.classes
+        self.classes, self.task = module.classes, module.decisions.task
         self.figures = build_figures(config.review.figures)
         self.fresh = not any(folder.glob(EVENTS))
         self.trainer: pl.Trainer | None = None
@@ -141,13 +144,13 @@ class Review:
         if self.own.texts:
             with logging_failure("texts"):
                 choices = self.choices.choices
-                board.open_session(self.writer, choices, first=self.choices.swept)
+                board.open_session(self.writer, choices, first=self.choices.swept, task=self.task)
                 config = yaml.safe_dump(self.module.provenance["config"], sort_keys=False, allow_unicode=True)
                 board.put_text(self.writer, board.CONFIG, board.verbatim(config))
                 board.put_text(self.writer, board.LAYERS, layer_markdown(self.module.plan))
                 lines = [board.literal(note) for note in notes] or ["nothing to note"]
                 board.put_text(self.writer, board.NOTES, "\n".join(f"- {line}" for line in lines))
-                board.put_curves_layout(self.writer)
+                board.put_curves_layout(self.writer, self.task)
         if self.own.graph:
             with logging_failure("graph"):
                 self._put_graph()
@@ -169,10 +172,13 @@ class Review:
         with logging_failure("first training batch"):
             pictures = [*images.permute(0, 2, 3, 1).numpy()]
             shares = targets if targets.dim() == 2 else torch.eye(len(self.classes))[targets]
-            tiles = [
-                grids.Tile(image, mixture(row.tolist(), self.classes))
-                for image, row in zip(pictures, shares, strict=True)
+            titles = [
+                (grids.shortened(text_of(row > 0, self.classes), grids.LETTERS),)
+                if self.task is MULTI_LABEL
+                else mixture(row.tolist(), self.classes)
+                for row in shares
             ]
+            tiles = [grids.Tile(image, title) for image, title in zip(pictures, titles, strict=True)]
             caption = "augmented, before normalisation"
             self._put(board.TRAIN_BATCH, grids.grid(tiles, f"First training batch\n{caption}"), 0)
 
@@ -202,10 +208,10 @@ class Review:
                     self._record(best, test)
             if self.own.pictures:
                 with logging_failure(CONFUSION):
-                    self._draw_confusion(best if test is None else test, "validation" if test is None else "test")
+                    self._draw_summary(best if test is None else test, "validation" if test is None else "test")
         if self.writer is not None and self.own.texts:
-            logged = [name for name in board.FINALS if name.startswith("test/") and self._ordered]
-            board.close_session(self.writer, metrics, trainer.global_step, success=True, logged=logged)
+            logged = [name for name in board.finals(self.task) if name.startswith("test/") and self._ordered]
+            board.close_session(self.writer, metrics, trainer.global_step, success=True, logged=logged, task=self.task)
 
     @property
     def _ordered(self) -> bool:
@@ -213,14 +219,18 @@ class Review:
         assert self.trainer is not None
         return any(isinstance(logger, CurvesFirst) for logger in self.trainer.loggers)
 
-    def _draw_confusion(self, predictions: Predictions | None, images: str) -> None:
-        """Write confusion.png; not for more classes than a confusion matrix can show."""
+    def _draw_summary(self, predictions: AnyPredictions | None, images: str) -> None:
+        """Write confusion.png, unless there are more classes than it can show; with several labels labels.png."""
         if predictions is None or not len(predictions):
             return
         caption = f"{images} images · {self._caption(predictions)}"
-        picture = confusion(predictions, self.classes, caption)
+        picture: Image.Image | None
+        if isinstance(predictions, LabelPredictions):
+            name, picture = LABELS, scores_per_label(predictions, self.classes, caption)
+        else:
+            name, picture = CONFUSION, confusion(predictions, self.classes, caption)
         if picture is not None:
-            write_atomically(self.folder / CONFUSION, grids.encoded(picture, photograph=False))
+            write_atomically(self.folder / name, grids.encoded(picture, photograph=False))
 
     def draw_curves(self) -> None:
         """Write curves.png from metrics.csv, in the first process; also for a run that was interrupted."""
@@ -237,46 +247,49 @@ class Review:
     def failed(self) -> None:
         """Mark the run as failed in HPARAMS."""
         if self.trainer is not None and self.writer is not None and self.own.texts:
-            board.close_session(self.writer, self.module.results, self.trainer.global_step, success=False)
+            board.close_session(
+                self.writer, self.module.results, self.trainer.global_step, success=False, task=self.task
+            )
 
-    def _show(self, best: Predictions | None, test: Predictions | None) -> None:
+    def _show(self, best: AnyPredictions | None, test: AnyPredictions | None) -> None:
         for what, enabled, predictions, put in self._pictures(best, test):
             if enabled and predictions is not None and len(predictions):
                 with logging_failure(what):
                     put(predictions)
 
     def _pictures(
-        self, best: Predictions | None, test: Predictions | None
-    ) -> Iterator[tuple[str, object, Predictions | None, Callable[[Predictions], None]]]:
+        self, best: AnyPredictions | None, test: AnyPredictions | None
+    ) -> Iterator[tuple[str, object, AnyPredictions | None, Callable[[AnyPredictions], None]]]:
         own = self.own
         yield "validation images", own.images, best, self._put_validation
         yield "worst images", own.worst, best, self._put_worst
         for name in self.figures:
             yield f"figure {name}", True, best, partial(self._put_figure, name)
-        yield "calibration error", self.figures, best, self._put_calibration_error
+        yield "calibration error", self.figures and self.task is SINGLE_LABEL, best, self._put_calibration_error
         yield "precision-recall curves", own.curves and self.writer, best, self._put_curves
         yield "Grad-CAM", own.gradcam, best, self._put_grad_cam
         yield "embedding", own.embedding and self.writer, best, self._put_embedding
         yield "test images", own.images, test, self._put_test
 
-    def _put_validation(self, best: Predictions) -> None:
+    def _put_validation(self, best: AnyPredictions) -> None:
         positions = best.sample(self.own.images, self.data.splits.val.names)
         heading = f"Validation images\n{self._caption(best)} · the same images in every run"
         self._put_grid(board.PREDICTIONS, best, positions, "val", heading)
 
-    def _put_worst(self, best: Predictions) -> None:
+    def _put_worst(self, best: AnyPredictions) -> None:
         positions = best.worst(self.own.worst)
-        first = "Most wrong: lowest probability of the true class" if len(positions) else "No mistakes"
+        of = "the true class" if self.task is SINGLE_LABEL else "what is true of a label"
+        first = f"Most wrong: lowest probability of {of}" if len(positions) else "No mistakes"
         self._put_grid(board.WORST, best, positions, "val", f"{first}\n{self._caption(best)}")
 
-    def _put_test(self, test: Predictions) -> None:
+    def _put_test(self, test: AnyPredictions) -> None:
         positions = test.sample(self.own.images, self.data.splits.test.names)
         heading = f"Test images\n{self._caption(test)} · the same images in every run"
         self._put_grid(board.TEST_PREDICTIONS, test, positions, "test", heading)
-        if self.figures:
+        if self.figures and isinstance(test, Predictions):
             self._put_scalar("test/ece", test.calibration().error, test.step)
 
-    def _put_grid(self, tag: str, predictions: Predictions, positions: Array, part: str, heading: str) -> None:
+    def _put_grid(self, tag: str, predictions: AnyPredictions, positions: Array, part: str, heading: str) -> None:
         images = [self._image(predictions, position, part) for position in positions]
         tiles = grids.verdicts(predictions, positions, images, self.classes)
         self._put(tag, grids.grid(tiles, heading), predictions.step)
@@ -296,7 +309,7 @@ class Review:
         for logger in self._trackers:
             logger.log_metrics({metric: value}, step)
 
-    def _put_figure(self, name: str, best: Predictions) -> None:
+    def _put_figure(self, name: str, best: AnyPredictions) -> None:
         target = self.own.figures.parts()[name]["_target_"]
         supplied = {"caption": self._caption(best)} if accepts(target, "caption") else {}
         figure = self.figures[name](best, self.classes, **supplied)
@@ -304,37 +317,39 @@ class Review:
             picture = figure if isinstance(figure, Image.Image) else rendered(figure)
             self._put_picture(board.FIGURE.format(name), picture, best.step, photograph=False)
 
-    def _put_calibration_error(self, best: Predictions) -> None:
+    def _put_calibration_error(self, best: AnyPredictions) -> None:
+        assert isinstance(best, Predictions)
         self._put_scalar("val/ece", best.calibration().error, best.step)
 
-    def _put_curves(self, best: Predictions) -> None:
-        board.put_curves(self.writer, best, self.classes)
+    def _put_curves(self, best: AnyPredictions) -> None:
+        board.put_curves(self.writer, best, self.classes, self.own.curves)
 
-    def _put_grad_cam(self, best: Predictions) -> None:
+    def _put_grad_cam(self, best: AnyPredictions) -> None:
         positions = best.sample(self.own.gradcam, self.data.splits.val.names)
         images = np.stack([self._image(best, position, "val") for position in positions])
         module = self.module
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(module.device)
-        predicted = torch.from_numpy(best.predicted[positions]).to(module.device)
+        predicted = torch.from_numpy(best.most_probable(positions)).to(module.device)
         heat = grad_cam(module.network, pixels, predicted, module.normalise)
         if heat is None:
             log.info("note  no Grad-CAM: this network has no feature map before its head")
             return
         overlaid = [grids.overlaid(image, weights.numpy()) for image, weights in zip(images, heat, strict=True)]
         tiles = grids.verdicts(best, positions, overlaid, self.classes)
-        heading = f"Grad-CAM: evidence for the predicted class\n{self._caption(best)}"
+        of = "predicted class" if self.task is SINGLE_LABEL else "most probable label"
+        heading = f"Grad-CAM: evidence for the {of}\n{self._caption(best)}"
         self._put(board.GRAD_CAM, grids.grid(tiles, heading, columns=2), best.step)
 
-    def _put_embedding(self, best: Predictions) -> None:
+    def _put_embedding(self, best: AnyPredictions) -> None:
         if not len(best.feature_indices):
             return
         images = [self.data.picture("val", index) for index in best.feature_indices]
         thumbnails = np.stack([grids.thumbnail(image, board.THUMBNAIL) for image in images])
         board.put_embedding(self.writer, best, thumbnails, self.classes)
 
-    def _record(self, best: Predictions | None, test: Predictions | None) -> None:
+    def _record(self, best: AnyPredictions | None, test: AnyPredictions | None) -> None:
         part, predictions = ("test", test) if test is not None else ("val", best)
-        if predictions is None:
+        if predictions is None or isinstance(predictions, LabelPredictions):  # the record is of one class per image
             return
         names = self.data.splits.parts()[part].names
         hardest = predictions.worst(self.own.record // 3)
@@ -342,12 +357,12 @@ class Review:
         pictures = [(position, self._image(predictions, position, part)) for position in dict.fromkeys(positions)]
         write_record(self.folder, record_of(predictions, part, self.classes, names, pictures))
 
-    def _image(self, predictions: Predictions, position: int, part: str) -> Array:
+    def _image(self, predictions: AnyPredictions, position: int, part: str) -> Array:
         return self.data.picture(part, int(predictions.indices[position]))
 
-    def _caption(self, predictions: Predictions) -> str:
+    def _caption(self, predictions: AnyPredictions) -> str:
         when = f"epoch {predictions.epoch + 1}, step {predictions.step}"
-        return f"{when} · {len(predictions):,} images · accuracy {predictions.accuracy:.3f}"
+        return f"{when} · {len(predictions):,} images · {predictions.headline}"
 
 
 def without_pictures(review: ReviewConfig) -> ReviewConfig:

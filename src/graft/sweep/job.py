@@ -74,7 +74,8 @@ def run_job(cfg: TrainConfig, hydra: Any) -> float | None:
                 )
     if summary["status"] == PRUNED and cfg.search.trial is not None:
         mark_pruned(cfg.search)
-    return summary["metrics"].get(cfg.optimized_metric) if summary["status"] in DONE else None
+    metric = summary.get("config", {}).get("optimized_metric", cfg.optimized_metric)  # the data may have decided it
+    return summary["metrics"].get(metric) if summary["status"] in DONE else None
 
 
 def swept_keys(sweep: Path, sweeper: Any) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 
 from graft.config.recorded import recorded_run
 from graft.config.schema import TrainConfig
+from graft.config.task import MULTI_LABEL
 from graft.data.datasets import Batch
 from graft.data.splits import Splits
 from graft.errors import ConfigError, TrainingError
@@ -108,8 +109,10 @@ def step_fits(module: TransferModule, device: torch.device, precision: str, rese
             optimizer = build_optimizer(trial.plan.groups, module.optimizer_config)
             images = torch.zeros(batch, 3, *module.preprocessing.size, dtype=torch.uint8, device=device)
             zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+            several = module.decisions.task is MULTI_LABEL
+            labels = zeros.new_zeros((batch, len(module.classes)), dtype=torch.int8) if several else zeros
             for _ in range(2):
-                _step(trial, Batch(images, zeros, zeros), optimizer, precision)
+                _step(trial, Batch(images, labels, zeros), optimizer, precision)
             return not capacity or torch.cuda.max_memory_reserved(device) <= SHARE * capacity - reserved
         except torch.OutOfMemoryError:
             return False

@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torchmetrics import Metric
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
 from graft.config.targets import accepts
+from graft.config.task import MULTI_LABEL
 from graft.data.augment import Augment
 from graft.data.augmenter import CustomTransforms
 from graft.data.datamodule import ImageDataModule
 from graft.data.foreign import ForeignDataModule, ModuleSplits
+from graft.data.labels import cells_of, real
 from graft.data.preprocessing import Preprocessing
-from graft.data.sampler import PADDING
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.errors import listed
-from graft.learning.imbalance import balanced_weights, effective_number_weights
-from graft.learning.losses import build_loss
+from graft.learning.imbalance import balanced_positive_weights, balanced_weights, effective_number_weights
+from graft.learning.losses import build_loss, require_label_loss
 from graft.learning.metrics import build_metrics, check_metrics
 from graft.learning.module import EVALUATED, Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
@@ -34,13 +36,14 @@ from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
+from graft.models.heads import allow_negative_logits
 from graft.models.normalise import Normalise
 from graft.models.recipe import Recipe
 from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
-from graft.tasks.checks import COUNTED_WEIGHTS, check_class_weights
+from graft.tasks.checks import COUNTED_POSITIVE, COUNTED_WEIGHTS, check_class_weights
 from graft.transfer import TransferPlan, plan_transfer
 from graft.transfer.plan import BATCH_NORMS
 
@@ -84,7 +87,7 @@ def assemble(
     """
     with seeded_everywhere(config.seed, "parts"):
         objective = objective_of(config, splits)
-        metrics = build_metrics(config.metrics, len(splits.classes))
+        metrics = build_metrics(config.metrics, len(splits.classes), splits.task)
         notes = [*notes, *notes_on_metrics(config, splits, metrics)]
         views = build_views(config.tta, config.views.parts())
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -124,6 +127,7 @@ def assemble(
         views=views,
         metrics=metrics,
         mode=None if config.scheduler.monitor is None else config.mode(config.scheduler.monitor),
+        task=splits.task,
     )
     notes = (
         *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config), *notes
@@ -137,6 +141,8 @@ def network_with_weights(
     """The network with the weights of the configuration, its recipe, and what was loaded."""
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     network = build_network(recipe, len(splits.classes))
+    if splits.task is MULTI_LABEL:
+        allow_negative_logits(network)
     refuse_unbuildable(config, splits, network, epochs)
     weights = load_weights(
         network,
@@ -248,8 +254,16 @@ def objective_of(config: TrainConfig, splits: Splits) -> Objective:
         weights = effective_number_weights(counts(), config.loss.class_weights_beta)
     else:
         weights = check_class_weights(class_weights, splits.classes)
+    positive = config.loss.positive_weights
+    if positive == "balanced":
+        positive_weights: tuple[float, ...] | None = balanced_positive_weights(counts(), len(splits.train))
+    else:
+        positive_weights = check_class_weights(positive, splits.classes, "loss.positive_weights", COUNTED_POSITIVE)
+    loss = build_loss(config.loss, weights, counts, positive_weights)
+    if splits.task is MULTI_LABEL:
+        require_label_loss(loss, str(config.loss._target_), len(splits.classes))
     return Objective(
-        loss=build_loss(config.loss, weights, counts),
+        loss=loss,
         target=str(config.loss._target_),
         mixup=config.augment.mixup,
         cutmix=config.augment.cutmix,
@@ -281,11 +295,11 @@ def notes_on_metrics(config: TrainConfig, splits: Splits, metrics: Mapping[str, 
     present = {}
     for split, images in splits.parts().items():
         if split in EVALUATED:
-            known = images.labels[images.labels != PADDING]
-            present[split] = sorted(set(known.tolist()))
+            _, classes = cells_of(images.labels[real(images.labels)])
+            present[split] = np.unique(classes).tolist()
     monitored = {"optimized_metric": config.optimized_metric, "scheduler.monitor": config.scheduler.monitor}
     named = {key: metric for key, metric in monitored.items() if metric is not None}
-    return check_metrics(metrics, present, len(splits.classes), named)
+    return check_metrics(metrics, present, len(splits.classes), named, splits.task)
 
 
 def notes_on_random_layers(plan: TransferPlan, weights: WeightsReport) -> list[str]:

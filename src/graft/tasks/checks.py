@@ -14,6 +14,7 @@ from graft.config.metrics import ALWAYS, HIGHER, known_directions
 from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, AugmentConfig, DataConfig, TrainConfig
 from graft.config.targets import TARGET, short_name
+from graft.config.task import MULTI_LABEL
 from graft.data.augment import Augment
 from graft.data.preprocessing import require_size
 from graft.errors import ConfigError, nearest
@@ -28,6 +29,9 @@ from graft.tasks.part_checks import check_parts, check_views
 
 COUNTED_WEIGHTS = ("balanced", "effective_number")
 """Values of loss.class_weights that are computed from the number of training images of each class."""
+
+COUNTED_POSITIVE = ("balanced",)
+"""The same of loss.positive_weights."""
 
 QUICKSTART = "graft train experiment=quickstart"
 
@@ -51,7 +55,7 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     Augment.of(plain(cfg.augment))
     check_parts(cfg)
     _metric_exists(cfg)
-    check_class_weights(cfg.loss.class_weights)
+    check_loss_weights(cfg)
     _freeze_schedule(cfg)
     _length(cfg)
     _validation(cfg)
@@ -75,40 +79,60 @@ def _data_source(cfg: TrainConfig) -> None:
     checked_group_pattern(cfg.data.group_pattern)
 
 
-def check_class_weights(weights: Any, classes: Sequence[str] | None = None) -> tuple[float, ...] | None:
-    """The weight of each of `classes` by loss.class_weights, where that names them; null where they are counted.
+def check_loss_weights(cfg: TrainConfig, classes: Sequence[str] | None = None) -> None:
+    """Refuse loss.class_weights and loss.positive_weights that are no weights, or of other classes.
 
     Args:
-        weights: null, one of `COUNTED_WEIGHTS`, a weight of each class, or weights by class name (of others: 1).
+        cfg: of the run.
         classes: names of the classes; null while they are not known.
+
+    Raises:
+        ConfigError: see `check_class_weights`.
+    """
+    check_class_weights(cfg.loss.class_weights, classes)
+    check_class_weights(cfg.loss.positive_weights, classes, "loss.positive_weights", COUNTED_POSITIVE)
+
+
+def check_class_weights(
+    weights: Any,
+    classes: Sequence[str] | None = None,
+    name: str = "loss.class_weights",
+    counted: Sequence[str] = COUNTED_WEIGHTS,
+) -> tuple[float, ...] | None:
+    """The weight of each of `classes` by the key `name`, where that names them; null where they are counted.
+
+    Args:
+        weights: null, one of `counted`, a weight of each class, or weights by class name (of others: 1).
+        classes: names of the classes; null while they are not known.
+        name: of the key, for messages.
+        counted: words for weights that are computed from the number of training images of each class.
 
     Raises:
         ConfigError: not numbers, or of other classes.
     """
-    if weights is None or weights in COUNTED_WEIGHTS:
+    if weights is None or weights in counted:
         return None
     if isinstance(weights, str):
-        one_of("loss.class_weights", weights, COUNTED_WEIGHTS)
+        one_of(name, weights, counted)
     named = {str(name): weight for name, weight in weights.items()} if isinstance(weights, Mapping) else None
     values = list(weights if named is None else named.values())
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise ConfigError(
-            f"loss.class_weights={weights}: must be {' or '.join(COUNTED_WEIGHTS)}, a number for each class, or some "
-            "by name, e.g. 'loss.class_weights={ants: 2, bees: 1}'."
+            f"{name}={weights}: must be {' or '.join(counted)}, a number for each class, or some by name, e.g. "
+            f"'{name}={{ants: 2, bees: 1}}'."
         )
     if classes is None:
         return None
     if named is None:
         if len(values) != len(classes):
             raise ConfigError(
-                f"loss.class_weights has {len(values)} values, but there are {len(classes)} classes: "
-                f"{', '.join(classes)}."
+                f"{name} has {len(values)} values, but there are {len(classes)} classes: {', '.join(classes)}."
             )
         return tuple(map(float, values))
-    for name in named:
-        if name not in classes:
-            raise ConfigError(f"loss.class_weights.{name}: the data set has no such class.{nearest(name, classes)}")
-    return tuple(float(named.get(name, 1.0)) for name in classes)
+    for each in named:
+        if each not in classes:
+            raise ConfigError(f"{name}.{each}: the data set has no such class.{nearest(each, classes)}")
+    return tuple(float(named.get(each, 1.0)) for each in classes)
 
 
 def _metric_exists(config: TrainConfig) -> None:
@@ -122,9 +146,10 @@ def _metric_exists(config: TrainConfig) -> None:
         if metric is None:
             continue
         name = metric.partition("/")[2]
-        measured = [f"{split}/{each}" for split in splits for each in (*ALWAYS, *parts)]
+        always = dict.fromkeys((*ALWAYS, *MULTI_LABEL.measured))  # the data decide which of them there are
+        measured = [f"{split}/{each}" for split in splits for each in dict.fromkeys((*always, *parts))]
         options = [each for each in (*parts, name) if (conf_dir() / "metrics" / f"{each}.yaml").is_file()]
-        if name in options and name not in parts:
+        if name in options and name not in (*parts, *always):
             chosen = name if options == [name] else f"[{','.join(options)}]"
             raise ConfigError(
                 f"{key}={metric}: not measured.{nearest(metric, measured)}\nTo measure it: metrics={chosen}"

@@ -16,25 +16,35 @@ from graft.config.commands import EvaluateConfig
 from graft.config.recorded import is_graft_view, is_library_part, require_trusted
 from graft.config.registration import plain
 from graft.config.schema import MetricsConfig, TrainConfig
+from graft.config.task import SINGLE_LABEL
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError, DataError
-from graft.learning.ensemble import Ensemble, log_mean_of_probabilities
-from graft.learning.inference import Inference, most_probable
+from graft.learning.ensemble import Ensemble
+from graft.learning.inference import Inference
 from graft.learning.losses import CROSS_ENTROPY, Loss
-from graft.learning.metrics import Scored, Scores, build_metrics
+from graft.learning.metrics import Scored, Scores, ScoresOfLabels, SplitScores, build_metrics
 from graft.learning.restore import Restored, from_file
 from graft.learning.views import View, build_views
-from graft.review.evaluation_tables import class_table, confusion_csv, member_table, most_confused, overall_table
-from graft.review.predictions import rank, writing
+from graft.review.evaluation_tables import (
+    class_table,
+    confusion_csv,
+    member_table,
+    most_confused,
+    overall_table,
+    table_of_labels,
+)
+from graft.review.predictions import writing
+from graft.review.ranking import ranked
 from graft.system.device import Device, inference_device
 from graft.system.files import sha256, write_atomically
 from graft.system.progress import progress_bar
 from graft.system.terminal import log_table
 from graft.tasks.build import loaders, objective_of
+from graft.tasks.follow_task import metrics_of_task
 from graft.tasks.locations import check_written
 from graft.tasks.recorded_data import (
     notes_on_changed_data,
@@ -105,16 +115,18 @@ def run(config: EvaluateConfig, checkpoints: Sequence[Path], overrides: Collecti
         folder: of the output.
 
     Returns:
-        The accuracy in [0, 1].
+        The accuracy in [0, 1]; with several labels per image the mean average precision.
 
     Raises:
-        ConfigError: see `Member.of`; or the networks have different classes.
+        ConfigError: see `Member.of`; or the networks have different classes or tasks.
     """
     members = [Member.of(checkpoint, config, overrides) for checkpoint in checkpoints]
-    first, ensemble = members[0], Ensemble([member.inference for member in members])
+    first, *others = members
+    ensemble = Ensemble([member.inference for member in members])
     evaluated = first.run
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
-    splits = open_splits(evaluated).relabelled(ensemble.classes)
+    task = ensemble.decisions.task
+    splits = open_splits(evaluated).relabelled(ensemble.classes).of_task(task)
     summaries = [summary_of_same_data(member.restored, evaluated, member.checkpoint) for member in members]
     loss, metrics, notes = run_metrics(evaluated, splits, first.restored.source, config)
     notes = [
@@ -130,9 +142,11 @@ def run(config: EvaluateConfig, checkpoints: Sequence[Path], overrides: Collecti
 
     unreadable = UnreadableImages(folder / "unreadable.jsonl") if evaluated.data.on_error == "skip" else None
     data = [data_module(evaluated, splits, config.split, each, unreadable) for each in ensemble.preparations]
-    scores = Scores(ensemble.classes, ensemble.device, loss, metrics)
-    scored, *alone = measure(ensemble, data, config.split, scores, folder / "predictions.csv", config.topk)
+    scores = scores_for(ensemble, ensemble.thresholds, loss, metrics)
+    single = [scores_for(ensemble, each, loss, metrics) for each in ensemble.members_thresholds] if others else []
+    scored, *alone = measure(ensemble, data, config.split, scores, single, folder / "predictions.csv", config.topk)
     result: dict[str, Any] = {
+        "task": task.name,
         **(first.described() if not alone else {}),
         "data": {"name": evaluated.data.name, "root": evaluated.data.root, "fingerprint": splits.fingerprint()},
         "split": config.split,
@@ -154,9 +168,26 @@ def run(config: EvaluateConfig, checkpoints: Sequence[Path], overrides: Collecti
         "versions": versions(),
     }
     write_atomically(folder / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-    write_atomically(folder / "confusion_matrix.csv", confusion_csv(ensemble.classes, scored.confusion).encode())
+    if scored.confusion is not None:
+        write_atomically(folder / "confusion_matrix.csv", confusion_csv(ensemble.classes, scored.confusion).encode())
     log_result(result, scored, ensemble.classes, folder)
-    return scored.overall["acc"]
+    return scored.overall[task.headline]
+
+
+def scores_for(
+    ensemble: Ensemble, thresholds: Sequence[float] | None, loss: Loss | None, metrics: Mapping[str, Metric]
+) -> SplitScores:
+    """Empty scores of the ensemble's task.
+
+    Args:
+        ensemble: the networks.
+        thresholds: of the labels; None with one class per image.
+        loss, metrics: of the run; each scores get their own copy of the metrics.
+    """
+    metrics = copy.deepcopy(dict(metrics))
+    if thresholds is None:
+        return Scores(ensemble.classes, ensemble.device, loss, metrics)
+    return ScoresOfLabels(ensemble.classes, ensemble.device, thresholds, loss, metrics)
 
 
 def notes_on_ensemble(members: Sequence[Member], splits: Splits, config: EvaluateConfig) -> list[str]:
@@ -175,7 +206,7 @@ def notes_on_ensemble(members: Sequence[Member], splits: Splits, config: Evaluat
 
 def refuse_many_classes(restored: Restored, checkpoint: Path) -> None:
     """Raise ConfigError for a network whose confusion matrix would not fit into memory."""
-    if len(restored.classes) > MOST_CLASSES:
+    if restored.task is SINGLE_LABEL and len(restored.classes) > MOST_CLASSES:
         raise ConfigError(
             f"{checkpoint}: has {len(restored.classes):,} classes; a confusion matrix has at most {MOST_CLASSES:,}.\n"
             "graft predict has no such limit."
@@ -229,16 +260,19 @@ def run_metrics(
             loss = objective_of(run, splits).loss
     except ConfigError as error:
         notes.append(f"{config.split}/loss is the cross-entropy, not the run's loss. {error}")
-    requested = config.metrics.parts()
+    task = splits.task
+    chosen, more = metrics_of_task(config.metrics, task)
+    notes += more
+    requested = chosen.parts()
     for name, node in run.metrics.parts().items():
         if name in requested:
             continue
         try:
             _demand(f"metrics.{name}", node, source, config.trust)
-            metrics |= build_metrics(MetricsConfig.of({name: node}), len(splits.classes))
+            metrics |= build_metrics(MetricsConfig.of({name: node}), len(splits.classes), task)
         except ConfigError as error:
             notes.append(f"no {config.split}/{name}. {error}")
-    return loss, metrics | build_metrics(config.metrics, len(splits.classes)), notes
+    return loss, metrics | build_metrics(chosen, len(splits.classes), task), notes
 
 
 def _demand(key: str, node: Mapping[str, Any], source: str, trust: Sequence[str]) -> None:
@@ -265,7 +299,13 @@ def data_module(
 
 
 def measure(
-    ensemble: Ensemble, data: Sequence[TrainingData], split: str, scores: Scores, output: Path, topk: int
+    ensemble: Ensemble,
+    data: Sequence[TrainingData],
+    split: str,
+    scores: SplitScores,
+    single: Sequence[SplitScores],
+    output: Path,
+    topk: int,
 ) -> list[Scored]:
     """Predict every image of a split, write each prediction to `output`, and score them.
 
@@ -274,6 +314,7 @@ def measure(
         data: the images in each preprocessing of the ensemble.
         split: "train", "val", "test" or "all".
         scores: of the ensemble, empty.
+        single: the same of each of its networks; empty for one network.
         output: a CSV file.
         topk: number of classes of each image in it.
 
@@ -285,7 +326,6 @@ def measure(
     """
     part = "val" if split == "val" else "test"
     images = data[0].splits.parts()[part]
-    single = [copy.deepcopy(scores) for _ in ensemble.members] if len(ensemble.members) > 1 else []
     with (
         explaining_worker_failures(),
         progress_bar("images", len(images)) as bar,
@@ -301,13 +341,12 @@ def measure(
                 continue
             labels = batch.labels.to(ensemble.device)
             each_logits = ensemble.member_logits([batch.images, *(each.images for each in others)])
-            logits = log_mean_of_probabilities(each_logits)
+            logits = ensemble.decisions.logits_of_mean(each_logits)
             scores.update(logits, labels)
             for own, own_logits in zip(single, each_logits if single else [], strict=True):
                 own.update(own_logits, labels)
-            probabilities, best = most_probable(logits, topk)
             names = [images.names[index] for index in batch.indices.tolist()]
-            for each in rank(names, probabilities.tolist(), best.tolist(), scores.classes, batch.labels.tolist()):
+            for each in ranked(ensemble, names, logits, topk, batch.labels):
                 write(each)
     return [scores.compute(), *(own.compute() for own in single)]
 
@@ -316,7 +355,7 @@ def scores_by_name(split: str, classes: Sequence[str], scored: Scored) -> dict[s
     """The scores of evaluation.json: "metrics" under their usual names, and "classes" with the scores of each."""
     by_class = dict(zip(classes, scored.classes, strict=True))
     metrics = {f"{split}/{name}": value for name, value in (scored.overall | scored.configured).items()}
-    metrics |= {f"{split}/acc/{name}": score.recall for name, score in by_class.items() if score.recall is not None}
+    metrics |= {f"{split}/{name}": value for name, value in scored.by_class.items()}
     return {"metrics": metrics, "classes": {name: dataclasses.asdict(score) for name, score in by_class.items()}}
 
 
@@ -328,13 +367,13 @@ def recorded_metrics(
         return {}
     tested = Path(summary.get("checkpoint") or "").name == checkpoint.name
     known = restored.metrics if split == "val" else summary["metrics"] if split == "test" and tested else {}
-    names = (f"{split}/{name}" for name in ("loss", "acc", *scored.configured))
-    return {name: known[name] for name in names if name in known}
+    names = (f"{split}/{name}" for name in ("loss", *restored.task.measured, *scored.configured))
+    return {name: known[name] for name in dict.fromkeys(names) if name in known}
 
 
 def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str], folder: Path) -> None:
     """Log the metrics as tables."""
-    count, device = sum(score.images for score in scored.classes), result["device"]
+    count, device = scored.images, result["device"]
     title = f"{count:,} {result['split']} images of {result['data']['name']}"
     members = result.get("members", [])
     if members:
@@ -348,9 +387,12 @@ def log_result(result: Mapping[str, Any], scored: Scored, classes: Sequence[str]
         log_table(member_table({name: [row[key] for key in names] for name, row in rows.items()}, names))
     else:
         log_table(overall_table(scored.overall | scored.configured))
-    log_table(class_table(result["classes"]))
-    if mistakes := most_confused(classes, scored.confusion):
-        log.info("most often confused  %s", mistakes)
+    if scored.confusion is None:
+        log_table(table_of_labels(result["classes"]))
+    else:
+        log_table(class_table(result["classes"]))
+        if mistakes := most_confused(classes, scored.confusion):
+            log.info("most often confused  %s", mistakes)
     recorded = result["run"]
     if recorded:
         pairs = [(result["metrics"][name], value) for name, value in recorded.items()]

@@ -17,7 +17,7 @@ from graft.config.registration import typed
 from graft.data.images import ImageSet
 from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
-from graft.export.format import Format, build_formats
+from graft.export.format import Format, build_formats, decisions_of_network
 from graft.learning.checkpoints import checkpoint_file
 from graft.system.files import require_writable, safe_name, sha256, write_atomically, writing_folder_atomically
 from graft.system.folder_lock import output_folder
@@ -90,11 +90,12 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
             text = json.dumps(description(network, form, file, verification, checkpoint), indent=2, ensure_ascii=False)
             write_atomically(file.with_name(f"{file.name}.json"), f"{text}\n".encode())
         log.info(
-            "%s  %.1f MB  %d images: logits within %.1g, the same class for all  (%.1f s)",
+            "%s  %.1f MB  %d images: logits within %.1g, the same %s for all  (%.1f s)",
             output / file.name,
             (output / file.name).stat().st_size / 1e6,
             verification.images,
             verification.largest_difference,
+            "class" if restored.thresholds is None else "labels",
             time.perf_counter() - started,
         )
 
@@ -149,6 +150,7 @@ def description(
             "values": BYTES if network.preprocess else FLOATS,
         },
         "output": {"name": "logits", "shape": ["batch", len(restored.classes)]},
+        **decisions_of_network(restored),
         **restored.preprocessing.to_dict(),
         "checked": dataclasses.asdict(verification),
         "checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)},

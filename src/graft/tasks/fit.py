@@ -26,10 +26,10 @@ from graft.learning.callbacks.time_budget import TimeBudget
 from graft.learning.checkpoints import BEST, PREVIOUS, read_checkpoint, resume_point
 from graft.learning.distributed import launch
 from graft.learning.loggers import build_loggers, finishing, log_best, log_choices
-from graft.learning.module import EVALUATED, TransferModule
+from graft.learning.module import EVALUATED, TransferModule, thresholds_in
 from graft.learning.pruning import PRUNED
 from graft.learning.views import IDENTITY, variants_of, with_margin
-from graft.review.evaluation_tables import accuracy_table
+from graft.review.evaluation_tables import table_of_test
 from graft.review.layers import layer_table, parameter_table
 from graft.review.training_review import Review, RunChoices, build_figures
 from graft.system.allocator import reuse_freed_memory
@@ -38,8 +38,9 @@ from graft.system.gpu_memory import explaining_out_of_memory
 from graft.system.terminal import log_table
 from graft.tasks.batch_size import resolve_batch_size
 from graft.tasks.build import Experiment, assemble, loaders, parameters_of
-from graft.tasks.checks import check_class_weights
+from graft.tasks.checks import check_loss_weights
 from graft.tasks.data import available_data
+from graft.tasks.follow_task import adapted
 from graft.tasks.resume import Resumption, remove_earlier_attempt
 from graft.tasks.run import Run
 from graft.tasks.trainer import build_trainer, check_trainer_arguments, silence_lightning
@@ -277,7 +278,8 @@ def build(config: TrainConfig, folder: Path) -> tuple[Experiment, pl.Trainer]:
             "Set trainer.devices=1, or use graft.train, which starts the others."
         )
     splits = available_data(config)
-    check_class_weights(config.loss.class_weights, splits.classes)
+    splits = adapted(config, splits)
+    check_loss_weights(config, splits.classes)
     callbacks, loggers = refusable_callbacks(config, folder), build_loggers(config.logger, folder)
     experiment = build_experiment(config, splits, device, folder, splits.fingerprint())
     if data_for_test(experiment) is not experiment.data:
@@ -360,7 +362,7 @@ UNDERFITTING = 0.1
 
 def notes_on_underfitting(augment: AugmentConfig, metrics: Mapping[str, float]) -> list[str]:
     """A note if augmented training images are much harder than those of validation; MixUp's labels have no accuracy."""
-    trained, validated = metrics.get("train/acc"), metrics.get("val/acc")
+    trained, validated = metrics.get("train/acc"), metrics.get("val/acc")  # thresholds of several labels differ
     if trained is None or validated is None or augment == AugmentConfig() or augment.mixup or augment.cutmix:
         return []
     if validated - trained <= UNDERFITTING:
@@ -405,7 +407,7 @@ def conclude(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
         logger.finalize("success")
     module = training.experiment.module
     if module.test_counts is not None:
-        log_table(accuracy_table(module.classes, module.test_counts))
+        log_table(table_of_test(module.classes, module.test_counts))
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.count("/") == 1))
     unreadable = training.experiment.data.unreadable
     for note in unreadable.notes() if unreadable else []:
@@ -422,6 +424,7 @@ def summary_of(training: Training, metrics: dict[str, float]) -> dict[str, Any]:
     return {
         **({"status": PRUNED} if training.pruned else {}),
         "metrics": metrics,
+        **({"thresholds": dict(zip(module.classes, module.thresholds, strict=True))} if module.thresholds else {}),
         "epochs": training.trainer.current_epoch,
         "best_epoch": read_checkpoint(training.best)["epoch"] + 1,
         "images_per_second": throughput.images_per_second,
@@ -456,6 +459,7 @@ def load_best(module: TransferModule, best: Path) -> dict[str, float]:
     """Load the weights of the best checkpoint; returns the metrics that were recorded with them."""
     checkpoint = read_checkpoint(best)
     module.load_state_dict(checkpoint["state_dict"])
+    module.thresholds = thresholds_in(checkpoint)
     return dict(checkpoint["graft"]["metrics"])
 
 

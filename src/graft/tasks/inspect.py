@@ -14,6 +14,7 @@ from graft.config.registration import plain as plain_config
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
 from graft.data.augment import Augment
+from graft.data.labels import has_class
 from graft.data.loading import checked_group_pattern, undivided
 from graft.data.sources import check_source, checked_name, source_arguments
 from graft.errors import ConfigError, DataError
@@ -173,7 +174,7 @@ def write_sheets(inspection: Inspection, folder: Path, classes: int, pictures: i
     names = list(enumerate(inspection.collection.classes))[:classes]
     with progress_bar("contact sheets", len(names)) as bar:
         for label, name in names:
-            own = readable[images.labels[readable] == label]
+            own = readable[has_class(images.labels[readable], label)]
             parts = {
                 part: own[inspection.collection.part[own] == number].tolist()
                 for number, part in enumerate(inspection.collection.parts)

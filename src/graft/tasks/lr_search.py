@@ -21,8 +21,9 @@ from graft.system.device import choose_device
 from graft.system.files import write_atomically
 from graft.system.gpu_memory import explaining_out_of_memory
 from graft.system.progress import progress_bar
-from graft.tasks.checks import check_class_weights
+from graft.tasks.checks import check_loss_weights
 from graft.tasks.fit import build_experiment, log_plan
+from graft.tasks.follow_task import adapted
 from graft.tasks.run import versions
 from graft.tasks.trainer import build_trainer, check_trainer_arguments, silence_lightning
 
@@ -88,7 +89,8 @@ def search(config: LrFindConfig, splits: Splits, folder: Path) -> Curve:
             "N devices, a batch is N times as large: give data.batch_size accordingly."
         )
     check_trainer_arguments(config.trainer)
-    check_class_weights(config.loss.class_weights, splits.classes)
+    splits = adapted(config, splits)
+    check_loss_weights(config, splits.classes)
     experiment = build_experiment(config, splits, device, folder, None)
     log_plan(experiment.module.plan, config, device)
     for note in experiment.notes:

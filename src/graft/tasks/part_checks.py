@@ -11,11 +11,18 @@ from graft.errors import ConfigError
 SUPPLIED = {
     "optimizer": ("params", "fused"),
     "scheduler": ("optimizer", "length", "mode"),
-    "loss": ("weight", "class_counts"),
-    "metrics": ("num_classes", "task"),
+    "loss": ("weight", "pos_weight", "class_counts"),
+    "metrics": ("num_classes", "num_labels", "task"),
     "logger": ("folder", "save_dir", "resume_step"),
 }
 """The arguments that Graft supplies to the parts of a group, where they take them."""
+
+
+WEIGHTS_OF_LOSS = {
+    "class_weights": ("weight", "cross_entropy"),
+    "positive_weights": ("pos_weight", "binary_cross_entropy"),
+}
+"""Key of the group loss -> the argument of a loss that it becomes, and an option that takes it."""
 
 
 def check_parts(cfg: TrainConfig) -> None:
@@ -42,11 +49,12 @@ def check_parts(cfg: TrainConfig) -> None:
             f"optimizer.weight_decay={cfg.optimizer.weight_decay}: {optimizer} has no weight decay.\n"
             "Set optimizer.weight_decay=0."
         )
-    if cfg.loss.class_weights is not None and not accepts(str(cfg.loss._target_), "weight"):
-        raise ConfigError(
-            f"loss.class_weights={cfg.loss.class_weights}: {cfg.loss._target_} takes no argument `weight`.\n"
-            "Set loss.class_weights=null, or choose a loss with class weights, e.g. loss=cross_entropy."
-        )
+    for key, (argument, option) in WEIGHTS_OF_LOSS.items():
+        if (weights := getattr(cfg.loss, key)) is not None and not accepts(str(cfg.loss._target_), argument):
+            raise ConfigError(
+                f"loss.{key}={weights}: {cfg.loss._target_} takes no argument `{argument}`.\n"
+                f"Set loss.{key}=null, or choose a loss with {key.replace('_', ' ')}, e.g. loss={option}."
+            )
     if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
         raise ConfigError(
             f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum or 0:g} disagree: Nesterov's step "

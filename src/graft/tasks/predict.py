@@ -21,7 +21,7 @@ from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_files
 from graft.models.class_names import class_names
 from graft.models.configured import recipe_of
-from graft.review.predictions import Prediction, format_of, prediction_table, rank, writing
+from graft.review.predictions import Prediction, format_of, prediction_table, writing
 from graft.system import downloads
 from graft.system.cpu import available_cores
 from graft.system.escaping import say
@@ -176,7 +176,8 @@ class Predictor:
         return [transform(image) for transform in self._transforms]
 
     def predict(self, images: Images, topk: int | None = None) -> list[Prediction]:
-        """The most probable classes of each image, the most probable first.
+        """The most probable classes of each image, the most probable first; with several labels per image
+        `LabelPrediction`s, whose `labels` are the predicted ones.
 
         Args:
             images: one or several of: a path (a file, a folder at any depth, a pattern), a PIL image, a uint8 array
@@ -203,7 +204,7 @@ class Predictor:
         """Each picture with its prediction, or with the reason why it cannot be read, in order."""
         import torch
 
-        from graft.learning.inference import most_probable
+        from graft.review.ranking import ranked
 
         count = min(self.topk if topk is None else topk, len(self.classes))
         ahead = 2 * self.batch_size + self._workers
@@ -212,13 +213,12 @@ class Predictor:
             while batch := list(itertools.islice(read, self.batch_size)):
                 names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
                 images = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-                ranked: Iterator[Prediction] = iter(())
+                predictions: Iterator[Prediction] = iter(())
                 if images:
                     batches = [torch.stack(batch) for batch in zip(*images, strict=True)]
-                    probabilities, best = most_probable(self._ensemble(batches), count)
-                    ranked = rank(names, probabilities.tolist(), best.tolist(), self.classes)
+                    predictions = ranked(self._ensemble, names, self._ensemble(batches), count)
                 for picture, pixels in batch:
-                    yield picture, pixels if isinstance(pixels, DataError) else next(ranked)
+                    yield picture, pixels if isinstance(pixels, DataError) else next(predictions)
 
 
 def _inputs(images: Any) -> Iterator[str | InMemory]:

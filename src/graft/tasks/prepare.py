@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.config.registration import plain, typed
+from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.errors import ConfigError
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, replace_damaged_checkpoint, resume_point
@@ -124,7 +124,7 @@ def find_resumption(config: TrainConfig, overrides: Sequence[str], folder: Path)
     if checkpoint is None:
         return None
     with garbage_collection_paused():  # reading the checkpoint imports torch
-        resumption = open_resumption(plain(config), checkpoint, overrides)
+        resumption = open_resumption(config, checkpoint, overrides)
     return resumption.with_note(note) if note else resumption
 
 

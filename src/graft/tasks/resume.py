@@ -1,5 +1,6 @@
 """Compares the checkpoint that a run resumes from with its configuration and data, before anything is written."""
 
+import copy
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from graft.config.registration import plain
 from graft.config.resuming import compare
 from graft.config.schema import TrainConfig
 from graft.config.targets import TARGET
+from graft.config.task import SINGLE_LABEL, TASKS
 from graft.errors import ConfigError, DataError, TrainingError, listed
 from graft.learning.checkpoints import BEST, LAST, PREVIOUS, Progress, best_of, progress_of, read_checkpoint
 from graft.learning.run_files import EVENTS, METRICS, PICTURES, TRACKERS
 from graft.system.files import writing_atomically
 from graft.tasks.command_checks import overridden_keys
+from graft.tasks.follow_task import follow_task
 from graft.tasks.run import read_summary
 
 if TYPE_CHECKING:
@@ -92,11 +96,11 @@ class Resumption:
                 _copy(file, folder / file.relative_to(source.parent))
 
 
-def open_resumption(plain: Mapping[str, Any], checkpoint: Path, overrides: Sequence[str]) -> Resumption:
+def open_resumption(config: TrainConfig, checkpoint: Path, overrides: Sequence[str]) -> Resumption:
     """Compare a checkpoint with the configuration of the run that is to resume from it.
 
     Args:
-        plain: the configuration, settled, as plain containers.
+        config: settled; not changed.
         checkpoint: a last.ckpt, as a rule.
         overrides: of the command line.
 
@@ -112,19 +116,21 @@ def open_resumption(plain: Mapping[str, Any], checkpoint: Path, overrides: Seque
             f"resume={checkpoint}: it holds weights and no state of the optimizer, so no run can continue from it.\n"
             f"{instead}model.weights={checkpoint} begins a new run with its weights."
         )
+    config = copy.deepcopy(config)
     with _naming_malformed(checkpoint):
-        return _compared(plain, checkpoint, content, overrides)
+        follow_task(config, TASKS.get(content["graft"].get("task"), SINGLE_LABEL))
+        return _compared(plain(config), checkpoint, content, overrides)
 
 
 def _compared(
-    plain: Mapping[str, Any], checkpoint: Path, content: Mapping[str, Any], overrides: Sequence[str]
+    current: Mapping[str, Any], checkpoint: Path, content: Mapping[str, Any], overrides: Sequence[str]
 ) -> Resumption:
     _refuse_older_version(content["graft"]["config"], checkpoint)
     progress = progress_of(content)
     run = read_summary(checkpoint.parent.parent)
     effects, free = compare(
         _complete(content["graft"]["config"]),
-        plain,
+        current,
         overridden_keys(overrides),
         epochs=progress.epochs,
         within_epoch=progress.within_epoch,
@@ -133,7 +139,7 @@ def _compared(
     )
     _require_best(checkpoint, content, progress, effects)
     if run.get("status") not in ("interrupted", "failed"):
-        _require_more(plain, content["graft"]["config"], progress, run.get("status"))
+        _require_more(current, content["graft"]["config"], progress, run.get("status"))
     return Resumption(
         checkpoint=checkpoint,
         classes=tuple(content["graft"]["classes"]),
@@ -202,9 +208,11 @@ def _require_best(checkpoint: Path, content: Mapping[str, Any], progress: Progre
         )
 
 
-def _require_more(plain: Mapping[str, Any], before: Mapping[str, Any], progress: Progress, status: str | None) -> None:
+def _require_more(
+    current: Mapping[str, Any], before: Mapping[str, Any], progress: Progress, status: str | None
+) -> None:
     """Refuse to resume a finished run with nothing left to train; an unfinished one may still need its test."""
-    trainer, patience = plain["trainer"], plain["callbacks"]["early_stopping"]
+    trainer, patience = current["trainer"], current["callbacks"]["early_stopping"]
     done = {"max_epochs": progress.epochs, "max_steps": progress.steps}
     for key, count in done.items():
         if 0 < trainer[key] <= count:

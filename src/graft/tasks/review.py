@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from graft.learning.callbacks.keep_predictions import columns_of, sorted_predictions
+from graft.learning.callbacks.keep_predictions import columns_of, label_columns_of, sorted_predictions
 from graft.learning.checkpoints import read_checkpoint
 from graft.learning.inference import Inference
 from graft.learning.restore import from_checkpoint
@@ -39,10 +39,17 @@ def review(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> EvaluatedI
     data = data_module(run, splits, part, restored.preprocessing)
     loader = "val" if part == "val" else "test"  # the part of `data_module` that holds the images
     with inference.many():
-        rows = [columns_of(inference(batch.images), batch, 0) for batch in data.eval_loader(loader)]
+        rows = [
+            columns_of(inference(batch.images), batch, 0)
+            if restored.thresholds is None
+            else label_columns_of(inference(batch.images), batch, len(batch.labels))
+            for batch in data.eval_loader(loader)
+        ]
     columns = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
     no_features = {"features": torch.zeros(0, 0), "feature_indices": torch.zeros(0)}
-    predictions = sorted_predictions(columns | no_features, step=content["global_step"], epoch=content["epoch"])
+    predictions = sorted_predictions(
+        columns | no_features, step=content["global_step"], epoch=content["epoch"], thresholds=restored.thresholds
+    )
     return EvaluatedImages(
         predictions, part, restored.classes, splits.parts()[part].names, lambda index: data.picture(loader, index)
     )

@@ -24,8 +24,9 @@ from graft.system.gpu import require_gpu
 from graft.system.signals import STOP
 from graft.system.slurm import first_task
 from graft.system.startup import garbage_collection_paused
-from graft.tasks.checks import check_class_weights, settle
+from graft.tasks.checks import check_loss_weights, settle
 from graft.tasks.data import available_data
+from graft.tasks.follow_task import adapted
 from graft.tasks.locations import check_locations
 from graft.tasks.prepare import PreparedRun, claimed, find_resumption, prepare, resume_when_queued_again
 from graft.tasks.run import Run
@@ -99,11 +100,15 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 splits = available_data(config)
                 if resumption is not None:
                     resumption.require_data(splits)
-            check_class_weights(config.loss.class_weights, splits.classes)
+            splits = adapted(config, splits)
+            run.summary["config"] = choices(plain(config), command.picked)
+            run.summary["higher_is_better"] = known_directions(config.metrics.parts())
+            check_loss_weights(config, splits.classes)
             log.info("data  %s", data_line(splits))
             from graft.tasks import fit  # imports torch and Lightning, now that every check has passed
 
         run.summary |= {
+            "task": splits.task.name,
             "classes": list(splits.classes),
             "data": run.summary["data"]
             | {

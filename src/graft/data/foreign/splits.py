@@ -9,6 +9,7 @@ from typing import Any, overload
 from PIL import Image
 
 from graft.config.targets import TARGET
+from graft.config.task import SINGLE_LABEL, Task
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
@@ -85,6 +86,12 @@ class ModuleSplits(Splits):
     uint8: bool = True
     arguments: str = ""
     module: Any = field(default=None, compare=False, repr=False)
+
+    def of_task(self, task: Task) -> "ModuleSplits":
+        """The same data; raises DataError for a network of several labels."""
+        if task is not SINGLE_LABEL:
+            raise DataError(f"data.{TARGET}={self.target}: has one label per image, and the network is for several.")
+        return self
 
     def part(self, name: str) -> ImageSet:
         """The validation or test part.

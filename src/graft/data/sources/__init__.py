@@ -177,8 +177,8 @@ def check_source(source: str, arguments: Mapping[str, Any]) -> ResolvedSource:
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
     """Refuse a value of a wrong type for an argument annotated with int, float, str, bool or None."""
-    allowed = tuple(kind for kind in (get_args(annotation) or (annotation,)) if isinstance(kind, type))
-    if not allowed or not set(allowed) <= {int, float, str, bool, type(None)}:
+    allowed = get_args(annotation) or (annotation,)
+    if not set(allowed) <= {int, float, str, bool, type(None)}:
         return
     fits = isinstance(value, allowed) or (float in allowed and isinstance(value, int))
     if not fits or (isinstance(value, bool) and bool not in allowed):

@@ -4,7 +4,6 @@ import itertools
 import os
 import posixpath
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from graft.data.images import ImageSet
+from graft.data.labels import Labels, multi_hot
 from graft.data.layout import (
     CONTRADICTION,
     NO_FILE,
@@ -26,6 +26,7 @@ from graft.data.layout import (
 )
 from graft.data.named_files import NamedFiles
 from graft.data.packed import Packed
+from graft.data.row_labels import RowLabels, labels_of_rows
 from graft.data.sources.base import Source
 from graft.data.table_columns import (
     IMAGE_COLUMNS,
@@ -63,6 +64,7 @@ def load(
     split_column: str | bool | None = None,
     group_column: str | bool | None = None,
     label_separator: str | None = None,
+    label_columns: list[str] | None = None,
     delimiter: str | None = None,
     encoding: str = "utf-8",
     header: bool = True,
@@ -71,7 +73,8 @@ def load(
 ) -> Source:
     """Read the images that a table lists.
 
-    Labels are the text of their cells. The order of the rows does not matter.
+    Labels are the text of their cells. The order of the rows does not matter. An image has several labels (or none) if
+    `label_separator` or `label_columns` is given, or the column of labels is of lists in Parquet.
 
     Args:
         root: folder that relative paths start from.
@@ -82,28 +85,33 @@ def load(
         group_column: column of what must not be in two splits, e.g. the patient; false: none. Null columns are
             recognised by their names.
         label_separator: what separates several labels of one image.
+        label_columns: columns of 0 and 1 (or true and false, yes and no, 1 and -1), one for each label.
         delimiter, encoding, header: of a text file, see `graft.data.tables.open_table`.
         test_fraction: fraction of each class to test on where no row is a val or test image, in (0, 1).
         split_seed: seed of that draw.
 
     Raises:
         ConfigError: a column that does not exist (names the nearest) or cannot be recognised, or a value out of range.
-        DataError: the file cannot be read, no row has a file, a URL instead of a path, an unknown split, or several
-            labels of one image.
+        DataError: the file cannot be read, no row has a file, a URL instead of a path, an unknown split, or a one-hot
+            column with other values.
     """
     if not 0 < test_fraction < 1:
         raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
     require_text_options(delimiter, encoding)
     file = _table_file(table, root)
     opened = open_table(file, delimiter=delimiter, encoding=encoding, header=header)
-    chosen, notes = choose_columns(opened, image_column, label_column, split_column, group_column)
-    columns = opened.read(list(dict.fromkeys(name for name in vars(chosen).values() if name is not None)))
-    records, unused = _records(columns, chosen, root, file, label_separator)
+    chosen, notes = choose_columns(opened, image_column, label_column, split_column, group_column, label_columns)
+    columns = opened.read(chosen.names)
+    labels = labels_of_rows(columns, chosen, file, label_separator)
+    records, unused = _records(columns, chosen, root, file, labels)
     if not records:
         raise DataError(_no_images(file, root, columns, chosen, unused))
-    _require_single_labels(records, file)
-    classes = _class_order({record.labels[0] for record in records})
-    parts = {split: _image_set([each for each in records if each.split == split], classes) for split in SPLIT_NAMES}
+    notes += labels.notes
+    classes = labels.classes or _class_order({label for record in records for label in record.labels})
+    parts = {
+        split: _image_set([each for each in records if each.split == split], classes, labels.several)
+        for split in SPLIT_NAMES
+    }
     published = {split: images for split, images in parts.items() if len(images)}
     if "train" not in published:
         raise DataError(f"data.table={file}: column {chosen.split} has no train rows, only {', '.join(published)}.")
@@ -165,7 +173,7 @@ class _Record:
     Attributes:
         name: POSIX path relative to the root.
         path: of the file.
-        labels: at least one.
+        labels: exactly one, unless images have several.
         split: "train", "val" or "test".
         group: "" for none.
         row: where it is in the table.
@@ -184,7 +192,7 @@ class _Record:
 
 
 def _records(
-    columns: Columns, chosen: ChosenColumns, root: Path, file: Path, separator: str | None
+    columns: Columns, chosen: ChosenColumns, root: Path, file: Path, found_labels: RowLabels
 ) -> tuple[list[_Record], list[tuple[str, str]]]:
     """(images, (row, reason) of what is not used)."""
     files = NamedFiles(root)
@@ -203,10 +211,18 @@ def _records(
                 "their file names into the table."
             )
         name, path = files.find(cell)
-        labels = _labels(columns.cells[chosen.label][number], separator)
+        labels = found_labels.rows[number]
         split = "train" if splits is None else splits[number]
         group = "" if chosen.group is None else _text(columns.cells[chosen.group][number])
-        reason = NO_FILE if path is None else NO_LABEL if not labels else NO_SPLIT if not split else None
+        reason = (
+            NO_FILE
+            if path is None
+            else NO_LABEL
+            if not (labels or found_labels.several)
+            else NO_SPLIT
+            if not split
+            else None
+        )
         if path is None or reason is not None:
             unused.append((f"{name} ({row})", str(reason)))
             continue
@@ -234,13 +250,6 @@ def _text(cell: str | tuple[str, ...]) -> str:
     return cell if isinstance(cell, str) else " ".join(cell)
 
 
-def _labels(cell: str | tuple[str, ...], separator: str | None) -> tuple[str, ...]:
-    """The different labels in a cell, in their order."""
-    parts: Iterable[str] = cell if isinstance(cell, tuple) else cell.split(separator) if separator else [cell]
-    labels = (unicodedata.normalize("NFC", part.strip()) for part in parts)
-    return tuple(dict.fromkeys(label for label in labels if label))
-
-
 def _splits(cells: Sequence[str | tuple[str, ...]], column: str, file: Path) -> list[str]:
     """The split of each row, "" for an empty cell; raises DataError for an unknown word."""
     values = Counter(map(_text, cells))
@@ -259,17 +268,6 @@ def _splits(cells: Sequence[str | tuple[str, ...]], column: str, file: Path) -> 
 # Results
 
 
-def _require_single_labels(records: Sequence[_Record], file: Path) -> None:
-    several = [record for record in records if len(record.labels) > 1]
-    if several:
-        example = several[0]
-        raise DataError(
-            f"data.table={file}: {len(several):,} images have several labels, e.g. {example.name} "
-            f"({example.row}: {', '.join(example.labels)}); one per image is supported.\n"
-            "Keep one label in each row; without data.label_separator the whole cell is one label."
-        )
-
-
 def _class_order(labels: Iterable[str]) -> tuple[str, ...]:
     """The classes, sorted; in the order of their values if all are integers, so that 10 follows 9."""
     ordered = sorted(labels)
@@ -277,14 +275,19 @@ def _class_order(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(ordered, key=int) if numbers else ordered)
 
 
-def _image_set(records: Sequence[_Record], classes: Sequence[str]) -> ImageSet:
-    """The images by class and then by name, as `read_class_folders` sorts them."""
+def _image_set(records: Sequence[_Record], classes: Sequence[str], several: bool) -> ImageSet:
+    """The images by class and then by name, as `read_class_folders` sorts them; with several labels by name."""
     index = {name: label for label, name in enumerate(classes)}
-    rows = sorted((index[record.labels[0]], record.name, record.path) for record in records)
+    if several:
+        records = sorted(records, key=lambda record: record.name)
+        labels: Labels = multi_hot([[index[label] for label in record.labels] for record in records], len(classes))
+    else:
+        records = sorted(records, key=lambda record: (index[record.labels[0]], record.name, record.path))
+        labels = np.array([index[record.labels[0]] for record in records], dtype=np.int64)
     return ImageSet(
-        names=Packed.of((name for _, name, _ in rows), str),
-        labels=np.array([label for label, _, _ in rows], dtype=np.int64),
-        paths=Packed.of((path for _, _, path in rows), Path),
+        names=Packed.of((record.name for record in records), str),
+        labels=labels,
+        paths=Packed.of((record.path for record in records), Path),
     )
 
 

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.text import Text
 
+from graft.config.task import MULTI_LABEL, SINGLE_LABEL
 from graft.learning.compat import OneBasedProgressBar
 from graft.system.escaping import printable
 
@@ -65,8 +66,9 @@ def epoch_of(trainer: pl.Trainer) -> str:
 
 
 def shown_metrics(results: Mapping[str, float]) -> str:
-    """Loss and accuracy of training and validation, as far as they are known."""
-    names = ("train/loss", "train/acc", "val/loss", "val/acc")
+    """Loss and accuracy (with several labels micro F1 and mAP) of training and validation, as far as they are known."""
+    task = MULTI_LABEL if f"val/{MULTI_LABEL.headline}" in results else SINGLE_LABEL
+    names = ("train/loss", f"train/{task.training}", "val/loss", f"val/{task.headline}")
     return "  ".join(f"{name} {results[name]:.4f}" for name in names if name in results)
 
 

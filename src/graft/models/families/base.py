@@ -25,15 +25,21 @@ class Constructor:
         library: the package to import: "torchvision", "timm", "graft" or a user's.
         line: the Python expression that makes it.
         make: the same, called.
+        removed: names of modules that are replaced by the identity after that.
     """
 
     library: str
     line: str
     make: Callable[[], "nn.Module"]
+    removed: tuple[str, ...] = ()
 
     def filled(self, weights: "Mapping[str, Tensor]") -> "nn.Module":
         """The library's network with these weights, in evaluation mode."""
+        from torch import nn
+
         network = self.make()
+        for name in self.removed:
+            network.set_submodule(name, nn.Identity())
         network.load_state_dict(weights)
         return network.eval()
 
@@ -139,6 +145,10 @@ class ModelFamily(Protocol):
 
     def classifier(self, network: "nn.Module") -> tuple[str, ...]:
         """Names of the modules between trunk and head, which a file of the trunk's weights may lack."""
+        return ()
+
+    def bounds(self, network: "nn.Module") -> tuple[str, ...]:
+        """Names of modules above the head that keep logits from being negative; none by default."""
         return ()
 
     def auxiliary(self, network: "nn.Module") -> tuple[str, ...]:

@@ -174,6 +174,9 @@ class Torchvision(ModelFamily):
     def classifier(self, network: "nn.Module") -> tuple[str, ...]:
         return CLASSIFIERS.get(type(network).__name__, ())
 
+    def bounds(self, network: "nn.Module") -> tuple[str, ...]:
+        return BOUNDS.get(type(network).__name__, ())
+
     def auxiliary(self, network: "nn.Module") -> tuple[str, ...]:
         return AUXILIARIES.get(type(network).__name__, ())
 
@@ -257,6 +260,9 @@ def _reset_squeezenet_head(layer: "nn.Module") -> None:
         nn.init.normal_(layer.weight, 0.0, 0.01)  # type: ignore[arg-type]
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
+
+BOUNDS = {"SqueezeNet": ("classifier.2",)}
+"""Class of network -> the ReLU after its head: softmax does not mind it, but no sigmoid would be below one half."""
 
 RESETS: dict[str, Callable[["nn.Module"], None]] = {"SqueezeNet": _reset_squeezenet_head}
 """Class of network -> how its head is re-initialised; the others as a new layer is."""

@@ -6,7 +6,7 @@ are read with `weights_only=True`: a file contains tensors and plain values, nev
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -45,6 +45,7 @@ class WeightsReport:
         preprocessing: of the images that the weights were trained on; None for random weights.
         classes: names of the classes of their head, where known.
         notes: for the user, one sentence each.
+        decisions: task and thresholds that a file of Graft records, as unchecked values.
     """
 
     source: str
@@ -54,6 +55,7 @@ class WeightsReport:
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    decisions: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_weights(
@@ -121,6 +123,7 @@ def load_weights(
         preprocessing=card.preprocessing,
         classes=card.classes,
         notes=tuple(notes),
+        decisions=source.decisions,
     )
 
 

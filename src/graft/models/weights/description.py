@@ -21,7 +21,7 @@ def description_file(file: Path) -> Path:
 
 
 def description_of(file: Path) -> dict[str, Any]:
-    """What the JSON file next to a weight file says: "recipe", "classes", "preprocessing" and "run".
+    """What the JSON file next to a weight file says: "recipe", "classes", "preprocessing", "run" and "decisions".
 
     Returns:
         Unchecked values; empty where there is no such file, or one that another program has written.
@@ -44,10 +44,16 @@ def description_of(file: Path) -> dict[str, Any]:
             "model.classes=[…]."
         )
     found = {key: content[key] for key in ("classes", "recipe", "run") if key in content}
+    found["decisions"] = decisions_in(content)
     if "recipe" not in found and isinstance(content.get("network"), str):
         found["recipe"] = {"name": content["network"]}  # of version 0.1
     keys = [field.name for field in fields(Preprocessing) if field.name in content]
     return found | ({"preprocessing": {key: content[key] for key in keys}} if keys else {})
+
+
+def decisions_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The task and the thresholds in what Graft records with weights, as unchecked values."""
+    return {key: content[key] for key in ("task", "thresholds") if key in content}
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from graft.data.preprocessing import Preprocessing
 from graft.errors import WeightsError
 from graft.models.bounded import require_stored
-from graft.models.weights.description import description_of
+from graft.models.weights.description import decisions_in, description_of
 from graft.system.files import damage_in
 from graft.system.values import Check, mapping, read_values, sequence, text
 
@@ -32,6 +32,7 @@ DESCRIBED: dict[str, Check] = {
     "classes": sequence(text(1000), 100_000),
     "recipe": mapping,
     "run": mapping,
+    "decisions": mapping,
 }
 """The description in a weight file, or in the JSON file next to it."""
 
@@ -45,7 +46,7 @@ class Source:
     """The content of a weight file: its tensors and its description.
 
     `ignored` are names of tensors outside of the wrapped network, such as those of a loss or an optimizer. `recipe` and
-    `run` describe the network and the run, as unchecked values.
+    `run` describe the network and the run, and `decisions` its task and thresholds, as unchecked values.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Source:
     ignored: tuple[str, ...] = ()
     recipe: Mapping[str, Any] | None = None
     run: Mapping[str, Any] | None = None
+    decisions: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_file(file: Path) -> Source:
@@ -74,7 +76,7 @@ def _read_safetensors(file: Path) -> Source:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _damaged(file, first_line(error)) from error
-    described = {key: _parsed(metadata.get(key)) for key in ("recipe", "preprocessing", "classes")}
+    described = {key: _parsed(metadata.get(key)) for key in ("recipe", "preprocessing", "classes", "decisions")}
     return _described_source(file, tensors, described)
 
 
@@ -83,12 +85,14 @@ def _read_pickle(file: Path) -> Source:
     described = content.get("graft", {}) if isinstance(content, Mapping) else {}
     if described and (damage := damage_in(file)):  # Graft's own; others may have been written without checksums
         raise _damaged(file, damage)
-    return _described_source(file, _tensors_of(content, file), described if isinstance(described, Mapping) else {})
+    described = described if isinstance(described, Mapping) else {}
+    return _described_source(file, _tensors_of(content, file), {**described, "decisions": decisions_in(described)})
 
 
 def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping[str, Any]) -> Source:
     known = {key: value for key, value in described.items() if isinstance(value, Mapping | list | tuple)}
-    known = description_of(file) | known
+    beside = description_of(file)
+    known = beside | {key: value for key, value in known.items() if value or key not in beside}
     described = read_values(known, DESCRIBED, str(file))  # a value of another kind is another program's
     preprocessing = described.get("preprocessing")
     require_stored(tensors, file)
@@ -102,6 +106,7 @@ def _described_source(file: Path, tensors: dict[str, Tensor], described: Mapping
         classes=described.get("classes") or None,
         recipe=described.get("recipe"),
         run=described.get("run"),
+        decisions=described.get("decisions", {}),
     )
 
 
