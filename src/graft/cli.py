@@ -223,11 +223,17 @@ def _group_and_option(file: str) -> tuple[str, str]:
 
 
 def _suggest_option(group: str, option: str, options: Sequence[str]) -> str:
-    """Return " Did you mean …?" for a network or a data set that exists but has no option file of its name."""
+    """Return " Did you mean …?" for an option that has no file: a network, an optimizer or a data set."""
     if group == "model":
         from graft.models import suggest_model
 
         return suggest_model(option, options)
+    if group == "optimizer":
+        from graft.config.optimizers import known_optimizers
+        from graft.config.targets import find_package
+
+        missing = "" if find_package("timm") else f" Those of timm need it: {pip_install('timm')}"
+        return nearest(option, [*options, *known_optimizers()]) + missing
     if group == "data":
         from graft.data.sources import suggest_data
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from graft.config import optimizers
 from graft.config.commands import (
     CompareConfig,
     EvaluateConfig,
@@ -35,7 +36,9 @@ SCHEMAS: dict[str, type] = {
 
 
 def register(*tasks: str) -> None:
-    """Register the schemas of `tasks` with Hydra under `schema/`; without arguments those of all commands."""
+    """Register with Hydra the schemas of `tasks` under `schema/`, without arguments those of all commands, and the
+    optimizers that need no option file."""
+    optimizers.register()
     store = ConfigStore.instance()
     for name in tasks or SCHEMAS:
         store.store(group="schema", name=name, node=composable(SCHEMAS[name]), package="_global_", replace=True)

@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ class Arguments:
         required: those without a default.
         any: whether it has **kwargs.
         text: those annotated with str, and perhaps bool or None, but nothing else.
+        defaults: the values of those whose default is a literal; only where they are read from source text.
     """
 
     names: tuple[str, ...]
     required: tuple[str, ...] = ()
     any: bool = False
     text: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
 
 def short_name(target: str) -> str:
@@ -330,7 +332,10 @@ def _parameters(arguments: ast.arguments, skip: int) -> Arguments:
     ]
     each = [*positional, *arguments.kwonlyargs][skip:]
     names, text = (each.arg for each in each), (each.arg for each in each if _is_text(each.annotation))
-    return Arguments(tuple(names), tuple(required[skip:]), arguments.kwarg is not None, tuple(text))
+    values = zip([*positional[len(positional) - defaults :], *arguments.kwonlyargs],
+                 [*arguments.defaults, *arguments.kw_defaults], strict=True)  # fmt: skip
+    literals = {name.arg: value.value for name, value in values if isinstance(value, ast.Constant)}
+    return Arguments(tuple(names), tuple(required[skip:]), arguments.kwarg is not None, tuple(text), literals)
 
 
 def _is_text(annotation: ast.expr | None) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from graft.config.metrics import ALWAYS, HIGHER
 from graft.config.schema import MetricsConfig, TrainConfig
-from graft.config.targets import TARGET, accepts, check_target
+from graft.config.targets import TARGET, accepts, arguments_of, check_target
 from graft.errors import ConfigError
 
 SUPPLIED = {
@@ -47,7 +47,9 @@ def check_parts(cfg: TrainConfig) -> None:
             f"loss.class_weights={cfg.loss.class_weights}: {cfg.loss._target_} takes no argument `weight`.\n"
             "Set loss.class_weights=null, or choose a loss with class weights, e.g. loss=cross_entropy."
         )
-    if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
+    known = arguments_of(optimizer)
+    usual = known.defaults.get("momentum", True) if known else True  # True: another kind of momentum, as in Adam
+    if cfg.optimizer.nesterov and not (usual if cfg.optimizer.momentum is None else cfg.optimizer.momentum):
         raise ConfigError(
             f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum or 0:g} disagree: Nesterov's step "
             "looks ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
