@@ -118,6 +118,8 @@ REASONS: Mapping[str, str] = {
     "model.": "the weights belong to another network or another initialisation",
     "freeze.": "the optimizer's state belongs to other parameters",
     "strategy.": "the optimizer's state belongs to other parameter groups",
+    "optimizer.sam_rho": "the steps before and after would aim at different minima",
+    "optimizer.sam_adaptive": "the steps before and after would aim at different minima",
     "optimizer.": "the optimizer's state is not that of this optimizer",
     "scheduler.": "the schedule's state is not that of this schedule",
     "augment.": "the result would be that of neither augmentation",

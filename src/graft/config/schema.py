@@ -132,7 +132,7 @@ class FreezeConfig(Part):
 class OptimizerConfig(Part):
     """`_target_`: an optimizer, called with the parameter groups; null arguments are not passed."""
 
-    own: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    own: ClassVar[tuple[str, ...]] = ("weight_decay", "sam_rho", "sam_adaptive")
     lr: float = bounded(MISSING, above=0)
     """Learning rate of the groups whose multiplier is 1."""
     weight_decay: float = bounded(0.0, least=0)
@@ -140,6 +140,10 @@ class OptimizerConfig(Part):
     nesterov: bool | None = None
     betas: list[float] | None = bounded(None, least=0, below=1, length=2)
     eps: float | None = bounded(None, above=0)
+    sam_rho: float | None = bounded(None, above=0)
+    """Sharpness-aware minimisation with any optimizer: radius of the neighbourhood, e.g. 0.05; null: without it."""
+    sam_adaptive: bool = False
+    """Distances in the neighbourhood are relative to the size of each weight (ASAM; sam_rho is then 0.5 to 2)."""
 
 
 @dataclass

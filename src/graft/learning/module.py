@@ -1,11 +1,12 @@
 """The LightningModule that every strategy trains: a network, a transfer plan and a loss."""
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -27,6 +28,7 @@ from graft.learning.metrics import ConfiguredMetrics
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, apply_changes
 from graft.learning.schedulers import Length, build_schedule
+from graft.learning.sharpness import SharpnessAware
 from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
 from graft.seeding import seed_device, seeded
@@ -50,6 +52,7 @@ class Objective:
         auxiliary: weight of the loss of an auxiliary head, for networks that have one (Inception: 0.4).
         on_nan: "raise" ends the run at a step whose loss is NaN or infinite, "skip" skips the step.
         nan_limit: largest number of skipped steps.
+        sam_rho, sam_adaptive: of sharpness-aware minimisation, see `SharpnessAware`; None: without it.
     """
 
     loss: Loss | None = None
@@ -59,6 +62,21 @@ class Objective:
     auxiliary: float = 0.4
     on_nan: str = "raise"
     nan_limit: int = 10
+    sam_rho: float | None = None
+    sam_adaptive: bool = False
+
+
+class Losses(NamedTuple):
+    """The losses of a training batch, the logits [B, C], and the loss of auxiliary heads if there are any."""
+
+    logits: Tensor
+    main: Tensor
+    auxiliary: Tensor | None
+    total: Tensor
+
+    def parts(self) -> dict[str, Tensor]:
+        """The parts of the total, for the log, if there are several."""
+        return {} if self.auxiliary is None else {"train/loss_main": self.main, "train/loss_aux": self.auxiliary}
 
 
 class TransferModule(pl.LightningModule):
@@ -125,6 +143,7 @@ class TransferModule(pl.LightningModule):
         self.counts = EvaluationCounts(len(classes), torch.device("cpu"))
         self.deferred_loss = Deferred(self._add_losses)
         self.loss_monitor = LossMonitor(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
+        self.sharpness = None if (rho := objective.sam_rho) is None else SharpnessAware(rho, objective.sam_adaptive)
         self._origin: Origin | None = None
         self.collapsed: str | None = None
         self.test_counts: ClassCounts | None = None
@@ -179,31 +198,59 @@ class TransferModule(pl.LightningModule):
         self.train()  # modules that this epoch unfreezes are still in evaluation mode
         self.epoch_sums, self.window_sums = self._zeros(), self._zeros()
 
-    def on_train_batch_start(self, batch: Batch | FeatureBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch | FeatureBatch | None, batch_idx: int) -> None:
         seed_device(self.device, self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor | None:
         self.loss_monitor.before_step()
         labels = targets = batch.labels
         if isinstance(batch, FeatureBatch):
-            output = self._forward_features(batch)
+            forward = functools.partial(self._forward_features, batch)
         else:
             images, targets = self.prepared(batch, batch_idx)
-            output = self.network(images)
+            forward = functools.partial(self.network, images)
+        losses = self._losses(forward(), targets)
+        loss = losses.total
+        if self._skips(loss, batch, batch_idx):
+            return None
+        with torch.no_grad():
+            correct = (losses.logits.argmax(1) == labels).sum()
+            sums = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
+        if self.sharpness is not None:
+            loss = self._highest_loss(loss, forward, targets, batch_idx)
+            if self._skips(loss, batch, batch_idx):
+                self.sharpness.restore()
+                return None
+        self.epoch_sums.add_(sums)  # in place: nn.Module.__setattr__ is slow
+        self.window_sums.add_(sums)
+        if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
+            self._log_step(losses.parts())
+        return self._scaled_to_window(loss, batch_idx)
+
+    def _losses(self, output: Any, targets: Tensor) -> Losses:
         logits, *auxiliary = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
         main = self._loss(logits, targets)
         side = sum((self._loss(part, targets) for part in auxiliary), start=main.new_zeros(()))
-        loss = main + self.objective.auxiliary * side
-        if self._trainer is not None and self.loss_monitor.skips(loss, batch, batch_idx):
-            return None
-        with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
-            self.epoch_sums.add_(sums)  # in place: nn.Module.__setattr__ is slow
-            self.window_sums.add_(sums)
-        if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
-            self._log_step({"train/loss_main": main, "train/loss_aux": side} if auxiliary else {})
-        return self._scaled_to_window(loss, batch_idx)
+        return Losses(logits, main, side if auxiliary else None, main + self.objective.auxiliary * side)
+
+    def _skips(self, loss: Tensor, batch: Batch | FeatureBatch, batch_idx: int) -> bool:
+        return self._trainer is not None and self.loss_monitor.skips(loss, batch, batch_idx)
+
+    def _highest_loss(self, loss: Tensor, forward: Callable[[], Any], targets: Tensor, batch_idx: int) -> Tensor:
+        """The loss at the weights of the ascent, see `SharpnessAware`; `on_after_backward` restores the weights."""
+        assert self.sharpness is not None
+
+        def again() -> Tensor:
+            if self._trainer is not None:
+                self.on_train_batch_start(None, batch_idx)  # the same masks of Dropout
+            return self._losses(forward(), targets).total
+
+        scaler = None if self._trainer is None else getattr(self.trainer.precision_plugin, "scaler", None)
+        return self.sharpness.loss_at_highest(loss, self.network, again, scaler)
+
+    def on_after_backward(self) -> None:
+        if self.sharpness is not None:
+            self.sharpness.restore()
 
     def _scaled_to_window(self, loss: Tensor, batch_idx: int) -> Tensor:
         """The loss, scaled so that the gradient of a shorter last accumulation window is a mean too.

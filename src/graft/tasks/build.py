@@ -255,6 +255,8 @@ def objective_of(config: TrainConfig, splits: Splits) -> Objective:
         cutmix=config.augment.cutmix,
         on_nan=config.loss.on_nan,
         nan_limit=config.loss.nan_limit,
+        sam_rho=config.optimizer.sam_rho,
+        sam_adaptive=config.optimizer.sam_adaptive,
     )
 
 

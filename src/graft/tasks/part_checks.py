@@ -42,6 +42,10 @@ def check_parts(cfg: TrainConfig) -> None:
             f"optimizer.weight_decay={cfg.optimizer.weight_decay}: {optimizer} has no weight decay.\n"
             "Set optimizer.weight_decay=0."
         )
+    if cfg.optimizer.sam_adaptive and cfg.optimizer.sam_rho is None:
+        raise ConfigError(
+            "optimizer.sam_adaptive=true: nothing to adapt without a radius.\nGive one, e.g. optimizer.sam_rho=1."
+        )
     if cfg.loss.class_weights is not None and not accepts(str(cfg.loss._target_), "weight"):
         raise ConfigError(
             f"loss.class_weights={cfg.loss.class_weights}: {cfg.loss._target_} takes no argument `weight`.\n"
