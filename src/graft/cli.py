@@ -26,6 +26,7 @@ TASKS = {
     "train": "train a network, keep its best checkpoint and test it",
     "lr_find": "find a learning rate for graft train, with the same overrides",
     "evaluate": "compute the metrics of a checkpoint on its own data set or another",
+    "soup": "average the weights of several checkpoints of the same network",
     "predict": "predict the classes of images with a checkpoint or an ImageNet network",
     "export": "export a checkpoint as ONNX, torch.export or state dict, and compare it with the original",
     "inspect": "check a data set for broken, duplicate and unbalanced images; exit code 1 on an error",

@@ -40,8 +40,8 @@ MOMENTUM = 0.9
 def known_optimizers() -> Mapping[str, Mapping[str, Any]]:
     """Option -> target and the arguments that distinguish it from other options with that target.
 
-    torch's are the names of its classes in lower case; timm's are those that `timm.optim.list_optimizers` lists, without
-    those of other packages, and are missing where timm is not installed. A name that both have is torch's.
+    torch's are the names of its classes in lower case; timm's those that `timm.optim.list_optimizers` lists, without
+    those of other packages, and none where timm is not installed. A name that both have is torch's.
     """
     return _of_timm() | _of_torch()
 
@@ -126,7 +126,9 @@ class OptimizerSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         node = option(config_path.removesuffix(".yaml").rpartition("/")[2])
-        return ConfigResult(self.provider, f"{self.scheme()}://{config_path}", OmegaConf.create(node), {"package": None})
+        return ConfigResult(
+            self.provider, f"{self.scheme()}://{config_path}", OmegaConf.create(node), {"package": None}
+        )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         return []

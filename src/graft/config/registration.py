@@ -17,6 +17,7 @@ from graft.config.commands import (
     InspectConfig,
     LrFindConfig,
     PredictConfig,
+    SoupConfig,
 )
 from graft.config.fields import Open
 from graft.config.schema import TrainConfig
@@ -32,6 +33,7 @@ SCHEMAS: dict[str, type] = {
     "compare": CompareConfig,
     "inspect": InspectConfig,
     "lr_find": LrFindConfig,
+    "soup": SoupConfig,
 }
 
 

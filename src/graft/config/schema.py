@@ -116,6 +116,9 @@ class StrategyConfig:
     training batches, "keep" leaves them as they are (evaluation mode), while weight and bias train."""
     cached_views: int | str | None = bounded(None, least=1, words=("all",))
     """Default of cache.views for this strategy."""
+    l2_sp: float | None = bounded(None, above=0)
+    """Pull pretrained weights towards their initial values with this strength instead of optimizer.weight_decay, which
+    remains for new layers (L2-SP); null: weight decay for all."""
 
 
 @dataclass

@@ -14,10 +14,13 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError, listed, nearest
+from graft.errors import ConfigError, listed, nearest, pip_install
 
 TARGET = "_target_"
 PARTIAL = "_partial_"
+
+OPTIONAL = ("schedulefree", "timm")
+"""Modules that parts need and that an extra of the same name installs."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ def class_constant(target: str, name: str) -> object:
         return None if value is None else ast.literal_eval(value)
     except ValueError:  # computed
         return None
+
+
+def has_methods(target: str, *names: str) -> bool:
+    """Whether a class, or one of its bases, defines all of these methods; read from source text without importing."""
+    found = _definition(target)
+    return found is not None and all(_method(*found, name) for name in names)
 
 
 def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = (), positional: int = 0) -> None:
@@ -208,7 +217,7 @@ def _locate(target: str, key: str) -> Any:
             if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
                 continue
             missing = f"importing {name} needs the module {error.name}, which is missing"
-            raise ConfigError(f"{key}={target}: {missing}.") from error
+            raise ConfigError(f"{key}={target}: {missing}.{_installing(str(error.name))}") from error
         found = module
         for depth_of, part in enumerate(parts[depth:], depth):
             if not hasattr(found, part):
@@ -218,10 +227,14 @@ def _locate(target: str, key: str) -> Any:
         if not callable(found):
             raise ConfigError(f"{key}={target}: is a {type(found).__name__}, not a class or function.")
         return found
-    raise ConfigError(
-        f"{key}={target}: there is no module {parts[0]!a}. "
-        "Install it, or start the command in the folder that holds it."
-    )
+    install = _installing(parts[0]) or " Install it, or start the command in the folder that holds it."
+    raise ConfigError(f"{key}={target}: there is no module {parts[0]!a}.{install}")
+
+
+def _installing(module: str) -> str:
+    """ " Install it: …" if the module is one of Graft's optional dependencies."""
+    extra = module.partition(".")[0]
+    return f" Install it: {pip_install(extra)}" if extra in OPTIONAL else ""
 
 
 def _imported_arguments(target: str, key: str) -> Arguments:
@@ -316,6 +329,15 @@ def _class_attribute(module: _Module, node: Definition, name: str, depth: int = 
         if value is not None:
             return value
     return None
+
+
+def _method(module: _Module, node: Definition, name: str, depth: int = 0) -> bool:
+    if not isinstance(node, ast.ClassDef) or depth > 20:
+        return False
+    bases = (_definition(f"{module.name}.{ast.unparse(base)}") for base in node.bases)
+    return any(isinstance(each, ast.FunctionDef) and each.name == name for each in node.body) or any(
+        _method(*base, name, depth + 1) for base in bases if base is not None
+    )
 
 
 def _is_method(module: _Module, node: ast.AST) -> bool:

@@ -22,6 +22,7 @@ from graft.errors import TrainingError
 from graft.learning.callbacks.averaging import AveragedWeights
 from graft.learning.confusion_counts import ClassCounts, EvaluationCounts, widest
 from graft.learning.deferred import Batches, Deferred
+from graft.learning.evaluation_weights import EvaluationWeights
 from graft.learning.loss_monitor import WAY_OUT, LossMonitor
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
 from graft.learning.metrics import ConfiguredMetrics
@@ -29,6 +30,7 @@ from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, apply_changes
 from graft.learning.schedulers import Length, build_schedule
 from graft.learning.sharpness import SharpnessAware
+from graft.learning.starting_point import StartingPoint
 from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
 from graft.seeding import seed_device, seeded
@@ -39,6 +41,9 @@ log = logging.getLogger("graft")
 EVALUATED = ("val", "test")
 
 SUMS = ("epoch_sums", "window_sums")
+
+TRAINED = "current_model_state"
+"""Key of a checkpoint for the weights that train, where "state_dict" has others for evaluation; Lightning's name."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class TransferModule(pl.LightningModule):
         views: of test-time augmentation, by name; used by the test.
         metrics: of validation and test, in addition to loss and accuracy, by name.
         mode: "max" or "min", the direction in which the metric that the schedule monitors improves.
+        starting_point: pulls the weights towards it (L2-SP).
 
     Attributes:
         suffixes: `FeatureBatch.cut` -> function (network, *features) that computes the network's output from cached
@@ -121,6 +127,7 @@ class TransferModule(pl.LightningModule):
         views: Mapping[str, View] = IDENTITY,
         metrics: Mapping[str, Metric] | None = None,
         mode: str | None = None,
+        starting_point: StartingPoint | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -144,6 +151,8 @@ class TransferModule(pl.LightningModule):
         self.deferred_loss = Deferred(self._add_losses)
         self.loss_monitor = LossMonitor(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self.sharpness = None if (rho := objective.sam_rho) is None else SharpnessAware(rho, objective.sam_adaptive)
+        self.evaluation_weights: EvaluationWeights | None = None
+        self.starting_point = starting_point
         self._origin: Origin | None = None
         self.collapsed: str | None = None
         self.test_counts: ClassCounts | None = None
@@ -191,6 +200,8 @@ class TransferModule(pl.LightningModule):
             apply_changes(self.trainer, self._origin, self.provenance["config"], self.plan.groups)
         self.plan.apply(self.current_epoch)
         self.train()
+        if self.evaluation_weights is not None:
+            self.evaluation_weights.train()
         self.epoch_sums, self.window_sums = (sums.to(self._zeros()) for sums in (self.epoch_sums, self.window_sums))
 
     def on_train_epoch_start(self) -> None:
@@ -263,6 +274,10 @@ class TransferModule(pl.LightningModule):
         length = min(nominal, batches - batch_idx // nominal * nominal)
         return loss if length == nominal else loss * (nominal / length)
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.starting_point is not None:
+            self.starting_point.add_gradients()
+
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Free the gradients right after the step, and not only after the next forward pass as Lightning does."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -317,6 +332,10 @@ class TransferModule(pl.LightningModule):
         loss, correct, count = self._over_processes(self.epoch_sums)
         return {"train/loss": loss / count, "train/acc": correct / count} if count else {}
 
+    def on_train_end(self) -> None:
+        if self.evaluation_weights is not None:
+            self.evaluation_weights.use()
+
     def on_train_epoch_end(self) -> None:
         self.loss_monitor.read()
         figures = self.training_figures()
@@ -356,6 +375,15 @@ class TransferModule(pl.LightningModule):
         """The counts of the evaluation, over all processes."""
         self.deferred_loss.flush()
         return self.counts.compute(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
+
+    def on_validation_start(self) -> None:
+        if self.evaluation_weights is not None and self.trainer.state.fn == "fit":
+            self.evaluation_weights.use()
+
+    def on_validation_end(self) -> None:
+        """After the callbacks, which save the best checkpoint."""
+        if self.evaluation_weights is not None and self.trainer.state.fn == "fit":
+            self.evaluation_weights.train()
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation("val")
@@ -437,6 +465,7 @@ class TransferModule(pl.LightningModule):
         # a fused step undoes fp16's loss scaling itself, too late for clipping
         scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
+        self.evaluation_weights = EvaluationWeights.of(optimizer)
         schedule = build_schedule(optimizer, self.scheduler_config, Length.of(self.trainer), self.mode)
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -457,17 +486,39 @@ class TransferModule(pl.LightningModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, AveragedWeights):
                 callback.save_averages(checkpoint, self)
+        if self.evaluation_weights is not None and not self.evaluation_weights.in_use:
+            trained = {name: tensor.clone() for name, tensor in checkpoint["state_dict"].items()}
+            with self.evaluation_weights.used():
+                checkpoint["state_dict"] = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+            if "optimizer_states" in checkpoint:
+                checkpoint[TRAINED] = trained
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results)}
         checkpoint["length"] = asdict(Length.of(self.trainer))
         checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.loss_monitor.skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the sums of the interrupted epoch and the metrics."""
+        """Restore the sums of the interrupted epoch and the metrics; let Lightning load the trained weights.
+
+        Raises:
+            TrainingError: the weights to stay near (L2-SP) are not those of the checkpoint's run.
+        """
+        if self.starting_point is not None:
+            self._require_same_start(checkpoint)
+        if TRAINED in checkpoint and "averaging_state" not in checkpoint:  # with it, its callback does
+            checkpoint["state_dict"] = checkpoint[TRAINED]
         self._origin = Origin.of(checkpoint)
         sums = checkpoint.get("sums", {})
         self.epoch_sums, self.window_sums = (sums.get(name, self._zeros()) for name in SUMS)
         self.loss_monitor.skipped = sums.get("skipped", 0)
         self.results = dict(checkpoint["graft"]["metrics"])
+
+    def _require_same_start(self, checkpoint: Mapping[str, Any]) -> None:
+        before, now = checkpoint["graft"].get("weights", {}), self.provenance["weights"]
+        if before.get("sha256") != now["sha256"]:
+            raise TrainingError(
+                f"resume: strategy.l2_sp stays near the weights that the run began with, and {now['source']} holds "
+                "others now.\nGive the file of the run as model.weights, or begin a new run."
+            )
 
 
 def _logits(output: Any) -> Tensor:

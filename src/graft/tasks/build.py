@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
-from graft.config.targets import accepts
+from graft.config.targets import accepts, has_methods
 from graft.data.augment import Augment
 from graft.data.augmenter import CustomTransforms
 from graft.data.datamodule import ImageDataModule
@@ -30,6 +30,7 @@ from graft.learning.metrics import build_metrics, check_metrics
 from graft.learning.module import EVALUATED, Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
 from graft.learning.schedulers import Length, build_schedule
+from graft.learning.starting_point import StartingPoint
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.class_names import class_names
@@ -106,6 +107,7 @@ def assemble(
     module = TransferModule(
         network,
         plan,
+        starting_point=starting_point(config, network, weights),
         classes=splits.classes,
         preprocessing=preprocessing,
         objective=objective,
@@ -126,9 +128,19 @@ def assemble(
         mode=None if config.scheduler.monitor is None else config.mode(config.scheduler.monitor),
     )
     notes = (
-        *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config), *notes
+        *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config),
+        *notes_on_averaged_statistics(config, plan), *notes
     )  # fmt: skip
     return Experiment(config, module, data, weights, notes)
+
+
+def starting_point(config: TrainConfig, network: torch.nn.Module, weights: WeightsReport) -> StartingPoint | None:
+    """What strategy.l2_sp pulls the weights towards: those that were loaded; None without it."""
+    strategy = config.strategy
+    if strategy.l2_sp is None:
+        return None
+    names = {name for name, each in network.named_parameters() if strategy.decay_norm_and_bias or each.ndim > 1}
+    return StartingPoint(network, names.intersection(weights.loaded), strategy.l2_sp)
 
 
 def network_with_weights(
@@ -271,6 +283,20 @@ def notes_on_balance(config: TrainConfig) -> list[str]:
         f"data.sampler=balanced and {key} both make up for the sizes of the classes, which is usually too much; use one"
         for key, corrects in corrected.items()
         if corrects and config.data.sampler == "balanced"
+    ]
+
+
+def notes_on_averaged_statistics(config: TrainConfig, plan: TransferPlan) -> list[str]:
+    """A note if BatchNorm measures its statistics with other weights than those that are validated."""
+    if not has_methods(str(config.optimizer._target_), "train", "eval"):
+        return []
+    frozen = plan.frozen_modules(0)
+    norms = [name for name, module in plan.network.named_modules() if isinstance(module, BATCH_NORMS)]
+    if all(name in frozen for name in norms):
+        return []
+    return [
+        f"optimizer._target_={config.optimizer._target_} validates averaged weights, and BatchNorm has the statistics "
+        "of the trained ones, which costs accuracy. With pretrained weights use strategy.batch_norm_statistics=keep"
     ]
 
 

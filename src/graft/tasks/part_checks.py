@@ -5,7 +5,7 @@ from typing import Any
 
 from graft.config.metrics import ALWAYS, HIGHER
 from graft.config.schema import MetricsConfig, TrainConfig
-from graft.config.targets import TARGET, accepts, arguments_of, check_target
+from graft.config.targets import TARGET, accepts, arguments_of, check_target, has_methods
 from graft.errors import ConfigError
 
 SUPPLIED = {
@@ -42,6 +42,7 @@ def check_parts(cfg: TrainConfig) -> None:
             f"optimizer.weight_decay={cfg.optimizer.weight_decay}: {optimizer} has no weight decay.\n"
             "Set optimizer.weight_decay=0."
         )
+    _check_schedule_free(cfg)
     if cfg.optimizer.sam_adaptive and cfg.optimizer.sam_rho is None:
         raise ConfigError(
             "optimizer.sam_adaptive=true: nothing to adapt without a radius.\nGive one, e.g. optimizer.sam_rho=1."
@@ -62,6 +63,23 @@ def check_parts(cfg: TrainConfig) -> None:
         if name in DECIDED_ELSEWHERE:
             raise ConfigError(f"trainer.{name}={value}: decided by {DECIDED_ELSEWHERE[name]}.")
         check_target("trainer", {TARGET: "lightning.pytorch.Trainer", name: value})
+
+
+def _check_schedule_free(cfg: TrainConfig) -> None:
+    """Refuse a schedule, or a second average, for an optimizer that averages the weights itself."""
+    target = str(cfg.optimizer._target_)
+    if not has_methods(target, "train", "eval"):
+        return
+    if cfg.scheduler._target_ is not None:
+        raise ConfigError(
+            f"optimizer._target_={target} and scheduler._target_={cfg.scheduler._target_} disagree: the optimizer is "
+            "schedule-free.\nUse scheduler=none; optimizer.warmup_steps=N is its warm-up."
+        )
+    if cfg.callbacks.ema is not None:
+        raise ConfigError(
+            f"optimizer._target_={target} and callbacks.ema={cfg.callbacks.ema} disagree: the optimizer averages the "
+            "weights itself.\nUse callbacks.ema=null."
+        )
 
 
 def check_metrics(cfg: MetricsConfig) -> None:
