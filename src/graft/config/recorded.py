@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.config.schema import DataConfig, LossConfig
+from graft.config.schema import DISTILLATION, DataConfig, LossConfig
 from graft.errors import ConfigError, RecordError
 from graft.system.values import (
     Check,
@@ -75,6 +75,8 @@ def _loss(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or "_target_" not in value:
         return {}
     own = {field.name for field in dataclasses.fields(LossConfig)} - {"_target_", "label_smoothing"}
+    if value.get("teacher") is None:
+        own -= {name for name in DISTILLATION if value.get(name) is not None}
     weights = tree(scalar, 1_000_000, depth=2)(value.get("class_weights"))
     beta = number(0, 1)(value.get("class_weights_beta", LossConfig.class_weights_beta))
     part = _part({name: each for name, each in value.items() if name not in own})

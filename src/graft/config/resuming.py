@@ -97,6 +97,7 @@ RULES: Mapping[str, Rule] = {
     "views.": Rule("affects the test metrics only"),
     "callbacks.early_stopping": Rule("validations without improvement continue to be counted, against the new number"),
     "loss.on_nan": Rule("steps with a non-finite loss are handled in the new way from now on"),
+    "loss.teacher": Rule("the teacher is read from there; it must be the same"),
     "loss.nan_limit": Rule("counted from the start of the run"),
     "cache.mode": Rule(
         "does not change results", allowed=lambda change: {change.before, change.after} == {"auto", "none"}

@@ -192,11 +192,15 @@ class AugmentConfig:
     cutmix: float = bounded(0.0, least=0)
 
 
+DISTILLATION = ("temperature", "alpha")
+"""Keys of the group loss that belong to its teacher, if it has one."""
+
+
 @dataclass
 class LossConfig(Part):
     """`_target_`: a loss, called with logits [B, C] and class indices [B], or class probabilities [B, C] with MixUp."""
 
-    own: ClassVar[tuple[str, ...]] = ("class_weights", "class_weights_beta", "on_nan", "nan_limit")
+    own: ClassVar[tuple[str, ...]] = ("class_weights", "class_weights_beta", "on_nan", "nan_limit", "teacher")
     label_smoothing: float | None = bounded(None, least=0, below=1)
     class_weights: Any = bounded(None, above=0)
     """null, "balanced" (inverse class frequency), "effective_number" (Cui et al. 2019), one weight per class, or some
@@ -207,6 +211,16 @@ class LossConfig(Part):
     """A step whose loss is NaN or infinite: "raise" ends the run, "skip" ignores the step and records its images."""
     nan_limit: int = bounded(10, least=0)
     """With on_nan=skip, number of such steps after which the run ends with an error."""
+    teacher: Any = literal(None, listed=True)
+    """Knowledge distillation with any loss: a run's folder or a checkpoint, or a list of them."""
+    temperature: float | None = None
+    alpha: float | None = None
+    """With a teacher, `temperature` divides the logits and `alpha` is the weight of its probabilities, 1 - alpha that
+    of the labels; without one, they are arguments of the target."""
+
+    def arguments(self) -> dict[str, Any]:
+        distilled = DISTILLATION if self.teacher is not None else ()
+        return {name: value for name, value in super().arguments().items() if name not in distilled}
 
 
 @dataclass

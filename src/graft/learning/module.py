@@ -22,6 +22,7 @@ from graft.errors import TrainingError
 from graft.learning.callbacks.averaging import AveragedWeights
 from graft.learning.confusion_counts import ClassCounts, EvaluationCounts, widest
 from graft.learning.deferred import Batches, Deferred
+from graft.learning.distillation import Teacher
 from graft.learning.evaluation_weights import EvaluationWeights
 from graft.learning.loss_monitor import WAY_OUT, LossMonitor
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
@@ -72,16 +73,11 @@ class Objective:
 
 
 class Losses(NamedTuple):
-    """The losses of a training batch, the logits [B, C], and the loss of auxiliary heads if there are any."""
+    """The logits [B, C] of a training batch, its loss, and the parts of that under their names, if it has several."""
 
     logits: Tensor
-    main: Tensor
-    auxiliary: Tensor | None
     total: Tensor
-
-    def parts(self) -> dict[str, Tensor]:
-        """The parts of the total, for the log, if there are several."""
-        return {} if self.auxiliary is None else {"train/loss_main": self.main, "train/loss_aux": self.auxiliary}
+    parts: dict[str, Tensor]
 
 
 class TransferModule(pl.LightningModule):
@@ -102,6 +98,7 @@ class TransferModule(pl.LightningModule):
         metrics: of validation and test, in addition to loss and accuracy, by name.
         mode: "max" or "min", the direction in which the metric that the schedule monitors improves.
         starting_point: pulls the weights towards it (L2-SP).
+        teacher: networks whose probabilities are learned, too.
 
     Attributes:
         suffixes: `FeatureBatch.cut` -> function (network, *features) that computes the network's output from cached
@@ -128,6 +125,7 @@ class TransferModule(pl.LightningModule):
         metrics: Mapping[str, Metric] | None = None,
         mode: str | None = None,
         starting_point: StartingPoint | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -152,7 +150,7 @@ class TransferModule(pl.LightningModule):
         self.loss_monitor = LossMonitor(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
         self.sharpness = None if (rho := objective.sam_rho) is None else SharpnessAware(rho, objective.sam_adaptive)
         self.evaluation_weights: EvaluationWeights | None = None
-        self.starting_point = starting_point
+        self.starting_point, self.teacher = starting_point, teacher
         self._origin: Origin | None = None
         self.collapsed: str | None = None
         self.test_counts: ClassCounts | None = None
@@ -215,12 +213,14 @@ class TransferModule(pl.LightningModule):
     def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor | None:
         self.loss_monitor.before_step()
         labels = targets = batch.labels
+        taught: Tensor | None = None
         if isinstance(batch, FeatureBatch):
             forward = functools.partial(self._forward_features, batch)
         else:
             images, targets = self.prepared(batch, batch_idx)
             forward = functools.partial(self.network, images)
-        losses = self._losses(forward(), targets)
+            taught = None if self.teacher is None else self.teacher.probabilities(images)
+        losses = self._losses(forward(), targets, taught)
         loss = losses.total
         if self._skips(loss, batch, batch_idx):
             return None
@@ -228,36 +228,43 @@ class TransferModule(pl.LightningModule):
             correct = (losses.logits.argmax(1) == labels).sum()
             sums = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
         if self.sharpness is not None:
-            loss = self._highest_loss(loss, forward, targets, batch_idx)
+            loss = self._highest_loss(loss, lambda: self._losses(forward(), targets, taught).total, batch_idx)
             if self._skips(loss, batch, batch_idx):
                 self.sharpness.restore()
                 return None
         self.epoch_sums.add_(sums)  # in place: nn.Module.__setattr__ is slow
         self.window_sums.add_(sums)
         if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
-            self._log_step(losses.parts())
+            self._log_step(losses.parts)
         return self._scaled_to_window(loss, batch_idx)
 
-    def _losses(self, output: Any, targets: Tensor) -> Losses:
+    def _losses(self, output: Any, targets: Tensor, taught: Tensor | None) -> Losses:
+        """The losses of an output; `taught`: the teacher's probabilities [B, C]."""
         logits, *auxiliary = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
-        main = self._loss(logits, targets)
-        side = sum((self._loss(part, targets) for part in auxiliary), start=main.new_zeros(()))
-        return Losses(logits, main, side if auxiliary else None, main + self.objective.auxiliary * side)
+        main = total = self._loss(logits, targets)
+        parts = {"train/loss_main": main}
+        if self.teacher is not None and taught is not None:
+            parts["train/loss_distill"] = distilled = self.teacher.loss(logits, taught)
+            total = (1 - self.teacher.alpha) * main + self.teacher.alpha * distilled
+        if auxiliary:
+            parts["train/loss_aux"] = side = torch.stack([self._loss(part, targets) for part in auxiliary]).sum()
+            total = total + self.objective.auxiliary * side
+        return Losses(logits, total, parts if len(parts) > 1 else {})
 
     def _skips(self, loss: Tensor, batch: Batch | FeatureBatch, batch_idx: int) -> bool:
         return self._trainer is not None and self.loss_monitor.skips(loss, batch, batch_idx)
 
-    def _highest_loss(self, loss: Tensor, forward: Callable[[], Any], targets: Tensor, batch_idx: int) -> Tensor:
+    def _highest_loss(self, loss: Tensor, again: Callable[[], Tensor], batch_idx: int) -> Tensor:
         """The loss at the weights of the ascent, see `SharpnessAware`; `on_after_backward` restores the weights."""
         assert self.sharpness is not None
 
-        def again() -> Tensor:
+        def with_the_same_masks() -> Tensor:  # of Dropout
             if self._trainer is not None:
-                self.on_train_batch_start(None, batch_idx)  # the same masks of Dropout
-            return self._losses(forward(), targets).total
+                self.on_train_batch_start(None, batch_idx)
+            return again()
 
         scaler = None if self._trainer is None else getattr(self.trainer.precision_plugin, "scaler", None)
-        return self.sharpness.loss_at_highest(loss, self.network, again, scaler)
+        return self.sharpness.loss_at_highest(loss, self.network, with_the_same_masks, scaler)
 
     def on_after_backward(self) -> None:
         if self.sharpness is not None:
@@ -500,10 +507,9 @@ class TransferModule(pl.LightningModule):
         """Restore the sums of the interrupted epoch and the metrics; let Lightning load the trained weights.
 
         Raises:
-            TrainingError: the weights to stay near (L2-SP) are not those of the checkpoint's run.
+            TrainingError: the weights to stay near (L2-SP), or the teacher, are not those of the checkpoint's run.
         """
-        if self.starting_point is not None:
-            self._require_same_start(checkpoint)
+        self._require_same_origin(checkpoint["graft"])
         if TRAINED in checkpoint and "averaging_state" not in checkpoint:  # with it, its callback does
             checkpoint["state_dict"] = checkpoint[TRAINED]
         self._origin = Origin.of(checkpoint)
@@ -512,12 +518,19 @@ class TransferModule(pl.LightningModule):
         self.loss_monitor.skipped = sums.get("skipped", 0)
         self.results = dict(checkpoint["graft"]["metrics"])
 
-    def _require_same_start(self, checkpoint: Mapping[str, Any]) -> None:
-        before, now = checkpoint["graft"].get("weights", {}), self.provenance["weights"]
-        if before.get("sha256") != now["sha256"]:
+    def _require_same_origin(self, before: Mapping[str, Any]) -> None:
+        now, start = self.provenance, before.get("weights", {})
+        start_now = now.get("weights", {})
+        if self.starting_point is not None and start.get("sha256") != start_now["sha256"]:
             raise TrainingError(
-                f"resume: strategy.l2_sp stays near the weights that the run began with, and {now['source']} holds "
-                "others now.\nGive the file of the run as model.weights, or begin a new run."
+                f"resume: strategy.l2_sp stays near the weights that the run began with; {start_now['source']} has others."
+                "\nGive the file of the run as model.weights, or begin a new run."
+            )
+        if self.teacher is not None and before.get("teacher", []) != now["teacher"]:
+            named = ", ".join(each.source for each in self.teacher.networks)
+            raise TrainingError(
+                f"resume: loss.teacher={named} is not the teacher that the run has learned from.\n"
+                "Give that one, or begin a new run."
             )
 
 

@@ -24,11 +24,14 @@ from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.errors import listed
+from graft.learning.checkpoints import checkpoint_file
+from graft.learning.distillation import Teacher
 from graft.learning.imbalance import balanced_weights, effective_number_weights
 from graft.learning.losses import build_loss
 from graft.learning.metrics import build_metrics, check_metrics
 from graft.learning.module import EVALUATED, Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
+from graft.learning.restore import from_file
 from graft.learning.schedulers import Length, build_schedule
 from graft.learning.starting_point import StartingPoint
 from graft.learning.views import build_views
@@ -41,7 +44,9 @@ from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
+from graft.system.files import sha256
 from graft.tasks.checks import COUNTED_WEIGHTS, check_class_weights
+from graft.tasks.part_checks import teachers_of
 from graft.transfer import TransferPlan, plan_transfer
 from graft.transfer.plan import BATCH_NORMS
 
@@ -108,6 +113,7 @@ def assemble(
         network,
         plan,
         starting_point=starting_point(config, network, weights),
+        teacher=(teacher := teacher_of(config, splits.classes, preprocessing)),
         classes=splits.classes,
         preprocessing=preprocessing,
         objective=objective,
@@ -121,6 +127,7 @@ def assemble(
             "config": plain(config),
             "weights": {"source": weights.source, "sha256": weights.sha256},
             "fingerprint": fingerprint,
+            "teacher": [] if teacher is None else [sha256(Path(each.source)) for each in teacher.networks],
         },
         log_every=config.trainer.log_every_n_steps,
         views=views,
@@ -132,6 +139,22 @@ def assemble(
         *notes_on_averaged_statistics(config, plan), *notes
     )  # fmt: skip
     return Experiment(config, module, data, weights, notes)
+
+
+def teacher_of(config: TrainConfig, classes: Sequence[str], preprocessing: Preprocessing) -> Teacher | None:
+    """The teacher of loss.teacher; None without one.
+
+    Raises:
+        ConfigError: it has other classes, or its network is of another package than the run's own.
+        TrainingError, RecordError, WeightsError: its checkpoint cannot be read.
+    """
+    loss = config.loss
+    if loss.teacher is None:
+        return None
+    own = [str(config.model._target_).partition(".")[0]]  # the configuration names it, so it is trusted
+    files = [checkpoint_file(each, "loss.teacher") for each in teachers_of(loss)]
+    networks = [from_file(file, own) for file in files]
+    return Teacher(networks, classes, preprocessing, float(loss.temperature or 1), float(loss.alpha or 0))
 
 
 def starting_point(config: TrainConfig, network: torch.nn.Module, weights: WeightsReport) -> StartingPoint | None:

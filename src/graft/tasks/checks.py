@@ -325,6 +325,11 @@ def _cache(config: TrainConfig) -> None:
             "cache=features and freeze=none disagree: every layer trains, so there are no features to keep.\n"
             "Use strategy=feature_extract, or cache=auto."
         )
+    if config.loss.teacher is not None:
+        raise ConfigError(
+            "cache=features and loss.teacher disagree: the teacher needs the images, which the features replace.\n"
+            "Use cache=auto, which keeps the features of validation and test images only."
+        )
     for key in ("mixup", "cutmix"):
         if alpha := getattr(config.augment, key):
             raise ConfigError(

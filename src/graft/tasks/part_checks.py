@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.config.metrics import ALWAYS, HIGHER
-from graft.config.schema import MetricsConfig, TrainConfig
+from graft.config.schema import LossConfig, MetricsConfig, TrainConfig
 from graft.config.targets import TARGET, accepts, arguments_of, check_target, has_methods
 from graft.errors import ConfigError
+from graft.learning.checkpoints import checkpoint_file
 
 SUPPLIED = {
     "optimizer": ("params", "fused"),
@@ -43,6 +44,7 @@ def check_parts(cfg: TrainConfig) -> None:
             "Set optimizer.weight_decay=0."
         )
     _check_schedule_free(cfg)
+    check_teacher(cfg)
     if cfg.optimizer.sam_adaptive and cfg.optimizer.sam_rho is None:
         raise ConfigError(
             "optimizer.sam_adaptive=true: nothing to adapt without a radius.\nGive one, e.g. optimizer.sam_rho=1."
@@ -63,6 +65,28 @@ def check_parts(cfg: TrainConfig) -> None:
         if name in DECIDED_ELSEWHERE:
             raise ConfigError(f"trainer.{name}={value}: decided by {DECIDED_ELSEWHERE[name]}.")
         check_target("trainer", {TARGET: "lightning.pytorch.Trainer", name: value})
+
+
+def check_teacher(cfg: TrainConfig) -> None:
+    """Refuse a teacher whose checkpoint does not exist, and numbers of distillation that are out of range."""
+    loss = cfg.loss
+    if loss.teacher is None:
+        return
+    if not teachers_of(loss):
+        raise ConfigError("loss.teacher=[]: give a run's folder, or leave it out.")
+    for name, fits, allowed in (
+        ("temperature", (loss.temperature or 0) > 0, "more than 0, e.g. 2"),
+        ("alpha", loss.alpha is not None and 0 <= loss.alpha <= 1, "at least 0 and at most 1, e.g. 0.5"),
+    ):
+        if not fits:
+            raise ConfigError(f"loss.{name}={getattr(loss, name)}: with a teacher, must be {allowed}.")
+    for teacher in teachers_of(loss):
+        checkpoint_file(teacher, "loss.teacher")
+
+
+def teachers_of(loss: LossConfig) -> list[str]:
+    """The paths of the teachers."""
+    return [loss.teacher] if isinstance(loss.teacher, str) else [str(each) for each in loss.teacher or ()]
 
 
 def _check_schedule_free(cfg: TrainConfig) -> None:
