@@ -23,12 +23,15 @@ def state(file: Path) -> dict[str, torch.Tensor]:
 
 
 def test_pretrained_weights_are_pulled_back_and_the_new_head_decays(pretrained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "start.ckpt"
+    file.write_bytes(pretrained.read_bytes())
+
     def trained(name: str, *words: str) -> dict[str, torch.Tensor]:
-        run = graft.train(*TWO_STEPS, f"model.weights={pretrained}", *words, folder=tmp_path / name, echo=False)
+        run = graft.train(*TWO_STEPS, f"model.weights={file}", *words, folder=tmp_path / name, echo=False)
         assert run.checkpoint is not None
         return state(run.checkpoint)
 
-    start = state(pretrained)
+    start = state(file)
     one_step = trained("one", "trainer.limit_train_batches=1", "optimizer.weight_decay=0")
     free = trained("free", "optimizer.weight_decay=0")
     pulled = trained("pulled", "optimizer.weight_decay=0", "strategy.l2_sp=0.5")
@@ -43,17 +46,12 @@ def test_pretrained_weights_are_pulled_back_and_the_new_head_decays(pretrained: 
     head = next(name for name in reversed(free) if name.endswith("weight"))
     assert decayed[head].norm() < one_step[head].norm()
 
-
-def test_it_needs_pretrained_weights_and_a_resumed_run_those_that_it_began_with(
-    pretrained: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=r"strategy\.l2_sp"):
-        graft.train(*TWO_STEPS, "strategy=scratch", "strategy.l2_sp=0.1", echo=False)
-    file = tmp_path / "start.ckpt"
-    file.write_bytes(pretrained.read_bytes())
-    words = (*TWO_STEPS, f"model.weights={file}", "strategy.l2_sp=0.1")
-    run = graft.train(*words, folder=tmp_path / "run", echo=False)
     content = torch.load(file, weights_only=True)
     torch.save(content | {"state_dict": {name: tensor + 1 for name, tensor in content["state_dict"].items()}}, file)
     with pytest.raises(TrainingError, match="begin a new run"):
-        graft.train(*words, "trainer.max_epochs=2", f"resume={run.folder}", folder=tmp_path / "more", echo=False)
+        trained("resumed", *words, "trainer.max_epochs=2", f"resume={tmp_path / 'decayed'}")
+
+
+def test_it_needs_pretrained_weights() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.l2_sp"):
+        graft.train(*TWO_STEPS, "strategy=scratch", "strategy.l2_sp=0.1", echo=False)

@@ -200,7 +200,9 @@ DISTILLATION = ("temperature", "alpha")
 class LossConfig(Part):
     """`_target_`: a loss, called with logits [B, C] and class indices [B], or class probabilities [B, C] with MixUp."""
 
-    own: ClassVar[tuple[str, ...]] = ("class_weights", "class_weights_beta", "on_nan", "nan_limit", "teacher")
+    own: ClassVar[tuple[str, ...]] = (
+        "class_weights", "class_weights_beta", "on_nan", "nan_limit", "teacher", *DISTILLATION,
+    )  # fmt: skip
     label_smoothing: float | None = bounded(None, least=0, below=1)
     class_weights: Any = bounded(None, above=0)
     """null, "balanced" (inverse class frequency), "effective_number" (Cui et al. 2019), one weight per class, or some
@@ -213,14 +215,14 @@ class LossConfig(Part):
     """With on_nan=skip, number of such steps after which the run ends with an error."""
     teacher: Any = literal(None, listed=True)
     """Knowledge distillation with any loss: a run's folder or a checkpoint, or a list of them."""
-    temperature: float | None = None
-    alpha: float | None = None
+    temperature: float | None = bounded(None, above=0)
+    alpha: float | None = bounded(None, least=0)
     """With a teacher, `temperature` divides the logits and `alpha` is the weight of its probabilities, 1 - alpha that
     of the labels; without one, they are arguments of the target."""
 
     def arguments(self) -> dict[str, Any]:
-        distilled = DISTILLATION if self.teacher is not None else ()
-        return {name: value for name, value in super().arguments().items() if name not in distilled}
+        of_target = () if self.teacher is not None else DISTILLATION
+        return super().arguments() | {name: value for name in of_target if (value := getattr(self, name)) is not None}
 
 
 @dataclass

@@ -519,12 +519,12 @@ class TransferModule(pl.LightningModule):
         self.results = dict(checkpoint["graft"]["metrics"])
 
     def _require_same_origin(self, before: Mapping[str, Any]) -> None:
-        now, start = self.provenance, before.get("weights", {})
-        start_now = now.get("weights", {})
-        if self.starting_point is not None and start.get("sha256") != start_now["sha256"]:
+        now = self.provenance
+        if self.starting_point is not None and before["weights"]["sha256"] != now["weights"]["sha256"]:
+            source = now["weights"]["source"]
             raise TrainingError(
-                f"resume: strategy.l2_sp stays near the weights that the run began with; {start_now['source']} has others."
-                "\nGive the file of the run as model.weights, or begin a new run."
+                f"resume: strategy.l2_sp stays near the weights that the run began with, and {source} has others.\n"
+                "Give the file of the run as model.weights, or begin a new run."
             )
         if self.teacher is not None and before.get("teacher", []) != now["teacher"]:
             named = ", ".join(each.source for each in self.teacher.networks)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.config.metrics import ALWAYS, HIGHER
-from graft.config.schema import LossConfig, MetricsConfig, TrainConfig
+from graft.config.schema import DISTILLATION, LossConfig, MetricsConfig, TrainConfig
 from graft.config.targets import TARGET, accepts, arguments_of, check_target, has_methods
 from graft.errors import ConfigError
 from graft.learning.checkpoints import checkpoint_file
@@ -74,12 +74,11 @@ def check_teacher(cfg: TrainConfig) -> None:
         return
     if not teachers_of(loss):
         raise ConfigError("loss.teacher=[]: give a run's folder, or leave it out.")
-    for name, fits, allowed in (
-        ("temperature", (loss.temperature or 0) > 0, "more than 0, e.g. 2"),
-        ("alpha", loss.alpha is not None and 0 <= loss.alpha <= 1, "at least 0 and at most 1, e.g. 0.5"),
-    ):
-        if not fits:
-            raise ConfigError(f"loss.{name}={getattr(loss, name)}: with a teacher, must be {allowed}.")
+    for name in DISTILLATION:
+        if getattr(loss, name) is None:
+            raise ConfigError(f"loss.teacher={loss.teacher}: needs loss.{name}, too.\nloss=distill sets usual values.")
+    if loss.alpha is not None and loss.alpha > 1:
+        raise ConfigError(f"loss.alpha={loss.alpha:g}: with a teacher, must be at most 1.")
     for teacher in teachers_of(loss):
         checkpoint_file(teacher, "loss.teacher")
 

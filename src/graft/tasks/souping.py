@@ -103,6 +103,8 @@ def run(config: SoupConfig, files: Sequence[Path], overrides: Collection[str], f
         notes += notes_on_training_images(config.evaluation(), each, evaluated, splits)
     loss, metrics, notes_of_metrics = run_metrics(evaluated, splits, first.source, config.evaluation())
     notes += notes_of_metrics
+    if splits.val is splits.test and config.test:
+        notes.append("this data set has no test images of its own: those that test the soup have also chosen it")
     for note in notes:
         log.warning("note  %s", note)
     metric = metric_of(config, files[0], metrics)
