@@ -56,7 +56,7 @@ def measure_statistics(inference: Inference, layers: Iterable[str], batches: Ite
     Args:
         inference: the network; its other layers stay in evaluation mode.
         layers: names of the layers.
-        batches: uint8 images [B, 3, S, S], as `inference.preparation` makes them.
+        batches: uint8 images [B, 3, H, W], as `inference.preparation` makes them.
     """
     modules = [inference.network.get_submodule(name) for name in layers]
     momenta = [module.momentum for module in modules]

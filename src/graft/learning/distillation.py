@@ -51,7 +51,7 @@ class Teacher:
         """The mean of the teachers' probabilities at the temperature, float32 [B, C], in the student's class order.
 
         Args:
-            images: the student's input, normalised by its mean and std, [B, 3, S, S].
+            images: the student's input, normalised by its mean and std, [B, 3, H, W].
         """
         means = torch.zeros(())
         for each, order in zip(self.networks, self._orders, strict=True):
@@ -85,9 +85,8 @@ class Teacher:
                 images.new_tensor(each)[:, None, None] for each in (ours.mean, ours.std, theirs.mean, theirs.std)
             )
             images = (images * std + mean - new_mean) / new_std
-        if images.shape[-1] != theirs.input_size:
-            size = (theirs.input_size, theirs.input_size)
-            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        if images.shape[-2:] != theirs.size:
+            images = F.interpolate(images, theirs.size, mode="bilinear", antialias=True)
         return images
 
 
