@@ -113,7 +113,7 @@ def assemble(
         network,
         plan,
         starting_point=starting_point(config, network, weights),
-        teacher=(teacher := teacher_of(config, splits.classes, preprocessing)),
+        teacher=teacher_of(config, splits.classes, preprocessing),
         classes=splits.classes,
         preprocessing=preprocessing,
         objective=objective,
@@ -127,7 +127,7 @@ def assemble(
             "config": plain(config),
             "weights": {"source": weights.source, "sha256": weights.sha256},
             "fingerprint": fingerprint,
-            "teacher": [] if teacher is None else [sha256(Path(each.source)) for each in teacher.networks],
+            "teacher": [sha256(file) for file in teacher_files(config)],
         },
         log_every=config.trainer.log_every_n_steps,
         views=views,
@@ -152,9 +152,17 @@ def teacher_of(config: TrainConfig, classes: Sequence[str], preprocessing: Prepr
     if loss.teacher is None:
         return None
     own = [str(config.model._target_).partition(".")[0]]  # the configuration names it, so it is trusted
-    files = [checkpoint_file(each, "loss.teacher") for each in teachers_of(loss)]
-    networks = [from_file(file, own) for file in files]
+    networks = [from_file(file, own) for file in teacher_files(config)]
     return Teacher(networks, classes, preprocessing, float(loss.temperature or 1), float(loss.alpha or 0))
+
+
+def teacher_files(config: TrainConfig) -> list[Path]:
+    """The checkpoints of loss.teacher.
+
+    Raises:
+        TrainingError: there is no such file.
+    """
+    return [checkpoint_file(each, "loss.teacher") for each in teachers_of(config.loss)]
 
 
 def starting_point(config: TrainConfig, network: torch.nn.Module, weights: WeightsReport) -> StartingPoint | None:

@@ -84,7 +84,7 @@ def check_teacher(cfg: TrainConfig) -> None:
 
 
 def teachers_of(loss: LossConfig) -> list[str]:
-    """The paths of the teachers."""
+    """The paths of the teachers; empty without one."""
     return [loss.teacher] if isinstance(loss.teacher, str) else [str(each) for each in loss.teacher or ()]
 
 
