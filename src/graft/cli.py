@@ -26,6 +26,7 @@ TASKS = {
     "train": "train a network, keep its best checkpoint and test it",
     "lr_find": "find a learning rate for graft train, with the same overrides",
     "evaluate": "compute the metrics of a checkpoint on its own data set or another",
+    "soup": "average the weights of several checkpoints of the same network",
     "predict": "predict the classes of images with a checkpoint or an ImageNet network",
     "export": "export a checkpoint as ONNX, torch.export or state dict, and compare it with the original",
     "inspect": "check a data set for broken, duplicate and unbalanced images; exit code 1 on an error",
@@ -223,11 +224,17 @@ def _group_and_option(file: str) -> tuple[str, str]:
 
 
 def _suggest_option(group: str, option: str, options: Sequence[str]) -> str:
-    """Return " Did you mean …?" for a network or a data set that exists but has no option file of its name."""
+    """Return " Did you mean …?" for an option that has no file: a network, an optimizer or a data set."""
     if group == "model":
         from graft.models import suggest_model
 
         return suggest_model(option, options)
+    if group == "optimizer":
+        from graft.config.optimizers import known_optimizers
+        from graft.config.targets import find_package
+
+        missing = "" if find_package("timm") else f" Those of timm need it: {pip_install('timm')}"
+        return nearest(option, [*options, *known_optimizers()]) + missing
     if group == "data":
         from graft.data.sources import suggest_data
 

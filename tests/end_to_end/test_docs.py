@@ -146,17 +146,18 @@ def first_of_each_sweep(words: list[str]) -> list[str]:
     return kept
 
 
-PACKAGES = ("mlflow", "wandb", "comet_ml")
-"""Loggers that need a package that the tests' environment may lack."""
+PACKAGES = ("mlflow", "wandb", "comet_ml", "schedulefree")
+"""Packages that the tests' environment may lack, and that examples with these words need."""
 
 
 @pytest.mark.parametrize(("page", "words"), trained())
 def test_an_example_of_training_trains(
-    page: str, words: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, words: str, folders: Path, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folders)
+    words = words.replace("RUN_FOLDER", str(digits_run))
     for package in PACKAGES:
-        if package.partition("_")[0] in words:
+        if package.partition("_")[0] in words.replace("schedule_free", "schedulefree"):
             pytest.importorskip(package)
     if "trainer=ddp_slurm" in words:
         for name, value in ONE_TASK.items():

@@ -19,6 +19,10 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "balanced, focal, metrics": (
         "strategy=finetune", "data.sampler=balanced", "loss=focal", "metrics=[ece,auroc]", "optimized_metric=val/ece",
     ),
+    "schedule-free, sharpness-aware, L2-SP": (
+        "strategy=finetune", "optimizer=schedule_free", "optimizer.sam_rho=0.05", "scheduler=none",
+        "strategy.l2_sp=0.1",
+    ),
     "plateau, early stopping": (
         "strategy=finetune", "scheduler=plateau", "scheduler.patience=0",
         "callbacks.early_stopping=3",
@@ -26,7 +30,8 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-ALWAYS = ("feature_extract", "gradual", "adamw, onecycle, averaged, mixed")
+ALWAYS = ("feature_extract", "gradual", "adamw, onecycle, averaged, mixed",
+          "schedule-free, sharpness-aware, L2-SP")  # fmt: skip
 
 
 @pytest.mark.parametrize(

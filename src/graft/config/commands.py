@@ -87,6 +87,34 @@ class EvaluateConfig:
 
 
 @dataclass
+class SoupConfig:
+    """The whole configuration of `graft soup`."""
+
+    runs: Any = literal(None, listed=True)
+    """A run's folder, a checkpoint, a folder of either, or a list of them."""
+    method: str = choice("greedy", "greedy", "uniform")
+    optimized_metric: str | None = None
+    """The metric of validation that greedy chooses by; null: that of the first run."""
+    statistics_images: int = bounded(1024, least=2)
+    """Training images on which BatchNorm's statistics are measured again."""
+    test: bool = True
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Metrics in addition to those of the first run."""
+    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    trainer: InferenceConfig = field(default_factory=InferenceConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    trust: list[str] = field(default_factory=list)
+    """Packages that may be imported where a checkpoint names them, e.g. [my_package]."""
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+
+    def evaluation(self) -> EvaluateConfig:
+        """The keys that `graft evaluate` has, too."""
+        return EvaluateConfig(
+            split="val", metrics=self.metrics, data=self.data, trainer=self.trainer, paths=self.paths, trust=self.trust
+        )
+
+
+@dataclass
 class PredictConfig:
     """The whole configuration of `graft predict`."""
 

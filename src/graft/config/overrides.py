@@ -26,6 +26,7 @@ POSITIONAL: Mapping[str, str | None] = {
     "evaluate": "checkpoint",
     "export": "checkpoint",
     "compare": "runs",
+    "soup": "runs",
 }
 """Command -> the key that an argument without a key sets, e.g. `graft predict photo.jpg`."""
 

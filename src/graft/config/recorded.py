@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.config.schema import DataConfig, LossConfig
+from graft.config.schema import DISTILLATION, DataConfig, LossConfig
 from graft.errors import ConfigError, RecordError
 from graft.system.values import (
     Check,
@@ -75,6 +75,8 @@ def _loss(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or "_target_" not in value:
         return {}
     own = {field.name for field in dataclasses.fields(LossConfig)} - {"_target_", "label_smoothing"}
+    if value.get("teacher") is None:
+        own -= {name for name in DISTILLATION if value.get(name) is not None}
     weights, positive = (
         tree(scalar, 1_000_000, depth=2)(value.get(key)) for key in ("class_weights", "positive_weights")
     )

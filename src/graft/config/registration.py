@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from graft.config import optimizers
 from graft.config.commands import (
     CompareConfig,
     EvaluateConfig,
@@ -16,6 +17,7 @@ from graft.config.commands import (
     InspectConfig,
     LrFindConfig,
     PredictConfig,
+    SoupConfig,
 )
 from graft.config.fields import Open
 from graft.config.schema import TrainConfig
@@ -31,11 +33,14 @@ SCHEMAS: dict[str, type] = {
     "compare": CompareConfig,
     "inspect": InspectConfig,
     "lr_find": LrFindConfig,
+    "soup": SoupConfig,
 }
 
 
 def register(*tasks: str) -> None:
-    """Register the schemas of `tasks` with Hydra under `schema/`; without arguments those of all commands."""
+    """Register with Hydra the schemas of `tasks` under `schema/`, without arguments those of all commands, and the
+    optimizers that need no option file."""
+    optimizers.register()
     store = ConfigStore.instance()
     for name in tasks or SCHEMAS:
         if f"{name}.yaml" in store.repo.get("schema", {}):  # as costly as composing

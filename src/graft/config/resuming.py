@@ -97,6 +97,7 @@ RULES: Mapping[str, Rule] = {
     "views.": Rule("affects the test metrics only"),
     "callbacks.early_stopping": Rule("validations without improvement continue to be counted, against the new number"),
     "loss.on_nan": Rule("steps with a non-finite loss are handled in the new way from now on"),
+    "loss.teacher": Rule("the teacher is read from there; it must be the same"),
     "loss.nan_limit": Rule("counted from the start of the run"),
     "cache.mode": Rule(
         "does not change results", allowed=lambda change: {change.before, change.after} == {"auto", "none"}
@@ -118,6 +119,8 @@ REASONS: Mapping[str, str] = {
     "model.": "the weights belong to another network or another initialisation",
     "freeze.": "the optimizer's state belongs to other parameters",
     "strategy.": "the optimizer's state belongs to other parameter groups",
+    "optimizer.sam_rho": "the steps before and after would aim at different minima",
+    "optimizer.sam_adaptive": "the steps before and after would aim at different minima",
     "optimizer.": "the optimizer's state is not that of this optimizer",
     "scheduler.": "the schedule's state is not that of this schedule",
     "augment.": "the result would be that of neither augmentation",

@@ -119,6 +119,9 @@ class StrategyConfig:
     training batches, "keep" leaves them as they are (evaluation mode), while weight and bias train."""
     cached_views: int | str | None = bounded(None, least=1, words=("all",))
     """Default of cache.views for this strategy."""
+    l2_sp: float | None = bounded(None, above=0)
+    """Pull pretrained weights towards their initial values with this strength instead of optimizer.weight_decay, which
+    remains for new layers (L2-SP); null: weight decay for all."""
 
 
 @dataclass
@@ -135,7 +138,7 @@ class FreezeConfig(Part):
 class OptimizerConfig(Part):
     """`_target_`: an optimizer, called with the parameter groups; null arguments are not passed."""
 
-    own: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    own: ClassVar[tuple[str, ...]] = ("weight_decay", "sam_rho", "sam_adaptive")
     lr: float = bounded(MISSING, above=0)
     """Learning rate of the groups whose multiplier is 1."""
     weight_decay: float = bounded(0.0, least=0)
@@ -143,6 +146,10 @@ class OptimizerConfig(Part):
     nesterov: bool | None = None
     betas: list[float] | None = bounded(None, least=0, below=1, length=2)
     eps: float | None = bounded(None, above=0)
+    sam_rho: float | None = bounded(None, above=0)
+    """Sharpness-aware minimisation with any optimizer: radius of the neighbourhood, e.g. 0.05; null: without it."""
+    sam_adaptive: bool = False
+    """Distances in the neighbourhood are relative to the size of each weight (ASAM; sam_rho is then 0.5 to 2)."""
 
 
 @dataclass
@@ -188,12 +195,16 @@ class AugmentConfig:
     cutmix: float = bounded(0.0, least=0)
 
 
+DISTILLATION = ("temperature", "alpha")
+"""Keys of the group loss that belong to its teacher, if it has one."""
+
+
 @dataclass
 class LossConfig(Part):
     """`_target_`: a loss, called with logits [B, C] and class indices [B], or class probabilities [B, C] with MixUp."""
 
     own: ClassVar[tuple[str, ...]] = (
-        "class_weights", "class_weights_beta", "positive_weights", "on_nan", "nan_limit",
+        "class_weights", "class_weights_beta", "positive_weights", "on_nan", "nan_limit", "teacher", *DISTILLATION,
     )  # fmt: skip
     label_smoothing: float | None = bounded(None, least=0, below=1)
     class_weights: Any = bounded(None, above=0)
@@ -208,6 +219,16 @@ class LossConfig(Part):
     """A step whose loss is NaN or infinite: "raise" ends the run, "skip" ignores the step and records its images."""
     nan_limit: int = bounded(10, least=0)
     """With on_nan=skip, number of such steps after which the run ends with an error."""
+    teacher: Any = literal(None, listed=True)
+    """Knowledge distillation with any loss: a run's folder or a checkpoint, or a list of them."""
+    temperature: float | None = bounded(None, above=0)
+    alpha: float | None = bounded(None, least=0)
+    """With a teacher, `temperature` divides the logits and `alpha` is the weight of its probabilities, 1 - alpha that
+    of the labels; without one, they are arguments of the target."""
+
+    def arguments(self) -> dict[str, Any]:
+        of_target = () if self.teacher is not None else DISTILLATION
+        return super().arguments() | {name: value for name in of_target if (value := getattr(self, name)) is not None}
 
 
 @dataclass

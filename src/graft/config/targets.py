@@ -9,15 +9,18 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError, listed, nearest
+from graft.errors import ConfigError, listed, nearest, pip_install
 
 TARGET = "_target_"
 PARTIAL = "_partial_"
+
+OPTIONAL = ("schedulefree", "timm")
+"""Modules that parts need and that an extra of the same name installs."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Arguments:
         required: those without a default.
         any: whether it has **kwargs.
         text: those annotated with str, and perhaps bool or None, but nothing else.
+        defaults: the values of those whose default is a literal; only where they are read from source text.
     """
 
     names: tuple[str, ...]
     required: tuple[str, ...] = ()
     any: bool = False
     text: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
 
 def short_name(target: str) -> str:
@@ -73,6 +78,12 @@ def class_constant(target: str, name: str) -> object:
         return None if value is None else ast.literal_eval(value)
     except ValueError:  # computed
         return None
+
+
+def has_methods(target: str, *names: str) -> bool:
+    """Whether a class, or one of its bases, defines all of these methods; read from source text without importing."""
+    found = _definition(target)
+    return found is not None and all(_method(*found, name) for name in names)
 
 
 def check_target(key: str, node: Mapping[str, Any], supplied: Collection[str] = (), positional: int = 0) -> None:
@@ -206,7 +217,7 @@ def _locate(target: str, key: str) -> Any:
             if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
                 continue
             missing = f"importing {name} needs the module {error.name}, which is missing"
-            raise ConfigError(f"{key}={target}: {missing}.") from error
+            raise ConfigError(f"{key}={target}: {missing}.{_installing(str(error.name))}") from error
         found = module
         for depth_of, part in enumerate(parts[depth:], depth):
             if not hasattr(found, part):
@@ -216,10 +227,14 @@ def _locate(target: str, key: str) -> Any:
         if not callable(found):
             raise ConfigError(f"{key}={target}: is a {type(found).__name__}, not a class or function.")
         return found
-    raise ConfigError(
-        f"{key}={target}: there is no module {parts[0]!a}. "
-        "Install it, or start the command in the folder that holds it."
-    )
+    install = _installing(parts[0]) or " Install it, or start the command in the folder that holds it."
+    raise ConfigError(f"{key}={target}: there is no module {parts[0]!a}.{install}")
+
+
+def _installing(module: str) -> str:
+    """ " Install it: …" if the module is one of Graft's optional dependencies."""
+    extra = module.partition(".")[0]
+    return f" Install it: {pip_install(extra)}" if extra in OPTIONAL else ""
 
 
 def _imported_arguments(target: str, key: str) -> Arguments:
@@ -316,6 +331,15 @@ def _class_attribute(module: _Module, node: Definition, name: str, depth: int = 
     return None
 
 
+def _method(module: _Module, node: Definition, name: str, depth: int = 0) -> bool:
+    if not isinstance(node, ast.ClassDef) or depth > 20:
+        return False
+    bases = (_definition(f"{module.name}.{ast.unparse(base)}") for base in node.bases)
+    return any(isinstance(each, ast.FunctionDef) and each.name == name for each in node.body) or any(
+        _method(*base, name, depth + 1) for base in bases if base is not None
+    )
+
+
 def _is_method(module: _Module, node: ast.AST) -> bool:
     """Whether a function is a method of a class; `inspect` handles class methods and static methods."""
     return node not in module.names.values()
@@ -330,7 +354,10 @@ def _parameters(arguments: ast.arguments, skip: int) -> Arguments:
     ]
     each = [*positional, *arguments.kwonlyargs][skip:]
     names, text = (each.arg for each in each), (each.arg for each in each if _is_text(each.annotation))
-    return Arguments(tuple(names), tuple(required[skip:]), arguments.kwarg is not None, tuple(text))
+    values = zip([*positional[len(positional) - defaults :], *arguments.kwonlyargs],
+                 [*arguments.defaults, *arguments.kw_defaults], strict=True)  # fmt: skip
+    literals = {name.arg: value.value for name, value in values if isinstance(value, ast.Constant)}
+    return Arguments(tuple(names), tuple(required[skip:]), arguments.kwarg is not None, tuple(text), literals)
 
 
 def _is_text(annotation: ast.expr | None) -> bool:

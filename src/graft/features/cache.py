@@ -180,6 +180,9 @@ class FeatureCache:
         if config.augment.mixup or config.augment.cutmix:  # refused by config.validation when asked for
             self._skip("MixUp and CutMix mix images before the network, so training images pass all layers")
             return False
+        if config.loss.teacher is not None:  # refused with cache=features
+            self._skip("the teacher needs the training images themselves")
+            return False
         return self._views > 0
 
     @cached_property

@@ -101,8 +101,8 @@ def _way_out(path: Path) -> str:
     return f"Next to it there is {' and '.join(others)}." if others else "Use a copy of it, or train again."
 
 
-def checkpoint_file(value: str) -> Path:
-    """The checkpoint that `checkpoint=` names: a file, or best.ckpt of a run's folder.
+def checkpoint_file(value: str, key: str = "checkpoint") -> Path:
+    """The checkpoint that a key names: a file, or best.ckpt of a run's folder.
 
     Raises:
         TrainingError: there is no such file.
@@ -112,7 +112,7 @@ def checkpoint_file(value: str) -> Path:
         path = path / "checkpoints" / BEST
     if reason := why_unreadable(path):
         raise TrainingError(
-            f"checkpoint={value}: no checkpoint at {path} ({reason}).\n"
+            f"{key}={value}: no checkpoint at {path} ({reason}).\n"
             "Give a run's folder, or a .ckpt, .pth or .safetensors file."
         )
     return path

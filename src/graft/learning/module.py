@@ -1,11 +1,12 @@
 """The LightningModule that every strategy trains: a network, a transfer plan and a loss."""
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -24,6 +25,8 @@ from graft.learning.callbacks.keep_predictions import gathered
 from graft.learning.confusion_counts import EvaluationCounts, widest
 from graft.learning.decisions import Decisions, Evaluated, decisions_of
 from graft.learning.deferred import Batches, Deferred
+from graft.learning.distillation import Teacher
+from graft.learning.evaluation_weights import EvaluationWeights
 from graft.learning.label_scores import DEFAULT_THRESHOLD, LabelScores
 from graft.learning.loss_monitor import WAY_OUT, LossMonitor
 from graft.learning.losses import CROSS_ENTROPY, Loss, as_scalar
@@ -31,6 +34,8 @@ from graft.learning.metrics import ConfiguredMetrics
 from graft.learning.optimizers import build_optimizer
 from graft.learning.resuming import Origin, apply_changes
 from graft.learning.schedulers import Length, build_schedule
+from graft.learning.sharpness import SharpnessAware
+from graft.learning.starting_point import StartingPoint
 from graft.learning.views import IDENTITY, View, mean_of_views
 from graft.models.normalise import Normalise, is_channels_last
 from graft.seeding import seed_device, seeded
@@ -41,6 +46,9 @@ log = logging.getLogger("graft")
 EVALUATED = ("val", "test")
 
 SUMS = ("epoch_sums", "window_sums")
+
+TRAINED = "current_model_state"
+"""Key of a checkpoint for the weights that train, where "state_dict" has others for evaluation; Lightning's name."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Objective:
         auxiliary: weight of the loss of an auxiliary head, for networks that have one (Inception: 0.4).
         on_nan: "raise" ends the run at a step whose loss is NaN or infinite, "skip" skips the step.
         nan_limit: largest number of skipped steps.
+        sam_rho, sam_adaptive: of sharpness-aware minimisation, see `SharpnessAware`; None: without it.
     """
 
     loss: Loss | None = None
@@ -63,6 +72,16 @@ class Objective:
     auxiliary: float = 0.4
     on_nan: str = "raise"
     nan_limit: int = 10
+    sam_rho: float | None = None
+    sam_adaptive: bool = False
+
+
+class Losses(NamedTuple):
+    """The logits [B, C] of a training batch, its loss, and the parts of that under their names, if it has several."""
+
+    logits: Tensor
+    total: Tensor
+    parts: dict[str, Tensor]
 
 
 class TransferModule(pl.LightningModule):
@@ -83,6 +102,8 @@ class TransferModule(pl.LightningModule):
         metrics: of validation and test, in addition to loss and accuracy, by name.
         mode: "max" or "min", the direction in which the metric that the schedule monitors improves.
         task: whether an image has one label or several.
+        starting_point: pulls the weights towards it (L2-SP).
+        teacher: networks whose probabilities are learned, too.
 
     Attributes:
         decisions: of the task.
@@ -111,6 +132,8 @@ class TransferModule(pl.LightningModule):
         metrics: Mapping[str, Metric] | None = None,
         mode: str | None = None,
         task: Task = SINGLE_LABEL,
+        starting_point: StartingPoint | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.decisions: Decisions = decisions_of(task)
@@ -137,6 +160,9 @@ class TransferModule(pl.LightningModule):
         self.counts = self.decisions.evaluation(len(classes), torch.device("cpu"))
         self.deferred_loss = Deferred(self._add_losses)
         self.loss_monitor = LossMonitor(self, skip=objective.on_nan == "skip", limit=objective.nan_limit)
+        self.sharpness = None if (rho := objective.sam_rho) is None else SharpnessAware(rho, objective.sam_adaptive)
+        self.evaluation_weights: EvaluationWeights | None = None
+        self.starting_point, self.teacher = starting_point, teacher
         self._origin: Origin | None = None
         self.collapsed: str | None = None
         self.test_counts: Evaluated | None = None
@@ -189,6 +215,8 @@ class TransferModule(pl.LightningModule):
             apply_changes(self.trainer, self._origin, self.provenance["config"], self.plan.groups)
         self.plan.apply(self.current_epoch)
         self.train()
+        if self.evaluation_weights is not None:
+            self.evaluation_weights.train()
         self.epoch_sums, self.window_sums = (sums.to(self._zeros()) for sums in (self.epoch_sums, self.window_sums))
 
     def on_train_epoch_start(self) -> None:
@@ -196,31 +224,68 @@ class TransferModule(pl.LightningModule):
         self.train()  # modules that this epoch unfreezes are still in evaluation mode
         self.epoch_sums, self.window_sums = self._zeros(), self._zeros()
 
-    def on_train_batch_start(self, batch: Batch | FeatureBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch | FeatureBatch | None, batch_idx: int) -> None:
         seed_device(self.device, self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch | FeatureBatch, batch_idx: int) -> Tensor | None:
         self.loss_monitor.before_step()
         labels = batch.labels
+        taught: Tensor | None = None
         if isinstance(batch, FeatureBatch):
-            output, targets = self._forward_features(batch), self.decisions.targets(labels)
+            forward, targets = functools.partial(self._forward_features, batch), self.decisions.targets(labels)
         else:
             images, targets = self.prepared(batch, batch_idx)
-            output = self.network(images)
-        logits, *auxiliary = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
-        main = self._loss(logits, targets)
-        side = sum((self._loss(part, targets) for part in auxiliary), start=main.new_zeros(()))
-        loss = main + self.objective.auxiliary * side
-        if self._trainer is not None and self.loss_monitor.skips(loss, batch, batch_idx):
+            forward = functools.partial(self.network, images)
+            taught = None if self.teacher is None else self.teacher.probabilities(images)
+        losses = self._losses(forward(), targets, taught)
+        loss = losses.total
+        if self._skips(loss, batch, batch_idx):
             return None
         with torch.no_grad():
-            hits = self.decisions.hits(logits, labels)
+            hits = self.decisions.hits(losses.logits, labels)
             sums = torch.stack([loss.detach() * len(labels), *hits, torch.full_like(hits[0], len(labels))])
-            self.epoch_sums.add_(sums)  # in place: nn.Module.__setattr__ is slow
-            self.window_sums.add_(sums)
+        if self.sharpness is not None:
+            loss = self._highest_loss(loss, lambda: self._losses(forward(), targets, taught).total, batch_idx)
+            if self._skips(loss, batch, batch_idx):
+                self.sharpness.restore()
+                return None
+        self.epoch_sums.add_(sums)  # in place: nn.Module.__setattr__ is slow
+        self.window_sums.add_(sums)
         if (self.global_step + 1) % self.log_every == 0 and self._last_of_accumulation(batch_idx):
-            self._log_step({"train/loss_main": main, "train/loss_aux": side} if auxiliary else {})
+            self._log_step(losses.parts)
         return self._scaled_to_window(loss, batch_idx)
+
+    def _losses(self, output: Any, targets: Tensor, taught: Tensor | None) -> Losses:
+        """The losses of an output; `taught`: the teacher's probabilities [B, C]."""
+        logits, *auxiliary = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
+        main = total = self._loss(logits, targets)
+        parts = {"train/loss_main": main}
+        if self.teacher is not None and taught is not None:
+            parts["train/loss_distill"] = distilled = self.teacher.loss(logits, taught)
+            total = (1 - self.teacher.alpha) * main + self.teacher.alpha * distilled
+        if auxiliary:
+            parts["train/loss_aux"] = side = torch.stack([self._loss(part, targets) for part in auxiliary]).sum()
+            total = total + self.objective.auxiliary * side
+        return Losses(logits, total, parts if len(parts) > 1 else {})
+
+    def _skips(self, loss: Tensor, batch: Batch | FeatureBatch, batch_idx: int) -> bool:
+        return self._trainer is not None and self.loss_monitor.skips(loss, batch, batch_idx)
+
+    def _highest_loss(self, loss: Tensor, again: Callable[[], Tensor], batch_idx: int) -> Tensor:
+        """The loss at the weights of the ascent, see `SharpnessAware`; `on_after_backward` restores the weights."""
+        assert self.sharpness is not None
+
+        def with_the_same_masks() -> Tensor:  # of Dropout
+            if self._trainer is not None:
+                self.on_train_batch_start(None, batch_idx)
+            return again()
+
+        scaler = None if self._trainer is None else getattr(self.trainer.precision_plugin, "scaler", None)
+        return self.sharpness.loss_at_highest(loss, self.network, with_the_same_masks, scaler)
+
+    def on_after_backward(self) -> None:
+        if self.sharpness is not None:
+            self.sharpness.restore()
 
     def _scaled_to_window(self, loss: Tensor, batch_idx: int) -> Tensor:
         """The loss, scaled so that the gradient of a shorter last accumulation window is a mean too.
@@ -232,6 +297,10 @@ class TransferModule(pl.LightningModule):
         nominal, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         length = min(nominal, batches - batch_idx // nominal * nominal)
         return loss if length == nominal else loss * (nominal / length)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.starting_point is not None:
+            self.starting_point.add_gradients()
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Free the gradients right after the step, and not only after the next forward pass as Lightning does."""
@@ -289,6 +358,10 @@ class TransferModule(pl.LightningModule):
         figure = f"train/{self.decisions.task.training}"
         return {"train/loss": loss / count, figure: self.decisions.training_metric(hits, count)} if count else {}
 
+    def on_train_end(self) -> None:
+        if self.evaluation_weights is not None:
+            self.evaluation_weights.use()
+
     def on_train_epoch_end(self) -> None:
         self.loss_monitor.read()
         figures = self.training_figures()
@@ -339,6 +412,15 @@ class TransferModule(pl.LightningModule):
     def thresholds_or_default(self) -> tuple[float, ...]:
         """The thresholds; before any validation 0.5 of each label."""
         return self.thresholds or (DEFAULT_THRESHOLD,) * len(self.classes)
+
+    def on_validation_start(self) -> None:
+        if self.evaluation_weights is not None and self.trainer.state.fn == "fit":
+            self.evaluation_weights.use()
+
+    def on_validation_end(self) -> None:
+        """After the callbacks, which save the best checkpoint."""
+        if self.evaluation_weights is not None and self.trainer.state.fn == "fit":
+            self.evaluation_weights.train()
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation("val")
@@ -420,6 +502,7 @@ class TransferModule(pl.LightningModule):
         # a fused step undoes fp16's loss scaling itself, too late for clipping
         scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = build_optimizer(self.plan.groups, self.optimizer_config, fused=not scaled)
+        self.evaluation_weights = EvaluationWeights.of(optimizer)
         schedule = build_schedule(optimizer, self.scheduler_config, Length.of(self.trainer), self.mode)
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -440,6 +523,12 @@ class TransferModule(pl.LightningModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, AveragedWeights):
                 callback.save_averages(checkpoint, self)
+        if self.evaluation_weights is not None and not self.evaluation_weights.in_use:
+            trained = {name: tensor.clone() for name, tensor in checkpoint["state_dict"].items()}
+            with self.evaluation_weights.used():
+                checkpoint["state_dict"] = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+            if "optimizer_states" in checkpoint:
+                checkpoint[TRAINED] = trained
         checkpoint["graft"] = self.provenance | {"metrics": dict(self.results), "task": self.decisions.task.name}
         if self.thresholds is not None:
             checkpoint["graft"]["thresholds"] = list(self.thresholds)
@@ -447,13 +536,35 @@ class TransferModule(pl.LightningModule):
         checkpoint["sums"] = {name: getattr(self, name).cpu() for name in SUMS} | {"skipped": self.loss_monitor.skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the sums of the interrupted epoch and the metrics."""
+        """Restore the sums of the interrupted epoch and the metrics; let Lightning load the trained weights.
+
+        Raises:
+            TrainingError: the weights to stay near (L2-SP), or the teacher, are not those of the checkpoint's run.
+        """
+        self._require_same_origin(checkpoint["graft"])
+        if TRAINED in checkpoint and "averaging_state" not in checkpoint:  # with it, its callback does
+            checkpoint["state_dict"] = checkpoint[TRAINED]
         self._origin = Origin.of(checkpoint)
         sums = checkpoint.get("sums", {})
         self.epoch_sums, self.window_sums = (sums.get(name, self._zeros()) for name in SUMS)
         self.loss_monitor.skipped = sums.get("skipped", 0)
         self.results = dict(checkpoint["graft"]["metrics"])
         self.thresholds = thresholds_in(checkpoint)
+
+    def _require_same_origin(self, before: Mapping[str, Any]) -> None:
+        now = self.provenance
+        if self.starting_point is not None and before["weights"]["sha256"] != now["weights"]["sha256"]:
+            source = now["weights"]["source"]
+            raise TrainingError(
+                f"resume: strategy.l2_sp stays near the weights that the run began with, and {source} has others.\n"
+                "Give the file of the run as model.weights, or begin a new run."
+            )
+        if self.teacher is not None and before.get("teacher", []) != now["teacher"]:
+            named = ", ".join(each.source for each in self.teacher.networks)
+            raise TrainingError(
+                f"resume: loss.teacher={named} is not the teacher that the run has learned from.\n"
+                "Give that one, or begin a new run."
+            )
 
 
 def thresholds_in(checkpoint: Mapping[str, Any]) -> tuple[float, ...] | None:

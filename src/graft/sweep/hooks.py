@@ -13,6 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from graft.config import optimizers
 from graft.config.config_hash import config_hash
 from graft.config.metrics import direction, known_directions
 from graft.config.registration import typed
@@ -165,12 +166,13 @@ def _direction(metric: str, *, _root_: DictConfig) -> str:
 
 
 def register() -> None:
-    """Register with Hydra the resolvers and the sweepers that the configurations of sweeps name."""
+    """Register with Hydra the resolvers, the sweepers and the optimizers that the configurations of sweeps name."""
     OmegaConf.register_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_resolver("job_folder", _job_folder, replace=True)
     OmegaConf.register_resolver("jobs_at_once", _jobs_at_once, replace=True)
     OmegaConf.register_resolver("gpus_per_job", _gpus_per_job, replace=True)
     OmegaConf.register_resolver("direction", _direction, replace=True)
+    optimizers.register()
     Plugins.instance().register(GridSweeper)
     Plugins.instance().register(OptunaSweeper)
 

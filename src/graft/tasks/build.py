@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
-from graft.config.targets import accepts
+from graft.config.targets import accepts, has_methods
 from graft.config.task import MULTI_LABEL
 from graft.data.augment import Augment
 from graft.data.augmenter import CustomTransforms
@@ -26,12 +26,16 @@ from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
 from graft.errors import listed
+from graft.learning.checkpoints import checkpoint_file
+from graft.learning.distillation import Teacher
 from graft.learning.imbalance import balanced_positive_weights, balanced_weights, effective_number_weights
 from graft.learning.losses import build_loss, require_label_loss
 from graft.learning.metrics import build_metrics, check_metrics
 from graft.learning.module import EVALUATED, Objective, TransferModule
 from graft.learning.optimizers import build_optimizer
+from graft.learning.restore import from_file
 from graft.learning.schedulers import Length, build_schedule
+from graft.learning.starting_point import StartingPoint
 from graft.learning.views import build_views
 from graft.models import build_network, fixed_input_size
 from graft.models.class_names import class_names
@@ -43,7 +47,9 @@ from graft.models.registry import require_input_size
 from graft.models.weights import WeightsReport, default_preprocessing, load_weights, sized_by_weights
 from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
+from graft.system.files import sha256
 from graft.tasks.checks import COUNTED_POSITIVE, COUNTED_WEIGHTS, check_class_weights
+from graft.tasks.part_checks import teachers_of
 from graft.transfer import TransferPlan, plan_transfer
 from graft.transfer.plan import BATCH_NORMS
 
@@ -109,6 +115,8 @@ def assemble(
     module = TransferModule(
         network,
         plan,
+        starting_point=starting_point(config, network, weights),
+        teacher=teacher_of(config, splits.classes, preprocessing),
         classes=splits.classes,
         preprocessing=preprocessing,
         objective=objective,
@@ -122,6 +130,7 @@ def assemble(
             "config": plain(config),
             "weights": {"source": weights.source, "sha256": weights.sha256},
             "fingerprint": fingerprint,
+            "teacher": [sha256(file) for file in teacher_files(config)],
         },
         log_every=config.trainer.log_every_n_steps,
         views=views,
@@ -130,9 +139,43 @@ def assemble(
         task=splits.task,
     )
     notes = (
-        *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config), *notes
+        *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config),
+        *notes_on_averaged_statistics(config, plan), *notes
     )  # fmt: skip
     return Experiment(config, module, data, weights, notes)
+
+
+def teacher_of(config: TrainConfig, classes: Sequence[str], preprocessing: Preprocessing) -> Teacher | None:
+    """The teacher of loss.teacher; None without one.
+
+    Raises:
+        ConfigError: it has other classes, or its network is of another package than the run's own.
+        TrainingError, RecordError, WeightsError: its checkpoint cannot be read.
+    """
+    loss = config.loss
+    if loss.teacher is None:
+        return None
+    own = [str(config.model._target_).partition(".")[0]]  # the configuration names it, so it is trusted
+    networks = [from_file(file, own) for file in teacher_files(config)]
+    return Teacher(networks, classes, preprocessing, float(loss.temperature or 1), float(loss.alpha or 0))
+
+
+def teacher_files(config: TrainConfig) -> list[Path]:
+    """The checkpoints of loss.teacher.
+
+    Raises:
+        TrainingError: there is no such file.
+    """
+    return [checkpoint_file(each, "loss.teacher") for each in teachers_of(config.loss)]
+
+
+def starting_point(config: TrainConfig, network: torch.nn.Module, weights: WeightsReport) -> StartingPoint | None:
+    """What strategy.l2_sp pulls the weights towards: those that were loaded; None without it."""
+    strategy = config.strategy
+    if strategy.l2_sp is None:
+        return None
+    names = {name for name, each in network.named_parameters() if strategy.decay_norm_and_bias or each.ndim > 1}
+    return StartingPoint(network, names.intersection(weights.loaded), strategy.l2_sp)
 
 
 def network_with_weights(
@@ -269,6 +312,8 @@ def objective_of(config: TrainConfig, splits: Splits) -> Objective:
         cutmix=config.augment.cutmix,
         on_nan=config.loss.on_nan,
         nan_limit=config.loss.nan_limit,
+        sam_rho=config.optimizer.sam_rho,
+        sam_adaptive=config.optimizer.sam_adaptive,
     )
 
 
@@ -283,6 +328,20 @@ def notes_on_balance(config: TrainConfig) -> list[str]:
         f"data.sampler=balanced and {key} both make up for the sizes of the classes, which is usually too much; use one"
         for key, corrects in corrected.items()
         if corrects and config.data.sampler == "balanced"
+    ]
+
+
+def notes_on_averaged_statistics(config: TrainConfig, plan: TransferPlan) -> list[str]:
+    """A note if BatchNorm measures its statistics with other weights than those that are validated."""
+    if not has_methods(str(config.optimizer._target_), "train", "eval"):
+        return []
+    frozen = plan.frozen_modules(0)
+    norms = [name for name, module in plan.network.named_modules() if isinstance(module, BATCH_NORMS)]
+    if all(name in frozen for name in norms):
+        return []
+    return [
+        f"optimizer._target_={config.optimizer._target_} validates averaged weights, and BatchNorm has the statistics "
+        "of the trained ones, which costs accuracy. With pretrained weights use strategy.batch_norm_statistics=keep"
     ]
 
 

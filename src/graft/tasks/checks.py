@@ -236,6 +236,11 @@ def _processes(config: TrainConfig) -> None:
 
 def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> None:
     weights = config.model.weights
+    if config.strategy.l2_sp is not None and (weights is None or not config.strategy.pretrained):
+        raise ConfigError(
+            f"strategy={config.strategy.name} and strategy.l2_sp={config.strategy.l2_sp:g} disagree: random weights "
+            "are no starting point to stay near.\nUse strategy.l2_sp=null, or strategy=finetune."
+        )
     if not config.strategy.pretrained:
         if weights is not None and any(word.lstrip("+").startswith("model.weights=") for word in overrides):
             raise ConfigError(
@@ -346,6 +351,11 @@ def _cache(config: TrainConfig) -> None:
         raise ConfigError(
             "cache=features and freeze=none disagree: every layer trains, so there are no features to keep.\n"
             "Use strategy=feature_extract, or cache=auto."
+        )
+    if config.loss.teacher is not None:
+        raise ConfigError(
+            "cache=features and loss.teacher disagree: the teacher needs the images, which the features replace.\n"
+            "Use cache=auto, which keeps the features of validation and test images only."
         )
     for key in ("mixup", "cutmix"):
         if alpha := getattr(config.augment, key):

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig
+from graft.config.commands import EvaluateConfig, ExportConfig, PredictConfig, SoupConfig
 from graft.config.fields import check_ranges
 from graft.config.recorded import MODULE
 from graft.config.targets import check_target
@@ -91,6 +91,24 @@ def check_export(config: ExportConfig) -> None:
         raise ConfigError("format={}: choose at least one, e.g. format=onnx.")
     for name, node in formats.items():
         check_target(f"format.{name}", node)
+
+
+def check_soup(config: SoupConfig) -> None:
+    """Refuse mistakes in a SoupConfig.
+
+    Raises:
+        ConfigError: names the key and the way out.
+    """
+    check_ranges(config, SoupConfig)
+    if config.runs is None or not texts_of(config.runs):
+        raise ConfigError("runs is not set.\nGive runs=SWEEP_FOLDER, or 'runs=[RUN_FOLDER,OTHER_RUN]'.")
+    _check_trust(config.trust)
+    check_metrics(config.metrics)
+    metric = config.optimized_metric
+    if metric is not None and not metric.startswith("val/"):
+        raise ConfigError(
+            f"optimized_metric={metric}: a soup is chosen on validation images.\nGive a metric of them, e.g. val/acc."
+        )
 
 
 def sources_of(config: PredictConfig) -> list[str]:

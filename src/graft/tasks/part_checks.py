@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.config.metrics import ALWAYS, HIGHER
-from graft.config.schema import MetricsConfig, TrainConfig
-from graft.config.targets import TARGET, accepts, check_target
+from graft.config.schema import DISTILLATION, LossConfig, MetricsConfig, TrainConfig
+from graft.config.targets import TARGET, accepts, arguments_of, check_target, has_methods
 from graft.errors import ConfigError
+from graft.learning.checkpoints import checkpoint_file
 
 SUPPLIED = {
     "optimizer": ("params", "fused"),
@@ -49,13 +50,21 @@ def check_parts(cfg: TrainConfig) -> None:
             f"optimizer.weight_decay={cfg.optimizer.weight_decay}: {optimizer} has no weight decay.\n"
             "Set optimizer.weight_decay=0."
         )
+    _check_schedule_free(cfg)
+    check_teacher(cfg)
+    if cfg.optimizer.sam_adaptive and cfg.optimizer.sam_rho is None:
+        raise ConfigError(
+            "optimizer.sam_adaptive=true: nothing to adapt without a radius.\nGive one, e.g. optimizer.sam_rho=1."
+        )
     for key, (argument, option) in WEIGHTS_OF_LOSS.items():
         if (weights := getattr(cfg.loss, key)) is not None and not accepts(str(cfg.loss._target_), argument):
             raise ConfigError(
                 f"loss.{key}={weights}: {cfg.loss._target_} takes no argument `{argument}`.\n"
                 f"Set loss.{key}=null, or choose a loss with {key.replace('_', ' ')}, e.g. loss={option}."
             )
-    if cfg.optimizer.nesterov and not cfg.optimizer.momentum:
+    known = arguments_of(optimizer)
+    usual = known.defaults.get("momentum", True) if known else True  # True: another kind of momentum, as in Adam
+    if cfg.optimizer.nesterov and not (usual if cfg.optimizer.momentum is None else cfg.optimizer.momentum):
         raise ConfigError(
             f"optimizer.nesterov=true and optimizer.momentum={cfg.optimizer.momentum or 0:g} disagree: Nesterov's step "
             "looks ahead along the momentum.\nGive optimizer.momentum=0.9, or optimizer.nesterov=false."
@@ -64,6 +73,44 @@ def check_parts(cfg: TrainConfig) -> None:
         if name in DECIDED_ELSEWHERE:
             raise ConfigError(f"trainer.{name}={value}: decided by {DECIDED_ELSEWHERE[name]}.")
         check_target("trainer", {TARGET: "lightning.pytorch.Trainer", name: value})
+
+
+def check_teacher(cfg: TrainConfig) -> None:
+    """Refuse a teacher whose checkpoint does not exist, and numbers of distillation that are out of range."""
+    loss = cfg.loss
+    if loss.teacher is None:
+        return
+    if not teachers_of(loss):
+        raise ConfigError("loss.teacher=[]: give a run's folder, or leave it out.")
+    for name in DISTILLATION:
+        if getattr(loss, name) is None:
+            raise ConfigError(f"loss.teacher={loss.teacher}: needs loss.{name}, too.\nloss=distill sets usual values.")
+    if loss.alpha is not None and loss.alpha > 1:
+        raise ConfigError(f"loss.alpha={loss.alpha:g}: with a teacher, must be at most 1.")
+    for teacher in teachers_of(loss):
+        checkpoint_file(teacher, "loss.teacher")
+
+
+def teachers_of(loss: LossConfig) -> list[str]:
+    """The paths of the teachers; empty without one."""
+    return [loss.teacher] if isinstance(loss.teacher, str) else [str(each) for each in loss.teacher or ()]
+
+
+def _check_schedule_free(cfg: TrainConfig) -> None:
+    """Refuse a schedule, or a second average, for an optimizer that averages the weights itself."""
+    target = str(cfg.optimizer._target_)
+    if not has_methods(target, "train", "eval"):
+        return
+    if cfg.scheduler._target_ is not None:
+        raise ConfigError(
+            f"optimizer._target_={target} and scheduler._target_={cfg.scheduler._target_} disagree: the optimizer is "
+            "schedule-free.\nUse scheduler=none; optimizer.warmup_steps=N is its warm-up."
+        )
+    if cfg.callbacks.ema is not None:
+        raise ConfigError(
+            f"optimizer._target_={target} and callbacks.ema={cfg.callbacks.ema} disagree: the optimizer averages the "
+            "weights itself.\nUse callbacks.ema=null."
+        )
 
 
 def check_metrics(cfg: MetricsConfig) -> None:

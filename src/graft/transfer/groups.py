@@ -1,6 +1,6 @@
 """One learning rate per part of a network (Howard & Ruder 2018, "discriminative fine-tuning")."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,6 +20,7 @@ def parameter_groups(
     multipliers: Mapping[str, float] | None = None,
     layer_decay: float | None = None,
     decay_norm_and_bias: bool = True,
+    without_decay: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """All parameters in named groups for an optimizer, frozen or not, so that the structure never changes.
 
@@ -42,6 +43,7 @@ def parameter_groups(
         multipliers: group or stage -> factor, at least 0.
         layer_decay: factor per stage, in (0, 1].
         decay_norm_and_bias: see `weight_decay`.
+        without_decay: names of further parameters that belong to the groups NAME/no_decay.
 
     Returns:
         dicts with "name", "params", "lr" and "weight_decay", from input to output.
@@ -62,7 +64,7 @@ def parameter_groups(
         for name, parameter in network.named_parameters():
             if stage_of[name] is not stage:
                 continue
-            spared = not decay_norm_and_bias and parameter.ndim <= 1
+            spared = name in without_decay or (not decay_norm_and_bias and parameter.ndim <= 1)
             title = (stage.name if alone else stage.group) + (NO_DECAY if spared else "")
             decay = 0.0 if spared else weight_decay
             group = groups.setdefault(title, {"name": title, "params": [], "lr": lr, "weight_decay": decay})

@@ -203,6 +203,7 @@ def plan_transfer(
         strategy.lr_multipliers,
         strategy.layer_decay,
         strategy.decay_norm_and_bias,
+        () if strategy.l2_sp is None else loaded,
     )
     kept = pretrained_batch_norms(network, loaded) if strategy.batch_norm_statistics == "keep" else ()
     return TransferPlan(network, stages, build_policy(freeze), groups, epochs, kept)
