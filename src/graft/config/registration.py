@@ -15,6 +15,7 @@ from graft.config.commands import (
     ExportConfig,
     InspectConfig,
     LrFindConfig,
+    PackConfig,
     PredictConfig,
 )
 from graft.config.fields import Open
@@ -31,6 +32,7 @@ SCHEMAS: dict[str, type] = {
     "compare": CompareConfig,
     "inspect": InspectConfig,
     "lr_find": LrFindConfig,
+    "pack": PackConfig,
 }
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
+from graft.data.stored import Blocks
 from graft.seeding import seed_of
 
 PADDING = -1
@@ -25,6 +26,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
     a new random part each epoch; the images of a small one several times. The r-th repetition of image i in an epoch
     has index i + r N, of which its augmentation is a function too, so that it is augmented differently each time.
 
+    With `blocks`, the blocks come in a new order each epoch, and at any time the images of about `blocks.window` of
+    them are mixed; each process gets a contiguous part of that order, so that few blocks are read by two of them.
+
     Args:
         length: number of images.
         seed: determines the order, together with the epoch.
@@ -33,6 +37,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rank, world: rank of this process, and number of processes.
         drop_last_of: batch size for which a last batch of a single image is dropped; None: never.
         balance: class index of each image, [N], to draw equally many of each class; None: each image once.
+        blocks: in which the images should be read in training; None: in any order.
 
     Attributes:
         epoch: of the next iteration.
@@ -51,9 +56,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         world: int = 1,
         drop_last_of: int | None = None,
         balance: npt.NDArray[np.int64] | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
-        self.order = order
+        self.order, self.blocks = order, blocks if shuffle else None
         self.members = None if balance is None else [np.flatnonzero(balance == label) for label in np.unique(balance)]
         self.epoch = 0
         self.start = 0
@@ -71,7 +77,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, start, self.start = self.epoch, self.start, 0
-        mine = self._order(epoch)[self.rank :: self.world][: self._share]
+        order = self._order(epoch)
+        each = len(order) // self.world
+        contiguous = slice(self.rank * each, (self.rank + 1) * each)
+        mine = order[contiguous if self.blocks is not None else slice(self.rank, None, self.world)][: self._share]
         for index in mine[start:]:
             yield epoch, index
 
@@ -83,9 +92,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
             return [*indices, *[PADDING] * (total - self.length)]
         if self.members is not None:
             return self._balanced_order(epoch, total)
+        if self.blocks is not None:
+            return self._order_of_blocks(self.blocks, epoch, total)
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         order: list[int] = torch.randperm(self.length, generator=generator).tolist()
         return [order[i % self.length] for i in range(total)]
+
+    def _order_of_blocks(self, blocks: Blocks, epoch: int, total: int) -> list[int]:
+        """`total` indices: image i comes at a random time in [t, t + window), where t is the time of its block."""
+        generator = np.random.default_rng(seed_of(self.seed, "order of blocks", epoch))
+        numbers, block = np.unique(blocks.of, return_inverse=True)
+        times = generator.permutation(len(numbers))[block] + blocks.window * generator.random(self.length)
+        order = np.argsort(times, kind="stable")
+        return np.resize(order, total).tolist()
 
     def _balanced_order(self, epoch: int, total: int) -> list[int]:
         """`total` indices, equally many of each class; which classes get one more changes from epoch to epoch."""
