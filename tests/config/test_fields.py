@@ -10,12 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 
 import graft
-from graft.config.commands import EvaluateConfig, ExportConfig
+from graft.config.commands import EvaluateConfig, ExportConfig, PackConfig
 from graft.config.fields import BOUNDS, Bounds, keys_of
 from graft.config.registration import SCHEMAS, typed
 from graft.config.schema import CropConfig
 from graft.errors import ConfigError
-from graft.tasks import inspect, lr_find
+from graft.tasks import inspect, lr_find, pack
 from graft.tasks.checks import check_class_weights, settle
 from graft.tasks.command_checks import check_evaluate, check_export, check_predict
 
@@ -26,6 +26,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "export": lambda config: check_export(typed(config, ExportConfig)),
     "inspect": inspect.check,
     "lr_find": lambda config: lr_find.checked(config, []),
+    "pack": lambda config: pack.check(typed(config, PackConfig)),
 }
 
 
@@ -99,9 +100,13 @@ def _beyond(bounds: Bounds, step: float) -> Iterator[float]:
 @pytest.mark.parametrize("task", CHECKS)
 def test_the_defaults_lie_within_the_bounds(task: str) -> None:
     """Composed, with the options of every group."""
-    needed = {"train": (), "lr_find": (), "inspect": (), "predict": ("model=vgg16", "source=x")}.get(
-        task, ("checkpoint=x",)
-    )
+    needed = {
+        "train": (),
+        "lr_find": (),
+        "inspect": (),
+        "predict": ("model=vgg16", "source=x"),
+        "pack": ("output=nowhere",),
+    }.get(task, ("checkpoint=x",))
     CHECKS[task](graft.compose(*needed, task=task).config)
 
 

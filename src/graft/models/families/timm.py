@@ -106,6 +106,7 @@ class Timm(ModelFamily):
             "timm",
             call_line("timm.create_model", recipe.name, arguments),
             lambda: _timm().create_model(recipe.name, **arguments),
+            arguments,
         )
 
     def head(self, network: "nn.Module") -> tuple[str, ...]:
