@@ -12,7 +12,7 @@ import torch
 from commands import command, succeeded
 from safetensors.torch import load_file
 
-from graft.errors import ConfigError, WeightsError
+from graft.errors import ConfigError, NotAvailable, WeightsError
 from graft.export.hub import Hub, shareable
 from graft.learning.checkpoints import checkpoint_file
 from graft.learning.restore import from_file
@@ -70,23 +70,28 @@ def serve(server: Any, repository: str, folder: Path) -> None:
     server.headers = {"ETag": f'"{digest}"', "X-Repo-Commit": "0123456789" * 4}
 
 
-def test_a_checkpoint_on_the_hub_predicts(exported: Path, http_server: Any, tmp_path: Path, digits_run: Path) -> None:
-    from graft.data.loading import load_splits
+def test_a_checkpoint_on_the_hub_is_fetched_once_and_computes_the_same(
+    exported: Path, http_server: Any, tmp_path: Path, digits_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
 
     serve(http_server, "org/digits", exported)
-    images = load_splits("digits", root=None, seed=0, arguments={"split_seed": 3}).test
-    for number in range(3):
-        images.load(number).save(tmp_path / f"{number}.png")
-    hub = {"HF_ENDPOINT": http_server.url, "HF_HOME": str(tmp_path / "home")}
-    words = ("-m", "graft.cli", "predict", f"source={tmp_path}/*.png")
-    done = succeeded(command(tmp_path / "run", *words, "checkpoint=hf://org/digits", **hub))
-    local = succeeded(command(tmp_path / "run", *words, f"checkpoint={digits_run}"))
-    table = [line for line in local.out.splitlines() if ".png" in line]
-    assert len(table) == 3
-    assert [line for line in done.out.splitlines() if ".png" in line] == table
-    missing = command(tmp_path / "run", *words, "checkpoint=hf://org/other", **hub)
-    assert missing.code == 1
-    assert "checkpoint hf://org/other: not on this machine" in missing.err
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", http_server.url)
+    template = f"{http_server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    theirs = from_file(checkpoint_file(str(digits_run)))
+    images = torch.rand(2, 3, *[theirs.preprocessing.input_size] * 2)
+    for _ in range(2):
+        mine = from_file(checkpoint_file("hf://org/digits"))
+        with torch.no_grad():
+            assert torch.equal(mine.network(images), theirs.network(images))
+        assert mine.classes == theirs.classes
+    fetched = [path for path, _ in http_server.requests if path.endswith("model.safetensors")]
+    assert len(fetched) == 1
+    with pytest.raises(NotAvailable, match="checkpoint hf://org/other: not on this machine"):
+        checkpoint_file("hf://org/other")
 
 
 def test_timm_loads_an_exported_network_of_timm(tmp_path: Path) -> None:
