@@ -140,7 +140,9 @@ def test_addresses_and_repositories_are_checked(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="hf://ORG/NAME"):
         load_weights(torch.nn.Linear(1, 1), Recipe("vgg11"), str(tmp_path / "none.pth"))
     assert shareable("data.root=/home/me/photos") == "data.root=photos"
-    assert shareable("optimizer.lr=0.1") == "optimizer.lr=0.1"
+    assert shareable("data.root=s3://bucket/photos") == "data.root=photos"
+    for word in ("optimizer.lr=0.1", "model.weights=hf://org/net", "data.name=org/set"):
+        assert shareable(word) == word
 
 
 def test_an_upload_sends_the_three_files_and_a_failure_is_explained(

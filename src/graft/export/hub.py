@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError, ExportError, pip_install
 from graft.export.state_dict import Safetensors
+from graft.models.recipe import Recipe
 from graft.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def model_card(network: "ExportedNetwork", summary: Mapping[str, Any], license: 
         f"{', '.join(map(_plain, classes[:20]))}{', …' if len(classes) > 20 else ''} apart.",
         "**License**: " + (license or "TODO: fill in the license of the weights, here and in the first lines."),
         f"## Use\n\n```bash\ngraft predict checkpoint={where} source=photo.jpg\n"
-        f"graft train model.weights={where} …        # start from these weights\n```",
+        f"graft train {_model_of(restored.recipe)} model.weights={where} data=folder data.root=photos\n```",
     ]
     if library == "timm":
         parts.append(
@@ -160,7 +161,8 @@ def model_card(network: "ExportedNetwork", summary: Mapping[str, Any], license: 
             "## Metrics\n\n" + _table(["metric", "value"], [[name, f"{v:.4f}"] for name, v in metrics.items()])
         )
     if words:
-        versions = ", ".join(f"{name} {value}" for name, value in _mapping(summary.get("versions")).items())
+        named = _mapping(summary.get("versions")).items()
+        versions = ", ".join(f"{name} {value}" for name, value in named if name != "platform")
         parts.append(f"## Training\n\n```bash\ngraft train {shlex.join(words)}\n```\n\nVersions: {_plain(versions)}")
     return "\n\n".join(parts) + "\n"
 
@@ -187,9 +189,17 @@ def _is_overall(name: str, value: object) -> bool:
 
 
 def shareable(word: str) -> str:
-    """An override without the folders of the machine it was given on: data.root=/home/me/photos → data.root=photos."""
+    """An override without folders of a machine and addresses: data.root=/home/me/photos → data.root=photos."""
     key, equals, value = word.partition("=")
-    return f"{key}={PurePosixPath(value).name}" if equals and value.startswith(("/", "~")) else word
+    private = value.startswith(("/", "~")) or ("://" in value and not value.startswith("hf://"))
+    return f"{key}={PurePosixPath(value).name}" if equals and private else word
+
+
+def _model_of(recipe: Recipe) -> str:
+    """The overrides that choose a network."""
+    if recipe.target is not None:
+        return f"model._target_={recipe.target}"
+    return f"model={recipe.family} model.name={recipe.name}" if recipe.family else f"model={recipe.name}"
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

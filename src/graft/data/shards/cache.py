@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from graft.data.shards.stores import Store
 from graft.errors import DataError
 from graft.system.files import explaining_write_errors
 from graft.system.locks import locked
+
+ABANDONED = 3600.0
+"""Seconds after which a transfer that has not grown counts as one of a killed process."""
 
 OPEN_FILES = 32
 """Number of shards that each thread keeps open."""
@@ -64,12 +68,13 @@ class ShardCache:
                 with contextlib.suppress(OSError):
                     if entry.is_file(follow_symlinks=False):
                         state = entry.stat()
-                        files.append((state.st_mtime, state.st_size, entry.path, entry.name.endswith(".tar")))
-            total = sum(length for _, length, _, _ in files) + size
-            for _, length, path, removable in sorted(files):
+                        files.append((state.st_mtime, state.st_size, entry.path))
+            total = sum(length for _, length, _ in files) + size
+            for changed, length, path in sorted(files):
                 if total <= self.max_bytes:
                     return
-                if removable and not os.path.basename(path).startswith("."):
+                unfinished = path.endswith(".part") and time.time() - changed > ABANDONED
+                if path.endswith(".tar") or unfinished:
                     with contextlib.suppress(OSError):
                         os.unlink(path)
                     total -= length

@@ -67,6 +67,10 @@ class Store(ABC):
             NotAvailable: it cannot be reached.
         """
 
+    def require(self, name: str) -> None:
+        """Raise NotAvailable, within `download.timeout` seconds, unless a file can be reached."""
+        self.read(name, 0, 1)
+
     @abstractmethod
     def fetch(self, name: str, target: Path, size: int, digest: str) -> None:
         """Copy a file of a remote store to `target`, whose folder exists.
@@ -143,6 +147,10 @@ class HttpStore(Store):
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         url = f"{self.address}/{quote(name)}"
         return downloads.read(url, what=f"data set {name}", manual_path=MANUAL, start=start, size=size, most=MAX_SMALL)
+
+    def require(self, name: str) -> None:
+        url = f"{self.address}/{quote(name)}"
+        downloads.require_reachable(url, what=f"data set {name}", manual_path=MANUAL)
 
     def fetch(self, name: str, target: Path, size: int, digest: str) -> None:
         downloads.download(

@@ -82,11 +82,26 @@ def load(
     if not 0 < test_fraction < 1:
         raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
     _require_datasets()
+    try:
+        return _source(root, config, revision, cache, (image_column, label_column), (test_fraction, split_seed))
+    except DataError as error:
+        raise DataError(f"data.root={root}: {error}") from error
+
+
+def _source(
+    root: Path,
+    config: str | None,
+    revision: str | None,
+    cache: str | None,
+    columns: tuple[str | None, str | None],
+    drawn: tuple[float, int],
+) -> Source:
+    """See `load`, with the columns of images and labels, and fraction and seed of the draw of test images."""
     found, notes, base = _loaded(root, config, revision, cache)
     splits = _splits(found, notes)
     first = next(iter(splits.values()))
-    image = _image_column(first, image_column, notes)
-    label = _label_column(first, label_column, image, notes)
+    image = _image_column(first, columns[0], notes)
+    label = _label_column(first, columns[1], image, notes)
     archive = HuggingFaceImages({name: _undecoded(part, image) for name, part in splits.items()}, image, str(root))
     parts, unused = {}, []
     classes, labels = _labels(splits, label)
@@ -104,8 +119,8 @@ def load(
         parts.get("val"),
         parts.get("test"),
         notes=tuple(notes),
-        test_fraction=test_fraction if len(parts) == 1 else None,
-        split_seed=split_seed,
+        test_fraction=drawn[0] if len(parts) == 1 else None,
+        split_seed=drawn[1],
         test_on_rest=False,
         unused=tuple(unused),
         searched=(),
@@ -208,7 +223,7 @@ def _loaded(
         raise DataError(_line(error)) from error
     except Exception as error:  # its own errors, and those of the libraries that it reads files with
         raise DataError(f"cannot be read by datasets ({_line(error)}).") from error
-    return found if isinstance(found, dict) else datasets.DatasetDict({"train": found}), notes, base  # type: ignore[return-value]
+    return found if isinstance(found, dict) else datasets.DatasetDict({"train": found}), notes, base
 
 
 _BY_HAND = "a folder, and set data.root=FOLDER"
@@ -262,7 +277,15 @@ def _image_column(table: "Dataset", chosen: str | None, notes: list[str]) -> str
     from datasets import Image
 
     columns = [name for name, feature in table.features.items() if isinstance(feature, Image)]
+    columns = columns or [name for name, feature in table.features.items() if _is_encoded(feature)]
     return _one_column(table, "image", chosen, columns, notes)
+
+
+def _is_encoded(feature: Any) -> bool:
+    """Whether a column that is not marked as images has the files of some: bytes, or bytes and path."""
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def _label_column(table: "Dataset", chosen: str | None, image: str, notes: list[str]) -> str:
@@ -303,10 +326,9 @@ def _one_column(table: "Dataset", kind: str, chosen: str | None, columns: Sequen
 def _undecoded(table: "Dataset", column: str) -> "Dataset":
     from datasets import Image
 
-    if not isinstance(table.features[column], Image):
-        raise ConfigError(
-            f"data.image_column={column}: its values are {type(table.features[column]).__name__}, not encoded images."
-        )
+    feature = table.features[column]
+    if not (isinstance(feature, Image) or _is_encoded(feature)):
+        raise ConfigError(f"data.image_column={column}: its values are {type(feature).__name__}, not encoded images.")
     return table.select_columns([column]).cast_column(column, Image(decode=False))
 
 

@@ -32,7 +32,7 @@ def present(root: Path) -> bool:
     """
     if remote_address(root) is None:
         return (root / INDEX).is_file()
-    open_store(root).read(INDEX)
+    open_store(root).require(INDEX)
     return True
 
 

@@ -125,7 +125,9 @@ class Timm(ModelFamily):
         config = pretrained_config(recipe.name)
         address: Address
         if config.hf_hub_id:
-            address = HuggingFace(config.hf_hub_id, *([(config.hf_hub_filename,)] if config.hf_hub_filename else []))
+            address = HuggingFace(config.hf_hub_id)
+            if config.hf_hub_filename:
+                address = replace(address, files=(config.hf_hub_filename,))
         elif config.url:
             address = TorchHub(config.url if isinstance(config.url, str) else config.url[0])
         else:
