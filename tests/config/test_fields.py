@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import graft
-from graft.config.commands import EvaluateConfig, ExportConfig, PackConfig
+from graft.config.commands import EvaluateConfig, ExportConfig
 from graft.config.fields import BOUNDS, Bounds, keys_of
 from graft.config.registration import SCHEMAS, typed
 from graft.config.schema import CropConfig
@@ -26,7 +26,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "export": lambda config: check_export(typed(config, ExportConfig)),
     "inspect": inspect.check,
     "lr_find": lambda config: lr_find.checked(config, []),
-    "pack": lambda config: pack.check(typed(config, PackConfig)),
+    "pack": pack.check,
 }
 
 
