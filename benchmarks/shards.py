@@ -2,7 +2,8 @@
 
     python -m benchmarks.shards                                2,000 photographs of noise, 300 x 225 pixels
     python -m benchmarks.shards --data DATA/flower_photos      class folders of real ones
-    python -m benchmarks.shards --opening 100000               time and memory to open a set of this number of images
+    python -m benchmarks.shards --opening 50000                time and memory to open a set of this number of images
+    python -m benchmarks.shards --index 3000000                the same of an index alone
 
 The network is a server on this machine that waits before each answer (--latency). Files are removed from the page cache
 before the rows that are called cold. Each row is the median of --repeats, in turn with the others.
@@ -33,7 +34,9 @@ from PIL import Image
 from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.loading import load_published, load_splits
+from graft.data.packed import Packed
 from graft.data.preprocessing import Preprocessing
+from graft.data.shards.index import ROW, Index, Shard
 from graft.data.shards.packing import Options, Packing, pack
 from graft.data.splits import Splits
 
@@ -212,14 +215,30 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     server.process.terminate()
 
 
+def memory() -> tuple[int, int]:
+    """Bytes of this process's memory that are its own, and that are mapped files."""
+    status = Path("/proc/self/status").read_text()
+    own, mapped = (int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) * 1024 for name in ("RssAnon", "RssFile"))
+    return own, mapped
+
+
 def open_set(name: str, root: str) -> None:
-    """Print seconds, and growth of the peak of memory, of opening a set and dividing it."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    """Print the seconds and the memory that opening a set, dividing it and starting an epoch take."""
+    before, peak = memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
     splits = load_splits(name, root=Path(root), seed=0)
-    took = time.perf_counter() - started
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    count = len(splits.part("all"))
-    print(f"open, {name:<10}{took:8.2f} s{grown / 2**20:10.0f} MiB, {grown / count:.0f} bytes an image")
+    took, count = time.perf_counter() - started, sum(map(len, splits.parts().values()))
+    data = ImageDataModule(
+        splits, Preprocessing(32, 32), Augment(random_resized_crop={}), batch_size=32, num_workers=0, resident_gb=0
+    )
+    loader = data.train_dataloader()
+    next(iter(loader.sampler))
+    own, mapped = (now - then for now, then in zip(memory(), before, strict=True))
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
+    print(
+        f"open, {name:<8}{took:7.1f} s, to the first batch {time.perf_counter() - started:.1f} s; bytes an image: "
+        f"{own / count:.0f} of its own, {mapped / count:.0f} mapped, {peak / count:.0f} at the peak"
+    )
 
 
 def compare_opening(count: int, folder: Path) -> None:
@@ -239,6 +258,30 @@ def compare_opening(count: int, folder: Path) -> None:
         print(subprocess.run(words, check=True, capture_output=True, text=True).stdout, end="")
 
 
+def write_index(count: int, folder: Path) -> None:
+    """The index of `count` images in shards without content."""
+    each, size = 5000, 20_000
+    rows = np.zeros(count, ROW)
+    rows["label"], rows["shard"] = np.arange(count) * 1000 // count, np.arange(count) // each
+    rows["offset"], rows["size"] = np.arange(count) % each * size, size
+    shards = tuple(Shard(f"train-{number:06d}.tar", each, each * size, "") for number in range(-(-count // each)))
+    folder.mkdir()
+    for shard in shards:
+        with (folder / shard.url).open("wb") as file:
+            file.truncate(shard.filesize)
+    split = {"test_fraction": 0.1, "split_seed": 0, "test_on_rest": False}
+    names = Packed.of((f"class_{row * 1000 // count:05d}/IMG_{row:09d}.jpg" for row in range(count)), str)
+    classes = tuple(f"class_{number:05d}" for number in range(1000))
+    Index(classes, {"train": count}, shards, rows, names, None, {}, split).write(folder, {})
+
+
+def compare_opening_of_index(count: int, folder: Path) -> None:
+    """Print the cost of opening the index of `count` images."""
+    write_index(count, folder / "shards")
+    words = [sys.executable, "-m", "benchmarks.shards", "--open", "shards", str(folder / "shards")]
+    print(f"{count:,} images  {subprocess.run(words, check=True, capture_output=True, text=True).stdout}", end="")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="class folders")
@@ -249,6 +292,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=20, help="milliseconds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--opening", type=int, help="number of images to open")
+    parser.add_argument("--index", type=int, help="number of images of an index without shards to open")
     parser.add_argument("--open", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.getLogger("graft").setLevel(logging.ERROR)
@@ -258,6 +302,8 @@ def main() -> None:
     with temporary_folder() as folder:
         if options.opening:
             compare_opening(options.opening, folder)
+        elif options.index:
+            compare_opening_of_index(options.index, folder)
         else:
             compare(options, folder)
 

@@ -228,7 +228,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
 
 
-def test_shards_in_s3_give_the_same_batches_and_a_wrong_one_is_named(shards: Path, bucket: Any, tmp_path: Path) -> None:
+def test_shards_in_s3_give_the_same_batches_and_a_wrong_one_is_named(
+    shards: Path, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ResponseStreamingError
+    from botocore.response import StreamingBody
+
+    from graft.system import downloads
+
     for file in shards.iterdir():
         bucket.put_object(Bucket="photos", Key=f"sets/1/{file.name}", Body=file.read_bytes())
     expected = batches(opened(shards))
@@ -237,6 +244,17 @@ def test_shards_in_s3_give_the_same_batches_and_a_wrong_one_is_named(shards: Pat
     assert equal(expected, batches(opened("s3://photos/sets/1/", tmp_path / "single", arguments=single)))
     with pytest.raises(NotAvailable, match=r"s3://photos/sets/2/index\.json"):
         opened("s3://photos/sets/2", tmp_path / "other")
+    read, breaks = StreamingBody.read, iter([True, True])
+    monkeypatch.setattr(downloads, "BACKOFF", 0.01)
+
+    def breaking(self: Any, *arguments: Any) -> bytes:
+        if next(breaks, False):
+            raise ResponseStreamingError(error="the connection broke")
+        return read(self, *arguments)
+
+    monkeypatch.setattr(StreamingBody, "read", breaking)
+    assert equal(expected, batches(opened("s3://photos/sets/1", tmp_path / "breaking", arguments=single)))
+    assert next(breaks, None) is None
     changed = sorted(shards.glob("*.tar"))[0]
     bucket.put_object(Bucket="photos", Key=f"sets/1/{changed.name}", Body=bytes(changed.stat().st_size))
     with pytest.raises(DataError, match=rf"s3://photos/sets/1/{changed.name}: its checksum"):

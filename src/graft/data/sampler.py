@@ -14,6 +14,9 @@ from graft.seeding import seed_of
 PADDING = -1
 """Index of the padding at the end of an evaluation shard; its label is -1 too, so that metrics ignore it."""
 
+CHUNK = 1 << 16
+"""Number of indices that are Python objects at a time."""
+
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index) pairs, of which all further randomness is a function, together with the seed.
@@ -81,32 +84,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
         each = len(order) // self.world
         contiguous = slice(self.rank * each, (self.rank + 1) * each)
         mine = order[contiguous if self.blocks is not None else slice(self.rank, None, self.world)][: self._share]
-        for index in mine[start:]:
-            yield epoch, index
+        for begin in range(start, len(mine), CHUNK):  # as an array, a large set's order takes a quarter of the memory
+            for index in mine[begin : begin + CHUNK].tolist():
+                yield epoch, index
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         """All indices of an epoch, repeated or padded so that each process gets the same number."""
         total = math.ceil(self.length / self.world) * self.world
         if not self.shuffle:
-            indices = range(self.length) if self.order is None else self.order
-            return [*indices, *[PADDING] * (total - self.length)]
+            indices = np.arange(self.length) if self.order is None else np.asarray(self.order, dtype=np.int64)
+            return np.concatenate([indices, np.full(total - self.length, PADDING)])
         if self.members is not None:
             return self._balanced_order(epoch, total)
         if self.blocks is not None:
             return self._order_of_blocks(self.blocks, epoch, total)
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
-        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
-        return [order[i % self.length] for i in range(total)]
+        order = torch.randperm(self.length, generator=generator).numpy()
+        return order if total == self.length else np.resize(order, total)
 
-    def _order_of_blocks(self, blocks: Blocks, epoch: int, total: int) -> list[int]:
+    def _order_of_blocks(self, blocks: Blocks, epoch: int, total: int) -> npt.NDArray[np.int64]:
         """`total` indices: image i comes at a random time in [t, t + window), where t is the time of its block."""
         generator = np.random.default_rng(seed_of(self.seed, "order of blocks", epoch))
         numbers, block = np.unique(blocks.of, return_inverse=True)
         times = generator.permutation(len(numbers))[block] + blocks.window * generator.random(self.length)
         order = np.argsort(times, kind="stable")
-        return np.resize(order, total).tolist()
+        return np.resize(order, total)
 
-    def _balanced_order(self, epoch: int, total: int) -> list[int]:
+    def _balanced_order(self, epoch: int, total: int) -> npt.NDArray[np.int64]:
         """`total` indices, equally many of each class; which classes get one more changes from epoch to epoch."""
         assert self.members is not None
         generator = np.random.default_rng(seed_of(self.seed, "balanced order", epoch))
@@ -118,8 +122,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             rounds = -(-count // len(members))
             repeated = [generator.permutation(members) + number * self.length for number in range(rounds)]
             drawn.append(np.concatenate(repeated)[:count] if rounds else np.empty(0, dtype=np.int64))
-        order: list[int] = generator.permutation(np.concatenate(drawn)).tolist()
-        return order
+        return generator.permutation(np.concatenate(drawn))
 
 
 def stratified_order(labels: npt.NDArray[np.int64], seed: int) -> list[int]:

@@ -2,13 +2,14 @@
 
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from graft.errors import ConfigError, DataError, NotAvailable, pip_install
+from graft.errors import ConfigError, DataError, GraftError, NotAvailable, pip_install
 from graft.system import downloads
 from graft.system.files import explaining_write_errors, sha256, writing_atomically
 
@@ -185,32 +186,44 @@ class S3Store(Store):
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         span = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
-        body = self._object(name, **span)
-        try:
-            content = body.read(MAX_SMALL if size is None else size)
-        except Exception as error:  # botocore's own and urllib3's
-            raise self._not_available(name, error) from error
+        content = self._retried(name, lambda: self._object(name, **span).read(MAX_SMALL if size is None else size))
         return complete(content, self.url(name), start, size)
 
     def fetch(self, name: str, target: Path, size: int, digest: str) -> None:
-        body = self._object(name)
         with explaining_write_errors(target), writing_atomically(target) as file:
-            received = 0
-            try:
-                for chunk in body.iter_chunks(CHUNK):
-                    received += len(chunk)
-                    if received <= size:
+
+            def copy() -> int:
+                file.seek(0)
+                file.truncate()
+                for chunk in self._object(name).iter_chunks(CHUNK):
+                    if file.tell() <= size:
                         file.write(chunk)
-            except OSError:
-                raise
-            except Exception as error:
-                raise self._not_available(name, error) from error
+                return file.tell()
+
+            received = self._retried(name, copy)
             file.flush()
             if received != size or sha256(Path(file.name)) != digest:
                 raise DataError(
                     f"{self.url(name)}: its checksum is not that of the index ({received:,} of {size:,} bytes).\n"
                     "Copy the packed data set there again."
                 )
+
+    def _retried(self, name: str, action: Callable[[], T]) -> T:
+        """The result of `action`, repeated where a connection breaks while an object is received.
+
+        Raises:
+            NotAvailable: it breaks each time.
+        """
+        for attempt in range(1, downloads.attempts() + 1):
+            try:
+                return action()
+            except (GraftError, OSError):
+                raise
+            except Exception as error:  # botocore's own and urllib3's
+                failure = error
+            if attempt < downloads.attempts():
+                time.sleep(downloads.BACKOFF * 2 ** (attempt - 1))
+        raise self._not_available(name, failure) from failure
 
     def _object(self, name: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
