@@ -247,10 +247,10 @@ def test_shards_in_s3_give_the_same_batches_and_a_wrong_one_is_named(
     read, breaks = StreamingBody.read, iter([True, True])
     monkeypatch.setattr(downloads, "BACKOFF", 0.01)
 
-    def breaking(self: Any, *arguments: Any) -> bytes:
+    def breaking(self: Any, amt: int | None = None) -> bytes:
         if next(breaks, False):
             raise ResponseStreamingError(error="the connection broke")
-        return read(self, *arguments)
+        return read(self, amt)
 
     monkeypatch.setattr(StreamingBody, "read", breaking)
     assert equal(expected, batches(opened("s3://photos/sets/1", tmp_path / "breaking", arguments=single)))
