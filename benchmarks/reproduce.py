@@ -42,7 +42,8 @@ Seconds and accuracies on a GPU are in [performance.md](performance.md#on-a-gpu)
 def command(row: Row, seed: int, data: Path, weights: Path | None, examples: Path = Path("examples")) -> list[str]:
     """The words that train `row` with `seed`; its example's package must be importable."""
     options = ["--config-dir", str(examples / row.example / "conf")] if row.example else []
-    words = ["graft", "train", *options, f"experiment={row.preset}", *row.overrides]
+    preset = [f"experiment={row.preset}"] if row.preset else []
+    words = ["graft", "train", *options, *preset, *row.overrides]
     if row.weights is not None and weights is not None:
         words.append(f"model.weights={weights / row.weights}")
     return [*words, f"paths.data={data}", f"seed={seed}"]

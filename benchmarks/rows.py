@@ -15,7 +15,7 @@ class Row:
 
     Attributes:
         name: the preset's, or in words what departs from it.
-        preset: as in `experiment=`.
+        preset: as in `experiment=`; "" where the defaults of `graft train` run.
         chapter: its heading.
         published: the figure of the original, "–" where there is none.
         overrides: further words of the command.
@@ -45,6 +45,19 @@ class Row:
     def reason(self) -> str:
         """Why there is no figure."""
         return self.unmeasured or "not run yet"
+
+
+def _headline(lr: str) -> Row:
+    """`graft train model=vgg16 strategy=finetune` at a learning rate."""
+    return Row(
+        f"model=vgg16 strategy=finetune, rate {lr}",
+        "",
+        VGG16,
+        overrides=("model=vgg16", "strategy=finetune", f"optimizer.lr={lr}", "trainer.max_epochs=3"),
+        weights="vgg16-features.safetensors",
+        seeds=THREE,
+        departs=FEATURES_ONLY + " Three epochs.",
+    )
 
 
 def _squeezenets(chapter: str, *, data: str, seeds: tuple[int, ...]) -> Iterator[Row]:
@@ -195,6 +208,7 @@ ROWS: tuple[Row, ...] = (
         seeds=THREE,
         departs=FEATURES_ONLY + " Three epochs.",
     ),
+    *(_headline(lr) for lr in ("0.01", "0.003", "0.001")),
     Row(
         "cifar10_vgg16",
         "cifar10_vgg16",

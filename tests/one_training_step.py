@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
@@ -33,8 +34,7 @@ ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.li
             "trainer.log_every_n_steps=1", "data.batch_size=2", "data.num_workers=0", "logger.tensorboard=false",
             "review=none", "cache=none")  # fmt: skip
 
-SMALL_VGG = ("model.table=[4,M,4,M,4,M,4,M,4,M]", "model.classifier=vgg", "model.average_pool=1",
-             f"model.weights={__file__}")  # fmt: skip
+SMALL_VGG = {"table": [4, "M"] * 5, "classifier": "vgg", "average_pool": 1, "hidden": 16, "weights": __file__}
 """A VGG with the same stages and a thousandth of the work; `as_if_loaded` takes any file for its weights."""
 
 
@@ -69,8 +69,9 @@ def composed_small(*overrides: str) -> Any:
     """The configuration of training that Hydra composes from overrides, a large VGG replaced by `SMALL_VGG`."""
     config = composed(*overrides)
     name = config.model.name
-    large = name.startswith("vgg") and name != "vgg_mini"
-    return composed(*overrides, *SMALL_VGG) if large and not config.data.preprocess.input_size else config
+    if name.startswith("vgg") and name != "vgg_mini":
+        OmegaConf.update(config, "model", SMALL_VGG)
+    return config
 
 
 def as_if_loaded(network: nn.Module, recipe: Recipe, weights: str | None, **_: Any) -> WeightsReport:

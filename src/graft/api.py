@@ -181,7 +181,7 @@ class Built(NamedTuple):
     """The parts of a run, see `build`.
 
     Attributes:
-        module: the network with its loss, optimizer and schedule; called with uint8 images [B, 3, S, S] it gives logits
+        module: the network with its loss, optimizer and schedule; called with uint8 images [B, 3, H, W] it gives logits
             [B, C].
         data: `train_dataloader`, `val_dataloader` and `test_dataloader` give batches of images, labels and indices.
         trainer: with the configured callbacks and loggers.

@@ -1,5 +1,6 @@
 """Every option of every group composes, fits the schema and documents its use."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir(
 OPTIONS = sorted(str(file.relative_to(conf_dir()).with_suffix("")) for file in conf_dir().glob("*/*.yaml"))
 
 
-TASKS = {"experiment/imagenet_predict": "predict", "format": "export"}
-"""The task of an option or of a group, if it is not `train`."""
+TASKS = {"format": "export"}
+"""The task of a group, if it is not `train`."""
 
 
 def composed(*overrides: str, task: str = "train"):
@@ -25,12 +26,24 @@ def composed(*overrides: str, task: str = "train"):
         return compose(task, list(overrides))
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_fits_the_schema(option: str) -> None:
-    group, name = option.split("/")
-    config = composed(f"{group}={name}", task=TASKS.get(option, TASKS.get(group, "train")))
-    incomplete = group in ("data", "model") or name == "target"
-    OmegaConf.to_container(config, resolve=True, throw_on_missing=not incomplete)
+def together() -> Iterator[dict[str, str]]:
+    """Every option of the groups of `graft train` that can be combined, as many at once as there are groups."""
+    by_group: dict[str, list[str]] = {}
+    for option in OPTIONS:
+        group, name = option.split("/")
+        if group not in (*TASKS, "experiment", "hydra"):  # presets: tests/end_to_end/test_experiments.py
+            by_group.setdefault(group, []).append(name)
+    for number in range(max(map(len, by_group.values()))):
+        yield {group: names[number % len(names)] for group, names in by_group.items()}
+
+
+@pytest.mark.parametrize("options", list(together()), ids=lambda options: options["model"])
+def test_every_option_composes_and_fits_the_schema(options: dict[str, str]) -> None:
+    config = composed(*(f"{group}={name}" for group, name in options.items()))
+    for group, name in options.items():
+        if group in config:
+            incomplete = group in ("data", "model") or name == "target"
+            OmegaConf.to_container(config[group], resolve=True, throw_on_missing=not incomplete)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -88,7 +88,7 @@ def photograph(shared_data: Path, tmp_path: Path) -> Path:
 
 def test_a_large_photograph_is_decoded_smaller_and_its_crops_hardly_change(photograph: Path) -> None:
     augment, size = Augment(random_resized_crop={"scale": (0.3, 1.0)}), 224
-    min_side = augment.min_side(size)
+    min_side = augment.min_side((size, size))
     assert min_side == 473  # 224 / sqrt(0.3 · 3/4)
     whole, reduced = read_image(photograph), read_image(photograph, min_side)
     assert (whole.size, reduced.size) == ((2000, 1500), (1000, 750))
@@ -106,7 +106,7 @@ def test_a_large_photograph_is_decoded_smaller_and_its_crops_hardly_change(photo
 
 
 def test_without_a_random_crop_nothing_is_reduced() -> None:
-    assert Augment(horizontal_flip=0.5, policy="rand").min_side(224) == 0
+    assert Augment(horizontal_flip=0.5, policy="rand").min_side((224, 224)) == 0
 
 
 def test_joined_and_selected_sets_keep_their_minimum_side(images: ImageSet) -> None:

@@ -62,12 +62,12 @@ LEVELS = 0 if torch.backends.cpu.get_cpu_capability().startswith("AVX") else 2
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
-@pytest.mark.parametrize("most", [1 << 23, 3000])
+@pytest.mark.parametrize(("size", "most"), [(16, 1 << 23), (16, 3000), ((10, 24), 1 << 23)])
 def test_a_batch_on_a_device_is_that_of_files(
-    images: ImageSet, interpolation: str, most: int, monkeypatch: pytest.MonkeyPatch
+    images: ImageSet, interpolation: str, size: int | tuple[int, int], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resident, "MAX_PIXELS", most)
-    preprocessing = Preprocessing(16, 18, interpolation=interpolation)  # type: ignore[arg-type]
+    preprocessing = Preprocessing(size, 18, interpolation=interpolation)  # type: ignore[arg-type]
     there = on_device(images, preprocessing)
     read = FileDataset(images, preprocessing, augment=MOVED, seed=3)
     for epoch in range(12):

@@ -16,7 +16,7 @@ SIZE = 32
 
 
 def draws(seed: int = 0, **augment: Any) -> Draws:
-    return Draws(Augment(**augment), seed, SIZE)
+    return Draws(Augment(**augment), seed, (SIZE, SIZE))
 
 
 def splitmix(state: int, number: int) -> int:

@@ -8,29 +8,31 @@ from torchvision.transforms import InterpolationMode, v2
 from graft.data.draws import Operations
 from graft.data.operations import apply
 
-SIZE = 40
+SHAPE = (40, 40)
 MAGNITUDES = {"Rotate": (5.7, -110.0), "TranslateX": (5.7, -7.2), "TranslateY": (31.9, -7.2), "Posterize": (2.0, 6.0)}
 NAMES = list(v2.AutoAugment()._AUGMENTATION_SPACE)
 
 
-def images() -> torch.Tensor:
-    """Noise, smooth colours, a grey wedge and one even colour: uint8 [N, S, S, 3]."""
+def images(shape: tuple[int, int] = SHAPE) -> torch.Tensor:
+    """Noise, smooth colours, a grey wedge and one even colour: uint8 [N, H, W, 3]."""
     random = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (3, 3, SIZE, SIZE), generator=random, dtype=torch.uint8)
+    noise = torch.randint(0, 256, (3, 3, *shape), generator=random, dtype=torch.uint8)
     coarse = torch.rand(3, 3, 5, 5, generator=random)
-    smooth = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear").mul(255).to(torch.uint8)
-    wedge = (torch.arange(SIZE, dtype=torch.uint8) * 6).expand(1, 3, SIZE, SIZE)
-    even = torch.full((1, 3, SIZE, SIZE), 77, dtype=torch.uint8)
+    smooth = torch.nn.functional.interpolate(coarse, size=shape, mode="bilinear").mul(255).to(torch.uint8)
+    wedge = (torch.arange(shape[1], dtype=torch.uint8) * 4).expand(1, 3, *shape)
+    even = torch.full((1, 3, *shape), 77, dtype=torch.uint8)
     return torch.cat([noise, smooth, wedge, even]).permute(0, 2, 3, 1).contiguous()
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize(
+    ("interpolation", "shape"), [("bilinear", (40, 40)), ("nearest", (40, 40)), ("bilinear", (28, 52))]
+)
 @pytest.mark.parametrize("name", [*NAMES, "Identity"])
-def test_an_operation_is_torchvision_s(name: str, interpolation: str) -> None:
+def test_an_operation_is_torchvision_s(name: str, interpolation: str, shape: tuple[int, int]) -> None:
     mode = InterpolationMode(interpolation)
     policy = v2.TrivialAugmentWide(interpolation=mode)
     for magnitude in MAGNITUDES.get(name, (0.5, 0.99, *(() if name == "Solarize" else (-0.7,)))):
-        originals = images()
+        originals = images(shape)
         planes = originals.permute(0, 3, 1, 2)
         theirs = torch.stack(
             [policy._apply_image_or_video_transform(each, name, magnitude, mode, policy._fill) for each in planes]
@@ -40,7 +42,7 @@ def test_an_operation_is_torchvision_s(name: str, interpolation: str) -> None:
         far = (ours.int() - theirs.int()).abs()
         if interpolation == "bilinear":
             assert far.max() <= 1, magnitude
-        assert (far > 0).float().mean() < 0.02, magnitude
+        assert (far > 0).float().mean() < 0.04, magnitude
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.05, 0.5])
@@ -75,8 +77,8 @@ def test_an_image_gets_the_same_pixels_alone_and_in_any_batch(interpolation: str
 
 def test_pixels_from_outside_are_black_and_none_wrap_around() -> None:
     """Bicubic interpolation exceeds the range of grey levels at edges."""
-    edges = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
-    edges[:, :, SIZE // 2 :] = 255
+    edges = torch.zeros(1, *SHAPE, 3, dtype=torch.uint8)
+    edges[:, :, SHAPE[1] // 2 :] = 255
     turned = apply(edges, [Operations(["Rotate"], np.array([3.0]))], "bicubic", torch.from_numpy)[0, :, :, 0]
     assert turned[20, :15].max() == 0
     assert turned[20, 26:38].min() == 255

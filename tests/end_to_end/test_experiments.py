@@ -37,7 +37,7 @@ def test_all_six_networks_have_all_three_strategies() -> None:
     assert expected <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["alexnet", "inception_v3"])
 def test_the_tutorial_s_settings_compose(network: str) -> None:
     config = composed(f"experiment=hymenoptera_{network}_finetune")
     assert config.model.name == network

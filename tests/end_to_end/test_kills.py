@@ -94,7 +94,7 @@ def test_a_run_killed_at_a_few_random_moments_ends_bit_identically(tmp_path: Pat
     require_the_same(whole, graft.FinishedRun(tmp_path / "part"))
 
 
-@pytest.mark.parametrize("epochs", [2, 3])
+@pytest.mark.parametrize("epochs", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_plateau_is_detected_after_an_interruption_at_the_end_of_its_epoch(epochs: int, tmp_path: Path) -> None:
     words = (*WORDS, "scheduler=plateau", "scheduler.patience=0", "augment=basic", "callbacks.checkpoint=last")
     whole = whole_plateau(tmp_path.parent / "whole_plateau", words)

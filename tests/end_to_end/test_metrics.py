@@ -55,8 +55,8 @@ def test_compare_orders_by_the_smallest_calibration_error(run: Finished, tmp_pat
 
 def test_two_processes_measure_what_one_does_with_a_padded_last_batch(tmp_path: Path) -> None:
     words = (
-        "model=vgg_custom", "model.table=[8,M,16,M]", "model.classifier=vgg", "model.input_size=32", "model.dropout=0",
-        "model.batch_norm=false", *SHORT[1:], "metrics=[ece,f1_macro,auroc,log_loss]", "loss=focal",
+        "model=vgg_custom", "model.table=[8,M,16,M]", "model.classifier=vgg", "model.hidden=64", "model.input_size=32",
+        "model.dropout=0", "model.batch_norm=false", *SHORT[1:], "metrics=[ece,f1_macro,auroc,log_loss]", "loss=focal",
         "optimizer.lr=1e-9", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.batch_size=20",
         "data.val_fraction=0.1005",
     )  # fmt: skip

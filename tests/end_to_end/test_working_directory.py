@@ -36,7 +36,10 @@ def graft(photos: Path, task: str, *words: str) -> Finished:
     return command(photos / "run", str(script), task, *words, timeout=500, fresh=True)
 
 
-@pytest.mark.parametrize("start", STARTS)
+SLOW = ("joblib", "ddp")
+
+
+@pytest.mark.parametrize("start", [pytest.param(s, marks=pytest.mark.slow) if s in SLOW else s for s in STARTS])
 def test_no_process_of_a_run_imports_from_the_working_directory(start: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = (f"hydra.run.dir={out}", f"hydra.sweep.dir={out}", f"paths.outputs={tmp_path}/outputs", *RUN)

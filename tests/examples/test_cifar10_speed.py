@@ -339,7 +339,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> graft.FinishedRun:
     return train(tmp_path_factory.mktemp("whole") / "run")
 
 
-@pytest.mark.parametrize("words", [(), ("data.resident_gb=0", "data.num_workers=0")])
+@pytest.mark.parametrize(
+    "words", [(), pytest.param(("data.resident_gb=0", "data.num_workers=0"), marks=pytest.mark.slow)]
+)
 def test_the_recipe_killed_and_resumed_equals_an_uninterrupted_run_to_the_bit(
     words: Sequence[str], whole: graft.FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

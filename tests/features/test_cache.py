@@ -129,7 +129,10 @@ def test_runs_with_different_heads_and_rates_share_the_features(cached: SimpleNa
 
 
 def test_with_one_view_per_epoch_augmented_training_is_the_same(place: Workplace) -> None:
-    both = [place.fit(name, "augment=imagenet", *extra) for name, *extra in (("on", "cache.views=9"), ("off",))]
+    both = [
+        place.fit(name, "augment=imagenet", *extra)
+        for name, *extra in (("on", "cache.views=9"), ("off", "cache.views=null"))
+    ]
     assert parts(both[0])["train"]["views"] == 4, "no more than there are epochs"
     assert "train" not in parts(both[1]), "that would change what it sees"
     assert parts(both[1])["val"]["computed"] == 0
@@ -162,10 +165,12 @@ def test_one_view_is_the_image_without_augmentation_and_shares_its_features(plac
 
 def test_a_strategy_sets_the_default_number_of_views(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "graft")
-    words = ("augment=basic", "strategy.cached_views=all", "trainer.max_epochs=2")
-    assert parts(place.fit("default", *words))["train"]["views"] == 2
-    assert "2 augmented views of each image" in caplog.text
-    assert "cache=none trains on images" in caplog.text
+    words = ("augment=basic", "trainer.max_epochs=5")
+    assert parts(place.fit("default", *words))["train"]["views"] == 4
+    assert "4 augmented views of each image" in caplog.text
+    assert "cache.views=null trains on images" in caplog.text
+    words = ("augment=basic", "trainer.max_epochs=2", "strategy.cached_views=all")
+    assert parts(place.fit("all", *words))["train"]["views"] == 2
     assert "train" not in parts(place.fit("images", *words, "cache.views=null"))
     with pytest.raises(ConfigError, match=r"cache\.views=all and trainer\.max_epochs=-1 disagree"):
         place.config(*words, "trainer.max_epochs=-1", "trainer.max_steps=5")
@@ -275,9 +280,10 @@ def test_a_file_in_place_of_the_cache_is_named_and_does_not_stop_training(place:
 
 def test_the_log_suggests_cached_views(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "graft")
-    place.fit("run", "augment=basic", "trainer.max_epochs=5", "trainer.limit_train_batches=1")
+    words = ("augment=basic", "cache.views=null", "trainer.max_epochs=5")
+    place.fit("run", *words, "trainer.limit_train_batches=1")
     assert "cache.views=4" not in caplog.text, "an epoch of one batch would not gain"
-    place.fit("more", "augment=basic", "trainer.max_epochs=5")
+    place.fit("more", *words)
     assert "4 passes through the frozen layers instead of 5" in caplog.text
 
 
@@ -338,11 +344,12 @@ def test_after_files_are_moved_between_classes_training_uses_the_right_features(
 
 
 def test_of_the_cache_options_only_views_distinguish_runs(place: Workplace) -> None:
-    extras = ((), ("cache=none", "cache.max_gb=1"), ("cache.views=2",))
+    extras = ((), ("cache=features", "cache.max_gb=1"), ("cache.views=null",), ("cache=none",))
     configs = [place.config("augment=basic", *extra) for extra in extras]
-    told = [choices(plain(config), {}) for config in configs]  # type: ignore[arg-type]
-    assert told[0] == told[1]
-    assert {key for key in told[2] if told[2][key] != told[0][key]} == {"cache.views"}
+    default, features, images, none = (choices(plain(config), {}) for config in configs)  # type: ignore[arg-type]
+    assert default == features
+    assert images == none
+    assert {key for key in none if none[key] != default[key]} == {"cache.views"}
 
 
 def test_mixed_images_and_limited_batches_pass_through_the_whole_network(place: Workplace) -> None:

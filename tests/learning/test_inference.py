@@ -39,7 +39,7 @@ def variants(images: torch.Tensor, size: int, *names: str) -> list[torch.Tensor]
         seen.append(variant)
         return torch.zeros(len(variant), 2)
 
-    mean_of_views(logits_of, images, built(*names), size)
+    mean_of_views(logits_of, images, built(*names), (size, size))
     return seen
 
 
@@ -79,8 +79,8 @@ def test_a_network_may_overwrite_its_earlier_output() -> None:
 
     images = torch.rand(2, 3, 4, 4)
     two = built("identity", "corners")
-    fresh = mean_of_views(lambda seen: seen.float().sum((2, 3)), images, two, 4)
-    assert torch.equal(mean_of_views(logits_of, images, two, 4), fresh)
+    fresh = mean_of_views(lambda seen: seen.float().sum((2, 3)), images, two, (4, 4))
+    assert torch.equal(mean_of_views(logits_of, images, two, (4, 4)), fresh)
 
 
 def test_inference_uses_the_options_of_training_unless_overridden() -> None:
@@ -113,12 +113,14 @@ def test_a_custom_view_is_averaged_with_its_arguments(tmp_path: Path, monkeypatc
     }
     mine = views.build_views(True, nodes)
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
-    mean = mean_of_views(lambda seen: seen.float()[:, 0, 0, :2], images, mine, 4).softmax(1)
+    mean = mean_of_views(lambda seen: seen.float()[:, 0, 0, :2], images, mine, (4, 4)).softmax(1)
     turned = [images, images.rot90(1, (2, 3)), images.rot90(3, (2, 3))]
     torch.testing.assert_close(mean, sum(each.float()[:, 0, 0, :2].softmax(1) for each in turned) / 3)
     assert views.build_views(False, nodes) == views.IDENTITY
     with pytest.raises(ConfigError, match=r"views\.small: must return .*\[2, 3, 4, 4\]"):
-        mean_of_views(lambda seen: seen, images, views.build_views(True, {"small": {"_target_": "my_views.small"}}), 4)
+        mean_of_views(
+            lambda seen: seen, images, views.build_views(True, {"small": {"_target_": "my_views.small"}}), (4, 4)
+        )
 
 
 def test_of_equal_logits_the_class_that_accuracy_counts_comes_first() -> None:

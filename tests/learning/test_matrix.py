@@ -54,7 +54,7 @@ class Subject:
 @pytest.fixture(scope="module", params=SIDES)
 def subject(request: pytest.FixtureRequest) -> Subject:
     torch.manual_seed(0)
-    small = {"average_pool": 1} if request.param == "vgg11_bn" else {}  # a hundred million weights less
+    small = {"average_pool": 1, "hidden": 64} if request.param == "vgg11_bn" else {}  # a hundred million weights less
     return Subject(request.param, build_network(Recipe(request.param, **small), 3))
 
 

@@ -92,6 +92,7 @@ def test_torchvisions_weights_are_chosen_by_the_convolutions(recipe, weights_of)
         (Recipe("vgg_custom", table=[8, "X"]), ["entry 1", "'X'"]),
         (Recipe("vgg_custom", table=[8, 0]), ["entry 1", "0"]),
         (Recipe("vgg16", average_pool=-1), ["model.average_pool=-1"]),
+        (Recipe("vgg_mini", hidden=64), ["model.hidden=64", "model.classifier=pooled"]),
         (Recipe("vgg_mini", average_pool=2), ["model.average_pool=2", "model.classifier=pooled"]),
     ],
 )

@@ -369,7 +369,7 @@ def test_a_recorded_target_and_its_arguments_have_limits(
 
 def test_checkpoints_of_older_versions_have_no_target(tmp_path: Path) -> None:
     old = {"name": "vgg_mini", "table": None, "batch_norm": None, "classifier": None, "dropout": None,
-           "input_size": None, "average_pool": None, "family": None}  # fmt: skip
+           "input_size": None, "average_pool": None, "hidden": None, "family": None}  # fmt: skip
     assert Recipe.from_dict(old) == Recipe("vgg_mini")
     assert Recipe.from_dict(old | {"name": "resnet18", "family": "timm"}) == Recipe("resnet18", family="timm")
 

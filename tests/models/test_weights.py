@@ -92,7 +92,7 @@ def test_the_head_is_kept_only_on_request_and_with_the_same_number_of_classes(cl
 
 
 def test_convolutions_alone_are_a_trunk_and_the_rest_is_reported_as_random(tmp_path):
-    recipe = Recipe("tiny", table=(8, "M", 16), classifier="vgg", average_pool=1)
+    recipe = Recipe("tiny", table=(8, "M", 16), classifier="vgg", average_pool=1, hidden=64)
     state = {key: value for key, value in _trained(recipe, 9).state_dict().items() if key.startswith("features")}
     save_file(state, tmp_path / "features.safetensors")
     network = _trained(recipe, 2, seed=2)
@@ -103,7 +103,7 @@ def test_convolutions_alone_are_a_trunk_and_the_rest_is_reported_as_random(tmp_p
 
 def test_a_classifier_of_nothing_but_nan_counts_as_absent(tmp_path):
     """torchvision's VGG16 IMAGENET1K_FEATURES holds such a one."""
-    recipe = Recipe("tiny", table=(8, "M", 16), classifier="vgg", average_pool=1)
+    recipe = Recipe("tiny", table=(8, "M", 16), classifier="vgg", average_pool=1, hidden=64)
     state = _trained(recipe, 9).state_dict()
     hollow = {key: value * (float("nan") if key.startswith("classifier") else 1) for key, value in state.items()}
     torch.save(hollow, tmp_path / "hollow.pth")

@@ -17,7 +17,7 @@ from graft.models.weights import WeightsReport
 from graft.transfer import Policy, TransferPlan, freeze, plan_transfer, stages_of
 from graft.transfer.groups import parameter_groups
 
-VGG = Recipe("small", table=(8, "M", 16, "M", 16), batch_norm=True, average_pool=1, input_size=32)
+VGG = Recipe("small", table=(8, "M", 16, "M", 16), batch_norm=True, average_pool=1, hidden=64, input_size=32)
 
 
 def _plan(network, policy, **options) -> TransferPlan:

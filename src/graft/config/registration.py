@@ -40,7 +40,9 @@ def register(*tasks: str) -> None:
     """Register the schemas of `tasks` with Hydra under `schema/`; without arguments those of all commands."""
     store = ConfigStore.instance()
     for name in tasks or SCHEMAS:
-        store.store(group="schema", name=name, node=composable(SCHEMAS[name]), package="_global_", replace=True)
+        if f"{name}.yaml" in store.repo.get("schema", {}):  # as costly as composing
+            continue
+        store.store(group="schema", name=name, node=composable(SCHEMAS[name]), package="_global_")
 
 
 def composable(schema: type) -> DictConfig:

@@ -33,6 +33,8 @@ class ModelConfig(Part):
     """Side of the input in pixels; null: the network's own."""
     average_pool: int | None = bounded(None, least=0, most=1024)
     """VGG only: side of the adaptive average pool before the classifier; 0 for none; null: the network's own."""
+    hidden: int | None = bounded(None, least=1, most=65_536)
+    """VGG with classifier=vgg only: width of its two hidden linear layers; null: 4096."""
     classes: Any = None
     """Names of the classes of a weight file that does not contain them, by index: a list, or a file with one per
     line."""
@@ -48,7 +50,8 @@ class ModelConfig(Part):
 class PreprocessConfig:
     """Preprocessing of an image for evaluation; null: as the network's weights require."""
 
-    input_size: int | None = bounded(None, least=1, most=16_384)
+    input_size: Any = bounded(None, least=1, most=4096)
+    """Side of the square input in pixels, or [height,width]."""
     resize_size: int | None = bounded(None, least=1, most=32_768)
     fit: str | None = choice(None, "crop", "squash")
     mean: list[float] | None = bounded(None, least=0, most=1, length=3)

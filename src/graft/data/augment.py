@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from graft.config.targets import TARGET, check_target
+from graft.data.preprocessing import Size
 from graft.errors import ConfigError, nearest
 
 POLICIES = ("trivial", "rand", "auto")
@@ -36,12 +37,12 @@ class Augment:
         random_erasing: probability, in [0, 1], that a rectangle is filled with the mean colour.
         transforms: further transforms, applied in this order after all of the above. Each is a mapping of `_target_`,
             e.g. torchvision.transforms.v2.GaussianBlur, and its arguments. The object it builds, or with
-            `_partial_: true` the target itself, is called with the image, a uint8 tensor [3, S, S] on the CPU, and
+            `_partial_: true` the target itself, is called with the image, a uint8 tensor [3, H, W] on the CPU, and
             returns one of the same type and shape. Numbers that it draws from the global generators of torch, NumPy
             and Python depend on (seed, epoch, image) alone. It gets `seed`,
             `epoch` and `index` (a number of the image, from its name) if it has parameters of these names.
 
-            A transform with a method `batch` is called through it instead, with images uint8 [B, 3, S, S] and, by
+            A transform with a method `batch` is called through it instead, with images uint8 [B, 3, H, W] and, by
             name, with those of `seed`, `epoch` and `indices` (int64 [B], NumPy) that it takes. The images are on the
             device where the set is kept, if all the transforms have this method. What `batch` does to an image must
             depend on that image and on (seed, epoch, index) alone, never on the rest of the batch or a global
@@ -113,13 +114,13 @@ class Augment:
                 ranges[name] = value
         return {name: (float(pair[0]), float(pair[1])) for name, pair in ranges.items()}
 
-    def min_side(self, size: int) -> int:
+    def min_side(self, size: Size) -> int:
         """Side, in pixels, from which on no random crop of an image is enlarged to `size`; 0 without random crops."""
         ranges = self.resized_crop_ranges()
         if not ranges:
             return 0
         narrowest = min(ranges["ratio"][0], 1 / ranges["ratio"][1], 1.0)
-        return math.ceil(size / math.sqrt(ranges["scale"][0] * narrowest))
+        return math.ceil(max(*size, math.sqrt(math.prod(size) / (ranges["scale"][0] * narrowest))))
 
     @property
     def batchable(self) -> bool:

@@ -49,12 +49,12 @@ class Augmenter:
         self, augment: Augment, seed: int, preprocessing: Preprocessing, device: torch.device | None = None
     ) -> None:
         self.augment, self.preprocessing, self.device = augment, preprocessing, device
-        self.size = preprocessing.input_size
+        self.size = preprocessing.size
         self.draws = Draws(augment, seed, self.size)
         self._interpolation = InterpolationMode(preprocessing.interpolation)
         self._resize_and_crop = eval_transform(preprocessing)
         self._shifts_or_flips = bool(augment.random_crop_padding or augment.horizontal_flip or augment.vertical_flip)
-        self._positions_1d = self._to_device(np.arange(self.size))
+        self._positions_1d = tuple(self._to_device(np.arange(side)) for side in self.size)
         self._colour = self._to_device(np.array(preprocessing.mean_colour, dtype=np.uint8))
         self._transforms = CustomTransforms(augment, seed) if augment.transforms else None
 
@@ -63,7 +63,7 @@ class Augmenter:
         return np if self.device is None else torch
 
     def picture(self, picture: Picture, epoch: int, index: int) -> Tensor:
-        """One image, augmented in main memory: uint8 [3, S, S].
+        """One image, augmented in main memory: uint8 [3, H, W].
 
         Random crops are resized by torchvision, which is three times as fast as PIL and differs by at most one grey
         level (bicubic: two).
@@ -79,12 +79,12 @@ class Augmenter:
             # torchvision resizes a contiguous channels-last image in half the time
             cut = whole.permute(1, 2, 0)[top : top + crop_height, left : left + crop_width]
             cut = cut.contiguous().permute(2, 0, 1)
-            image = functional.resize(cut, [self.size, self.size], self._interpolation, antialias=True)
+            image = functional.resize(cut, list(self.size), self._interpolation, antialias=True)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())[None]
         return torch.from_numpy(self.batch(pixels, np.zeros(1, dtype=np.int64), epoch, indices)[0]).permute(2, 0, 1)
 
     def batch(self, pixels: Any, rows: Ints, epoch: int, indices: Ints) -> Any:
-        """Augmented copies, uint8 [B, S, S, 3] on the device, of the `rows` of `pixels` [N, S, S, 3].
+        """Augmented copies, uint8 [B, H, W, 3] on the device, of the `rows` of `pixels` [N, H, W, 3].
 
         Each is shifted, flipped, distorted and erased with the random parameters of its index.
         """
@@ -102,7 +102,7 @@ class Augmenter:
         return images if self._transforms is None else self._transformed(images, epoch, indices)
 
     def _transformed(self, images: Any, epoch: int, indices: Ints) -> Any:
-        """The images after `augment.transforms`, uint8 [B, S, S, 3], on the device."""
+        """The images after `augment.transforms`, uint8 [B, H, W, 3], on the device."""
         assert self._transforms is not None
         changed = self._transforms(torch.as_tensor(images).permute(0, 3, 1, 2), epoch, indices)
         changed = changed.permute(0, 2, 3, 1).contiguous()
@@ -115,24 +115,28 @@ class Augmenter:
         if self.device is None and len(rows) == 1 and not moves[0, :2].any():  # ten times as fast as the lookup
             return torch.from_numpy(pixels[rows]).flip([axis - 1 for axis in (2, 3) if moves[0, axis]]).numpy()
         table = self._to_device(np.concatenate([rows[:, None], moves], 1))
-        ys, xs = (self._source_positions(table[:, axis : axis + 1], table[:, axis + 2 : axis + 3]) for axis in (1, 2))
-        source = (table[:, :1, None] * self.size + ys[:, :, None]) * self.size + xs[:, None, :]  # [B, S, S]
+        ys, xs = (
+            self._source_positions(positions, table[:, axis : axis + 1], table[:, axis + 2 : axis + 3])
+            for axis, positions in enumerate(self._positions_1d, 1)
+        )
+        height, width = self.size
+        source = (table[:, :1, None] * height + ys[:, :, None]) * width + xs[:, None, :]  # [B, H, W]
         colours = pixels.reshape(-1, 3)
         return colours.take(source, axis=0) if self.device is None else colours[source]  # NumPy's take is faster
 
-    def _source_positions(self, offsets: Any, flips: Any) -> Any:
-        """The source position of each output position, reflected at the border: [B, S]."""
-        where = self._library.where
-        positions = where(flips > 0, self.size - 1 - self._positions_1d, self._positions_1d) + offsets
-        period = max(2 * (self.size - 1), 1)
+    def _source_positions(self, outputs: Any, offsets: Any, flips: Any) -> Any:
+        """The source position of each output position, from 0 to S - 1, reflected at the border: [B, S]."""
+        where, size = self._library.where, len(outputs)
+        positions = where(flips > 0, size - 1 - outputs, outputs) + offsets
+        period = max(2 * (size - 1), 1)
         folded = positions % period
-        return where(folded < self.size, folded, period - folded)
+        return where(folded < size, folded, period - folded)
 
     def _erased(self, images: Any, spans: Ints) -> Any:
         table = self._to_device(spans)
         inside_y, inside_x = (
-            (table[:, axis : axis + 1] <= self._positions_1d) & (self._positions_1d < table[:, axis + 1 : axis + 2])
-            for axis in (0, 2)
+            (table[:, first : first + 1] <= positions) & (positions < table[:, first + 1 : first + 2])
+            for first, positions in zip((0, 2), self._positions_1d, strict=True)
         )
         return self._library.where((inside_y[:, :, None] & inside_x[:, None, :])[..., None], self._colour, images)
 
@@ -190,7 +194,7 @@ class CustomTransforms:
             self._steps.append(_Step(f"{key} ({node[TARGET]})", built, function, batched, supplied))
 
     def __call__(self, images: Tensor, epoch: int, indices: Ints) -> Tensor:
-        """The images of these indices in `epoch`, uint8 [B, 3, S, S], after all transforms, on the same device.
+        """The images of these indices in `epoch`, uint8 [B, 3, H, W], after all transforms, on the same device.
 
         Raises:
             DataError: a transform fails, or returns anything but images of the same type and shape; names it.
@@ -250,7 +254,7 @@ def _parameters(step: Callable[..., Any]) -> frozenset[str]:
 
 
 def _checked(step: _Step, image: Tensor, supplied: Mapping[str, Any]) -> Tensor:
-    """The result of a transform for an image [3, S, S] or a batch [B, 3, S, S], which must have the same shape."""
+    """The result of a transform for an image [3, H, W] or a batch [B, 3, H, W], which must have the same shape."""
     try:
         changed = step.function(image, **{name: supplied[name] for name in step.supplied})
     except GraftError:

@@ -1,5 +1,6 @@
 """The LightningDataModule of Graft's own data sets: loaders, and where decoded images are kept."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -98,7 +99,7 @@ class ImageDataModule(TrainingData):
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, MAX_EVAL_BATCH))
         self.num_workers = _valid_workers(num_workers)
         self.unreadable, self.timeout, self.balanced = unreadable, timeout, balanced
-        self._min_side = augment.min_side(preprocessing.input_size) if draft else 0
+        self._min_side = augment.min_side(preprocessing.size) if draft else 0
         self.resident, self._free_bytes = self._choose_resident(resident_gb)
         self._resident_bytes = int(resident_gb * 2**30) - self._free_bytes
         self._eval_datasets: dict[int, Images] = {}
@@ -155,7 +156,7 @@ class ImageDataModule(TrainingData):
         return self._loader(dataset, sampler, batch_size, keep_workers=False)
 
     def training_images(self, epoch: int, indices: Sequence[int]) -> Tensor:
-        """These training images, augmented as in `epoch`: uint8 [B, 3, S, S]; no other images are decoded."""
+        """These training images, augmented as in `epoch`: uint8 [B, 3, H, W]; no other images are decoded."""
         dataset = self._train_images or self._train_dataset(only=indices)
         keys = [(epoch, index) for index in indices]
         if isinstance(dataset, DecodedDataset):
@@ -163,7 +164,7 @@ class ImageDataModule(TrainingData):
         return collate([dataset[key] for key in keys]).images
 
     def sample(self, count: int) -> Tensor:
-        """`count` training images, or all if there are fewer, spread evenly: uint8 [N, 3, S, S], not augmented."""
+        """`count` training images, or all if there are fewer, spread evenly: uint8 [N, 3, H, W], not augmented."""
         images = self.splits.train
         rows = images.spread(count).tolist()
         pixels, unread = decode_readable(
@@ -202,7 +203,7 @@ class ImageDataModule(TrainingData):
             self._train_images = None if part == "train" else self._train_images
 
     def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
-        """Image `index` of "train", "val" or "test", resized and cropped: uint8 [S, S, 3], zero if unreadable."""
+        """Image `index` of "train", "val" or "test", resized and cropped: uint8 [H, W, 3], zero if unreadable."""
         images = self.splits.parts()[part]
         dataset = self._eval_datasets.get(id(images))
         if isinstance(dataset, ResidentDataset):
@@ -212,7 +213,7 @@ class ImageDataModule(TrainingData):
         else:
             picture, _ = self.unreadable.load(images, index, replace=False)
         if picture is None:
-            return np.zeros((self.preprocessing.input_size,) * 2 + (3,), np.uint8)
+            return np.zeros((*self.preprocessing.size, 3), np.uint8)
         return eval_transform(self.preprocessing)(picture).permute(1, 2, 0).numpy()
 
     def _choose_resident(self, resident_gb: float) -> tuple[frozenset[str], int]:
@@ -224,7 +225,8 @@ class ImageDataModule(TrainingData):
             "test": splits.test is splits.val or splits.test.pixels is not None,
         }
         for name, images in splits.parts().items():
-            need = 0 if name == "test" and images is splits.val else len(images) * 3 * self.preprocessing.input_size**2
+            shared = name == "test" and images is splits.val
+            need = 0 if shared else len(images) * 3 * math.prod(self.preprocessing.size)
             if eligible[name] and need <= free and (need or "val" in chosen):
                 free -= need
                 chosen.add(name)

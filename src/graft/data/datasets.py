@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     """Images before normalisation, with their labels and indices.
 
     Attributes:
-        images: uint8 [B, 3, S, S].
+        images: uint8 [B, 3, H, W].
         labels: int64 [B]; -1 for padding, which losses and metrics ignore.
         indices: int64 [B], into the data set; -1 for padding.
     """
@@ -73,7 +73,7 @@ class FileDataset(Dataset[Sample]):
         keys: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.keys = np.arange(len(images)) if keys is None else keys
-        self.images, self.size = images, preprocessing.input_size
+        self.images, self.size = images, preprocessing.size
         self.unreadable, self.replace = unreadable, replace
         self._eval_transform = eval_transform(preprocessing)
         self._augmenter = Augmenter(augment, seed, preprocessing) if augment else None
@@ -85,7 +85,7 @@ class FileDataset(Dataset[Sample]):
         epoch, requested = _pair(key)
         picture, index = self._load(requested if requested == PADDING else requested % len(self))
         if picture is None:
-            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), PADDING, PADDING
+            return torch.zeros(3, *self.size, dtype=torch.uint8), PADDING, PADDING
         if self._augmenter is None:
             return self._eval_transform(picture), int(self.images.labels[index]), index
         (key_of_image,) = keys_of_repetitions(self.keys, np.array([requested])).tolist()

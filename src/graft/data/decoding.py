@@ -1,6 +1,7 @@
 """Decoding all images of a set once, with a progress bar."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ CHUNK_BYTES = 1 << 18
 def decode_resident(
     images: ImageSet, preprocessing: Preprocessing, *, what: str = "images", only: Sequence[int] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """All images, resized and cropped as in evaluation: uint8 [N, S, S, 3].
+    """All images, resized and cropped as in evaluation: uint8 [N, H, W, 3].
 
     Args:
         images: the images.
@@ -66,11 +67,11 @@ def decode_readable(
         UnreadableImage: an image cannot be read, and `unreadable` is None; names the file.
         DataError: a worker process was killed, or sent nothing for `timeout` seconds.
     """
-    size = preprocessing.input_size
-    if images.pixels is not None and images.pixels.shape[1:3] == (size, size) == (preprocessing.resize_size,) * 2:
+    size = preprocessing.size
+    if images.pixels is not None and images.pixels.shape[1:3] == size == preprocessing.box:
         return images.pixels, []
     with torch.inference_mode(False):  # Lightning requests loaders in inference mode
-        pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
+        pixels = np.zeros((len(images), *size, 3), dtype=np.uint8)
     rows = list(range(len(images)) if only is None else only)
     decoder = _Decoder(images, preprocessing, unreadable, rows)
     failed_rows: list[int] = []
@@ -87,17 +88,17 @@ def decode_readable(
 class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
     """Decodes `rows` of `images` in chunks.
 
-    An item is (uint8 [n, S, S, 3], its unreadable rows), or an error, which a worker process cannot raise unchanged.
+    An item is (uint8 [n, H, W, 3], its unreadable rows), or an error, which a worker process cannot raise unchanged.
     """
 
     def __init__(
         self, images: ImageSet, preprocessing: Preprocessing, unreadable: UnreadableImages | None, rows: Sequence[int]
     ) -> None:
-        self.images, self.unreadable, self.size = images, unreadable, preprocessing.input_size
+        self.images, self.unreadable, self.size = images, unreadable, preprocessing.size
         self.transform = eval_transform(preprocessing)
         cores = available_cores()
-        self.processes = cores if self.size <= SMALL_SIDE and len(rows) >= MANY and cores > 1 else 0
-        count = max(1, CHUNK_BYTES // (3 * self.size**2)) if self.processes else 1
+        self.processes = cores if max(self.size) <= SMALL_SIDE and len(rows) >= MANY and cores > 1 else 0
+        count = max(1, CHUNK_BYTES // (3 * math.prod(self.size))) if self.processes else 1
         self.chunks = [rows[start : start + count] for start in range(0, len(rows), count)]
 
     def __len__(self) -> int:
@@ -105,7 +106,7 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, list[int]] | GraftError:
         chunk = self.chunks[number]
-        decoded = torch.zeros(len(chunk), self.size, self.size, 3, dtype=torch.uint8)
+        decoded = torch.zeros(len(chunk), *self.size, 3, dtype=torch.uint8)
         failed = []
         for position, index in enumerate(chunk):
             try:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torchvision.transforms import v2
 
 from graft.data.augment import Augment
+from graft.data.preprocessing import Size
 from graft.seeding import seed_of
 from graft.system.compat import augmentation_space, auto_augment_pairs
 
@@ -70,10 +71,10 @@ class Draws:
     Args:
         augment: their ranges and probabilities.
         seed: of the run.
-        size: side of the network's input, in pixels.
+        size: height and width of the network's input, in pixels.
     """
 
-    def __init__(self, augment: Augment, seed: int, size: int) -> None:
+    def __init__(self, augment: Augment, seed: int, size: Size) -> None:
         self.augment, self.seed, self.size = augment, seed, size
         self.ranges = augment.resized_crop_ranges()
         self._policy = None if augment.policy is None else _Policy(augment.policy, size)
@@ -81,10 +82,12 @@ class Draws:
     def crops(self, epoch: int, indices: Ints, heights: Ints, widths: Ints) -> Ints:
         """(top, left, height, width) of the random resized crops of images of these sizes, [B, 4].
 
-        As in torchvision's RandomResizedCrop: the first of ATTEMPTS that fits, or the largest central crop.
+        As in torchvision's RandomResizedCrop: the first of ATTEMPTS that fits, or the largest central crop. The range
+        of width / height is relative to that of the input.
         """
         drawn = self._uniforms("crop", epoch, indices, 2 * ATTEMPTS + 2)
-        low, high = self.ranges["ratio"]
+        input_height, input_width = self.size
+        low, high = (bound * input_width / input_height for bound in self.ranges["ratio"])
         area = (heights * widths)[:, None] * _between(*self.ranges["scale"], drawn[:, :ATTEMPTS])
         ratio = np.exp(_between(math.log(low), math.log(high), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
         crop_widths, crop_heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
@@ -125,16 +128,16 @@ class Draws:
 
     def erased(self, epoch: int, indices: Ints) -> Ints:
         """(top, bottom, left, right) of the erased rectangles, [B, 4]; zeros for none."""
-        size = self.size
+        input_height, input_width = self.size
         drawn = self._uniforms("erasing", epoch, indices, 2 * ATTEMPTS + 3)
-        area = size**2 * _between(*ERASED_AREA, drawn[:, :ATTEMPTS])
+        area = input_height * input_width * _between(*ERASED_AREA, drawn[:, :ATTEMPTS])
         low, high = ERASED_RATIO
         ratio = np.exp(_between(math.log(low), math.log(high), drawn[:, ATTEMPTS : 2 * ATTEMPTS]))
         crop_heights, crop_widths = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-        fits = (crop_heights < size) & (crop_widths < size)
+        fits = (crop_heights < input_height) & (crop_widths < input_width)
         first = np.arange(len(indices)), fits.argmax(1)
         height, width = crop_heights[first].astype(np.int64), crop_widths[first].astype(np.int64)
-        top, left = _below(size - height + 1, drawn[:, -3]), _below(size - width + 1, drawn[:, -2])
+        top, left = _below(input_height - height + 1, drawn[:, -3]), _below(input_width - width + 1, drawn[:, -2])
         chosen = fits[first] & (drawn[:, -1] < self.augment.random_erasing)
         return np.stack([top, top + height, left, left + width], 1) * chosen[:, None]
 
@@ -156,7 +159,7 @@ class _Policy:
 
     UNIFORMS = 6
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: Size) -> None:
         policy = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}[name]()
         self.name = name
         self.names = list(augmentation_space(policy))
@@ -164,7 +167,7 @@ class _Policy:
         self.magnitudes = np.zeros((len(self.names), bins))
         self.signed = np.zeros(len(self.names), dtype=bool)
         for row, (magnitudes, signed) in enumerate(augmentation_space(policy).values()):
-            values = magnitudes(bins, size, size)
+            values = magnitudes(bins, *size)
             if values is not None:
                 self.magnitudes[row], self.signed[row] = values.numpy(), signed
         self.pairs = auto_augment_pairs(policy) if name == "auto" else []

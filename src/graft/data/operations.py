@@ -15,6 +15,7 @@ from torch.nn.functional import grid_sample
 from torchvision.transforms.v2 import functional
 
 from graft.data.draws import Operations
+from graft.data.preprocessing import Size
 
 ToDevice = Callable[[npt.NDArray[np.generic]], Tensor]
 """Copies an array to the device of the images."""
@@ -23,8 +24,8 @@ _GREY = (0.2989, 0.587, 0.114)
 
 
 def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_device: ToDevice) -> Tensor:
-    """Apply one operation per image and step to `images`, uint8 [B, S, S, 3], which may be modified."""
-    groups = [group for step in steps for group in _groups(step, images.shape[1])]
+    """Apply one operation per image and step to `images`, uint8 [B, H, W, 3], which may be modified."""
+    groups = [group for step in steps for group in _groups(step, (images.shape[1], images.shape[2]))]
     if not groups:
         return images
     rows = to_device(np.concatenate([rows for _, rows, _ in groups]))
@@ -43,7 +44,7 @@ def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_de
     return images.contiguous()
 
 
-def _groups(step: Operations, size: int) -> list[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+def _groups(step: Operations, size: Size) -> list[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """(kind, rows, numbers [n, 6]) of each kind of operation in a step.
 
     The numbers are an affine map, or the magnitude and zeros.
@@ -54,24 +55,24 @@ def _groups(step: Operations, size: int) -> list[tuple[str, npt.NDArray[np.int64
         rows = np.array([row for row, each in enumerate(kinds) if each == kind], dtype=np.int64)
         numbers = np.zeros((len(rows), 6), dtype=np.float32)
         if kind == _AFFINE:
-            numbers[:] = [_MAPS[step.names[row]](float(step.magnitudes[row]), size) for row in rows]
+            numbers[:] = [_MAPS[step.names[row]](float(step.magnitudes[row]), *size) for row in rows]
         else:
             numbers[:, 0] = step.magnitudes[rows]
         groups.append((kind, rows, numbers))
     return groups
 
 
-def _rotation(degrees: float, size: int) -> tuple[float, ...]:
+def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return cosine, -sine, 0, sine, cosine, 0
 
 
 _AFFINE = "Affine"
-_MAPS: dict[str, Callable[[float, int], tuple[float, ...]]] = {
-    "ShearX": lambda slope, size: (1, slope, slope * size / 2, 0, 1, 0),  # about the corner
-    "ShearY": lambda slope, size: (1, 0, 0, slope, 1, slope * size / 2),
-    "TranslateX": lambda pixels, size: (1, 0, -math.trunc(pixels), 0, 1, 0),
-    "TranslateY": lambda pixels, size: (1, 0, 0, 0, 1, -math.trunc(pixels)),
+_MAPS: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
+    "ShearX": lambda slope, height, width: (1, slope, slope * height / 2, 0, 1, 0),  # about the corner
+    "ShearY": lambda slope, height, width: (1, 0, 0, slope, 1, slope * width / 2),
+    "TranslateX": lambda pixels, height, width: (1, 0, -math.trunc(pixels), 0, 1, 0),
+    "TranslateY": lambda pixels, height, width: (1, 0, 0, 0, 1, -math.trunc(pixels)),
     "Rotate": _rotation,
 }
 """Affine map (xx, xy, x0, yx, yy, y0) from an output pixel to its source, in pixels from the centre."""
@@ -79,12 +80,14 @@ _MAPS: dict[str, Callable[[float, int], tuple[float, ...]]] = {
 
 def affine(images: Tensor, maps: Tensor, interpolation: str) -> Tensor:
     """Images whose pixels are taken from where `maps` [n, 6] point to; black outside."""
-    size = images.shape[-1]
-    coordinates = torch.arange(1 - size, size, 2, dtype=torch.float32, device=images.device) / size  # from -1 to 1
+    height, width = images.shape[-2:]
+    rows, columns = (  # from -1 to 1
+        torch.arange(1 - side, side, 2, dtype=torch.float32, device=images.device) / side for side in (height, width)
+    )
+    rows = rows[:, None]
     xx, xy, x0, yx, yy, y0 = maps[:, :, None, None].unbind(1)
-    rows = coordinates[:, None]
-    xs = (xx * coordinates + x0 * (2 / size)) + xy * rows
-    ys = (yx * coordinates + y0 * (2 / size)) + yy * rows
+    xs = (xx * columns + x0 * (2 / width)) + xy * (height / width) * rows
+    ys = (yx * (width / height) * columns + y0 * (2 / height)) + yy * rows
     grid = torch.stack((xs, ys), -1)
     planes = images.contiguous().float()
     sampled = grid_sample(planes, grid, mode=interpolation, padding_mode="zeros", align_corners=False).round_()
@@ -128,7 +131,7 @@ def hue(images: Tensor, change: Tensor) -> Tensor:
 
 def sharpness(images: Tensor, change: Tensor) -> Tensor:
     """Move away from the blurred image, or towards it where `change` is negative; border pixels are unchanged."""
-    if images.shape[-1] <= 2:
+    if min(images.shape[-2:]) <= 2:
         return images
     whole = images.to(torch.int32)
     rows = whole[:, :, :-2] + whole[:, :, 1:-1] + whole[:, :, 2:]

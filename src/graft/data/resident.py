@@ -69,14 +69,14 @@ class DecodedDataset(Dataset[Batch]):
 
     @abstractmethod
     def _images(self, epoch: int, rows: Ints, keys: Ints) -> Any:
-        """New images of these rows, uint8 [B, S, S, 3], augmented by (epoch, key)."""
+        """New images of these rows, uint8 [B, H, W, 3], augmented by (epoch, key)."""
 
 
 class ResidentDataset(DecodedDataset):
     """All images of a set, resized and cropped once as in evaluation.
 
     Args:
-        pixels: uint8 [N, S, S, 3].
+        pixels: uint8 [N, H, W, 3].
         labels: int64 [N]; PADDING for images that losses and metrics ignore.
         preprocessing: with which `pixels` were made.
         augment: without a random resized crop; None in evaluation.
@@ -142,7 +142,7 @@ class CroppedDataset(DecodedDataset):
         block, regions = cached.contents()
         self._regions = regions[sources]
         self._colours = block.to(device).view(-1, 3)
-        self._size, self._interpolation = preprocessing.input_size, preprocessing.interpolation
+        self._size, self._interpolation = preprocessing.size, preprocessing.interpolation
         self._augmenter = Augmenter(augment, seed, preprocessing, device)
 
     def _images(self, epoch: int, rows: Ints, keys: Ints) -> Tensor:
@@ -158,8 +158,8 @@ class CroppedDataset(DecodedDataset):
         return images
 
     def _resized(self, table: Ints) -> Tensor:
-        """Resized crops, uint8 [n, S, S, 3], from a table of (first pixel, row stride in pixels, height, width)."""
-        size, count = self._size, len(table)
+        """Resized crops, uint8 [n, H, W, 3], from a table of (first pixel, row stride in pixels, height, width)."""
+        (height, width), count = self._size, len(table)
         longest, widest = table[:, 2:].max(0).tolist()
         first, stride, crop_heights, crop_widths = to_device(table, self.device)[:, :, None, None].unbind(1)
         ys = torch.arange(longest, device=self.device)[:, None]
@@ -169,16 +169,16 @@ class CroppedDataset(DecodedDataset):
         with _without_autocast(pixels.device):
             # horizontally first and rounded in between, as torchvision does on a CPU
             columns = pixels.transpose(1, 2).reshape(count, widest, longest * 3).float()
-            narrowed = self._weighted(crop_widths, widest, columns)
-            rows = narrowed.view(count, size, longest, 3).transpose(1, 2).reshape(count, longest, size * 3)
-            return self._weighted(crop_heights, longest, rows).view(count, size, size, 3).to(torch.uint8)
+            narrowed = self._weighted(crop_widths, widest, columns, width)
+            rows = narrowed.view(count, width, longest, 3).transpose(1, 2).reshape(count, longest, width * 3)
+            return self._weighted(crop_heights, longest, rows, height).view(count, height, width, 3).to(torch.uint8)
 
-    def _weighted(self, lengths: Tensor, longest: int, pixels: Tensor) -> Tensor:
-        weights, whole = resize_weights(lengths, longest, self._size, self._interpolation)
+    def _weighted(self, lengths: Tensor, longest: int, pixels: Tensor, size: int) -> Tensor:
+        weights, whole = resize_weights(lengths, longest, size, self._interpolation)
         # in two parts of 8 bits: exact in TF32 and bfloat16 too, in which a GPU may multiply
         high = (weights / 256).floor()
         sums = torch.cat([high, weights - 256 * high], 1) @ pixels
-        total = 256 * sums[:, : self._size] + sums[:, self._size :]
+        total = 256 * sums[:, :size] + sums[:, size:]
         return ((total + whole / 2) / whole).floor_().clamp_(0, 255)
 
 

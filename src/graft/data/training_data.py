@@ -61,8 +61,8 @@ class TrainingData(LightningDataModule):
 
     @abstractmethod
     def sample(self, count: int) -> Tensor:
-        """`count` training images, or all if there are fewer: [N, 3, S, S]."""
+        """`count` training images, or all if there are fewer: [N, 3, H, W]."""
 
     @abstractmethod
     def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
-        """One image of "train", "val" or "test", [S, S, 3]."""
+        """One image of "train", "val" or "test", [H, W, 3]."""

@@ -1,14 +1,16 @@
 """Resizing and cropping an image to the uint8 tensor of a batch; normalisation follows on the device."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
 
-from graft.data.preprocessing import Preprocessing
+from graft.data.preprocessing import Preprocessing, Size
 
 Picture = Image.Image | Tensor
 """An upright RGB image: a PIL image, or its pixels, uint8 [3, H, W]."""
@@ -21,23 +23,30 @@ MAX_ASPECT = 16
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """The deterministic transform of evaluation: an image → uint8 [3, S, S].
+    """The deterministic transform of evaluation: an image → uint8 [3, H, W] of the network's input.
 
-    With fit="crop" it gives the same pixels as torchvision's `ImageClassification` preset before normalisation, except
-    for images with an aspect ratio of MAX_ASPECT or more.
+    With fit="crop" and a square input it gives the same pixels as torchvision's `ImageClassification` preset before
+    normalisation, except for images with an aspect ratio of MAX_ASPECT or more.
     """
     interpolation = InterpolationMode(preprocessing.interpolation)
-    size = preprocessing.input_size
     steps: list[v2.Transform] = [v2.Lambda(as_image)]
     if preprocessing.fit == "squash":
-        steps.append(v2.Resize([size, size], interpolation=interpolation, antialias=True))
+        steps.append(v2.Resize(preprocessing.size, interpolation=interpolation, antialias=True))
     else:
-        steps += [
-            v2.Lambda(middle),
-            v2.Resize(preprocessing.resize_size, interpolation=interpolation, antialias=True),
-            v2.CenterCrop(size),
-        ]
+        cover = partial(_cover, box=preprocessing.box, interpolation=interpolation)
+        steps += [v2.Lambda(middle), v2.Lambda(cover), v2.CenterCrop(preprocessing.size)]
     return v2.Compose([*steps, v2.PILToTensor()])
+
+
+def _cover(image: Image.Image, box: Size, interpolation: InterpolationMode) -> Image.Image:
+    """The image resized, with its aspect ratio, until it just covers a box; a square as by torchvision's Resize."""
+    (height, width), (least_height, least_width) = (image.height, image.width), box
+    if least_height * width >= least_width * height:  # at least as wide as the box: its height decides
+        size = [least_height, max(least_width, least_height * width // height)]
+    else:
+        size = [max(least_height, least_width * height // width), least_width]
+    resized: Image.Image = functional.resize(image, size, interpolation, antialias=True)
+    return resized
 
 
 def as_pixels(picture: Picture) -> Tensor:

@@ -80,7 +80,7 @@ def replace_unreadable(
     """Replace the unreadable `rows` of decoded images in place, like `UnreadableImages.load`.
 
     Args:
-        pixels: uint8 [N, S, S, 3].
+        pixels: uint8 [N, H, W, 3].
         labels: int64 [N].
         rows: indices of the unreadable images.
         replace: by the next readable image, as in training; False: mark them as padding, as in evaluation.

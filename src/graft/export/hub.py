@@ -94,7 +94,7 @@ def config_of(network: "ExportedNetwork") -> dict[str, Any]:
     if restored.recipe.family != "timm":
         return {"library_name": "graft", **described}
     preprocessing = restored.preprocessing
-    size = preprocessing.input_size
+    height, width = preprocessing.size
     original: Mapping[str, Any] = getattr(restored.network, "pretrained_cfg", {})
     kept = {key: original[key] for key in ("classifier", "first_conv", "pool_size") if original.get(key)}
     arguments = network.origin.arguments
@@ -105,10 +105,10 @@ def config_of(network: "ExportedNetwork") -> dict[str, Any]:
         "pretrained_cfg": {
             **kept,
             "num_classes": len(restored.classes),
-            "input_size": [3, size, size],
+            "input_size": [3, height, width],
             "fixed_input_size": bool(original.get("fixed_input_size")),
             "interpolation": preprocessing.interpolation,
-            "crop_pct": size / preprocessing.resize_size,
+            "crop_pct": min(height, width) / preprocessing.resize_size,
             "crop_mode": "squash" if preprocessing.fit == "squash" else "center",
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
@@ -147,8 +147,9 @@ def model_card(network: "ExportedNetwork", summary: Mapping[str, Any], license: 
             + ", pretrained=True).eval()\n```"
         )
     preprocessing = restored.preprocessing
+    height, width = preprocessing.size
     parts.append(
-        f"Images: RGB, {preprocessing.fit} to {preprocessing.input_size} pixels (from {preprocessing.resize_size}, "
+        f"Images: RGB, {preprocessing.fit} to {height} x {width} pixels (from {preprocessing.resize_size}, "
         f"{preprocessing.interpolation}), mean {list(preprocessing.mean)}, standard deviation "
         f"{list(preprocessing.std)} of values in [0, 1]."
     )

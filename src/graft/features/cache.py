@@ -225,9 +225,8 @@ class FeatureCache:
         return [Phase(epochs[0], tuple(epochs)) for (names, _), epochs in by_state.items() if names]
 
     def _cut(self, phase: Phase, *, training: bool) -> Cut | None:
-        size = self.data.preprocessing.input_size
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
+        images = torch.randint(256, (2, 3, *self.data.preprocessing.size), dtype=torch.uint8, generator=generator)
         try:
             with self._computing(phase.first, training=training):
                 device = self.module.device
@@ -344,7 +343,7 @@ class FeatureCache:
                 f"training uses cached features of {self._views} augmented views of each image, in turn (cache.views)"
             )
         self.notes.append(note)
-        log.info("cache  %s; cache=none trains on images (accuracy and seconds: docs/cached-features.md)", note)
+        log.info("cache  %s; cache.views=null trains on images (accuracy and seconds: docs/defaults.md)", note)
 
     def _record(self, views: Sequence[tuple[Need, Stored]]) -> None:
         """Register the suffix for one cut of a split, in all its views, and record it for log and summary."""

@@ -82,7 +82,7 @@ def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut
     Args:
         network: in the modes in which it will be used; not changed.
         frozen: names of the parameters that do not change.
-        images: two images [2, 3, S, S], normalised, on the network's device.
+        images: two images [2, 3, H, W], normalised, on the network's device.
 
     Raises:
         NoCut: a trained layer comes first, or the forward cannot be traced or cut exactly.

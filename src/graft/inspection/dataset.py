@@ -90,15 +90,10 @@ class Inspection:
         """(width, height) of each readable image, in the order of `readable`, in pixels, [M, 2]."""
         return np.array([facts.size for facts in self.readable.values()], dtype=np.float64).reshape(-1, 2)
 
-    @property
-    def target(self) -> int:
-        """Short side after resizing, in pixels."""
-        return self.preprocessing.resize_size if self.preprocessing.fit == "crop" else self.preprocessing.input_size
-
     @cached_property
     def scale(self) -> Floats:
         """Scale factor of resizing for each readable image, [M]; above 1 it is enlarged without gaining detail."""
-        return self.target / self.sizes.min(axis=1, initial=np.inf)
+        return scales(self.sizes, self.preprocessing)
 
     @cached_property
     def cropped_share(self) -> Floats:
@@ -132,8 +127,14 @@ def visible(sizes: Floats, preprocessing: Preprocessing) -> Floats:
     """
     if preprocessing.fit != "crop":
         return np.ones_like(sizes)
-    scale = preprocessing.resize_size / sizes.min(axis=1, initial=np.inf)
-    return np.minimum(preprocessing.input_size / (sizes * scale[:, None]), 1)
+    return np.minimum(preprocessing.size[::-1] / (sizes * scales(sizes, preprocessing)[:, None]), 1)
+
+
+def scales(sizes: Floats, preprocessing: Preprocessing) -> Floats:
+    """Scale factors by which images are resized, the larger one of both sides, [N]; `sizes` as in `visible`."""
+    target = preprocessing.box if preprocessing.fit == "crop" else preprocessing.size
+    factors: Floats = (np.array(target[::-1]) / sizes).max(axis=1, initial=0)
+    return factors
 
 
 def near_duplicates(images: Sequence[Described | None], same: Groups, most: int = NEAR) -> Groups:

@@ -259,7 +259,7 @@ def _enlarged(inspection: Inspection) -> Findings:
         yield Finding(
             "warning" if share >= 0.5 else "note",
             "enlarged",
-            f"{_count(len(files), 'image')} ({share:.0%}) smaller than the {inspection.target} pixels of the resize",
+            f"{_count(len(files), 'image')} ({share:.0%}) smaller than what they are resized to",
             files,
         )
 

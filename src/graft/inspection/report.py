@@ -75,11 +75,14 @@ def resize_lines(inspection: Inspection) -> Iterator[str]:
     """Lines about the effects of resizing and the formats of the images."""
     own, scale = inspection.preprocessing, inspection.scale
     names = [inspection.name(index) for index in inspection.readable]
+    kept = " x ".join(map(str, own.size[::-1]))
     if own.fit != "crop":
-        yield f"squashed to {own.input_size} x {own.input_size} pixels, nothing is cut off"
+        yield f"squashed to {kept} pixels, nothing is cut off"
     else:
-        middle = f"{own.input_size} x {own.input_size} in the middle"
-        what = f"short side to {own.resize_size} pixels, of which {middle} are kept"
+        box = " x ".join(map(str, own.box[::-1]))
+        square = isinstance(own.input_size, int)
+        resized = f"short side to {own.resize_size} pixels" if square else f"resized to cover {box} pixels"
+        what = f"{resized}, of which {kept} in the middle are kept"
         worst = printable(names[int(inspection.cropped_share.argmax())])
         yield f"{what}: {np.median(inspection.cropped_share):.0%} of the area of the median image are cut off" + (
             f", {inspection.cropped_share.max():.0%} of {worst}"

@@ -48,7 +48,7 @@ class Ensemble:
         """Logits float32 [B, C] of each network, in the order of `classes`, on `device`.
 
         Args:
-            batches: the same images, uint8 [B, 3, S, S], in each of the `preparations`.
+            batches: the same images, uint8 [B, 3, H, W], in each of the `preparations`.
         """
         logits = []
         for member, batch, order in zip(self.members, self._batch_of, self._orders, strict=True):

@@ -45,7 +45,7 @@ class Inference:
         self.device = device.root
         self.classes, self.source = restored.classes, restored.source
         self.preparation = with_margin(restored.preprocessing, views)
-        self.size = restored.preprocessing.input_size
+        self.size = restored.preprocessing.size
         self.views = dict(views)
         self.normalise = Normalise(restored.preprocessing).to(self.device)
         layout = torch.channels_last if channels_last else torch.preserve_format

@@ -65,7 +65,7 @@ class TransferModule(pl.LightningModule):
     """Trains `network` by `plan`, validates and tests it, and logs its metrics.
 
     Args:
-        network: normalised images [B, 3, S, S] to logits [B, C]; in training mode it may also return a named tuple
+        network: normalised images [B, 3, H, W] to logits [B, C]; in training mode it may also return a named tuple
             (logits, aux_logits).
         plan: which parameters train in which epoch, and the parameter groups.
         classes: names of the C classes.
@@ -133,12 +133,12 @@ class TransferModule(pl.LightningModule):
     # -- input ---------------------------------------------------------------------------------------------
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images [B, 3, S, S] by mean and std; channels-last if the network is."""
+        """Normalise uint8 images [B, 3, H, W] by mean and std; channels-last if the network is."""
         images = self.normalisation(images)
         return images.contiguous(memory_format=torch.channels_last) if is_channels_last(self.network) else images
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images [B, 3, S, S] to logits [B, C]."""
+        """uint8 images [B, 3, H, W] to logits [B, C]."""
         return _logits(self.network(self.normalise(images)))
 
     def _forward_features(self, batch: FeatureBatch) -> Any:
@@ -225,7 +225,7 @@ class TransferModule(pl.LightningModule):
         """Do nothing: `optimizer_step` has freed the gradients."""
 
     def prepared(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """The network's input and targets: normalised images [B, 3, S, S], and class indices [B], or with MixUp and
+        """The network's input and targets: normalised images [B, 3, H, W], and class indices [B], or with MixUp and
         CutMix the share of each class [B, C]."""
         images = self.normalise(batch.images)
         if self.objective.mixup or self.objective.cutmix:
@@ -290,7 +290,7 @@ class TransferModule(pl.LightningModule):
         if isinstance(batch, FeatureBatch):
             logits = _logits(self._forward_features(batch)).float()
         else:
-            size = self.preprocessing.input_size
+            size = self.preprocessing.size
             logits = mean_of_views(lambda images: self(images).float(), batch.images, views, size)
         if self.objective.target == CROSS_ENTROPY:
             self.counts.update(logits, batch.labels)

@@ -42,7 +42,7 @@ class Restored:
     """A network with everything that inference needs.
 
     Attributes:
-        network: in evaluation mode, on the CPU, in float32: normalised images [B, 3, S, S] to logits [B, C].
+        network: in evaluation mode, on the CPU, in float32: normalised images [B, 3, H, W] to logits [B, C].
         recipe: how it is built.
         classes: names of the C classes.
         preprocessing: of an image, before the network.

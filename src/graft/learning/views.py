@@ -5,9 +5,10 @@ A view is a function, named by `views.NAME._target_`:
     def rotations(images: Tensor) -> list[Tensor]:
         return [images.rot90(turns, (2, 3)) for turns in (1, 2, 3)]
 
-It gets uint8 images [B, 3, S, S] on the device and returns variants of the same shape. A view that crops for itself
-takes a second argument, `size`: it gets images [B, 3, R, R] with the margin that resizing leaves around the central
-crop (R >= S) and S, and returns variants [B, 3, S, S]. Its other arguments are the other keys of `views.NAME`.
+It gets uint8 images [B, 3, H, W] on the device and returns variants of the same shape. A view that crops for itself
+takes a second argument, `size`: it gets larger images with the margin that resizing leaves around the central
+crop and (H, W), the size of that crop, and returns variants [B, 3, H, W]. Its other arguments are the other keys of
+`views.NAME`.
 """
 
 import inspect
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from graft.config.targets import bind
-from graft.data.preprocessing import Preprocessing
+from graft.data.preprocessing import Preprocessing, Size, shown_size
 from graft.errors import ConfigError
 
 View = Callable[..., Sequence[Tensor]]
@@ -36,12 +37,13 @@ def hflip(images: Tensor) -> list[Tensor]:
     return [images.flip(3)]
 
 
-def corners(images: Tensor, size: int) -> list[Tensor]:
+def corners(images: Tensor, size: Size) -> list[Tensor]:
     """The crops at the four corners; with `identity` and the mirror images, the ten crops of Krizhevsky et al. 2012."""
-    return [images[:, :, y, x] for y in (slice(size), slice(-size, None)) for x in (slice(size), slice(-size, None))]
+    ys, xs = ((slice(side), slice(-side, None)) for side in size)
+    return [images[:, :, y, x] for y in ys for x in xs]
 
 
-def hflip_corners(images: Tensor, size: int) -> list[Tensor]:
+def hflip_corners(images: Tensor, size: Size) -> list[Tensor]:
     """The crops at the four corners, mirrored left to right."""
     return [crop.flip(3) for crop in corners(images, size)]
 
@@ -77,19 +79,19 @@ def takes_margin(view: View) -> bool:
 
 
 def mean_of_views(
-    logits_of: Callable[[Tensor], Tensor], images: Tensor, views: Mapping[str, View], size: int
+    logits_of: Callable[[Tensor], Tensor], images: Tensor, views: Mapping[str, View], size: Size
 ) -> Tensor:
-    """Logits float32 [B, C] of images [B, 3, R, R], averaged over all variants that the views make of them.
+    """Logits float32 [B, C] of images, averaged over all variants that the views make of them.
 
     Of several variants: the logarithm of the mean of their probabilities, whose softmax is that mean. Probabilities
     rather than logits are averaged (as Krizhevsky et al. 2012 do): each variant then weighs the same however large its
     logits are, and the loss is at most the mean of the variants' losses (Jensen).
 
     Args:
-        logits_of: logits float32 [B, C] of images [B, 3, S, S].
+        logits_of: logits float32 [B, C] of images [B, 3, H, W].
         images: as `with_margin` prepares them.
         views: by name.
-        size: S.
+        size: (H, W) of the network's input.
 
     Raises:
         ConfigError: a view returns something else than a list of images of that size.
@@ -101,10 +103,11 @@ def mean_of_views(
     return log_mean_exp([logits_of(variant).log_softmax(1) for variant in variants])
 
 
-def variants_of(images: Tensor, views: Mapping[str, View], size: int) -> list[Tensor]:
-    """All variants [B, 3, S, S] that the views make of images; see `mean_of_views`."""
-    top, left = ((side - size) // 2 for side in images.shape[2:])
-    centre = images[:, :, top : top + size, left : left + size]
+def variants_of(images: Tensor, views: Mapping[str, View], size: Size) -> list[Tensor]:
+    """All variants [B, 3, H, W] that the views make of images; see `mean_of_views`."""
+    height, width = size
+    top, left = ((whole - side) // 2 for whole, side in zip(images.shape[2:], size, strict=True))
+    centre = images[:, :, top : top + height, left : left + width]
     variants: list[Tensor] = []
     for name, view in views.items():
         made = view(images, size=size) if takes_margin(view) else view(centre)
@@ -128,12 +131,11 @@ def with_margin(preprocessing: Preprocessing, views: Mapping[str, View]) -> Prep
     names = [name for name, view in views.items() if takes_margin(view)]
     if not names:
         return preprocessing
-    if preprocessing.fit != "crop" or preprocessing.resize_size == preprocessing.input_size:
+    if preprocessing.fit != "crop" or preprocessing.box == preprocessing.size:
         raise ConfigError(
             f"views=[{','.join(views)}]: {' and '.join(names)} need a margin, but images are resized to exactly the "
-            f"size of the input ({preprocessing.input_size} pixels) here.\nLeave them out, or set fit=crop and a "
-            "larger resize_size: keys of preprocess, or of data.preprocess in graft train."
+            f"size of the input ({shown_size(preprocessing.input_size)} pixels) here.\n"
+            "Leave them out, or set fit=crop and a larger resize_size: keys of preprocess, or of data.preprocess in "
+            "graft train."
         )
-    return preprocessing.changed(
-        {"input_size": preprocessing.resize_size, "resize_size": preprocessing.resize_size}, ""
-    )
+    return preprocessing.changed({"input_size": preprocessing.box, "resize_size": preprocessing.resize_size}, "")

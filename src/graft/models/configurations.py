@@ -50,6 +50,7 @@ class Facts:
         table: the convolutions and pools of a VGG.
         classifier: the classifier of a VGG: "vgg", "linear" or "pooled".
         average_pool: side of the adaptive average pool before a VGG's classifier; 0 is none.
+        hidden: width of the two hidden linear layers of a VGG's classifier; None is 4096.
         dropout: probability in the classifier; None is the network's own.
         mean, std: per RGB channel, of values in [0, 1]: how images are normalised where the weights do not define it.
     """
@@ -61,6 +62,7 @@ class Facts:
     table: Table | None = None
     classifier: str | None = None
     average_pool: int | None = None
+    hidden: int | None = None
     dropout: float | None = None
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD

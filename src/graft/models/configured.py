@@ -11,7 +11,7 @@ from graft.data.preprocessing import Preprocessing
 from graft.models.recipe import Recipe
 from graft.models.registry import TARGETS, facts_of, family_of
 
-OPTIONS = ("name", "table", "batch_norm", "classifier", "dropout", "input_size", "average_pool")
+OPTIONS = ("name", "table", "batch_norm", "classifier", "dropout", "input_size", "average_pool", "hidden")
 """Keys of `model` that are options of a recipe, where the network is Graft's, torchvision's or timm's."""
 
 

@@ -7,7 +7,7 @@ from graft.data.preprocessing import Preprocessing
 
 
 class Normalise(nn.Module):
-    """uint8 images [B, 3, S, S] to float32: minus mean, divided by std; floating-point images pass unchanged."""
+    """uint8 images [B, 3, H, W] to float32: minus mean, divided by std; floating-point images pass unchanged."""
 
     mean: Tensor
     inverse_std: Tensor
@@ -24,7 +24,7 @@ class Normalise(nn.Module):
         return (images.float() - self.mean) * self.inverse_std
 
     def undone(self, images: Tensor) -> Tensor:
-        """The inverse, rounded: floats [B, 3, S, S] to uint8."""
+        """The inverse, rounded: floats [B, 3, H, W] to uint8."""
         return (images / self.inverse_std + self.mean).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -73,6 +73,7 @@ RECORDED: dict[str, Check] = {
     "dropout": optional(number(0, 1)),
     "input_size": optional(integer(1, LARGEST_INPUT)),
     "average_pool": optional(integer(0, 64)),
+    "hidden": optional(integer(1, 65_536)),
     "family": optional(among("timm")),
     "target": optional(dotted_path),
     "arguments": optional(arguments),
@@ -95,6 +96,7 @@ class Recipe:
         dropout: probability of the dropout layers, in [0, 1).
         input_size: side of the square image, in pixels.
         average_pool: side of the adaptive average pool before a VGG's classifier; 0 is none.
+        hidden: width of the two hidden linear layers of classifier="vgg".
         family: "timm" for a name of timm's; None for all others.
         target: dotted path of the class or function that makes a custom network; None for all others.
         arguments: what `target` is called with besides the number of classes, as plain values.
@@ -110,6 +112,7 @@ class Recipe:
     dropout: float | None = None
     input_size: int | None = None
     average_pool: int | None = None
+    hidden: int | None = None
     family: str | None = None
     target: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -4,7 +4,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from graft.data.preprocessing import Preprocessing
+from graft.data.preprocessing import Preprocessing, Size, pair, shown_size
 from graft.errors import ConfigError, nearest
 from graft.models.configurations import Facts
 from graft.models.families import ours, timm, torchvision
@@ -91,28 +91,30 @@ def facts_of(recipe: Recipe) -> Facts:
     return family.facts(recipe)
 
 
-def require_input_size(recipe: Recipe, size: int, key: str, side: int | None = None) -> None:
-    """Raise ConfigError, naming `key`, unless the recipe's network takes images of `size` pixels a side.
+def require_input_size(recipe: Recipe, size: int | Size, key: str, side: int | None = None) -> None:
+    """Raise ConfigError, naming `key`, unless the recipe's network takes images of this size.
 
     Args:
         recipe: the network.
-        size: the size to check.
+        size: the side of a square, or height and width, in pixels.
         key: the configuration key that sets it.
         side: `graft.models.fixed_input_size` of it, where that was determined already.
     """
     known = facts_of(recipe)
     if side is None and known.fixed_size:
         side = known.input_size
-    if size < known.min_size:
+    if min(pair(size)) < known.min_size:
         raise ConfigError(
-            f"{key}={size} and model={recipe.name} disagree: this network halves its input so often that it "
-            f"needs at least {known.min_size}x{known.min_size} pixels.\n"
+            f"{key}={shown_size(size)} and model={recipe.name} disagree: this network halves its input so often "
+            f"that it needs at least {known.min_size}x{known.min_size} pixels.\n"
             f"Give {key}={known.min_size} or more, or a network with fewer pools."
         )
     if side not in (None, size):
+        square = isinstance(size, int)
         raise ConfigError(
-            f"{key}={size} and model={recipe.name} disagree: this network is built for images of exactly "
-            f"{side}x{side} pixels.\nGive model.input_size={size} too, or leave {key} out."
+            f"{key}={shown_size(size)} and model={recipe.name} disagree: this network is built for images of exactly "
+            f"{side}x{side} pixels.\n"
+            + (f"Give model.input_size={size} too, or leave {key} out." if square else f"Leave {key} out.")
         )
 
 

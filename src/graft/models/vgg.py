@@ -31,6 +31,7 @@ class VGG(nn.Module):
             features; "pooled": global average pool, BatchNorm, one linear layer.
         input_size: side of the image in pixels; matters only where there is no average pool.
         average_pool: side of the pooled feature map; None or 0 leaves the map unchanged.
+        hidden: width of the two hidden linear layers of classifier="vgg"; None is 4096.
         dropout: probability; None is 0.5 for "vgg" and 0 otherwise.
 
     Attributes:
@@ -49,6 +50,7 @@ class VGG(nn.Module):
         classifier: str = "vgg",
         input_size: int = 224,
         average_pool: int | None = 7,
+        hidden: int | None = None,
         dropout: float | None = None,
     ) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ class VGG(nn.Module):
         with torch.device("meta"):
             self.features = _convolutions(table, batch_norm)
             self.avgpool = AveragePool((side, side)) if average_pool else nn.Identity()
-            self.classifier, self.head = _classifier(classifier, width, num_classes, dropout)
+            self.classifier, self.head = _classifier(classifier, (width, hidden or HIDDEN), num_classes, dropout)
         self.to_empty(device=torch.get_default_device())
         self.reset_parameters()
 
@@ -77,7 +79,7 @@ class VGG(nn.Module):
             reset_vgg_layer(module)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of normalised images [B, 3, S, S]."""
+        """Logits [B, num_classes] of normalised images [B, 3, H, W]."""
         maps = self.avgpool(self.features(images))
         return self.classifier(torch.flatten(maps, 1))
 
@@ -120,13 +122,16 @@ def _convolutions(table: Sequence[int | str], batch_norm: bool) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
-def _classifier(kind: str, width: int, num_classes: int, dropout: float) -> tuple[nn.Sequential, tuple[str, ...]]:
+def _classifier(
+    kind: str, widths: tuple[int, int], num_classes: int, dropout: float
+) -> tuple[nn.Sequential, tuple[str, ...]]:
     """The layers from flattened features to logits, and the names of those in the head."""
+    width, hidden = widths
     if kind == "vgg":
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise((width, HIDDEN, HIDDEN)):
+        for inputs, outputs in pairwise((width, hidden, hidden)):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout(dropout)]
-        return nn.Sequential(*layers, nn.Linear(HIDDEN, num_classes)), (f"classifier.{len(layers)}",)
+        return nn.Sequential(*layers, nn.Linear(hidden, num_classes)), (f"classifier.{len(layers)}",)
     if kind == "linear":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, num_classes)), ("classifier.1",)
     pooled = nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(dropout), nn.Linear(width, num_classes))

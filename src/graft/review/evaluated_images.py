@@ -22,7 +22,7 @@ class EvaluatedImages:
         part: "train", "val" or "test".
         classes: their names, by index.
         names: of all images of the part, by index.
-        picture: index of an image -> uint8 [S, S, 3], preprocessed except for the normalisation.
+        picture: index of an image -> uint8 [H, W, 3], preprocessed except for the normalisation.
     """
 
     predictions: Predictions

@@ -24,13 +24,13 @@ def grad_cam(
     The network is left as it was: no gradient, no statistic, no mode changes.
 
     Args:
-        network: images [B, 3, S, S] (normalised) to logits [B, C].
-        images: uint8 [B, 3, S, S].
+        network: images [B, 3, H, W] (normalised) to logits [B, C].
+        images: uint8 [B, 3, H, W].
         classes: the class of each image, int64 [B].
         normalise: converts uint8 images to the network's input.
 
     Returns:
-        [B, S, S] in [0, 1] on the CPU, each image's maximum 1 (all 0 where no region raises the score); None for a
+        [B, H, W] in [0, 1] on the CPU, each image's maximum 1 (all 0 where no region raises the score); None for a
         network without a feature map larger than 1 × 1.
     """
     with _evaluation_mode(network), torch.inference_mode(False), torch.enable_grad():
@@ -53,7 +53,7 @@ def last_map(network: nn.Module, inputs: Tensor, classes: Tensor) -> str | None:
 
     Args:
         network: in evaluation mode.
-        inputs: one image, [1, 3, S, S], that requires a gradient.
+        inputs: one image, [1, 3, H, W], that requires a gradient.
         classes: its class, [1].
     """
     outputs: dict[str, Tensor] = {}

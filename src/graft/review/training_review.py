@@ -153,12 +153,12 @@ class Review:
                 self._put_graph()
 
     def _put_graph(self) -> None:
-        size, module = self.data.preprocessing.input_size, self.module
+        module = self.module
         modes = {layer: layer.training for layer in module.modules()}
         module.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing
-            blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+            blank = torch.zeros(1, 3, *self.data.preprocessing.size, dtype=torch.uint8)
             self.writer.add_graph(module.network, module.normalise(blank))
         for layer, training in modes.items():
             layer.training = training
@@ -282,7 +282,7 @@ class Review:
         self._put(tag, grids.grid(tiles, heading), predictions.step)
 
     def _put(self, tag: str, images: Image.Image, step: int) -> None:
-        self._put_picture(tag, images, step, photograph=not grids.enlarged(self.data.preprocessing.input_size))
+        self._put_picture(tag, images, step, photograph=not grids.enlarged(self.data.preprocessing.size[0]))
 
     def _put_picture(self, tag: str, picture: Image.Image, step: int, *, photograph: bool) -> None:
         if self.writer is not None:

@@ -95,7 +95,6 @@ def step_fits(module: TransferModule, device: torch.device, precision: str, rese
         precision: Lightning's name of it.
         reserved: bytes that the steps must leave free, in addition to those that SHARE leaves.
     """
-    size = module.preprocessing.input_size
     capacity = 0.0
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -107,7 +106,7 @@ def step_fits(module: TransferModule, device: torch.device, precision: str, rese
         try:
             trial.on_train_epoch_start()
             optimizer = build_optimizer(trial.plan.groups, module.optimizer_config)
-            images = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
+            images = torch.zeros(batch, 3, *module.preprocessing.size, dtype=torch.uint8, device=device)
             zeros = torch.zeros(batch, dtype=torch.int64, device=device)
             for _ in range(2):
                 _step(trial, Batch(images, zeros, zeros), optimizer, precision)

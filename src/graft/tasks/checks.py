@@ -15,6 +15,7 @@ from graft.config.registration import plain, typed
 from graft.config.schema import FREEZE_NOTHING, AugmentConfig, DataConfig, TrainConfig
 from graft.config.targets import TARGET, short_name
 from graft.data.augment import Augment
+from graft.data.preprocessing import require_size
 from graft.errors import ConfigError, nearest
 from graft.models.class_names import class_names
 from graft.models.configurations import BUNDLED
@@ -303,7 +304,8 @@ def _network_and_input(config: TrainConfig) -> None:
     recipe = recipe_of(config)
     facts = facts_of(recipe)
     if config.data.preprocess.input_size is not None:
-        require_input_size(recipe, config.data.preprocess.input_size, "data.preprocess.input_size")
+        size = require_size(config.data.preprocess.input_size, "data.preprocess.input_size")
+        require_input_size(recipe, size, "data.preprocess.input_size")
     if config.data.batch_size == 1 and (facts.batch_norm or facts.classifier == "pooled"):
         raise ConfigError(
             f"data.batch_size=1 and model={config.model.name} disagree: BatchNorm has nothing to average over in a "

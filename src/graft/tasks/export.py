@@ -99,7 +99,7 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
 
 
 def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[str]) -> "Tensor":
-    """Images to compare on, uint8 [N, 3, S, S]: of `samples`, else test images of the run.
+    """Images to compare on, uint8 [N, 3, H, W]: of `samples`, else test images of the run.
 
     Raises:
         DataError: there are none on this machine.
@@ -134,7 +134,6 @@ def description(
 ) -> dict[str, Any]:
     """Everything that the user of an exported file needs to know; as a rule the content of the JSON file next to it."""
     restored = network.restored
-    size = restored.preprocessing.input_size
     return {
         "file": file.name,
         "sha256": sha256(file),
@@ -145,7 +144,7 @@ def description(
         "classes": list(restored.classes),
         "input": {
             "name": "images",
-            "shape": ["batch", 3, size, size],
+            "shape": ["batch", 3, *restored.preprocessing.size],
             "values": BYTES if network.preprocess else FLOATS,
         },
         "output": {"name": "logits", "shape": ["batch", len(restored.classes)]},

@@ -300,9 +300,8 @@ def time_budget(experiment: Experiment, test_data: TrainingData) -> list[Callbac
     trainer, splits = experiment.config.trainer, experiment.data.splits
     if trainer.max_time is None:
         return []
-    size = test_data.preprocessing.input_size
-    images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    views = len(variants_of(images, experiment.module.views, experiment.module.preprocessing.input_size))
+    images = torch.zeros(1, 3, *test_data.preprocessing.size, dtype=torch.uint8)
+    views = len(variants_of(images, experiment.module.views, experiment.module.preprocessing.size))
     test = len(splits.test) * views / max(1, len(splits.val)) if trainer.test else 0.0
     return [TimeBudget(seconds_of("trainer.max_time", trainer.max_time), 1 + test)]
 

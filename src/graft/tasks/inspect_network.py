@@ -6,6 +6,7 @@ from rich.table import Table
 
 from graft.config.commands import InspectConfig
 from graft.config.schema import OptimizerConfig
+from graft.data.preprocessing import pair
 from graft.errors import ConfigError
 from graft.inspection.network import layer_table, layers_of
 from graft.learning.restore import from_file
@@ -30,16 +31,16 @@ def network_table(config: InspectConfig, checkpoint: Path | None) -> Table:
     """
     if checkpoint is None:
         recipe = recipe_of(config)
-        network, classes, size = build_network(recipe, CLASSES), CLASSES, facts_of(recipe).input_size
+        network, classes, size = build_network(recipe, CLASSES), CLASSES, pair(facts_of(recipe).input_size)
     else:
         restored = from_file(checkpoint, config.trust, None)
         recipe, network = restored.recipe, restored.network
-        classes, size = len(restored.classes), restored.preprocessing.input_size
+        classes, size = len(restored.classes), restored.preprocessing.size
     try:
         plan = plan_transfer(network, config.strategy, config.freeze, OptimizerConfig("torch.optim.SGD", lr=1.0), None)
     except ConfigError as error:
         raise ConfigError(f"model={recipe.name}: {error}") from error
     policy = config.freeze._target_ and config.freeze._target_.rpartition(".")[2]
-    title = f"{recipe.name} · {classes:,} classes · input 3 × {size} × {size}"
+    title = f"{recipe.name} · {classes:,} classes · input 3 × {size[0]} × {size[1]}"
     title += f" · trainable in epoch 1 with strategy={config.strategy.name} (freeze={policy})"
     return layer_table(layers_of(network, size, plan.trainable(0)), title)

@@ -172,7 +172,7 @@ class Predictor:
         self._workers = cores if config.num_workers == "auto" else max(1, int(config.num_workers))
 
     def _prepared(self, image: Image.Image) -> "list[Tensor]":
-        """An image in each preprocessing of the networks, uint8 [3, S, S]."""
+        """An image in each preprocessing of the networks, uint8 [3, H, W]."""
         return [transform(image) for transform in self._transforms]
 
     def predict(self, images: Images, topk: int | None = None) -> list[Prediction]:

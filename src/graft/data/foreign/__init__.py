@@ -1,6 +1,6 @@
 """Training with a user's LightningDataModule: `data._target_=my_package.MyDataModule`.
 
-Its loaders yield batches of (images, labels), or mappings with the keys `image` and `label`. uint8 images [B, 3, S, S]
+Its loaders yield batches of (images, labels), or mappings with the keys `image` and `label`. uint8 images [B, 3, H, W]
 are normalised by Graft as the network expects; floating-point images are passed to the network unchanged.
 
 Training, resuming and evaluation depend on the seed alone, unless a loader keeps its worker processes between epochs

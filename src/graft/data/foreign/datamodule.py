@@ -85,7 +85,7 @@ class ForeignDataModule(TrainingData):
         return self._loader(part)
 
     def sample(self, count: int) -> Tensor:
-        """The first `count` training images, or all if there are fewer: [N, 3, S, S]."""
+        """The first `count` training images, or all if there are fewer: [N, 3, H, W]."""
         batches: list[Tensor] = []
         for batch in self._loader("train"):
             batches.append(batch.images)

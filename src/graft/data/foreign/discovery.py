@@ -110,7 +110,7 @@ def describe(module: Any, target: str, arguments: Mapping[str, Any]) -> ModuleSp
     size = first.images.shape[-1]
     if first.images.shape[1:] != (3, size, size):
         raise DataError(
-            f"{key}: images of its val_dataloader are {list(first.images.shape[1:])}; [3, S, S] is expected."
+            f"{key}: images of its val_dataloader are {list(first.images.shape[1:])}; [3, H, W] is expected."
         )
     images = {part: ModuleImages(NumberedNames(part, count), labels if labels is not None and len(labels) == count
               else np.full(count, PADDING)) for part, (count, labels) in sizes.items()}  # fmt: skip

@@ -98,7 +98,7 @@ def to_batch(loaded: Any, key: str, indices: Tensor | None = None, classes: int 
     if labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(images) or images.dim() != 4:
         raise DataError(
             f"{key}: a loader yielded images {list(images.shape)} and labels {list(labels.shape)} ({labels.dtype}). "
-            "Expected: [B, 3, S, S] and class indices [B]."
+            "Expected: [B, 3, H, W] and class indices [B]."
         )
     if not (images.is_floating_point() or images.dtype == torch.uint8):
         raise DataError(f"{key}: a loader yielded images of {images.dtype}. Expected: uint8, or floating-point.")

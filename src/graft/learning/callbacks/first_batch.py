@@ -17,7 +17,7 @@ Show = Callable[[Tensor, Tensor, list[int]], None]
 class FirstBatch(Callback):
     """Passes the first images of a run's first batch to `show(images, targets, indices)`, in the first process.
 
-    The images are augmented and mixed, but not normalised: uint8 [B, 3, S, S] on the CPU. For a batch of cached
+    The images are augmented and mixed, but not normalised: uint8 [B, 3, H, W] on the CPU. For a batch of cached
     features they are the images that the features were computed from. Targets are class indices [B] or shares of the
     classes [B, C]. A resumed run does not show them again.
 

@@ -100,7 +100,7 @@ class ModelFamily(Protocol):
     def build(self, recipe: "Recipe", num_classes: int) -> "nn.Module":
         """The network, initialised from torch's global generator.
 
-        Shapes: images [B, 3, S, S] -> logits [B, num_classes].
+        Shapes: images [B, 3, H, W] -> logits [B, num_classes].
 
         Raises:
             ConfigError: it cannot be built with these options.
@@ -209,11 +209,11 @@ def at_input_size(preprocessing: Preprocessing, size: int | None) -> Preprocessi
     """`preprocessing` for images of `size` pixels, with the same relative margin; unchanged where `size` is None."""
     if size is None:
         return preprocessing
-    margin = preprocessing.resize_size / preprocessing.input_size
+    margin = preprocessing.resize_size / min(preprocessing.size)
     return replace(preprocessing, input_size=size, resize_size=round(size * margin))
 
 
-VGG_OPTIONS = ("table", "batch_norm", "classifier", "average_pool")
+VGG_OPTIONS = ("table", "batch_norm", "classifier", "average_pool", "hidden")
 
 
 def refuse_vgg_options(recipe: "Recipe", library: str) -> None:

@@ -23,7 +23,7 @@ class CustomNetwork(Protocol):
     """What a custom network may declare about itself; each attribute is optional.
 
     Its class or function is called with the arguments in `model`, with `num_classes`, and with `input_size` (pixels)
-    if it has such an argument and model.input_size is set. It takes images [B, 3, S, S] and returns logits
+    if it has such an argument and model.input_size is set. It takes images [B, 3, H, W] and returns logits
     [B, num_classes]. An attribute of these names that is itself a module, such as `self.head = nn.Linear(…)`, declares
     nothing.
 
@@ -42,7 +42,7 @@ class CustomNetwork(Protocol):
     preprocessing: Mapping[str, Any]
 
     def fit_to(self, images: "Tensor") -> None:
-        """Compute what is not learned, such as whitening, from normalised training images [N, 3, S, S].
+        """Compute what is not learned, such as whitening, from normalised training images [N, 3, H, W].
 
         Called once, before training from random weights.
         """
@@ -211,7 +211,7 @@ def _declared_preprocessing(declared: object, recipe: "Recipe") -> Preprocessing
         if name not in names:
             raise ConfigError(f"{owner}.{name}: unknown.{nearest(str(name), names)} There are {', '.join(names)}.")
     checked = Preprocessing.from_dict(declared, owner)
-    usual = usual_preprocessing(Facts(input_size=checked.input_size))
+    usual = usual_preprocessing(Facts(input_size=min(checked.size)))
     return replace(usual, **{name: getattr(checked, name) for name in declared})
 
 

@@ -37,6 +37,7 @@ def vgg(
     dropout: float | None = None,
     input_size: int | None = None,
     average_pool: int | None = None,
+    hidden: int | None = None,
 ) -> "nn.Module":
     """A VGG with a head for `num_classes` classes, initialised from torch's global generator.
 
@@ -49,6 +50,7 @@ def vgg(
         dropout: probability, in [0, 1).
         input_size: side of the image, in pixels.
         average_pool: side of the adaptive average pool before the classifier; 0 for none.
+        hidden: width of the two hidden linear layers of classifier="vgg".
 
     Raises:
         ConfigError: an unknown name, or options that disagree.
@@ -56,7 +58,8 @@ def vgg(
     from graft.models.recipe import Recipe
 
     options = {"batch_norm": batch_norm, "classifier": classifier, "dropout": dropout, "input_size": input_size}
-    recipe = Recipe(name, None if table is None else tuple(table), average_pool=average_pool, **options)  # type: ignore[arg-type]
+    options |= {"average_pool": average_pool, "hidden": hidden}
+    recipe = Recipe(name, None if table is None else tuple(table), **options)  # type: ignore[arg-type]
     return FAMILY.build(recipe, num_classes)
 
 
@@ -88,7 +91,7 @@ NETWORKS: dict[str, Facts] = {
     "vgg_mini": _row("mini", batch_norm=True, classifier="pooled", **FOR_CIFAR),
 }
 
-OPTIONS = ("table", "batch_norm", "classifier", "average_pool", "dropout")
+OPTIONS = ("table", "batch_norm", "classifier", "average_pool", "hidden", "dropout")
 """Options of a recipe that change a VGG built from a table, besides its input size."""
 
 
@@ -107,6 +110,11 @@ class Ours(ModelFamily):
             raise ConfigError(
                 f"model.average_pool={recipe.average_pool} and model.classifier=pooled disagree: "
                 "pooled averages the whole map. Leave one of them out."
+            )
+        if recipe.hidden is not None and facts.classifier != "vgg":
+            raise ConfigError(
+                f"model.hidden={recipe.hidden} and model.classifier={facts.classifier} disagree: only classifier=vgg "
+                "has hidden layers. Leave one of them out."
             )
         flattened = facts.table is not None and facts.classifier != "pooled" and not facts.average_pool
         return replace(facts, fixed_size=flattened)
@@ -140,6 +148,7 @@ class Ours(ModelFamily):
             classifier=facts.classifier,
             input_size=facts.input_size,
             average_pool=facts.average_pool,
+            hidden=facts.hidden,
             dropout=facts.dropout,
         )
 

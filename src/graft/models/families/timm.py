@@ -27,7 +27,7 @@ IMAGENET_1K = "imagenet-1k"
 def network(name: str, *, num_classes: int, dropout: float | None = None, input_size: int | None = None) -> "nn.Module":
     """timm's network `name` with random weights and a head for `num_classes` classes, as `timm.create_model` makes it.
 
-    Shapes: images [B, 3, S, S] -> logits [B, num_classes].
+    Shapes: images [B, 3, H, W] -> logits [B, num_classes].
 
     Args:
         name: with or without the tag of its weights: "resnet50", "resnet50.a1_in1k".

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def network(name: str, *, num_classes: int, dropout: float | None = None, input_size: int | None = None) -> "nn.Module":
     """torchvision's network `name` with random weights and a head for `num_classes` classes.
 
-    Shapes: images [B, 3, S, S] -> logits [B, num_classes]. In training mode `inception_v3` returns
+    Shapes: images [B, 3, H, W] -> logits [B, num_classes]. In training mode `inception_v3` returns
     `InceptionOutputs(logits, aux_logits)` and `googlenet` `GoogLeNetOutputs(logits, aux_logits2,
     aux_logits1)`.
 

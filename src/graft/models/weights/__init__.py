@@ -180,7 +180,7 @@ def sized_by_weights(recipe: Recipe, weights: str | None) -> Recipe:
     if side is None:
         return recipe
     size = default_preprocessing(recipe, weights).input_size
-    return recipe if size == side else replace(recipe, input_size=size)
+    return replace(recipe, input_size=size) if isinstance(size, int) and size != side else recipe
 
 
 def default_classes(recipe: Recipe, weights: str | None, names: Sequence[str] | None = None) -> tuple[str, ...] | None:

@@ -74,7 +74,8 @@ def _another_classifier(
 
 def _chose_classifier(recipe: Recipe) -> bool:
     """Whether the recipe sets an option that changes the shape of the classifier."""
-    return any(value is not None for value in (recipe.classifier, recipe.average_pool, recipe.input_size))
+    chosen = (recipe.classifier, recipe.average_pool, recipe.hidden, recipe.input_size)
+    return any(value is not None for value in chosen)
 
 
 def _require_fit(
