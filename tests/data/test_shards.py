@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from graft.data.scan import exclude_unreadable
 from graft.data.shards.packing import Options, Packing, pack, require_output
 from graft.data.splits import Splits
 from graft.data.stored import Blocks
-from graft.errors import ConfigError, DataError, NotAvailable, UnreadableImage
+from graft.errors import ConfigError, DataError, NotAvailable, RecordError, UnreadableImage
 
 
 def noise(file: Path, seed: int, format: str = "JPEG") -> None:
@@ -284,6 +285,18 @@ def test_damaged_truncated_and_missing_shards_are_named(photos: Path, tmp_path: 
     (root / "names.npy").write_bytes((root / "names.npy").read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match=r"names\.npy: its checksum"):
         opened(root)
+
+
+@pytest.mark.parametrize("changed", ['"url": "../outside.tar"', '"sha256": "../../outside"'])
+def test_an_index_cannot_name_files_outside_of_its_folder(changed: str, shards: Path, tmp_path: Path) -> None:
+    for file in shards.iterdir():
+        os.link(file, tmp_path / file.name)
+    index = (shards / "index.json").read_text()
+    (tmp_path / "index.json").unlink()
+    key = changed.partition(":")[0]
+    (tmp_path / "index.json").write_text(re.sub(rf"{key}: \"[^\"]+\"", changed, index))
+    with pytest.raises(RecordError, match=r"outside.*refused"):
+        opened(tmp_path)
 
 
 def test_an_interrupted_packing_resumes_and_other_folders_are_refused(photos: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ until they are read.
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,18 @@ import numpy.typing as npt
 from graft.data.packed import Packed
 from graft.errors import DataError
 from graft.system.files import sha256, write_atomically
-from graft.system.values import flag, integer, mapping, number, optional, read_values, sequence, text
+from graft.system.values import (
+    Check,
+    UnexpectedValue,
+    flag,
+    integer,
+    mapping,
+    number,
+    optional,
+    read_values,
+    sequence,
+    text,
+)
 
 INDEX = "index.json"
 FORMAT = "graft-shards-1"
@@ -36,7 +48,6 @@ ROW = np.dtype(
 
 MANY = 10**9
 NATURAL = integer(0, 2**62)
-SHA256 = text(64)
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,17 @@ def _check_rows(
         raise DataError(f"{where}: {IMAGES} does not fit it.\nCopy the packed data set again.")
 
 
+def _matching(pattern: str, expected: str) -> Check:
+    """Check for a text that matches `pattern`; names in an index of a server become parts of paths."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
+            raise UnexpectedValue(value, expected)
+        return value
+
+    return check
+
+
 def _pair(value: object) -> tuple[str, str]:
     first, second = sequence(text(), 2, 2)(value)
     return first, second
@@ -216,6 +238,7 @@ def _fault(value: object) -> tuple[int, str, str]:
     return NATURAL(row), *_pair(fault)
 
 
+SHA256 = _matching("[0-9a-f]{64}", "a SHA-256 in hex")
 SPLIT = {"test_fraction": optional(number(0, 1)), "split_seed": NATURAL, "test_on_rest": flag}
 CHECKS = {
     "classes": sequence(text(), MANY),
@@ -228,4 +251,9 @@ CHECKS = {
     **SPLIT,
 }
 TABLE = {"filesize": NATURAL, "sha256": SHA256}
-SHARD = {"url": text(), "nsamples": NATURAL, "filesize": NATURAL, "sha256": SHA256}
+SHARD = {
+    "url": _matching(r"[\w-][\w.-]{0,199}", "the name of a file"),
+    "nsamples": NATURAL,
+    "filesize": NATURAL,
+    "sha256": SHA256,
+}
