@@ -509,8 +509,7 @@ def _photographs(bench: Bench, folder: Path) -> list[Path]:
         found = sorted((bench.data / "hymenoptera_data" / "train").rglob("*.jpg"))
         if found:
             return found
-    made = photographs(folder, 2).paths
-    assert made is not None
+    made = photographs(folder, 2).files
     return list(made)
 
 

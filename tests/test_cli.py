@@ -86,6 +86,7 @@ OUTPUTS = {
     "lr_find": "hydra.run.dir=OUT data=digits model=vgg_mini strategy=scratch",
     "export": "folder=OUT checkpoint=x format=state_dict",
     "inspect": "folder=OUT data=digits",
+    "pack": "output=OUT data=faces",
     "predict": "output=OUT/x.csv source=. model=vgg16",
     "compare": "output=OUT runs=.",
 }

@@ -28,7 +28,7 @@ def requirements() -> list[str]:
 
 @pytest.mark.parametrize("requirement", sorted(set(requirements())))
 def test_every_dependency_has_a_lower_and_an_upper_bound(requirement: str) -> None:
-    assert re.fullmatch(r"[\w-]+>=[\w.]+,<[\w.]+", requirement)
+    assert re.fullmatch(r"[\w-]+(\[\w+\])?>=[\w.]+,<[\w.]+", requirement)
 
 
 def test_the_pins_lie_within_the_bounds_and_in_order() -> None:

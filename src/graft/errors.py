@@ -64,17 +64,17 @@ class UnreadableImage(DataError):
     """A file of the data set cannot be read as an image.
 
     Args:
-        path: the file.
+        path: the file, or a description of where it is in an archive.
         kind: "empty", "no image", "truncated", "damaged", "too large", "missing", "refused" or
             "not a regular file".
         reason: details, e.g. "image file is truncated (12 bytes not processed)".
     """
 
-    def __init__(self, path: Path, kind: str, reason: str) -> None:
+    def __init__(self, path: Path | str, kind: str, reason: str) -> None:
         self.path, self.kind, self.reason = path, kind, reason
         super().__init__(f"{path}: cannot be read as an image ({reason}).\nRemove or replace it.")
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str, str]]:
+    def __reduce__(self) -> tuple[type, tuple[Path | str, str, str]]:
         return type(self), (self.path, self.kind, self.reason)
 
 

@@ -15,7 +15,7 @@ from graft.config.fields import BOUNDS, Bounds, check_ranges, keys_of
 from graft.config.registration import SCHEMAS, typed
 from graft.config.schema import CropConfig
 from graft.errors import ConfigError
-from graft.tasks import inspect, lr_find
+from graft.tasks import inspect, lr_find, pack
 from graft.tasks.checks import check_class_weights, settle
 from graft.tasks.command_checks import check_evaluate, check_export, check_predict, check_soup
 
@@ -27,6 +27,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "inspect": inspect.check,
     "lr_find": lambda config: lr_find.checked(config, []),
     "soup": lambda config: check_soup(typed(config, SoupConfig)),
+    "pack": pack.check,
 }
 
 
@@ -107,6 +108,7 @@ def test_the_defaults_lie_within_the_bounds(task: str) -> None:
         "inspect": (),
         "predict": ("model=vgg16", "source=x"),
         "soup": ("runs=x",),
+        "pack": ("output=nowhere",),
     }.get(task, ("checkpoint=x",))
     CHECKS[task](graft.compose(*needed, task=task).config)
 

@@ -19,6 +19,9 @@ from one_training_step import ONE_STEP, composed_small, make_small_sets, run_one
 from graft.cli import TASKS
 from graft.config import conf_dir
 from graft.config.overrides import quote_literals
+from graft.data.images import ImageSet
+from graft.data.loading import load_published
+from graft.data.shards.packing import Options, Packing, pack
 from graft.sweep import hooks as sweep
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,6 +99,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for copy in range(3):
             shutil.copytree(root / "data/hymenoptera_data/train/ants", folder / f"copy{copy}")
     write_tables(root, root / "photos")
+    published, _ = load_published("folder", root=root / "photos", seed=0)
+    pack(Packing.of(published, Options(), (), {}), root / "shards")
+    write_images(root / "insects", published.train)
     return root
 
 
@@ -117,6 +123,16 @@ def write_tables(folder: Path, photos: Path) -> None:
     (photos / "test.csv").write_text("\n".join(["id", *(str(file.with_suffix("")) for file in files)]))
     columns = dict(zip(names, zip(*rows, strict=True), strict=True))
     write_table(table(columns), folder / "labels.parquet")
+
+
+def write_images(folder: Path, images: ImageSet) -> None:
+    """train.parquet with the files and the class index of images, as data sets of the Hugging Face Hub have them."""
+    from pyarrow import table
+    from pyarrow.parquet import write_table
+
+    folder.mkdir()
+    files = [{"bytes": path.read_bytes(), "path": name} for name, path in zip(images.names, images.files, strict=True)]
+    write_table(table({"image": files, "label": images.labels.tolist()}), folder / "train.parquet")
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,20 @@ class InspectConfig:
 
 
 @dataclass
+class PackConfig:
+    """The whole configuration of `graft pack`."""
+
+    output: str | None = literal(None)
+    """Folder for the shards; new, or left unfinished by an earlier call."""
+    shard_mb: float = bounded(128.0, above=0, most=8000)
+    short_side: int | None = bounded(None, least=8, most=16_384)
+    seed: int = bounded(0, least=0, below=2**32)
+    data: DataConfig = field(default_factory=DataConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+
+
+@dataclass
 class FormatConfig(Parts):
     """Export formats by name, each a `graft.export.Format`; null leaves one out."""
 

@@ -16,6 +16,7 @@ from graft.config.commands import (
     ExportConfig,
     InspectConfig,
     LrFindConfig,
+    PackConfig,
     PredictConfig,
     SoupConfig,
 )
@@ -34,6 +35,7 @@ SCHEMAS: dict[str, type] = {
     "inspect": InspectConfig,
     "lr_find": LrFindConfig,
     "soup": SoupConfig,
+    "pack": PackConfig,
 }
 
 

@@ -21,7 +21,8 @@ class ModelConfig(Part):
     name: str | None = MISSING
     """Name of the network in its library; for a custom network its name in summaries, by default that of the target."""
     weights: str | None = literal("default")
-    """"default" (the library's pretrained weights), "bundled", null (random), or a .pth, .safetensors or .ckpt file."""
+    """"default" (the library's pretrained weights), "bundled", null (random), a .pth, .safetensors or .ckpt file, or
+    hf://ORG/NAME, a repository of the Hugging Face hub."""
     classifier: str | None = None
     """VGG only: "vgg" (three linear layers), "linear" (one) or "pooled" (average pool, BatchNorm, one linear)."""
     table: list[Any] | None = None

@@ -1,16 +1,16 @@
 """Images decoded once and kept in memory at their original size, for augmentation that crops them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from graft.data.images import ImageSet, opened
+from graft.data.images import ImageFile, ImageSet, opened
 from graft.data.transforms import as_pixels
 from graft.errors import UnreadableImage
 from graft.system.cpu import available_cores
@@ -28,7 +28,7 @@ def bytes_when_decoded(images: ImageSet) -> int:
     return round(margin * len(images) * sum(sizes) / max(1, len(sizes)))
 
 
-def _bytes_of(path: Path, min_side: int) -> int:
+def _bytes_of(path: ImageFile, min_side: int) -> int:
     try:
         with opened(path, min_side) as picture:
             return 3 * picture.width * picture.height
@@ -66,6 +66,10 @@ class CachedImages:
         pixels = as_pixels(self.images.load(index))
         self._keep(index, pixels)
         return pixels
+
+    def reading_ahead(self, indices: Sequence[int]) -> AbstractContextManager[None]:
+        """As `ImageSet.reading_ahead`, for the images that are not cached."""
+        return self.images.reading_ahead([index for index in indices if not self._regions[index, 1]])
 
     def contents(self) -> tuple[Tensor, npt.NDArray[np.int64]]:
         """(block of pixels, uint8; offset in it, height and width of each image, [N, 3]; height 0: not cached)."""

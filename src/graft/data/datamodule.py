@@ -272,7 +272,7 @@ class ImageDataModule(TrainingData):
         images = self.splits.train
         if "train" in self.resident:
             return self._decoded("training", images, self.augment, only)
-        images = replace(images, min_side=self._min_side)
+        images = images.for_training(self._min_side)
         read: ImageSet | CachedImages = images
         keys = draw_keys(images.names)
         if self._cache_bytes is not None and only is None:
@@ -352,7 +352,12 @@ class ImageDataModule(TrainingData):
     def _train_sampler(self) -> EpochSampler:
         rank, world = self._rank_and_world()
         drop_last_of = self.batch_size if self.avoid_single else None
-        count = len(self.splits.train)
+        count, blocks = len(self.splits.train), self.splits.train.blocks()
+        if self.balanced and blocks is not None:
+            raise ConfigError(
+                "data.sampler=balanced draws images in any order, but data.order=shards reads a large remote data set "
+                "shard by shard.\nSet data.order=random, which reads single images, or data.sampler=shuffle."
+            )
         sampler = EpochSampler(
             count,
             seed=self.seed,
@@ -361,6 +366,7 @@ class ImageDataModule(TrainingData):
             world=world,
             drop_last_of=drop_last_of,
             balance=self.splits.train.labels if self.balanced else None,
+            blocks=blocks,
         )
         if self.avoid_single and len(sampler) == 1:
             raise DataError(

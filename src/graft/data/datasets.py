@@ -101,8 +101,10 @@ class FileDataset(Dataset[Sample]):
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | GraftError:
         """The samples of a batch, or an error, which the main process raises without the worker's stack trace."""
+        requested = [index for _, index in map(_pair, keys) if index != PADDING]
         try:
-            return [self[key] for key in keys]
+            with self.images.reading_ahead([index % len(self) for index in requested]):
+                return [self[key] for key in keys]
         except GraftError as error:
             return error
 

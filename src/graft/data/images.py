@@ -8,8 +8,8 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -20,10 +20,14 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from graft.data.contents import IDENTITY, Rows, contents, identities
 from graft.data.labels import Labels, counts_of
 from graft.data.packed import Packed
-from graft.errors import UnreadableImage
+from graft.data.stored import Blocks, StoredImage, StoredImages
+from graft.errors import GraftError, UnreadableImage
 from graft.system.files import NotARegularFile, open_regular
 
 T = TypeVar("T")
+
+ImageFile = Path | StoredImage
+"""Where the encoded bytes of an image are."""
 
 ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -109,7 +113,7 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def read_image(path: Path, min_side: int = 0) -> Image.Image:
+def read_image(path: ImageFile, min_side: int = 0) -> Image.Image:
     """Decode an image file to upright RGB.
 
     Args:
@@ -125,7 +129,7 @@ def read_image(path: Path, min_side: int = 0) -> Image.Image:
 
 
 @contextmanager
-def opened(path: Path, min_side: int = 0) -> Iterator[Image.Image]:
+def opened(path: ImageFile, min_side: int = 0) -> Iterator[Image.Image]:
     """Context with the file opened by Pillow: only the header is read, and any exception becomes UnreadableImage.
 
     Only regular files are opened, and only FORMATS are tried.
@@ -135,15 +139,23 @@ def opened(path: Path, min_side: int = 0) -> Iterator[Image.Image]:
         min_side: as in `read_image`; the image has the size at which it will be decoded.
     """
     try:
-        with _Bounded(open_regular(path)) as file, Image.open(file, formats=FORMATS) as image:
+        with _Bounded(_open(path)) as file, Image.open(file, formats=FORMATS) as image:
             file.remaining = None
-            _require_plausible_size(image, os.fstat(file.fileno()).st_size)
+            _require_plausible_size(
+                image, path.size if isinstance(path, StoredImage) else os.fstat(file.fileno()).st_size
+            )
             if min_side:
                 image.draft(None, (min_side, min_side))
             yield image
+    except GraftError:  # of an archive
+        raise
     except Exception as error:  # Pillow raises any error for damaged files
         kind, reason = _diagnose(path, error)
-        raise UnreadableImage(path, kind, reason) from error
+        raise UnreadableImage(path if isinstance(path, Path) else str(path), kind, reason) from error
+
+
+def _open(path: ImageFile) -> io.BufferedReader:
+    return path.open() if isinstance(path, StoredImage) else open_regular(path)
 
 
 class _TooLarge(Exception):
@@ -175,10 +187,11 @@ def _require_plausible_size(image: Image.Image, size: int) -> None:
         raise _TooLarge(f"{size:,} bytes for {image.width} x {image.height} pixels; the limit is {most:,}")
 
 
-def _diagnose(path: Path, error: Exception) -> tuple[str, str]:
+def _diagnose(path: ImageFile, error: Exception) -> tuple[str, str]:
     """(kind, reason) as in UnreadableImage."""
     if isinstance(error, FileNotFoundError):
-        return "missing", "a broken link" if path.is_symlink() else "no such file"
+        link = isinstance(path, Path) and path.is_symlink()
+        return "missing", "a broken link" if link else "no such file"
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return "missing", "a link to itself"
     if isinstance(error, PermissionError):
@@ -191,7 +204,7 @@ def _diagnose(path: Path, error: Exception) -> tuple[str, str]:
         return "too large", f"more than {MAX_PIXELS:,} pixels"
     reason = " ".join(str(error).split())
     try:
-        with open_regular(path) as file:
+        with _open(path) as file:
             signature = file.read(16)
     except OSError:
         return "refused", reason
@@ -211,14 +224,14 @@ class ImageSet:
     Attributes:
         names: of the images, length N; for files the POSIX path relative to the data root.
         labels: class index of each image, int64 [N]; or several labels, int8 [N, C] of zeros and ones.
-        paths: of the files, length N; None if the images are in memory.
+        paths: of the files, length N, or where else their bytes are; None if the images are in memory.
         pixels: uint8 [N, H, W, 3]; None if the images are in files.
         min_side: limit for decoding JPEGs at a reduced size, in pixels, as in `read_image`.
     """
 
     names: Sequence[str]
     labels: Labels
-    paths: Sequence[Path] | None = None
+    paths: Sequence[Path] | StoredImages | None = None
     pixels: npt.NDArray[np.uint8] | None = None
     min_side: int = 0
 
@@ -249,7 +262,7 @@ class ImageSet:
         return ImageSet(
             names=_selected(self.names, chosen),
             labels=self.labels[chosen],
-            paths=None if self.paths is None else _selected(self.paths, chosen),
+            paths=self.paths if self.paths is None else _selected_files(self.paths, chosen),
             pixels=None if self.pixels is None else self.pixels[chosen],
             min_side=self.min_side,
         )
@@ -259,7 +272,7 @@ class ImageSet:
         return ImageSet(
             names=_joined(self.names, other.names),
             labels=np.concatenate([self.labels, other.labels]),
-            paths=None if self.paths is None else _joined(self.paths, other.paths or ()),
+            paths=None if self.paths is None else _joined_files(self.paths, other.paths or ()),
             pixels=None if self.pixels is None else np.concatenate([self.pixels, other.pixels]),
             min_side=self.min_side,
         )
@@ -269,6 +282,8 @@ class ImageSet:
         if self.pixels is not None:
             return self.pixels[index].tobytes()
         assert self.paths is not None
+        if isinstance(self.paths, StoredImages):
+            return str(self.paths[index].size).encode()
         try:
             return str(os.stat(self.paths[index]).st_size).encode()
         except OSError:
@@ -298,6 +313,8 @@ class ImageSet:
                 digest.update(np.ascontiguousarray(rows[field]).tobytes())
 
     def _contents_of_files(self) -> Rows:
+        if isinstance(self.paths, StoredImages):
+            return self.paths.contents()
         rows = contents(self.paths or (), self.__dict__.get("_contents"))
         object.__setattr__(self, "_contents", rows)
         return rows
@@ -323,8 +340,27 @@ class ImageSet:
             found = [hashlib.sha256(shape + image.tobytes()).digest()[:16] for image in self.pixels]
             return np.array(found, IDENTITY)
         if "_identities" not in self.__dict__:
-            object.__setattr__(self, "_identities", identities(self.paths or ()))
+            stored = self.paths.identities() if isinstance(self.paths, StoredImages) else identities(self.paths or ())
+            object.__setattr__(self, "_identities", stored)
         return cast("npt.NDArray[np.bytes_]", self.__dict__["_identities"])
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Paths of the images that are files of their own."""
+        return () if self.paths is None or isinstance(self.paths, StoredImages) else self.paths
+
+    def blocks(self) -> Blocks | None:
+        """The blocks of images that are cheap to read together in training; None: any order is as cheap."""
+        return self.paths.blocks() if isinstance(self.paths, StoredImages) else None
+
+    def reading_ahead(self, indices: Sequence[int]) -> AbstractContextManager[None]:
+        """Context in which the images at `indices` are read soon; waits for a network overlap."""
+        return self.paths.reading_ahead(indices) if isinstance(self.paths, StoredImages) else contextlib.nullcontext()
+
+    def for_training(self, min_side: int) -> "ImageSet":
+        """The images as training reads them: in the order of their blocks, JPEGs at a reduced size (`read_image`)."""
+        paths = self.paths.for_training() if isinstance(self.paths, StoredImages) else self.paths
+        return replace(self, paths=paths, min_side=min_side)
 
     def counts(self, num_classes: int) -> list[int]:
         """Number of images of each of the `num_classes` classes."""
@@ -335,6 +371,22 @@ def draw_keys(names: Sequence[str]) -> npt.NDArray[np.int64]:
     """A number in [0, 2**32) for each image, from its name, that determines its augmentation (`graft.data.draws`)."""
     strings = names.strings() if isinstance(names, Packed) else names
     return np.array([zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in strings], dtype=np.int64)
+
+
+def _selected_files(
+    paths: Sequence[Path] | StoredImages, indices: npt.NDArray[np.int64]
+) -> Sequence[Path] | StoredImages:
+    return paths.select(indices) if isinstance(paths, StoredImages) else _selected(paths, indices)
+
+
+def _joined_files(
+    first: Sequence[Path] | StoredImages, second: Sequence[Path] | StoredImages
+) -> Sequence[Path] | StoredImages:
+    if isinstance(first, StoredImages) and isinstance(second, StoredImages):
+        return first.join(second)
+    if isinstance(first, StoredImages) or isinstance(second, StoredImages):
+        raise ValueError("images in files and in an archive cannot be joined")
+    return _joined(first, second)
 
 
 def _selected(values: Sequence[T], indices: npt.NDArray[np.int64]) -> Sequence[T]:

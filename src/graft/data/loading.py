@@ -58,17 +58,13 @@ def load_splits(
         DataError: no images, a single class, a class with too few images, or an unknown layout.
     """
     arguments = arguments or {}
-    resolved = check_source(source, arguments)
     _check_numbers(shots, val_fraction)
     _check_fold(fold, folds)
-    pattern = checked_group_pattern(group_pattern)
-    root = _folder(resolved, root, arguments)
-    if not resolved.embedded:
-        ensure(source, root, download)
-    published = _published(resolved, root, seed, arguments)
+    published, root = load_published(
+        source, root=root, seed=seed, group_pattern=group_pattern, download=download, arguments=arguments
+    )
+    resolved = resolve_source(source)
     try:
-        if pattern is not None:
-            published = _grouped(published, pattern)
         published = prepare(published)
         folded = published if folds is None else with_fold(published, fold or 0, folds, seed)
         splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
@@ -76,8 +72,36 @@ def load_splits(
             splits = replace(splits, notes=(*splits.notes, require_whole_groups(splits, published.group_of)))
         return _with_unused(replace(splits, source=published.fingerprint()), published, shots)
     except DataError as error:
-        key = f"data={resolved.name}" if root is None else f"data.root={root}"
-        raise DataError(f"{key}: {error}") from error
+        raise DataError(f"{_key(resolved, root)}: {error}") from error
+
+
+def load_published(
+    source: str,
+    *,
+    root: Path | None,
+    seed: int,
+    group_pattern: str | None = None,
+    download: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+) -> tuple[Source, Path | None]:
+    """(a data set as it is published, its folder), before any draw; arguments and errors as in `load_splits`."""
+    arguments = arguments or {}
+    resolved = check_source(source, arguments)
+    pattern = checked_group_pattern(group_pattern)
+    root = _folder(resolved, root, arguments)
+    if not resolved.embedded:
+        ensure(source, root, download)
+    published = _published(resolved, root, seed, arguments)
+    if pattern is None:
+        return published, root
+    try:
+        return _grouped(published, pattern), root
+    except DataError as error:
+        raise DataError(f"{_key(resolved, root)}: {error}") from error
+
+
+def _key(resolved: ResolvedSource, root: Path | None) -> str:
+    return f"data={resolved.name}" if root is None else f"data.root={root}"
 
 
 def _published(resolved: ResolvedSource, root: Path | None, seed: int, arguments: Mapping[str, Any]) -> Source:
@@ -162,16 +186,22 @@ def _with_unused(splits: Splits, published: Source, shots: int | None) -> Splits
     remaining = sum(map(len, parts)) - len(splits.part("all"))
     if remaining and shots is not None:
         notes.append(f"{remaining:,} images are not used (data.shots={shots})")
-    paths = [path for part in parts for path in part.paths or ()]
-    unused = list(published.unused)
-    if splits.root is not None and paths:
-        unused += unused_files(splits.root, paths, searched=published.searched, described=published.files)
+    unused = unused_of(published, splits.root)
     for reason, count in Counter(reason for _, reason in unused).most_common():
         names = [name for name, why in unused if why == reason]
         one, several = UNUSED[reason]
         files = f"1 {one} is" if count == 1 else f"{count:,} {several} are"
         notes.append(f"{files} not used ({reason}): {listed(names, LISTED, counted=False)}")
     return replace(splits, notes=tuple(notes), unused=tuple(unused))
+
+
+def unused_of(published: Source, root: Path | None) -> list[tuple[str, str]]:
+    """(name, reason) of the rows, images and files in `root` that a data set does not use."""
+    paths = [path for part in published.parts() for path in part.files]
+    if root is None or not paths:
+        return list(published.unused)
+    found = unused_files(root, paths, searched=published.searched, described=published.files)
+    return [*published.unused, *found]
 
 
 def undivided(
@@ -182,7 +212,7 @@ def undivided(
     root = _folder(resolved, root, arguments)
     if root is not None and root.is_dir() and getattr(resolved.module, "CLASS_FOLDERS", False):
         classes, parts = read_as_found(root)
-        paths = [path for part in parts.values() for path in part.paths or ()]
+        paths = [path for part in parts.values() for path in part.files]
         return (classes, parts, (), tuple(unused_files(root, paths))) if classes else None
     try:
         published = _published(resolved, root, seed, arguments)

@@ -20,12 +20,12 @@ class Packed(Sequence[T], Generic[T]):
     """An immutable sequence of strings, or of objects made from them on access.
 
     Args:
-        text: all strings, concatenated.
+        text: all strings, concatenated; a memoryview of a mapped file stays on disk until it is read.
         ends: end of each string in `text`, int64 [N].
         kind: makes an element from its string, e.g. `str` or `Path`.
     """
 
-    def __init__(self, text: bytes, ends: npt.NDArray[np.int64], kind: Callable[[str], T]) -> None:
+    def __init__(self, text: bytes | memoryview, ends: npt.NDArray[np.int64], kind: Callable[[str], T]) -> None:
         self.text, self.ends, self.kind = text, ends, kind
 
     @classmethod
@@ -54,7 +54,7 @@ class Packed(Sequence[T], Generic[T]):
         """Iterate over the strings of the elements."""
         begin, text = 0, self.text
         for end in self.ends.tolist():
-            yield text[begin:end].decode(*_CODING)
+            yield str(text[begin:end], *_CODING)
             begin = end
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Packed(Sequence[T], Generic[T]):
         if not 0 <= position < len(self):
             raise IndexError(f"{index} of {len(self)}")
         begin = self.ends[position - 1] if position else 0
-        return self.kind(self.text[begin : self.ends[position]].decode(*_CODING))
+        return self.kind(str(self.text[begin : self.ends[position]], *_CODING))
 
     def __iter__(self) -> Iterator[T]:
         return map(self.kind, self.strings())

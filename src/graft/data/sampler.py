@@ -4,12 +4,17 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
 from graft.data.labels import PADDING as PADDING  # index of the padding at the end of an evaluation shard
 from graft.data.labels import Labels, strata_of
+from graft.data.stored import Blocks
 from graft.seeding import seed_of
+
+CHUNK = 1 << 16
+"""Number of indices that are Python objects at a time."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -23,6 +28,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
     a new random part each epoch; the images of a small one several times. The r-th repetition of image i in an epoch
     has index i + r N, of which its augmentation is a function too, so that it is augmented differently each time.
 
+    With `blocks`, the blocks come in a new order each epoch, and at any time the images of about `blocks.window` of
+    them are mixed; each process gets a contiguous part of that order, so that few blocks are read by two of them.
+
     Args:
         length: number of images.
         seed: determines the order, together with the epoch.
@@ -31,6 +39,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rank, world: rank of this process, and number of processes.
         drop_last_of: batch size for which a last batch of a single image is dropped; None: never.
         balance: class index of each image, [N], to draw equally many of each class; None: each image once.
+        blocks: in which the images should be read in training; None: in any order.
 
     Attributes:
         epoch: of the next iteration.
@@ -49,9 +58,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         world: int = 1,
         drop_last_of: int | None = None,
         balance: Labels | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
-        self.order = order
+        self.order, self.blocks = order, blocks if shuffle else None
         self.members = None if balance is None else [np.flatnonzero(balance == label) for label in np.unique(balance)]
         self.epoch = 0
         self.start = 0
@@ -69,23 +79,37 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, start, self.start = self.epoch, self.start, 0
-        mine = self._order(epoch)[self.rank :: self.world][: self._share]
-        for index in mine[start:]:
-            yield epoch, index
+        order = self._order(epoch)
+        each = len(order) // self.world
+        contiguous = slice(self.rank * each, (self.rank + 1) * each)
+        mine = order[contiguous if self.blocks is not None else slice(self.rank, None, self.world)][: self._share]
+        for begin in range(start, len(mine), CHUNK):  # as an array, a large set's order takes a quarter of the memory
+            for index in mine[begin : begin + CHUNK].tolist():
+                yield epoch, index
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         """All indices of an epoch, repeated or padded so that each process gets the same number."""
         total = math.ceil(self.length / self.world) * self.world
         if not self.shuffle:
-            indices = range(self.length) if self.order is None else self.order
-            return [*indices, *[PADDING] * (total - self.length)]
+            indices = np.arange(self.length) if self.order is None else np.asarray(self.order, dtype=np.int64)
+            return np.concatenate([indices, np.full(total - self.length, PADDING)])
         if self.members is not None:
             return self._balanced_order(epoch, total)
+        if self.blocks is not None:
+            return self._order_of_blocks(self.blocks, epoch, total)
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
-        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
-        return [order[i % self.length] for i in range(total)]
+        order = torch.randperm(self.length, generator=generator).numpy()
+        return order if total == self.length else np.resize(order, total)
 
-    def _balanced_order(self, epoch: int, total: int) -> list[int]:
+    def _order_of_blocks(self, blocks: Blocks, epoch: int, total: int) -> npt.NDArray[np.int64]:
+        """`total` indices: image i comes at a random time in [t, t + window), where t is the time of its block."""
+        generator = np.random.default_rng(seed_of(self.seed, "order of blocks", epoch))
+        numbers, block = np.unique(blocks.of, return_inverse=True)
+        times = generator.permutation(len(numbers))[block] + blocks.window * generator.random(self.length)
+        order = np.argsort(times, kind="stable")
+        return np.resize(order, total)
+
+    def _balanced_order(self, epoch: int, total: int) -> npt.NDArray[np.int64]:
         """`total` indices, equally many of each class; which classes get one more changes from epoch to epoch."""
         assert self.members is not None
         generator = np.random.default_rng(seed_of(self.seed, "balanced order", epoch))
@@ -97,8 +121,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             rounds = -(-count // len(members))
             repeated = [generator.permutation(members) + number * self.length for number in range(rounds)]
             drawn.append(np.concatenate(repeated)[:count] if rounds else np.empty(0, dtype=np.int64))
-        order: list[int] = generator.permutation(np.concatenate(drawn)).tolist()
-        return order
+        return generator.permutation(np.concatenate(drawn))
 
 
 def stratified_order(labels: Labels, seed: int) -> list[int]:

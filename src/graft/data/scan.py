@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from graft.data.images import ImageSet, opened, read_image
+from graft.data.images import ImageFile, ImageSet, opened, read_image
 from graft.data.layout import NO_FILE
 from graft.data.splits import Splits
+from graft.data.stored import StoredImage
 from graft.errors import ConfigError, DataError, UnreadableImage, listed
 from graft.system.cpu import available_cores
 
@@ -125,8 +126,14 @@ def scan(images: ImageSet, step: int = 1, done: Callable[[int], object] = lambda
     return faults
 
 
-def quick_check(path: Path) -> UnreadableImage | None:
-    """The error of a file, as far as its header and its last bytes show; None if it seems complete."""
+def quick_check(path: ImageFile) -> UnreadableImage | None:
+    """The error of a file, as far as its header and its last bytes show; None if it seems complete.
+
+    What an archive already knows about its images is not read again.
+    """
+    if isinstance(path, StoredImage) and path.archive.faults is not None:
+        known = path.archive.faults.get(path.number)
+        return None if known is None else UnreadableImage(str(path), *known)
     try:
         with opened(path) as image:
             complete = _seems_complete(image)
@@ -141,7 +148,7 @@ def _seems_complete(image: Image.Image) -> bool:
     file = getattr(image, "fp", None)
     if file is None:  # Pillow has read the whole file
         return False
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(12)
     file.seek(max(0, size - 64))

@@ -4,6 +4,7 @@ This module and those of Graft's formats import torch only inside their methods,
 is answered at once.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from graft.config.targets import build
 from graft.config.task import MULTI_LABEL, SINGLE_LABEL
 from graft.errors import ConfigError
+from graft.system.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +39,12 @@ class Format(ABC):
         suffix: of the file's name, e.g. ".onnx".
         weights_only: whether the file holds weights without the computation, and so cannot include the normalisation
             (`preprocess=true`).
+        name: of the file without its suffix, where the format prescribes it; None: that of the export.
     """
 
     suffix: ClassVar[str]
     weights_only: ClassVar[bool] = False
+    name: ClassVar[str | None] = None
 
     @abstractmethod
     def write(self, network: "ExportedNetwork", file: Path) -> None:
@@ -57,6 +61,23 @@ class Format(ABC):
     def details(self, file: Path) -> dict[str, Any]:
         """Further entries of the JSON file next to `file`, read from `file` itself; none by default."""
         return {}
+
+    def describe(
+        self, network: "ExportedNetwork", file: Path, description: Mapping[str, Any], summary: Mapping[str, Any]
+    ) -> None:
+        """Describe `file` for a person who has no other file: by default `description`, in a JSON file next to it.
+
+        Args:
+            network: what is exported.
+            file: the written file.
+            description: see `graft.tasks.export.description`.
+            summary: of the run; empty where that is unknown.
+        """
+        text = json.dumps(description, indent=2, ensure_ascii=False)
+        write_atomically(file.with_name(f"{file.name}.json"), f"{text}\n".encode())
+
+    def publish(self, network: "ExportedNetwork", file: Path) -> None:  # noqa: B027
+        """Called with the final path of the file once all files are written; does nothing by default."""
 
     @abstractmethod
     def how_to_load(self, network: "ExportedNetwork", file: Path) -> str:

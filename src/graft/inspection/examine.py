@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graft.data.images import ImageSet, opened, orientation, to_rgb
+from graft.data.images import ImageFile, ImageSet, opened, orientation, to_rgb
 from graft.data.splits import Splits
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import difference_hash, thumbnail
@@ -121,7 +121,7 @@ def examine(images: ImageSet, done: Callable[[], object] = lambda: None) -> list
     return described
 
 
-def describe_file(path: Path) -> Described:
+def describe_file(path: ImageFile) -> Described:
     """Describe the image in `path`, or the error that makes it unreadable."""
     try:
         with opened(path) as image:

@@ -102,18 +102,26 @@ def _way_out(path: Path) -> str:
 
 
 def checkpoint_file(value: str, key: str = "checkpoint") -> Path:
-    """The checkpoint that a key names: a file, or best.ckpt of a run's folder.
+    """The checkpoint that a key names: a file, best.ckpt of a run's folder, or weights as on the hub.
 
     Raises:
         TrainingError: there is no such file.
+        NotAvailable: a repository of the Hugging Face hub that is not on this machine and cannot be downloaded.
     """
+    if value.startswith("hf:"):
+        from graft.models.weights.hugging_face import on_hub  # imports torch
+
+        hub = on_hub(value)
+        assert hub is not None
+        return hub.fetch(f"checkpoint {value}")
     path = Path(value).expanduser()
     if path.is_dir():
-        path = path / "checkpoints" / BEST
+        weights = path / "model.safetensors"
+        path = weights if weights.is_file() else path / "checkpoints" / BEST
     if reason := why_unreadable(path):
         raise TrainingError(
             f"{key}={value}: no checkpoint at {path} ({reason}).\n"
-            "Give a run's folder, or a .ckpt, .pth or .safetensors file."
+            "Give a run's folder, a .ckpt, .pth or .safetensors file, or hf://ORG/NAME."
         )
     return path
 

@@ -64,6 +64,11 @@ def timeout() -> float:
     return _settings.timeout
 
 
+def attempts() -> int:
+    """`download.attempts`."""
+    return _settings.attempts
+
+
 def download(
     url: str,
     target: Path,
@@ -73,6 +78,7 @@ def download(
     md5: str | None = None,
     size: int | None = None,
     manual_path: str | None = None,
+    quiet: bool = False,
 ) -> Path:
     """Download `url` to `target` unless that exists; concurrent processes share one transfer.
 
@@ -87,6 +93,7 @@ def download(
         sha256, md5: published checksums in hex, or None; the first digits of the SHA-256 are enough.
         size: published length in bytes; None if unknown.
         manual_path: where the user can put the file, for the error message; None: `target`.
+        quiet: show no progress.
 
     Raises:
         NotAvailable: unreachable, or the transfer fails repeatedly.
@@ -101,10 +108,10 @@ def download(
         with explaining_write_errors(target):
             part = PartialFile.open(target, url, verifiable=bool(sha256 or md5), size=size)
             resumed = part.offset > 0
-            _transfer(part, what, manual_path)
+            _transfer(part, what, manual_path, quiet)
             if resumed and not _matches(part.file, sha256, md5):  # the first bytes may belong to another version
                 part.discard()
-                _transfer(part, what, manual_path)
+                _transfer(part, what, manual_path, quiet)
             if not _matches(part.file, sha256, md5):
                 part.discard()
                 raise DataError(
@@ -133,6 +140,62 @@ def require_reachable(url: str, *, what: str, manual_path: str) -> None:
             raise NotAvailable(what, url, manual_path, describe_error(error)) from error
     except (OSError, HTTPException, ValueError) as error:
         raise NotAvailable(what, url, manual_path, describe_error(error)) from error
+
+
+def read(
+    url: str,
+    *,
+    what: str,
+    manual_path: str,
+    start: int = 0,
+    size: int | None = None,
+    most: int = MAX_UNANNOUNCED,
+) -> bytes:
+    """Read `url`, or `size` bytes of it from `start` on, into memory.
+
+    Args:
+        url: http or https.
+        what: description of the file for messages.
+        manual_path: where the user can put the file, for the error message.
+        start: offset of the first byte.
+        size: number of bytes; None: all.
+        most: largest number of bytes that is read.
+
+    Raises:
+        NotAvailable: unreachable, or the transfer fails repeatedly.
+        DataError: the server ignores byte ranges, or sends fewer or too many bytes.
+    """
+    for attempt in range(1, _settings.attempts + 1):
+        wait = None
+        try:
+            return _read_once(url, start, size, most)
+        except urllib.error.HTTPError as error:
+            error.close()
+            reason, cause = describe_error(error), error
+            wait = retry_after(error.headers)
+            if error.code not in TRANSIENT or (wait or 0) > MAX_WAIT:
+                break
+        except (OSError, HTTPException, ValueError) as error:
+            reason, cause = describe_error(error), error  # type: ignore[assignment]
+        if attempt < _settings.attempts:
+            time.sleep(BACKOFF * 2 ** (attempt - 1) if wait is None else wait)
+    raise NotAvailable(what, url, manual_path, reason) from cause
+
+
+def _read_once(url: str, start: int, size: int | None, most: int) -> bytes:
+    headers = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
+    with open_url(urllib.request.Request(url, headers=headers), _settings.timeout) as response:
+        if size is not None and response.status != 206 and start:
+            raise DataError(
+                f"{url}: the server sends the whole file where a byte range is requested.\n"
+                "Use another server, or download the files."
+            )
+        content = response.read(most + 1 if size is None else size)
+    if size is not None and len(content) < size:
+        raise DataError(f"{url}: ends at byte {start + len(content):,}, before {start + size:,}: it is truncated.")
+    if len(content) > most:
+        raise DataError(f"{url}: more than {most:,} bytes.")
+    return content
 
 
 def verify(file: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
@@ -171,10 +234,10 @@ class _AttemptFailed(Exception):
         self.transient, self.answered, self.wait = transient, answered, wait
 
 
-def _transfer(part: PartialFile, what: str, manual_path: str) -> None:
+def _transfer(part: PartialFile, what: str, manual_path: str, quiet: bool) -> None:
     """Download the missing bytes of `part`, in several attempts if the server has responded at all."""
     url, failures, answered, furthest = part.version.url, 0, False, part.offset
-    with TransferProgress(what, url) as meter:
+    with TransferProgress(what, url, quiet) as meter:
         while not part.complete:
             try:
                 if _attempt(part, meter):

@@ -11,13 +11,14 @@ class TransferProgress:
     Args:
         what: the file, e.g. "hymenoptera data".
         url: its address.
+        quiet: report nothing.
 
     Attributes:
         received: bytes that this process has received.
     """
 
-    def __init__(self, what: str, url: str) -> None:
-        self.what, self.url = what, url
+    def __init__(self, what: str, url: str, quiet: bool = False) -> None:
+        self.what, self.url, self.quiet = what, url, quiet
         self.bar: Any = None
         self.total: int | None = None
         self.done = self.received = self.printed = 0
@@ -28,6 +29,8 @@ class TransferProgress:
     def begin(self, done: int, total: int | None) -> None:
         """Report a response: `done` bytes of `total` (None if unknown) are downloaded."""
         self.done, self.total = done, total
+        if self.quiet:
+            return
         if sys.stderr.isatty():
             self._bar().update(self.task, completed=done, total=total)
         else:
@@ -42,7 +45,7 @@ class TransferProgress:
         self.received += count
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done)
-        elif self._steps() > self.printed:
+        elif not self.quiet and self._steps() > self.printed:
             self.printed = self._steps()
             progress = f"{25 * self.printed} %" if self.total else f"{100 * self.printed} MB"
             print(f"{self.what}: {progress}", file=sys.stderr)

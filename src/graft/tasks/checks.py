@@ -259,10 +259,11 @@ def _weights_and_strategy(config: TrainConfig, overrides: Collection[str]) -> No
             "strategy starts from pretrained weights.\nUse strategy=scratch to train from random weights, or give "
             "model.weights=default or model.weights=FILE."
         )
-    elif not _is_name(weights) and (reason := why_unreadable(Path(weights).expanduser())):
+    elif not _is_name(weights) and not _like_hub(weights) and (reason := why_unreadable(Path(weights).expanduser())):
         raise ConfigError(
             f"model.weights={weights}: {reason}.\n"
-            "Give a .pth, .safetensors or .ckpt file, `default` (the library's own weights), `bundled`, or null."
+            "Give a .pth, .safetensors or .ckpt file, `default` (the library's own weights), `bundled`, hf://ORG/NAME, "
+            "or null."
         )
     elif weights == "bundled" and config.model.name not in bundled_models():
         raise ConfigError(
@@ -317,6 +318,11 @@ def _head_from(config: TrainConfig) -> None:
 def _is_name(weights: str) -> bool:
     """`default`, `bundled` or one of torchvision's entries such as IMAGENET1K_V2, not a file."""
     return weights in ("default", "bundled") or re.fullmatch(r"[A-Z0-9_]+", weights) is not None
+
+
+def _like_hub(weights: str) -> bool:
+    """Whether weights are on the Hugging Face hub, or in a folder with the files of a repository."""
+    return weights.startswith("hf://") or (Path(weights).expanduser() / "model.safetensors").is_file()
 
 
 def bundled_models() -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.config import COPIES
-from graft.config.commands import InspectConfig
+from graft.config.commands import InspectConfig, PackConfig
 from graft.config.schema import DataConfig, TrainConfig
 from graft.data.loading import load_splits, locate
 from graft.data.scan import exclude_unreadable
@@ -43,7 +43,7 @@ def check_available(config: TrainConfig) -> None:
         raise DataError("\n\n".join([*errors, f"Offline, with what is embedded: {QUICKSTART}"]))
 
 
-def missing_data(config: TrainConfig | InspectConfig, download: bool | None = None) -> GraftError | None:
+def missing_data(config: TrainConfig | InspectConfig | PackConfig, download: bool | None = None) -> GraftError | None:
     """The error if the configured data set is neither on this machine nor can be downloaded; None if it is available.
 
     Args:
@@ -174,6 +174,6 @@ def copies_file(config: TrainConfig | InspectConfig) -> Path | None:
     return cache / COPIES / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.npy"
 
 
-def data_root(config: TrainConfig | InspectConfig) -> Path | None:
+def data_root(config: TrainConfig | InspectConfig | PackConfig) -> Path | None:
     """The folder of the configured data set; None for an embedded one."""
     return None if config.data.root is None else Path(config.data.root).expanduser()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import logging
 import time
 from collections.abc import Collection
@@ -19,13 +18,13 @@ from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
 from graft.export.format import Format, build_formats, decisions_of_network
 from graft.learning.checkpoints import checkpoint_file
-from graft.system.files import require_writable, safe_name, sha256, write_atomically, writing_folder_atomically
+from graft.system.files import require_writable, safe_name, sha256, writing_folder_atomically
 from graft.system.folder_lock import output_folder
 from graft.system.startup import garbage_collection_paused
 from graft.tasks.command_checks import check_export, overridden_keys
 from graft.tasks.data import missing_data, open_data
 from graft.tasks.locations import check_written
-from graft.tasks.recorded_data import run_config
+from graft.tasks.recorded_data import run_config, summary_next_to
 from graft.tasks.run import versions
 
 if TYPE_CHECKING:
@@ -80,15 +79,14 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
     network = ExportedNetwork(restored, cfg.preprocess)
     if any(form.weights_only for form in formats.values()) and network.origin.library == "graft":
         log.info("note  torchvision has no network with these layers; the names in the state dict are Graft's own")
-    output = output_folder(config)
+    output, summary = output_folder(config), summary_next_to(checkpoint)
     for form in formats.values():
         started = time.perf_counter()
         with writing_folder_atomically(output) as folder:
-            file = folder / f"{cfg.name or safe_name(restored.recipe.name)}{form.suffix}"
+            file = folder / f"{form.name or cfg.name or safe_name(restored.recipe.name)}{form.suffix}"
             form.write(network, file)
             verification = verify(form.read(network, file), network, images, cfg.tolerance, file.name)
-            text = json.dumps(description(network, form, file, verification, checkpoint), indent=2, ensure_ascii=False)
-            write_atomically(file.with_name(f"{file.name}.json"), f"{text}\n".encode())
+            form.describe(network, file, description(network, form, file, verification, checkpoint), summary)
         log.info(
             "%s  %.1f MB  %d images: logits within %.1g, the same %s for all  (%.1f s)",
             output / file.name,
@@ -98,6 +96,7 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
             "class" if restored.thresholds is None else "labels",
             time.perf_counter() - started,
         )
+        form.publish(network, output / file.name)
 
 
 def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[str]) -> "Tensor":
@@ -134,7 +133,7 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
 def description(
     network: "ExportedNetwork", form: Format, file: Path, verification: "Verification", checkpoint: Path
 ) -> dict[str, Any]:
-    """The content of the JSON file next to an exported file: everything that its user needs to know."""
+    """Everything that the user of an exported file needs to know; as a rule the content of the JSON file next to it."""
     restored = network.restored
     return {
         "file": file.name,

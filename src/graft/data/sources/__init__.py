@@ -52,6 +52,10 @@ SUPPLIED = ("root", "seed", "batch_size", "num_workers")
 """Arguments that Graft supplies to a target if it has parameters of these names."""
 
 
+NAMED = ("hf",)
+"""Sources of which data.name chooses the data set."""
+
+
 @dataclass(frozen=True)
 class ResolvedSource:
     """An imported source function.
@@ -112,12 +116,16 @@ def source_name(target: str) -> str:
 def checked_name(name: str | None, target: str) -> str:
     """The label of a data set in tables and messages: data.name, by default the short name of the target.
 
+    Of the sources in `NAMED` it chooses the data set, too.
+
     Raises:
         ConfigError: `name` refers to another data set; names the key that chooses one.
     """
     default = source_name(target)
     if name is None or name == default:
         return default
+    if default in NAMED and target == source_target(default):
+        return name
     if "." in name:
         raise ConfigError(
             f"data.name={name}: only a label for tables. A source of your own is chosen by data.{TARGET}={name}.load."

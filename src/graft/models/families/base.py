@@ -1,9 +1,9 @@
 """What Graft asks of each family of networks: its own, torchvision's, timm's, and those that users bring."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, WeightsError
@@ -26,12 +26,14 @@ class Constructor:
         line: the Python expression that makes it.
         make: the same, called.
         removed: names of modules that are replaced by the identity after that.
+        arguments: of the call, as plain values, where the library's own function makes the network.
     """
 
     library: str
     line: str
     make: Callable[[], "nn.Module"]
     removed: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def filled(self, weights: "Mapping[str, Tensor]") -> "nn.Module":
         """The library's network with these weights, in evaluation mode."""

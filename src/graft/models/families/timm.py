@@ -106,6 +106,7 @@ class Timm(ModelFamily):
             "timm",
             call_line("timm.create_model", recipe.name, arguments),
             lambda: _timm().create_model(recipe.name, **arguments),
+            arguments=arguments,
         )
 
     def head(self, network: "nn.Module") -> tuple[str, ...]:
@@ -124,7 +125,9 @@ class Timm(ModelFamily):
         config = pretrained_config(recipe.name)
         address: Address
         if config.hf_hub_id:
-            address = HuggingFace(config.hf_hub_id, *([(config.hf_hub_filename,)] if config.hf_hub_filename else []))
+            address = HuggingFace(config.hf_hub_id)
+            if config.hf_hub_filename:
+                address = replace(address, files=(config.hf_hub_filename,))
         elif config.url:
             address = TorchHub(config.url if isinstance(config.url, str) else config.url[0])
         else:

@@ -1,7 +1,8 @@
 """Pretrained weights: finding them, checking that they fit, loading them with their preprocessing and classes.
 
 A source is named as in `model.weights`: "default" (torchvision's or timm's), another torchvision entry such as
-"IMAGENET1K_FEATURES", "bundled" (Graft's), None (random), or a .pth, .pt, .ckpt or .safetensors file. Pickles
+"IMAGENET1K_FEATURES", "bundled" (Graft's), None (random), "hf://ORG/NAME" (a repository of the Hugging Face hub, or a
+folder like one), or a .pth, .pt, .ckpt or .safetensors file. Pickles
 are read with `weights_only=True`: a file contains tensors and plain values, never code.
 """
 
@@ -19,6 +20,7 @@ from graft.models.registry import family_of
 from graft.models.weights.finding import existing_file, find_published
 from graft.models.weights.fitting import SHOWN, fit
 from graft.models.weights.grafting import describe_origins, graft_head, origins_by_name
+from graft.models.weights.hugging_face import on_hub
 from graft.models.weights.keeping import describe_unused_head, difference, require_same_head
 from graft.models.weights.reading import Source, read_file
 from graft.system.files import sha256
@@ -140,11 +142,12 @@ def locate_weights(recipe: Recipe, weights: str | None) -> NotAvailable | None:
     if weights is None:
         return None
     published = find_published(recipe, weights)
-    if published is None:
+    address = on_hub(weights) if published is None else published.address
+    if address is None:
         existing_file(recipe, weights)
-    elif published.address.local_copy() is None:
+    elif address.local_copy() is None:
         try:
-            published.address.require_reachable(published.title)
+            address.require_reachable(f"weights {weights}" if published is None else published.title)
         except NotAvailable as error:
             return error
     return None

@@ -30,12 +30,9 @@ def description_of(file: Path) -> dict[str, Any]:
         WeightsError: it describes another file, by its SHA-256.
     """
     described = description_file(file)
-    try:
-        content = json.loads(read_regular(described, LARGEST))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(content, Mapping) or not isinstance(content.get("sha256"), str) or "classes" not in content:
-        return {}
+    content = _json(described)
+    if not isinstance(content.get("sha256"), str) or "classes" not in content:
+        return description_of_repository(_json(file.with_name("config.json")))
     state = file.stat()
     if content["sha256"] != _sha256(file, state.st_size, state.st_mtime_ns):
         raise WeightsError(
@@ -54,6 +51,52 @@ def description_of(file: Path) -> dict[str, Any]:
 def decisions_in(content: Mapping[str, Any]) -> dict[str, Any]:
     """The task and the thresholds in what Graft records with weights, as unchecked values."""
     return {key: content[key] for key in ("task", "thresholds") if key in content}
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    """The mapping in a JSON file; empty where there is none."""
+    try:
+        content = json.loads(read_regular(file, LARGEST))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def description_of_repository(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json of a repository of the Hugging Face hub says about the weights next to it.
+
+    It is Graft's, under the key "graft", or timm's: architecture, names of the classes and pretrained_cfg.
+
+    Returns:
+        As `description_of`; empty for that of another library.
+    """
+    own = config.get("graft")
+    if isinstance(own, Mapping):
+        found = {key: own[key] for key in ("recipe", "classes", "preprocessing", "run") if key in own}
+        return found | {"decisions": decisions_in(own)}
+    if not isinstance(config.get("architecture"), str):
+        return {}
+    found = {"recipe": {"name": config["architecture"], "family": "timm"}}
+    trained = config.get("pretrained_cfg")
+    names = config.get("label_names") or (trained.get("label_names") if isinstance(trained, Mapping) else None)
+    if isinstance(names, list):
+        found["classes"] = names
+    if isinstance(trained, Mapping) and (preprocessing := _preprocessing_of_timm(trained)):
+        found["preprocessing"] = preprocessing
+    return found
+
+
+def _preprocessing_of_timm(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The preprocessing in timm's pretrained_cfg; empty if it is incomplete, or not of square RGB images."""
+    try:
+        channels, height, width = trained["input_size"]
+        resized = int(height / (trained.get("crop_pct") or 0.875))
+        kept = {key: trained[key] for key in ("mean", "std", "interpolation")}
+    except (KeyError, TypeError, ValueError):
+        return {}
+    squashed = trained.get("crop_mode") in ("squash", "border")
+    size = {"input_size": height, "resize_size": resized, "fit": "squash" if squashed else "crop"}
+    return size | kept if channels == 3 and height == width else {}
 
 
 @lru_cache(maxsize=16)
