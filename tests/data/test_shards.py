@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import re
 import tarfile
 from collections import Counter
@@ -107,6 +108,7 @@ def test_shards_give_the_splits_names_contents_and_batches_of_the_files(photos: 
     assert equal(expected, batches(opened(shards)))
     assert equal(expected, batches(opened(shards), workers=2))
     assert equal(expected[3:], batches(opened(shards), workers=2, skip=3))
+    assert equal(expected, batches(pickle.loads(pickle.dumps(opened(shards)))))  # as a process of DDP gets them
 
 
 def test_multi_part_sets_groups_and_sets_in_memory_survive(tmp_path: Path, photos: Path) -> None:

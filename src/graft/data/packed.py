@@ -57,6 +57,9 @@ class Packed(Sequence[T], Generic[T]):
             yield str(text[begin:end], *_CODING)
             begin = end
 
+    def __reduce__(self) -> "tuple[type[Packed[T]], tuple[bytes, npt.NDArray[np.int64], Callable[[str], T]]]":
+        return Packed, (bytes(self.text), self.ends, self.kind)
+
     def __len__(self) -> int:
         return len(self.ends)
 
