@@ -161,7 +161,7 @@ TINY = (
 
 SMALL = (
     "model=vgg_custom", "model.table=[8,M,16,M]", "model.classifier=vgg", "model.input_size=32",
-    "model.average_pool=2", "model.hidden=1024", "strategy=scratch", "data=digits", "augment=basic",
+    "model.average_pool=2", "model.hidden=64", "strategy=scratch", "data=digits", "augment=basic",
     "logger.tensorboard=false", "trainer.precision=32-true", "trainer.log_every_n_steps=1",
 )  # fmt: skip
 """Overrides of a network with all stages of a VGG, with no limits on the number of batches."""

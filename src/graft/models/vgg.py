@@ -17,8 +17,9 @@ class VGG(nn.Module):
 
     With classifier="vgg" and torchvision's tables, the state dict has torchvision's keys and shapes, and fp32
     outputs equal torchvision's to the bit. Convolutions are initialised from Kaiming's normal distribution (He et
-    al. 2015; fan out, ReLU), linear layers from N(0, 0.01), biases 0, BatchNorm 1 and 0. Each tensor is
-    initialised once: PyTorch's own initialisation is skipped.
+    al. 2015; fan out, ReLU), linear layers from N(0, 0.01), with a larger deviation behind fewer than 4096 hidden
+    units, so that the signal keeps its size, biases 0, BatchNorm 1 and 0. Each tensor is initialised once:
+    PyTorch's own initialisation is skipped.
 
     Shapes: images [B, 3, S, S] -> logits [B, num_classes], S >= `smallest_input(table)`; exactly `input_size`
     when there is no average pool.
@@ -65,10 +66,11 @@ class VGG(nn.Module):
         channels = [3, *(layer for layer in table if layer != M)]
         side = average_pool or input_size // smallest_input(table)
         width = int(channels[-1]) * side**2
+        self.hidden = hidden or HIDDEN
         with torch.device("meta"):
             self.features = _convolutions(table, batch_norm)
             self.avgpool = AveragePool((side, side)) if average_pool else nn.Identity()
-            self.classifier, self.head = _classifier(classifier, (width, hidden or HIDDEN), num_classes, dropout)
+            self.classifier, self.head = _classifier(classifier, (width, self.hidden), num_classes, dropout)
         self.to_empty(device=torch.get_default_device())
         self.reset_parameters()
 
@@ -77,6 +79,8 @@ class VGG(nn.Module):
         """Re-initialise every tensor from torch's global generator, from input to output."""
         for module in self.modules():
             reset_vgg_layer(module)
+            if isinstance(module, nn.Linear) and module.in_features == self.hidden != HIDDEN:
+                module.weight.mul_((HIDDEN / self.hidden) ** 0.5)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, num_classes] of normalised images [B, 3, H, W]."""
