@@ -17,7 +17,7 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 class ModelConfig(Part):
     """`_target_`: class or function that builds the network; called with its arguments and `num_classes`."""
 
-    own: ClassVar[tuple[str, ...]] = ("weights", "classes", "keep_head", "head_from", "gradient_clip_val")
+    own: ClassVar[tuple[str, ...]] = ("weights", "classes", "keep_head", "head_from", "gradient_clip_val", "sgd_lr")
     name: str | None = MISSING
     """Name of the network in its library; for a custom network its name in summaries, by default that of the target."""
     weights: str | None = literal("default")
@@ -44,6 +44,8 @@ class ModelConfig(Part):
     """Class -> class or classes of the weights that initialise its row of the new head: {ants: ant, bees: bee}."""
     gradient_clip_val: float | None = bounded(None, above=0)
     """Default of trainer.gradient_clip_val for this network."""
+    sgd_lr: float = bounded(0.01, above=0)
+    """Default of optimizer.lr with optimizer=sgd for this network."""
 
 
 @dataclass
