@@ -50,7 +50,7 @@ class Row:
 def _headline(lr: str) -> Row:
     """`graft train model=vgg16 strategy=finetune` at a learning rate."""
     return Row(
-        f"model=vgg16 strategy=finetune, rate {lr}",
+        f"model=vgg16 strategy=finetune, every layer, rate {lr}{' (default)' if lr == '0.003' else ''}",
         "",
         VGG16,
         overrides=("model=vgg16", "strategy=finetune", f"optimizer.lr={lr}", "trainer.max_epochs=3"),
@@ -198,15 +198,6 @@ ROWS: tuple[Row, ...] = (
         weights="vgg16-features.safetensors",
         seeds=THREE,
         departs=FEATURES_ONLY + " Five epochs.",
-    ),
-    Row(
-        "hymenoptera_vgg16_discriminative, linear layers from random",
-        "hymenoptera_vgg16_discriminative",
-        VGG16,
-        overrides=("trainer.max_epochs=3",),
-        weights="vgg16-features.safetensors",
-        seeds=THREE,
-        departs=FEATURES_ONLY + " Three epochs.",
     ),
     *(_headline(lr) for lr in ("0.01", "0.003", "0.001")),
     Row(
