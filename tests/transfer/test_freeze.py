@@ -253,7 +253,7 @@ def test_the_table_counts_trainable_parameters():
     assert list(rows) == ["features", "classifier", "head"]
     assert rows["features"].trainable == 0
     assert rows["features"].parameters == sum(p.numel() for p in network.features.parameters())
-    assert rows["head"].trainable == rows["head"].parameters == 4096 * 2 + 2
+    assert rows["head"].trainable == rows["head"].parameters == 64 * 2 + 2
     assert (rows["head"].tensors, rows["head"].lr) == (2, 0.1)
 
 

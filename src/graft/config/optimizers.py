@@ -107,12 +107,16 @@ def _default(target: str, name: str) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
+SCHEME = "optimizers"
+OPTIMIZERS = f"{SCHEME}://"
+
+
 class OptimizerSource(ConfigSource):
     """Hydra's view of `known_optimizers`: each is a file optimizer/NAME.yaml. They are not listed in the help."""
 
     @staticmethod
     def scheme() -> str:
-        return "optimizers"
+        return SCHEME
 
     def available(self) -> bool:
         return True
@@ -134,11 +138,26 @@ class OptimizerSource(ConfigSource):
         return []
 
 
+class _OptimizersLast(list[Any]):
+    """Hydra's search path with the optimizers behind every folder, so that an option file of the same name wins.
+
+    Hydra adds --config-dir and hydra.searchpath after the plugins have run, and expects its schema at the end.
+    """
+
+    def append(self, element: Any) -> None:
+        self.insert(len(self), element)
+
+    def insert(self, index: Any, element: Any) -> None:
+        super().insert(index, element)
+        self.sort(key=lambda each: 2 * (each.provider == "schema") + (each.path == OPTIMIZERS))
+
+
 class OptimizerSearchPath(SearchPathPlugin):
-    """Appends the optimizers to the search path of every command."""
+    """Adds the optimizers to the search path of every command, behind the folders."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("graft", f"{OptimizerSource.scheme()}://")
+        search_path.config_search_path = _OptimizersLast(search_path.get_path())  # type: ignore[attr-defined]
+        search_path.append("graft", OPTIMIZERS)
 
 
 def register() -> None:
