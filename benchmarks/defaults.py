@@ -136,9 +136,8 @@ INTRODUCTION = """# What the defaults rest on
 Made by `python -m benchmarks.defaults table` from benchmarks/records/defaults.jsonl: test accuracy, mean ± standard
 deviation over three seeds, after the last epoch of the default command (`strategy=finetune` or
 `strategy=feature_extract`, SGD at 0.01, cosine). Photographs: SqueezeNet 1.1 with ImageNet weights at 160 pixels; faces
-and digits: the embedded sets, `vgg_mini` with its bundled weights. "mean" is that of the sets. The augmentation table
-was measured before digits ceased to be flipped and BatchNorm to be updated (`data.horizontal_flip`,
-`strategy.batch_norm_statistics`).
+and digits: the embedded sets, `vgg_mini` with its bundled weights. "mean" is that of the sets.
+Digits are not flipped.
 """
 
 
