@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,8 +22,11 @@ DEFINITIONS = {SOURCE / "config" / "schema.py", SOURCE / "config" / "commands.py
 
 
 def names_read() -> set[str]:
-    """Attributes and constant subscripts read by code outside of the schema, and keys that the schema interpolates."""
+    """Attributes and constant subscripts read by code outside of the schema, and keys that the schema or an option
+    interpolates as the value of another."""
     names = set()
+    for file in conf_dir().glob("*/*.yaml"):
+        names |= set(re.findall(r"^\w+: \$\{\w+\.(\w+)\}", file.read_text(), re.MULTILINE))
     for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "II":
