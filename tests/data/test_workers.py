@@ -67,6 +67,18 @@ def test_stopped_workers_end_the_wait_and_are_named(images: ImageSet) -> None:
     assert not [child for child in multiprocessing.active_children() if child.pid in pids], "they would hold up the end"
 
 
+def test_workers_that_are_stopped_between_two_epochs_end_the_wait_too(images: ImageSet) -> None:
+    batches = loader(images, timeout=1.0)
+    pids: list[int] = []
+    for _ in batches:  # the next epoch starts with the same processes
+        pids = pids or [child.pid for child in multiprocessing.active_children() if child.daemon and child.pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"data\.timeout=1: the worker processes sent no batch .* is stopped"):
+        list(batches)
+    assert not [child for child in multiprocessing.active_children() if child.pid in pids]
+
+
 def test_a_killed_worker_is_reported_with_a_clear_error(images: ImageSet) -> None:
     batches = iter(loader(images))
     next(batches)

@@ -78,9 +78,14 @@ def test_a_run_whose_workers_are_stopped_ends_with_the_reason_and_is_saved_befor
         while not (tmp_path / "run/checkpoints/last.ckpt").is_file():
             assert child.poll() is None
             time.sleep(0.05)
-        for pid in workers_of(child.pid):
+        workers = workers_of(child.pid)
+        for pid in workers:
             os.kill(pid, signal.SIGSTOP)
         _, err = child.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        for pid in workers:  # nothing else ends a stopped process
+            os.kill(pid, signal.SIGKILL)
+        raise
     finally:
         child.kill()
     assert child.returncode == 1

@@ -17,7 +17,7 @@ from graft.data.parcels import pack
 from graft.data.preprocessing import Preprocessing
 from graft.data.transforms import Picture, eval_transform
 from graft.data.unreadable import UnreadableImages
-from graft.data.workers import batches_of, started
+from graft.data.workers import batches_of
 from graft.errors import GraftError
 from graft.system.cpu import available_cores
 
@@ -130,7 +130,7 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
                 # its own generator: a loader without one draws from the global generator
                 generator=torch.Generator().manual_seed(0),
             )
-            yield from batches_of(started(lambda: iter(loader), self.processes), timeout)
+            yield from batches_of(lambda: iter(loader), self.processes, timeout)
             return
         with ThreadPoolExecutor(available_cores(), "decode") as pool:
             for item in pool.map(self.__getitem__, range(len(self))):

@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from graft.data.sampler import EpochSampler
-from graft.data.workers import batches_of, started
+from graft.data.workers import batches_of
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -28,7 +28,7 @@ class ResumableLoader(DataLoader[Any]):
         # A generator, so that it reads the sampler at the first batch, after Lightning has set the epoch.
         sampler, batch_size = self._sampler_and_batch_size()
         self._epoch, self._yielded = sampler.epoch, sampler.start // batch_size
-        for batch in batches_of(started(super().__iter__, self.num_workers), self.patience):
+        for batch in batches_of(super().__iter__, self.num_workers, self.patience, running=self._iterator):
             self._yielded += 1
             yield batch
 

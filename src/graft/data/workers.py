@@ -27,48 +27,66 @@ WARN_AT = 0.1
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def batches_of(batches: Iterator[Any], timeout: float | None) -> Iterator[Any]:
+def batches_of(
+    start: Callable[[], Iterator[Any]], count: int, timeout: float | None, running: Iterator[Any] | None = None
+) -> Iterator[Any]:
     """The unpacked batches of a DataLoader's iterator, with a limit on every wait for its worker processes.
 
     Args:
-        batches: the iterator.
+        start: returns the iterator.
+        count: number of its worker processes.
         timeout: seconds that a batch may take; None: no limit.
+        running: the iterator of the last epoch, whose processes `start` waits for, if they continue.
 
     Raises:
-        DataError: a worker process was killed, or no batch came in time; names the process and what it was doing.
+        DataError: the processes cannot be started, one was killed, or no batch came in time; names the process and what
+            it was doing.
         GraftError: raised in a worker process.
     """
-    workers: Sequence[BaseProcess] = getattr(batches, "_workers", ())
-    watch = Watch(workers, timeout)
+    watch = Watch(_workers_of(running), timeout)
     try:
+        batches = _awaited(lambda: _started(start, count), running, watch)
+        if batches is not running:
+            watch.close()
+            watch = Watch(_workers_of(batches), timeout)
         while True:
             try:
-                with watch.waiting():
-                    batch = next(batches)
-                    batch = batch.unpack() if isinstance(batch, Parcel) else batch
+                batch = _awaited(lambda: _unpacked(next(batches)), batches, watch)
             except StopIteration:
                 return
-            except BaseException as error:
-                reason = watch.failure or _failure_behind(error, workers)
-                stop(batches, workers)
-                if reason is None:
-                    raise
-                raise DataError(reason) from error
             if isinstance(batch, GraftError):
                 # at once: the error's reference cycle would keep them alive for ten seconds
-                stop(batches, workers)
+                stop(batches, watch.workers)
                 raise batch
             yield batch
     finally:
         watch.close()
 
 
-def started(start: Callable[[], Iterator[Any]], count: int) -> Iterator[Any]:
-    """The iterator that `start` returns.
+def _workers_of(batches: Iterator[Any] | None) -> Sequence[BaseProcess]:
+    return getattr(batches, "_workers", ())
 
-    Raises:
-        DataError: it cannot start its `count` worker processes.
-    """
+
+def _unpacked(batch: Any) -> Any:
+    return batch.unpack() if isinstance(batch, Parcel) else batch
+
+
+def _awaited(action: Callable[[], Any], batches: Iterator[Any] | None, watch: "Watch") -> Any:
+    """The result of `action`, which waits for the processes of `batches`; raises as `batches_of`."""
+    try:
+        with watch.waiting():
+            return action()
+    except StopIteration:
+        raise
+    except BaseException as error:
+        reason = watch.failure or _failure_behind(error, watch.workers)
+        stop(batches, watch.workers)
+        if reason is None:
+            raise
+        raise DataError(reason) from error
+
+
+def _started(start: Callable[[], Iterator[Any]], count: int) -> Iterator[Any]:
     try:
         return start()
     except OSError as error:
@@ -78,7 +96,7 @@ def started(start: Callable[[], Iterator[Any]], count: int) -> Iterator[Any]:
         ) from error
 
 
-def stop(batches: Iterator[Any], workers: Sequence[BaseProcess]) -> None:
+def stop(batches: Iterator[Any] | None, workers: Sequence[BaseProcess]) -> None:
     """Kill the worker processes of a DataLoader's iterator, including stopped ones."""
     for _ in range(2):  # torch's SIGCHLD handler may interrupt the first attempt
         with contextlib.suppress(RuntimeError):
