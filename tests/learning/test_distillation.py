@@ -75,7 +75,7 @@ def test_a_student_learns_from_both_and_its_checkpoint_does_not_contain_the_teac
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("loss.teacher=NOWHERE",), "loss.teacher=.*NOWHERE"),
         (("loss.teacher=RUN", "loss.temperature=0"), "loss.temperature=0"),
@@ -84,11 +84,13 @@ def test_a_student_learns_from_both_and_its_checkpoint_does_not_contain_the_teac
           "model=vgg_mini"), "cache=features"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_taught_is_refused(words: tuple[str, ...], told: str, digits_run: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_taught_is_refused(
+    words: tuple[str, ...], message: str, digits_run: Path, tmp_path: Path
+) -> None:
     named = [word.replace("RUN", str(digits_run)).replace("NOWHERE", str(tmp_path / "NOWHERE")) for word in words]
     common = [word for word in STUDENT if word.partition("=")[0] not in ("strategy", "model")]
     student = STUDENT if "model=vgg_mini" not in words else [word for word in common if not word.startswith("model.")]
-    with pytest.raises((ConfigError, TrainingError), match=told):
+    with pytest.raises((ConfigError, TrainingError), match=message):
         graft.train(*student, "loss=distill", *named, folder=tmp_path / "run", echo=False)
 
 

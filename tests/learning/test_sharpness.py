@@ -89,7 +89,7 @@ def test_the_gradient_is_that_at_the_highest_point_of_each_batch(adaptive: bool,
     assert all(torch.equal(value, statistics[name]) for name, value in network.named_buffers()), "one update a batch"
 
 
-def test_frozen_layers_do_not_move_and_a_loop_without_the_restoring_hook_is_told() -> None:
+def test_frozen_layers_do_not_move_and_a_loop_without_the_restoring_hook_is_an_error() -> None:
     module = module_of(Network(), sam_rho=RHO)
     network: Any = module.network
     network[0].requires_grad_(False)

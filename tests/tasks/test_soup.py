@@ -114,8 +114,8 @@ def test_unlike_checkpoints_and_too_few_are_refused_by_name(kitchen: Path, digit
     renamed = best | {"graft": best["graft"] | {"classes": best["graft"]["classes"][::-1]}}
     from graft.tasks.souping import read_ingredients
 
-    for name, content, told in (("other", other, "resize_size"), ("renamed", renamed, "in another order")):
+    for name, content, message in (("other", other, "resize_size"), ("renamed", renamed, "in another order")):
         file = tmp_path / f"{name}.ckpt"
         torch.save(content, file)
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             read_ingredients([kitchen / "a" / "checkpoints" / "best.ckpt", file], [])

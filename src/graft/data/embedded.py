@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graft.data.images import ImageSet
-from graft.data.sources.base import Source
-from graft.errors import ConfigError
+from graft.data.sources.base import Source, require_test_fraction
 
 
 def bundled_file(package: str, file: str) -> Path | None:
@@ -40,8 +39,7 @@ def embedded_pool(
     Raises:
         ConfigError: `test_fraction` is not between 0 and 1.
     """
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
+    require_test_fraction(test_fraction)
     pixels = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
     images = ImageSet(names, labels.astype(np.int64), pixels=pixels)
     return Source(classes, images, test_fraction=test_fraction, split_seed=split_seed)

@@ -262,7 +262,7 @@ class ImageSet:
         return ImageSet(
             names=_selected(self.names, chosen),
             labels=self.labels[chosen],
-            paths=self.paths if self.paths is None else _selected_files(self.paths, chosen),
+            paths=None if self.paths is None else _selected_files(self.paths, chosen),
             pixels=None if self.pixels is None else self.pixels[chosen],
             min_side=self.min_side,
         )

@@ -21,22 +21,26 @@ class LogLoss(Metric):
     full_state_update = False
 
     total: Tensor
-    images: Tensor
+    decisions: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("decisions", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add a batch; a probability of 0 counts as the smallest that its type distinguishes from 1."""
-        truth = probabilities.gather(1, labels[:, None])[:, 0]
+        truth = self.truth(probabilities, labels)
         self.total -= truth.clamp(min=torch.finfo(truth.dtype).eps).log().sum()
-        self.images += len(labels)
+        self.decisions += truth.numel()
+
+    def truth(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """The probability of what is true in each decision."""
+        return probabilities.gather(1, labels[:, None])
 
     def compute(self) -> Tensor:
         """At least 0; log C for uniform probabilities."""
-        return self.total / self.images
+        return self.total / self.decisions
 
 
 class BalancedAccuracy(Metric):

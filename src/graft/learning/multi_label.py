@@ -1,16 +1,12 @@
 """Losses and metrics of images with several labels, each of which is a decision of its own."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision, MultilabelPrecisionRecallCurve
 
-from graft.learning.classification import average_over, checked_average
-
-Average = Literal["macro", "weighted", "none"]
+from graft.learning import classification
+from graft.learning.classification import Average, average_over, checked_average
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -95,30 +91,11 @@ def _shares(targets: Tensor, logits: Tensor) -> Tensor:
     return (F.one_hot(targets, logits.shape[1]) if targets.ndim == 1 else targets).to(logits)
 
 
-class LogLoss(Metric):
+class LogLoss(classification.LogLoss):
     """Mean of -log p of what is true of each label: the binary cross-entropy, without weights and smoothing."""
 
-    is_differentiable = True
-    higher_is_better = False
-    full_state_update = False
-
-    total: Tensor
-    decisions: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("decisions", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Add a batch; a probability of 0 counts as the smallest that its type distinguishes from 1."""
-        truth = probabilities.where(labels == 1, 1 - probabilities)
-        self.total -= truth.clamp(min=torch.finfo(truth.dtype).eps).log().sum()
-        self.decisions += labels.numel()
-
-    def compute(self) -> Tensor:
-        """At least 0; log 2 for probabilities of one half."""
-        return self.total / self.decisions
+    def truth(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        return probabilities.where(labels == 1, 1 - probabilities)
 
 
 class _OverDefinedLabels(MultilabelPrecisionRecallCurve):

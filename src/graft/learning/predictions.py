@@ -154,7 +154,7 @@ class LabelPredictions:
     @property
     def headline(self) -> str:
         """The most important metrics, for a caption."""
-        scored = self.scored()
+        scored = self.scored
         return f"mAP {scored.map:.3f} · exact match {scored.exact / max(1, scored.count):.3f}"
 
     @cached_property
@@ -167,6 +167,7 @@ class LabelPredictions:
         """Whether all labels of an image are predicted, and no other, bool [N]."""
         return cast(Array, (self.predicted == self.labels).all(axis=1))
 
+    @cached_property
     def scored(self) -> "LabelScores":
         """The metrics of these images."""
         import torch

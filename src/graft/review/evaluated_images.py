@@ -41,7 +41,7 @@ class EvaluatedImages:
     def per_class(self) -> dict[str, tuple[int, int]]:
         """Class name -> (number of correct predictions, number of images)."""
         if isinstance(self.predictions, LabelPredictions):
-            scored = self.predictions.scored()
+            scored = self.predictions.scored
             return dict(zip(self.classes, zip(scored.correct, scored.images, strict=True), strict=True))
         correct, totals = (counts.tolist() for counts in self.predictions.per_class(len(self.classes)))
         return dict(zip(self.classes, zip(correct, totals, strict=True), strict=True))

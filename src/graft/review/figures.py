@@ -36,8 +36,8 @@ NAMED, NUMBERED = 60, 30
 
 BLUE = "#3b78b8"
 
-BARS, BAR = 40, 340
-"""Largest number of bars (of more classes the least accurate), and the width of a full bar in pixels."""
+BARS, BAR, NUMBERS = 40, 340, 110
+"""Largest number of bars (of more classes the lowest), and the widths of a full bar and of its numbers in pixels."""
 
 MOST_CONFUSED = 12
 """Pairs of classes listed next to a matrix without numbers."""
@@ -132,29 +132,54 @@ def draw_accuracy(correct: Array, totals: Array, classes: Sequence[str], heading
     """
     with np.errstate(invalid="ignore"):
         accuracy = correct / totals
+    numbers = [
+        f"{score:.3f}  of {total:,}" if total else "no images" for score, total in zip(accuracy, totals, strict=True)
+    ]
+    mean = float(correct.sum() / max(1, totals.sum()))
+    return draw_bars(accuracy, classes, numbers, heading, ("accuracy", "classes"), ("all", mean), NUMBERS)
+
+
+def draw_bars(
+    values: Array,
+    classes: Sequence[str],
+    numbers: Sequence[str],
+    heading: str,
+    names: tuple[str, str],
+    line: tuple[str, float],
+    margin: int,
+) -> Image.Image:
+    """One bar per class, in their order; of more than 40 the 40 lowest, lowest first.
+
+    Args:
+        values: in [0, 1], NaN where undefined, [C].
+        classes: names of the C classes.
+        numbers: text next to each bar.
+        heading: see `put_heading`.
+        names: of the values, and of the classes in general.
+        line: name and position of the dashed line.
+        margin: width of the texts, in pixels.
+    """
     shown = np.arange(len(classes))
     if len(classes) > BARS:
-        heading += f" · the {BARS} lowest of {len(classes)} classes"
-        shown = np.argsort(np.nan_to_num(accuracy, nan=2.0), kind="stable")[:BARS]
-    names = [shortened(classes[int(i)], 32) for i in shown]
-    left, below, inner = 7 * max(len(name) for name in names) + 30, 50, 24 * len(shown)
-    width, height = max(left + BAR + 110, heading_width(heading)), HEAD + 20 + inner + below
-    mean = float(correct.sum() / max(1, totals.sum()))
-    with style([heading, *names]):
+        heading += f" · the {BARS} lowest of {len(classes)} {names[1]}"
+        shown = np.argsort(np.nan_to_num(values, nan=2.0), kind="stable")[:BARS]
+    ticks = [shortened(classes[i], 32) for i in shown.tolist()]
+    left, below, inner = 7 * max(len(tick) for tick in ticks) + 30, 50, 24 * len(shown)
+    width, height = max(left + BAR + margin, heading_width(heading)), HEAD + 20 + inner + below
+    with style([heading, *ticks]):
         figure = new_figure(width, height)
         put_heading(figure, heading)
         axes = figure.add_axes((left / width, below / height, BAR / width, inner / height))
-        axes.barh(range(len(shown)), np.nan_to_num(accuracy[shown]), color=BLUE, height=0.72)
-        axes.axvline(mean, color=WRONG, linewidth=1, linestyle="--")
-        axes.text(mean, -0.6, f"all: {mean:.3f}", color=WRONG, fontsize=8, ha="center", va="bottom")
-        for row, i in enumerate(shown):
-            label = f"{accuracy[i]:.3f}  of {totals[i]:,}" if totals[i] else "no images"
-            axes.text(1.01, row, label, va="center", fontsize=8)
-        axes.set_yticks(range(len(shown)), names)
+        axes.barh(range(len(shown)), np.nan_to_num(values[shown]), color=BLUE, height=0.72)
+        axes.axvline(line[1], color=WRONG, linewidth=1, linestyle="--")
+        axes.text(line[1], -0.6, f"{line[0]}: {line[1]:.3f}", color=WRONG, fontsize=8, ha="center", va="bottom")
+        for row, i in enumerate(shown.tolist()):
+            axes.text(1.01, row, numbers[i], va="center", fontsize=8)
+        axes.set_yticks(range(len(shown)), ticks)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, 1)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("accuracy")
+        axes.set_xlabel(names[0])
         return rendered(figure)
 
 

@@ -1,4 +1,4 @@
-"""From the logits of a network or an ensemble to the predictions of a batch, whatever its task."""
+"""From the logits of a network or an ensemble to the predictions of a batch, for each task."""
 
 from collections.abc import Iterator, Sequence
 

@@ -40,7 +40,7 @@ class ShardCache:
             DataError: its checksum is wrong, or the folder cannot be written.
             NotAvailable: it cannot be reached.
         """
-        file = self.folder / f"{digest}{Path(name).suffix}"
+        file = self._file(name, digest)
         while True:  # another process may remove it at any time
             with contextlib.suppress(FileNotFoundError):
                 opened = os.open(file, os.O_RDONLY)
@@ -51,7 +51,7 @@ class ShardCache:
 
     def fetch(self, store: Store, name: str, size: int, digest: str) -> Path:
         """The path of a file of `store`, fetched unless it is here; raises as `open`."""
-        file = self.folder / f"{digest}{Path(name).suffix}"
+        file = self._file(name, digest)
         with explaining_write_errors(file):
             self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / f".{digest[:32]}.fetch.lock", lambda holder: None):
@@ -59,6 +59,9 @@ class ShardCache:
                 self._make_room(size)
                 store.fetch(name, file, size, digest)
         return file
+
+    def _file(self, name: str, digest: str) -> Path:
+        return self.folder / f"{digest}{Path(name).suffix}"
 
     def _make_room(self, size: int) -> None:
         """Remove the least recently used files until `size` more bytes are within the limit."""

@@ -57,12 +57,10 @@ class Shards(Archive):
         size, ahead = int(row["size"]), getattr(self._ahead, "images", {}).pop(number, None)
         content = self._read_row(number) if ahead is None else ahead.result()
         if len(content) != size or identity_of(content).rstrip(b"\0") != bytes(row["identity"]):
-            missing = f"it ends after {len(content):,} of the {size:,} bytes" if len(content) != size else ""
-            raise UnreadableImage(
-                self.describe(number),
-                "damaged",
-                f"the shard is {'truncated: ' + missing if missing else 'damaged: the checksum is wrong'}",
-            )
+            reason = "damaged: the checksum is wrong"
+            if len(content) != size:
+                reason = f"truncated: it ends after {len(content):,} of the {size:,} bytes"
+            raise UnreadableImage(self.describe(number), "damaged", f"the shard is {reason}")
         return content
 
     @contextmanager
@@ -73,7 +71,8 @@ class Shards(Archive):
         pool = self._pool.get()
         if self.whole:
             needed = set(self.index.rows["shard"][list(numbers)].tolist())
-            list(pool.map(self._fetch, [shard for shard in needed if self._open.get(shard) is None]))
+            missing = [shard for shard in needed if self._open.get(shard) is None]
+            list(pool.map(lambda shard: os.close(self._cached(shard)), missing))
             yield
             return
         ahead = self._ahead.images = {number: pool.submit(self._read_row, number) for number in numbers}
@@ -84,11 +83,11 @@ class Shards(Archive):
                 future.cancel()
             self._ahead.images = {}
 
-    def _fetch(self, shard: int) -> None:
-        """Fetch a shard of a remote store to the cache."""
+    def _cached(self, shard: int) -> int:
+        """A file descriptor of a shard of a remote store, fetched to the cache unless it is there."""
         assert self.cache is not None
         described = self.index.shards[shard]
-        os.close(self.cache.open(self.store, described.url, described.filesize, described.sha256))
+        return self.cache.open(self.store, described.url, described.filesize, described.sha256)
 
     def _read_row(self, number: int) -> bytes:
         row = self.index.rows[number]
@@ -104,10 +103,8 @@ class Shards(Archive):
                     opened = self._open.add(shard, os.open(path, os.O_RDONLY))
                 except OSError as error:
                     raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-            elif self.whole and self.cache is not None:
-                described = self.index.shards[shard]
-                found = self.cache.open(self.store, name, described.filesize, described.sha256)
-                opened = self._open.add(shard, found)
+            elif self.whole:
+                opened = self._open.add(shard, self._cached(shard))
             else:
                 return self.store.read(name, start, size)
         return opened.read(start, size, self.store.url(name))

@@ -230,9 +230,7 @@ class S3Store(Store):
 
         try:
             return self._client.get().get_object(Bucket=self.bucket, Key=f"{self.prefix}{name}", **arguments)["Body"]
-        except ClientError as error:
-            raise self._not_available(name, error) from error
-        except (BotoCoreError, ValueError) as error:
+        except (ClientError, BotoCoreError, ValueError) as error:
             raise self._not_available(name, error) from error
 
     def _not_available(self, name: str, error: Exception) -> NotAvailable:

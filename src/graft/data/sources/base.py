@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from graft.errors import ConfigError
+
 if TYPE_CHECKING:
     from graft.data.images import ImageSet
 
 SAMPLED = 10_000
 """Approximate number of images whose content enters the fingerprint of a larger data set."""
+
+
+def require_test_fraction(value: float) -> None:
+    """Refuse a fraction of test images that leaves none, or none to train on.
+
+    Raises:
+        ConfigError: it is not in (0, 1).
+    """
+    if not 0 < value < 1:
+        raise ConfigError(f"data.test_fraction={value:g}: must be above 0 and below 1.")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from graft.data.layout import class_folders, no_class_folders, read_class_folders, split_folders
-from graft.data.sources.base import Source
-from graft.errors import ConfigError, DataError
+from graft.data.sources.base import Source, require_test_fraction
+from graft.errors import DataError
 
 LAYOUT_HELP = (
     "Give data.root=FOLDER, where FOLDER has one folder of images per class, or train, val and test folders of them."
@@ -31,8 +31,7 @@ def load(root: Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Sour
     if parts and "train" not in parts:
         name = next(iter(parts.values())).name
         raise DataError(f"data.root={root}: has a {name} folder but no train folder.\n{LAYOUT_HELP}")
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
+    require_test_fraction(test_fraction)
     folder = parts.get("train", root)
     pool = read_class_folders(folder, prefix=f"{folder.name}/" if parts else "")
     return Source(_class_names(folder), pool, test_fraction=test_fraction, split_seed=split_seed, test_on_rest=False)

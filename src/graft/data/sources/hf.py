@@ -13,7 +13,7 @@ import numpy.typing as npt
 from graft.data.images import ImageSet
 from graft.data.layout import NO_LABEL
 from graft.data.packed import Packed
-from graft.data.sources.base import Source
+from graft.data.sources.base import Source, require_test_fraction
 from graft.data.stored import Archive, StoredImages
 from graft.data.table_columns import LABEL_COLUMNS, SPLIT_WORDS
 from graft.errors import ConfigError, DataError, NotAvailable, listed, nearest, pip_install
@@ -27,7 +27,7 @@ HUB = re.compile(r"hf:/+([^@]+?)/?(?:@(.+))?")
 
 LAYOUT_HELP = (
     "Give data.name=ORG/NAME of a data set of the hub, or data.root=FOLDER with Parquet files, class folders or "
-    "whatever else datasets.load_dataset reads."
+    "another format that datasets.load_dataset reads."
 )
 LISTED = 10
 
@@ -79,8 +79,7 @@ def load(
         DataError: no such data set, no images, no labels, or several labels of one image.
         NotAvailable: the hub cannot be reached.
     """
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
+    require_test_fraction(test_fraction)
     _require_datasets()
     try:
         return _source(root, config, revision, cache, (image_column, label_column), (test_fraction, split_seed))

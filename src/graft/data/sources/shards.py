@@ -12,7 +12,7 @@ from graft.data.shards.cache import ShardCache
 from graft.data.shards.index import INDEX, SPLITS, Index
 from graft.data.shards.reading import Shards, open_shards
 from graft.data.shards.stores import FolderStore, open_store, remote_address
-from graft.data.sources.base import Source
+from graft.data.sources.base import Source, require_test_fraction
 from graft.data.stored import StoredImages
 from graft.errors import ConfigError
 from graft.system.files import readable_size
@@ -107,8 +107,8 @@ def _drawn(key: str, value: float | None, index: Index) -> float | None:
         return packed
     if index.split["test_fraction"] is None:
         raise ConfigError(f"data.{key}={value:g}: this data set has test images of its own.\nLeave it out.")
-    if key == "test_fraction" and not 0 < value < 1:
-        raise ConfigError(f"data.test_fraction={value:g}: must be above 0 and below 1.")
+    if key == "test_fraction":
+        require_test_fraction(value)
     return value
 
 

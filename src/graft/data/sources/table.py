@@ -27,7 +27,7 @@ from graft.data.layout import (
 from graft.data.named_files import NamedFiles
 from graft.data.packed import Packed
 from graft.data.row_labels import RowLabels, labels_of_rows
-from graft.data.sources.base import Source
+from graft.data.sources.base import Source, require_test_fraction
 from graft.data.table_columns import (
     IMAGE_COLUMNS,
     SPLIT_WORDS,
@@ -37,7 +37,7 @@ from graft.data.table_columns import (
     split_of,
 )
 from graft.data.tables import Columns, open_table, require_text_options
-from graft.errors import ConfigError, DataError, listed, nearest
+from graft.errors import DataError, listed, nearest
 
 LISTED = 10
 """Number of columns, values or images that a message names."""
@@ -95,8 +95,7 @@ def load(
         DataError: the file cannot be read, no row has a file, a URL instead of a path, an unknown split, or a one-hot
             column with other values.
     """
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"data.test_fraction={test_fraction:g}: must be above 0 and below 1.")
+    require_test_fraction(test_fraction)
     require_text_options(delimiter, encoding)
     file = _table_file(table, root)
     opened = open_table(file, delimiter=delimiter, encoding=encoding, header=header)
