@@ -57,6 +57,7 @@ class EvaluateDataConfig(Open):
     group_pattern: str | None = literal(None)
     on_error: str | None = None
     duplicates: str | None = None
+    corrections: str | None = literal(None)
     resident_gb: float | None = same_range(DataConfig, "resident_gb")
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     """Values for training in the files of the group; ignored here, see EvaluateConfig.preprocess."""

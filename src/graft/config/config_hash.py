@@ -1,12 +1,15 @@
 """Hash of a configuration, equal for runs that must have the same results."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
+from graft.system.files import read_regular
 
 WITHOUT_EFFECT = (
     "resume",
@@ -31,8 +34,15 @@ WITHOUT_EFFECT = (
 
 
 def config_hash(cfg: TrainConfig) -> str:
-    """Hash of every key that can change a result, in 16 hexadecimal digits; equal hashes mean equal runs."""
+    """Hash of every key that can change a result, in 16 hexadecimal digits; equal hashes mean equal runs.
+
+    data.corrections counts by the content of the file.
+    """
     keys = {key: value for key, value in flat(plain(cfg)) if not matches(key, WITHOUT_EFFECT)}
+    if cfg.data.corrections is not None:
+        with contextlib.suppress(OSError):  # reported where the file is read
+            content = read_regular(Path(cfg.data.corrections).expanduser())
+            keys["data.corrections"] = hashlib.sha256(content).hexdigest()
     return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16]
 
 

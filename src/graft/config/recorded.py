@@ -107,6 +107,7 @@ RUN: dict[str, dict[str, Check]] = {
         "group_pattern": optional(literal()),
         "on_error": among("raise", "skip"),
         "duplicates": among("keep", "drop", "group"),
+        "corrections": optional(literal()),
     },
     "paths": {"data": literal()},
     "trainer": {

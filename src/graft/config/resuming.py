@@ -78,6 +78,10 @@ RULES: Mapping[str, Rule] = {
     "trainer.max_time": Rule("the time used so far counts, and the schedule follows the new budget"),
     "data.root": Rule("the images are read from the new folder; they must be the same"),
     "data.table": Rule("the labels are read from the new table; images and labels must be the same"),
+    "data.corrections": Rule(
+        "the corrections are read from the new file; they must be the same",
+        allowed=lambda change: None not in (change.before, change.after),
+    ),
     "data.on_error": Rule("unreadable images are handled in the new way from now on"),
     "trainer.accelerator": Rule(ROUNDING),
     "trainer.precision": Rule(ROUNDING),
@@ -115,6 +119,7 @@ REASONS: Mapping[str, str] = {
     "data.preprocess.": "the network would see other pixels",
     "data.draft": "the network would see other pixels",
     "data.sampler": "the result would be that of neither sampler",
+    "data.corrections": "images would have other labels, or be in the data set or not",
     "data.": "images would move between training, validation and test",
     "model.": "the weights belong to another network or another initialisation",
     "freeze.": "the optimizer's state belongs to other parameters",

@@ -94,6 +94,8 @@ class DataConfig(Open):
     duplicates: str = choice("keep", "keep", "drop", "group")
     """Images of which (near) copies are in training and in validation or test: "keep" logs a note, "drop" removes them
     from training, "group" draws splits that keep copies together."""
+    corrections: str | None = literal(None)
+    """CSV file that relabels or excludes images, as the page of `graft improve` saves it; data.root is not changed."""
     resident_gb: float = bounded(2.0, least=0, infinite=True)
     """Sets whose decoded images need at most this memory, in 2**30 bytes, are decoded once and kept in memory."""
     horizontal_flip: float = bounded(0.5, least=0, most=1)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from graft.config.targets import TARGET, accepts
+from graft.data.corrections import corrected, read_corrections
 from graft.data.division import divide, require_whole_groups, with_fold
 from graft.data.images import ImageSet
 from graft.data.layout import UNUSED, read_as_found, unused_files
@@ -33,6 +34,7 @@ def load_splits(
     group_pattern: str | None = None,
     download: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    corrections: str | None = None,
     prepare: Callable[[Source], Source] = lambda source: source,
 ) -> Splits:
     """The training, validation and test images of a data set.
@@ -50,16 +52,19 @@ def load_splits(
             "^(cam[0-9]+)_"; no group is in two splits. None: the groups of the source, if it has any.
         download: whether to download a data set that is not in `root`.
         arguments: of the source.
+        corrections: file of corrections, see `graft.data.corrections`.
         prepare: called with the published data set before it is split, e.g. to group its images.
 
     Raises:
-        ConfigError: an unknown source or argument (names the nearest), or a value out of range.
+        ConfigError: an unknown source or argument (names the nearest), a value out of range, or corrections that do not
+            fit the data set.
         NotAvailable: the data set is not in `root` and cannot be downloaded.
         DataError: no images, a single class, a class with too few images, or an unknown layout.
     """
     arguments = arguments or {}
     _check_numbers(shots, val_fraction)
     _check_fold(fold, folds)
+    changes = None if corrections is None else read_corrections(corrections)
     published, root = load_published(
         source, root=root, seed=seed, group_pattern=group_pattern, download=download, arguments=arguments
     )
@@ -70,7 +75,8 @@ def load_splits(
         splits = divide(folded, None if resolved.embedded else root, seed, shots, val_fraction)
         if published.group_of is not None:
             splits = replace(splits, notes=(*splits.notes, require_whole_groups(splits, published.group_of)))
-        return _with_unused(replace(splits, source=published.fingerprint()), published, shots)
+        splits = _with_unused(replace(splits, source=published.fingerprint()), published, shots)
+        return splits if changes is None else corrected(splits, published, changes)
     except DataError as error:
         raise DataError(f"{_key(resolved, root)}: {error}") from error
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from graft.data.images import ImageSet
 from graft.data.labels import Labels as ImageLabels
 from graft.data.labels import multi_hot, task_of
 from graft.errors import DataError
+
+if TYPE_CHECKING:
+    from graft.data.corrections import AppliedCorrections
 
 Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
 
@@ -239,8 +242,10 @@ class Splits:
         unreadable: (name, reason) of images that were excluded because they cannot be read.
         unused: (name, reason) of files in `root` that are not in the data set, and of rows of its table that are not
             used.
-        dropped: (name, reason) of training images that were removed because they are copies of others.
-        source: `Source.fingerprint` of the data set.
+        dropped: (name, reason) of images that were removed: training images that are copies of others, and images
+            that data.corrections excludes.
+        source: `Source.fingerprint` of the data set, with its corrections.
+        corrections: what data.corrections has changed; None without it.
     """
 
     classes: tuple[str, ...]
@@ -253,6 +258,7 @@ class Splits:
     dropped: tuple[tuple[str, str], ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
     source: str = ""
+    corrections: "AppliedCorrections | None" = None
 
     @property
     def task(self) -> Task:

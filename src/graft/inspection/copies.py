@@ -179,7 +179,7 @@ def without_copies(splits: Splits, memory: Path | None, done: Done = lambda: Non
         )
     count = _count(len(dropped), "training image")
     note = f"{count} dropped, copies of validation or test images (data.duplicates=drop): {copies.listed(copy_of)}"
-    return replace(splits, train=train, notes=(*splits.notes, note), dropped=dropped)
+    return replace(splits, train=train, notes=(*splits.notes, note), dropped=(*splits.dropped, *dropped))
 
 
 def with_note_on_copies(splits: Splits, memory: Path | None) -> Splits:

@@ -44,7 +44,12 @@ class Row:
         """The configuration without the seed, and the data."""
         known = next((run for run in self.members if run.classes), self.members[0])
         classes = f"{len(known.classes)}: {', '.join(known.classes)}" if known.classes else None
-        return dict(known.config) | {"data.root": known.root, CLASSES: classes, CONTENT: known.content[:8] or None}
+        corrected = ", ".join(f"{count:,} {what}" for what, count in known.corrections.items())
+        return (
+            dict(known.config)
+            | ({CORRECTED: corrected} if corrected else {})
+            | {"data.root": known.root, CLASSES: classes, CONTENT: known.content[:8] or None}
+        )
 
     @property
     def metric(self) -> str:
@@ -124,6 +129,9 @@ class Row:
         """Mean of a metric over the finished runs; NaN if none has it."""
         return mean(self.values.get(metric, []))
 
+
+CORRECTED = "corrected images"
+"""The column with the number of images that data.corrections relabels and excludes."""
 
 CLASSES, CONTENT = DERIVED = ("classes", "data content")
 """Columns that are needed only to distinguish rows which are otherwise equal."""

@@ -45,6 +45,7 @@ class Summary:
         fingerprint: the hash of its data set with the split.
         root: `data.root`.
         validates_on_test: whether validation and test images are the same; None if unknown.
+        corrections: number of images that data.corrections has "relabelled" and "excluded"; empty without it.
         higher_is_better: name of a configured metric → its direction, where it is known.
     """
 
@@ -66,6 +67,7 @@ class Summary:
     fingerprint: str = ""
     root: str | None = None
     validates_on_test: bool | None = None
+    corrections: Mapping[str, int] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
     @property
@@ -110,6 +112,7 @@ class Summary:
             fingerprint=_get(data, "fingerprint", str, ""),
             root=_get(data, "root", str, None),
             validates_on_test=_get(data, "validates_on_test", bool, None),
+            corrections=_corrections(_get(data, "corrections", dict, {})),
             higher_is_better=_directions(_get(fields, "higher_is_better", dict, {})),
         )
 
@@ -200,6 +203,15 @@ def _directions(values: Mapping[str, object]) -> dict[str, bool]:
     if len(values) > MOST_KEYS:
         raise DataError(f"{len(values):,} keys in higher_is_better; at most {MOST_KEYS:,} are read")
     return {name: _typed(value, bool, f"higher_is_better[{name[:80]}]") for name, value in values.items()}
+
+
+def _corrections(values: Mapping[str, object]) -> dict[str, int]:
+    """Number of images of all splits that data.corrections has changed, by what it did to them."""
+    found = {}
+    for what in ("relabelled", "excluded") if values else ():
+        counts = _get(values, what, dict, {})
+        found[what] = sum(_typed(count, int, f"corrections.{what}[{part[:80]}]") for part, count in counts.items())
+    return found
 
 
 def _configuration(values: Mapping[str, Json]) -> dict[str, Json]:

@@ -70,13 +70,16 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
 
 
 def _data_source(cfg: TrainConfig) -> None:
-    """Refuse a data set that does not exist, and arguments that it does not take."""
+    """Refuse a data set that does not exist, arguments that it does not take, and corrections that cannot be read."""
+    from graft.data.corrections import read_corrections
     from graft.data.loading import checked_group_pattern  # imports NumPy
     from graft.data.sources import check_source, checked_name, source_arguments
 
     cfg.data.name = checked_name(cfg.data.name, cfg.data._target_)
     check_source(cfg.data._target_, source_arguments(cfg.data, DataConfig))
     checked_group_pattern(cfg.data.group_pattern)
+    if cfg.data.corrections is not None:
+        read_corrections(cfg.data.corrections)
 
 
 def check_loss_weights(cfg: TrainConfig, classes: Sequence[str] | None = None) -> None:

@@ -161,6 +161,7 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         group_pattern=data.group_pattern,
         download=data.download,
         arguments=source_arguments(data, DataConfig),
+        corrections=data.corrections,
         prepare=grouped if data.duplicates == "group" else lambda source: source,
     )
 

@@ -14,6 +14,7 @@ from graft.config.registration import plain as plain_config
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
 from graft.data.augment import Augment
+from graft.data.corrections import read_corrections
 from graft.data.labels import has_class
 from graft.data.loading import checked_group_pattern, undivided
 from graft.data.sources import check_source, checked_name, source_arguments
@@ -129,6 +130,8 @@ def check(config: InspectConfig) -> None:
     config.data.name = checked_name(config.data.name, config.data._target_)
     check_source(config.data._target_, source_arguments(config.data, DataConfig))
     checked_group_pattern(config.data.group_pattern)
+    if config.data.corrections is not None:
+        read_corrections(config.data.corrections)
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
     require_writable(Path(config.folder), "folder")

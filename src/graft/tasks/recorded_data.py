@@ -119,7 +119,7 @@ def notes_on_changed_data(splits: Splits, summary: dict[str, Any]) -> list[str]:
         return []
     before = ascii(recorded[:8])[1:-1]
     return [
-        f"the data are not those of the run: images were added, removed or changed ({before} then, {current[:8]} now)"
+        f"the data are not those of the run: images were added, removed, changed or relabelled ({before} then, {current[:8]} now)"
     ]
 
 

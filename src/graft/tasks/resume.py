@@ -49,6 +49,7 @@ class Resumption:
         checkpoint: the file.
         classes: names of its classes.
         fingerprint: of its data; None in checkpoints of earlier versions.
+        corrections: hash of what data.corrections had changed in them; None if nothing, or if the run's summary is gone.
         notes: changes of the configuration, one sentence each.
         free: changes without an effect on any result.
         has_best: whether the run already has a best checkpoint, next to `checkpoint`.
@@ -57,6 +58,7 @@ class Resumption:
     checkpoint: Path
     classes: tuple[str, ...]
     fingerprint: str | None
+    corrections: str | None
     notes: tuple[str, ...]
     free: tuple[str, ...]
     has_best: bool
@@ -76,6 +78,13 @@ class Resumption:
                 f"resume: {_different_classes(self.classes, splits.classes)}\n{_as_before(self.checkpoint)}"
             )
         fingerprint = splits.fingerprint()
+        applied = splits.corrections
+        if self.fingerprint not in (None, fingerprint) and applied and self.corrections not in (None, applied.digest):
+            raise DataError(
+                f"resume: data.corrections={applied.file}: not the corrections of the checkpoint "
+                f"({self.corrections[:8]} then, {applied.digest[:8]} now), so images would have other labels.\n"
+                f"{_as_before(self.checkpoint)}"
+            )
         if self.fingerprint not in (None, fingerprint):
             raise DataError(
                 f"resume: the images are not those of the checkpoint ({self.fingerprint[:8]} then, "
@@ -144,10 +153,19 @@ def _compared(
         checkpoint=checkpoint,
         classes=tuple(content["graft"]["classes"]),
         fingerprint=content["graft"].get("fingerprint"),
+        corrections=corrections_of(run),
         notes=tuple(effects),
         free=tuple(free),
         has_best=bool(best_of(content)),
     )
+
+
+def corrections_of(run: Mapping[str, Any]) -> str | None:
+    """The hash of the corrections in the summary of a run; None if there is none."""
+    data = run.get("data")
+    corrections = data.get("corrections") if isinstance(data, dict) else None
+    digest = corrections.get("sha256") if isinstance(corrections, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def _refuse_older_version(recorded: Mapping[str, Any], checkpoint: Path) -> None:

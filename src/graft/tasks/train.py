@@ -119,6 +119,7 @@ def train(config: TrainConfig, command: Command, prepared: PreparedRun | None = 
                 "notes": list(splits.notes),
                 "left_out": dict((*splits.unreadable, *splits.dropped)),
                 "unused": dict(Counter(reason for _, reason in splits.unused)),
+                **({} if splits.corrections is None else {"corrections": splits.corrections.plain()}),
             },
         }
         fit.run(config, splits, run, resumption, command.folder.parent.name if command.in_sweep else None)
