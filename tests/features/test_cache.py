@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from cached_runs import FACES, Workplace, parts
 from commands import succeeded, train
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from graft.config import conf_dir
 from graft.config.choices import choices
-from graft.config.registration import plain, register
+from graft.config.registration import plain
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
 from graft.errors import ConfigError
@@ -24,41 +23,9 @@ from graft.learning.module import TransferModule
 from graft.models import Recipe, build_network
 from graft.models.configured import recipe_of
 from graft.models.weights import default_preprocessing
-from graft.review.training_review import RunChoices
-from graft.tasks import fit
 from graft.tasks.build import augment_of
-from graft.tasks.checks import settle
 from graft.tasks.data import open_data
 from graft.tasks.locations import FEATURES
-
-FACES = (
-    "model=vgg_mini", "model.weights=bundled", "data=faces", "data.batch_size=16", "strategy=feature_extract",
-    "augment=none", "scheduler=none", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=4",
-    "trainer.test=false", "trainer.baseline=false", "logger=none", "callbacks.progress=none",
-    "callbacks.checkpoint=last",
-)  # fmt: skip
-
-
-class Workplace:
-    """A folder for runs that share one cache."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cache = folder / "cache"
-
-    def config(self, *overrides: str) -> Any:
-        register()
-        with initialize_config_dir(str(conf_dir())):
-            return settle(compose("train", [*FACES, f"paths.cache={self.cache}", *overrides]))
-
-    def fit(self, name: str, *overrides: str) -> SimpleNamespace:
-        """Train in this process; returns the summary's entries and the weights of best.ckpt."""
-        config = self.config(*overrides)
-        folder = self.folder / name
-        folder.mkdir()
-        done = fit.one_process(config, open_data(config), fit.choose_device(config.trainer), RunChoices({}, ()), folder)
-        content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
-        return SimpleNamespace(**done | {"weights": content["state_dict"], "folder": folder})
 
 
 @pytest.fixture
@@ -75,10 +42,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 def cached(shared: Workplace) -> SimpleNamespace:
     """Four epochs on features of the frozen backbone."""
     return shared.fit("cached", "trainer.test=true")
-
-
-def parts(run: SimpleNamespace) -> dict[str, dict[str, Any]]:
-    return {entry["part"]: entry for entry in run.cache["features"]} if run.cache else {}
 
 
 def equal(one: SimpleNamespace, other: SimpleNamespace, names: str = "") -> bool:

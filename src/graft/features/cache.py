@@ -11,10 +11,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
-import PIL
 import torch
-import torchvision
-from rich.progress import Progress
 from torch import Tensor
 
 from graft.config.schema import TrainConfig
@@ -24,21 +21,14 @@ from graft.data.feature_batches import Features, FeatureTable, Layout
 from graft.data.training_data import TrainingData
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
+from graft.features.passes import FeaturePass
 from graft.features.segments import FeatureRequest
 from graft.features.store import FeatureStore, Stored
 from graft.learning.module import TransferModule
-from graft.models.normalise import is_channels_last
 from graft.system.device import compile_mode
 from graft.system.files import readable_size, user_name
-from graft.system.terminal import PlainConsole
 
 log = logging.getLogger("graft")
-
-BATCHES = {"cpu": 8}
-BATCH = 32
-"""Images per pass on a kind of device, and on all others. Every pass has exactly this number: the last bits of an
-image's features depend on the number of images in its batch, but not on which they are or in what order (checked for
-convolutions and linear layers in fp32 and bf16), and runs share what each computes. On a CPU 8 are as fast as 32."""
 
 VIEWS = 4
 """Number of views that cache=features caches where cache.views is null."""
@@ -110,6 +100,7 @@ class FeatureCache:
         self.free_bytes = int(config.cache.max_gb * 2**30)
         self.store = FeatureStore(Path(config.paths.cache).expanduser().absolute(), self.free_bytes)
         self.notes: list[str] = []
+        self.runner = FeaturePass(module.network, module.normalise, trainer)
         self._used: list[dict[str, Any]] = []
         self._reasons: dict[str, None] = {}
         self._fingerprints: dict[str, str] = {}
@@ -267,22 +258,9 @@ class FeatureCache:
 
     def _request(self, need: Need) -> FeatureRequest:
         pixels, images = self.data.pixels_of(need.part, self._view(need))
-        key = {
-            "prefix": need.prefix,
-            **pixels,
-            "precision": str(self.trainer.precision),
-            "matmul": torch.get_float32_matmul_precision(),
-            "channels_last": is_channels_last(self.module.network),
-            "device": self.module.device.type,
-            "batch": self._batch,
-            "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
-        }
         layouts = [Layout.of(example) for example in need.cut.examples]
+        key = self.runner.key(need.prefix, pixels)
         return FeatureRequest(key, layouts, images, self.data.splits.source, lambda rows: self._features(need, rows))
-
-    @property
-    def _batch(self) -> int:
-        return BATCHES.get(self.trainer.strategy.root_device.type, BATCH)
 
     def _features(self, need: Need, rows: npt.NDArray[np.int64]) -> Generator[tuple[Tensor, ...], None, None]:
         """Outputs of the frozen layers for the images at the indices `rows`, in batches."""
@@ -290,35 +268,23 @@ class FeatureCache:
         log.info(
             "cache  computing the features of %s %s images at %s%s", f"{len(rows):,}", need.part, need.cut.name, view
         )
-        console = PlainConsole(stderr=True)
-        loader = self.data.in_order(need.part, self._view(need), self._batch, rows)
+        loader = self.data.in_order(need.part, self._view(need), self.runner.batch_size, rows)
         first = need.epochs[0] if need.epochs else 0
-        with (
-            Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
-            self._computing(first, training=need.part == "train"),
-            torch.no_grad(),
-        ):
-            for batch in bar.track(loader, description=f"features of {need.part} images{view}"):
+        title = f"features of {need.part} images{view}"
+        with self._computing(first, training=need.part == "train"):
+            for _, features in self.runner.outputs(need.cut.prefix, loader, title):
                 if self.data.unreadable is not None and self.data.unreadable.known():
                     raise OSError("some images cannot be read and are replaced by others")
-                images = self.module.normalise(_filled(batch.images, self._batch).to(self.module.device))
-                yield tuple(tensor[: len(batch.images)] for tensor in need.cut.prefix(self.module.network, images))
+                yield features
 
     @contextlib.contextmanager
     def _computing(self, epoch: int, *, training: bool) -> Iterator[None]:
         """Context in which the network has the device, modes and precision with which the Trainer will run it."""
         self.module.to(self.trainer.strategy.root_device)
-        network = self.module.network
-        modes = [(module, module.training) for module in network.modules()]
-        network.train(training)
-        if training:
-            self.module.plan.set_modes(epoch)
-        try:
-            with self.trainer.precision_plugin.forward_context():
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with self.runner.computing(training=training):
+            if training:
+                self.module.plan.set_modes(epoch)
+            yield
 
     # -- using ---------------------------------------------------------------------------------------------
 
@@ -382,14 +348,6 @@ class FeatureCache:
             readable_size(size),
             ", ".join(filter(None, (shared, own))),
         )
-
-
-def _filled(images: Tensor, count: int) -> Tensor:
-    """A batch of `count` images: `images` and, if there are fewer, repetitions of the last."""
-    if len(images) == count:
-        return images
-    filler = images[-1:].expand(count - len(images), -1, -1, -1)
-    return torch.cat([images, filler]).contiguous(memory_format=torch.channels_last)
 
 
 def _reason(error: OSError) -> str:

@@ -60,14 +60,43 @@ class Cut:
 
     def fingerprint(self, network: nn.Module) -> str:
         """SHA-256 (hex) of everything that the prefix computes with: its code, layers, parameters and buffers."""
-        digest = hashlib.sha256(self.code.encode())
-        for node in self.graph.nodes:
-            for name, tensor in _tensors_of(network, node).items():
-                digest.update(f"\n{node.target} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            if node.op == "call_module":
-                digest.update(f"\n{node.target} {network.get_submodule(node.target)}".encode())
-        return digest.hexdigest()
+        return _fingerprint(network, self.graph)
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The pooled outputs of a network at several depths, computed in one forward pass.
+
+    Attributes:
+        depths: index of each depth among those that were requested, ascending.
+        names: modules whose outputs are pooled at each depth, as `Cut.name`.
+        compute: (network, images) -> the pooled output [B, D] at each depth, float32, then the tensors at the deepest.
+        examples: the pooled outputs for a batch of two, on the meta device.
+        graph: of the pass.
+    """
+
+    depths: tuple[int, ...]
+    names: tuple[str, ...]
+    compute: Callable[..., tuple[Tensor, ...]]
+    examples: tuple[Tensor, ...]
+    graph: fx.Graph
+
+    def fingerprint(self, network: nn.Module) -> str:
+        """SHA-256 (hex) of everything that the pass computes with, as `Cut.fingerprint`."""
+        return _fingerprint(network, self.graph)
+
+
+def pooled(*outputs: Tensor) -> Tensor:
+    """The means of maps [B, C, H, W] over their positions and of tokens [B, T, D] over the tokens, side by side:
+    float32 [B, D]. Vectors [B, D] are unchanged."""
+    vectors = []
+    for output in outputs:
+        output = output.float()
+        if output.dim() == 4:
+            channels_last = output.shape[1] == output.shape[2] != output.shape[3]  # as Swin's maps, [B, H, W, C]
+            output = output.mean((1, 2) if channels_last else (2, 3))
+        vectors.append(output.mean(1) if output.dim() == 3 else output.flatten(1))
+    return torch.cat(vectors, 1)
 
 
 def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut:
@@ -88,15 +117,10 @@ def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut
         NoCut: a trained layer comes first, or the forward cannot be traced or cut exactly.
     """
     graph = _traced(network)
-    images_node = next(node for node in graph.nodes if node.op == "placeholder")
-    output = next(node for node in graph.nodes if node.op == "output")
+    _, output = _ends(graph)
     with torch.no_grad(), _generators_kept(images.device):
         values = _frozen_values(network, graph, frozen, images)
-        deepest = _stored_nodes(network, output, _storable(values, images_node, len(images)))
-        stored = list(dict.fromkeys(_without_effect(network, node, values) for node in deepest))
-        prefix = _part(graph, [images_node], tuple(stored))
-        if not any(_tensors_of(network, node) for node in prefix.nodes):
-            raise NoCut("no frozen layer comes before the first that trains")
+        stored, prefix = _deepest(network, graph, values, len(images))
         cut = Cut(
             name=" + ".join(_title(node) for node in stored),
             prefix=_function(network, prefix),
@@ -106,6 +130,48 @@ def find_cut(network: nn.Module, frozen: Collection[str], images: Tensor) -> Cut
         )
         _check(network, cut, images, tuple(values[node] for node in stored))
     return cut
+
+
+def find_taps(network: nn.Module, frozen: Sequence[Collection[str]], images: Tensor) -> Taps:
+    """The cuts of `find_cut` for several sets of frozen parameters, pooled, as one pass.
+
+    Depths at which the network cannot be cut, or is cut as at the next, are left out.
+
+    Args:
+        network: in the modes in which it will be used; not changed.
+        frozen: names of the frozen parameters, from the fewest to the most; the last has a cut.
+        images: as for `find_cut`.
+
+    Raises:
+        NoCut: there is none at the last depth.
+    """
+    graph = _traced(network)
+    images_node, _ = _ends(graph)
+    depths: dict[tuple[fx.Node, ...], int] = {}
+    with torch.no_grad(), _generators_kept(images.device):
+        for number, names in enumerate(frozen):
+            try:
+                stored, _ = _deepest(network, graph, _frozen_values(network, graph, names, images), len(images))
+            except NoCut:
+                if number + 1 == len(frozen):
+                    raise
+            else:
+                depths[tuple(stored)] = number
+        nodes = list(graph.nodes)
+        vectors = []
+        for tapped in depths:
+            with graph.inserting_after(max(tapped, key=nodes.index)):  # at once: a later layer may work in place
+                vectors.append(graph.call_function(pooled, tapped))
+        part = _part(graph, [images_node], (*vectors, *list(depths)[-1]))
+        compute = _function(network, part)
+        examples = compute(network, images.clone())[: len(vectors)]
+    return Taps(
+        depths=tuple(depths.values()),
+        names=tuple(" + ".join(_title(node) for node in tapped) for tapped in depths),
+        compute=compute,
+        examples=tuple(example.to("meta") for example in examples),
+        graph=part,
+    )
 
 
 class _Tracer(fx.Tracer):
@@ -122,6 +188,36 @@ def _traced(network: nn.Module) -> fx.Graph:
         return _Tracer().trace(network)
     except Exception as error:
         raise NoCut(f"its forward cannot be traced ({type(error).__name__})") from error
+
+
+def _fingerprint(network: nn.Module, graph: fx.Graph) -> str:
+    digest = hashlib.sha256(graph.python_code("self").src.encode())
+    for node in graph.nodes:
+        for name, tensor in _tensors_of(network, node).items():
+            digest.update(f"\n{node.target} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        if node.op == "call_module":
+            digest.update(f"\n{node.target} {network.get_submodule(node.target)}".encode())
+    return digest.hexdigest()
+
+
+def _ends(graph: fx.Graph) -> tuple[fx.Node, fx.Node]:
+    """(the node of the images, the node of the output)."""
+    found = {node.op: node for node in reversed(graph.nodes)}
+    return found["placeholder"], found["output"]
+
+
+def _deepest(
+    network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], count: int
+) -> tuple[list[fx.Node], fx.Graph]:
+    """(the nodes at the deepest cut, the graph that leads to them), given the values of the frozen steps."""
+    images, output = _ends(graph)
+    deepest = _stored_nodes(network, output, _storable(values, images, count))
+    stored = list(dict.fromkeys(_without_effect(network, node, values) for node in deepest))
+    prefix = _part(graph, [images], tuple(stored))
+    if not any(_tensors_of(network, node) for node in prefix.nodes):
+        raise NoCut("no frozen layer comes before the first that trains")
+    return stored, prefix
 
 
 def _frozen_values(network: nn.Module, graph: fx.Graph, frozen: Collection[str], images: Tensor) -> dict[fx.Node, Any]:
