@@ -17,6 +17,7 @@ from graft.errors import DataError, listed
 from graft.inspection.dataset import near_duplicates
 from graft.inspection.duplicates import same_groups
 from graft.inspection.examine import Described, ImageFacts, examine
+from graft.inspection.quality import COUNT, Quality
 from graft.system.files import write_atomically
 
 LISTED = 3
@@ -25,10 +26,10 @@ LISTED = 3
 DESCRIPTION = np.dtype(
     [
         *(("image", IDENTITY), ("readable", "?"), ("blank", "?"), ("size", "<u4", 2)),
-        *(("digest", "V32"), ("hash", "V16"), ("thumb", "V256")),
+        *(("digest", "V32"), ("hash", "V16"), ("thumb", "V256"), ("quality", "<f4", COUNT)),
     ]
 )
-"""What is remembered of an image to recognise its copies."""
+"""What is remembered of an image to recognise its copies and to judge how it is taken."""
 
 Groups = list[list[int]]
 Done = Callable[[], object]
@@ -88,17 +89,30 @@ def find_copies(
     every = np.concatenate(identities)
     if not decode and not np.isin(every, known["image"]).all():
         return Copies(names, split, same_groups([identity or None for identity in every.tolist()]), near=False)
-    for images, own in zip(parts.values(), identities, strict=True):
-        new = np.flatnonzero(~np.isin(own, known["image"]))
-        if len(new):
-            known = np.concatenate([known, _described(own[new], examine(images.select(new), done))])
-            _write(memory, known)
-    _, first = np.unique(known["image"], return_index=True)
-    facts = [_facts(row) for row in known[first][np.searchsorted(known["image"][first], every)]]
+    facts = [each for images in parts.values() for each in described(images, memory, done)]
     same = same_groups([None if each is None else each.digest for each in facts])
     near = near_duplicates(facts, same)
     covered = {index for group in near for index in group}
     return Copies(names, split, near + [group for group in same if covered.isdisjoint(group)], near=True)
+
+
+def described(images: ImageSet, memory: Path | None, done: Done = lambda: None) -> list[ImageFacts | None]:
+    """The description of each image, None for an unreadable one; those in `memory` are not decoded again.
+
+    The format and the pixel format of the file are not remembered, and empty.
+
+    Args:
+        images: the images.
+        memory: file of the descriptions, if it can be written.
+        done: called after each image that is decoded.
+    """
+    own, known = images.identities(), _read(memory)
+    new = np.flatnonzero(~np.isin(own, known["image"]))
+    if len(new):
+        known = np.concatenate([known, _described(own[new], examine(images.select(new), done))])
+        _write(memory, known)
+    _, first = np.unique(known["image"], return_index=True)
+    return [_facts(row) for row in known[first][np.searchsorted(known["image"][first], own)]]
 
 
 def _identical_files(parts: Mapping[str, ImageSet]) -> Groups:
@@ -215,6 +229,7 @@ def _described(identities: npt.NDArray[np.bytes_], described: Sequence[Described
         if isinstance(each, ImageFacts):
             row["readable"], row["blank"], row["size"] = True, each.blank, each.size
             row["digest"], row["hash"], row["thumb"] = each.digest, each.hash, each.thumb
+            row["quality"] = each.quality.values()
     return rows
 
 
@@ -223,7 +238,8 @@ def _facts(row: np.void) -> ImageFacts | None:
         return None
     width, height = row["size"].tolist()
     digest, hash_, thumb = (row[name].tobytes() for name in ("digest", "hash", "thumb"))
-    return ImageFacts((width, height), "", "", False, False, bool(row["blank"]), digest, hash_, thumb)
+    quality = Quality(*row["quality"].tolist())
+    return ImageFacts((width, height), "", "", False, False, bool(row["blank"]), digest, hash_, thumb, quality)
 
 
 def _read(file: Path | None) -> npt.NDArray[np.void]:

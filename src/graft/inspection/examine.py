@@ -14,6 +14,7 @@ from graft.data.images import ImageFile, ImageSet, opened, orientation, to_rgb
 from graft.data.splits import Splits
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import difference_hash, thumbnail
+from graft.inspection.quality import Quality
 from graft.system.cpu import available_cores
 
 BLOCK = 1024
@@ -83,6 +84,7 @@ class ImageFacts:
         blank: whether all pixels have the same colour.
         digest: SHA-256 of size and RGB pixels.
         hash, thumb: perceptual hash and thumbnail, see `duplicates`.
+        quality: how it is taken.
     """
 
     size: tuple[int, int]
@@ -94,6 +96,7 @@ class ImageFacts:
     digest: bytes
     hash: bytes
     thumb: bytes
+    quality: Quality
 
 
 Described = ImageFacts | UnreadableImage
@@ -140,5 +143,6 @@ def _described(
     blank = all(low == high for low, high in rgb.getextrema())  # type: ignore[misc]
     grey = rgb.convert("L")
     return ImageFacts(
-        rgb.size, format_, mode, rotated, animated, blank, digest.digest(), difference_hash(grey), thumbnail(grey)
-    )
+        rgb.size, format_, mode, rotated, animated, blank, digest.digest(), difference_hash(grey), thumbnail(grey),
+        Quality.of(rgb),
+    )  # fmt: skip

@@ -45,16 +45,17 @@ def logistic(features: Floats, labels: Integers, groups: Integers | None, seed: 
         known = np.unique(labels[fit])
         rest = rest[np.isin(labels[rest], known)]
         if len(known) > 1 and len(rest):
-            heads = {each: _logistic(features[fit], labels[fit], each) for each in STRENGTHS}
+            heads = {each: strengthened(features[fit], labels[fit], each) for each in STRENGTHS}
             losses = {
                 each: log_loss(labels[rest], head.predict_proba(features[rest]), labels=known)
                 for each, head in heads.items()
             }
             strength = min(losses, key=losses.__getitem__)
-    return _logistic(features, labels, strength)
+    return strengthened(features, labels, strength)
 
 
-def _logistic(features: Floats, labels: Integers, strength: float) -> Head:
+def strengthened(features: Floats, labels: Integers, strength: float) -> Head:
+    """Multinomial logistic regression with a given inverse strength of its penalty."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # as precise after 200 iterations as predictions need
         fitted: Head = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(features, labels)
