@@ -113,15 +113,10 @@ def compose(*overrides: str, task: str = "train", config_dir: Source | None = No
     Raises:
         ConfigError: a group, an option or a key that does not exist, a value of the wrong kind; names the nearest.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from omegaconf import open_dict
 
     from graft.cli import explain
-    from graft.config import conf_dir
-    from graft.config.overrides import quote_literals
-    from graft.config.registration import SCHEMAS, register
-    from graft.config.unknown_keys import refuse_unknown_keys
+    from graft.config.composing import compose_config
 
     for word in overrides:
         if word.lstrip("+").startswith("hydra") and not word.startswith("hydra.searchpath="):
@@ -129,14 +124,9 @@ def compose(*overrides: str, task: str = "train", config_dir: Source | None = No
                 f"{word}: keys of Hydra itself have no effect from Python.\n"
                 "Leave it out; graft.train and graft.build take the run's folder as folder=PATH."
             )
-    register(task)
-    words = quote_literals(overrides, task)
-    if config_dir is not None:
-        words = [*words, _search_path(config_dir)]
+    words = [*overrides] if config_dir is None else [*overrides, _search_path(config_dir)]
     try:
-        with initialize_config_dir(str(conf_dir())):
-            config = hydra_compose(task, words, return_hydra_config=True)
-            refuse_unknown_keys(config, SCHEMAS[task])
+        config = compose_config(task, words)
     except Exception as error:
         if message := explain(error, task):
             raise ConfigError(message.strip()) from None

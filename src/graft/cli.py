@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "train": "train a network, keep its best checkpoint and test it",
+    "advise": "before training: which network, how much of it, how accurate it will be, how long it takes",
     "lr_find": "find a learning rate for graft train, with the same overrides",
     "evaluate": "compute the metrics of a checkpoint on its own data set or another",
     "soup": "average the weights of several checkpoints of the same network",

@@ -221,3 +221,28 @@ class LrFindConfig(TrainConfig):
     """The whole configuration of `graft lr_find`: that of `graft train`, and the learning rates to try."""
 
     lr_find: SearchedRatesConfig = field(default_factory=SearchedRatesConfig)
+
+
+@dataclass
+class AdviceConfig:
+    """How `graft advise` compares networks."""
+
+    minutes: float = bounded(10.0, above=0)
+    """Time for all networks together; where it is short, a stratified sample of the images is used."""
+    download: bool = False
+    """Whether the weights of `models` may be downloaded."""
+    folds: int = bounded(5, least=2, most=20)
+    """Folds of the cross-validation."""
+
+
+@dataclass
+class AdviseConfig(TrainConfig):
+    """The whole configuration of `graft advise`: that of `graft train`, and the networks to compare."""
+
+    models: Any = None
+    """Names of the networks, [squeezenet1_1,vgg16]; null: all whose weights are on this machine."""
+    weights: Any = None
+    """Network -> its weights, as in model.weights: {vgg16: FILE}; untyped, because Hydra could not set a typed mapping
+    from the command line."""
+    folder: str = literal("outputs/advise")
+    advise: AdviceConfig = field(default_factory=AdviceConfig)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from graft.config import optimizers
 from graft.config.commands import (
+    AdviseConfig,
     CompareConfig,
     EvaluateConfig,
     ExportConfig,
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
+    "advise": AdviseConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "export": ExportConfig,

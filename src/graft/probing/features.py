@@ -92,6 +92,22 @@ def pretrained(config: TrainConfig, num_classes: int) -> Pretrained:
     return Pretrained(recipe, network, preprocessing, weights, stages_of(network))
 
 
+def runner_of(config: TrainConfig, network: Pretrained) -> FeaturePass:
+    """Runs the network with the device and precision of `config.trainer`."""
+    device = choose_device(config.trainer)
+    trainer = pl.Trainer(
+        accelerator=device.accelerator,
+        devices=1,
+        precision=device.precision,  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    normalise = Normalise(network.preprocessing).to(trainer.strategy.root_device)
+    return FeaturePass(network.network, normalise, trainer)
+
+
 @dataclass(frozen=True)
 class StageFeatures:
     """Features of N images at the stages of a network, means over the positions of each map.
@@ -201,19 +217,7 @@ class _Reader:
         record: Path,
     ) -> None:
         self.config, self.network, self.images, self.source = config, network, images, source
-        device = choose_device(config.trainer)
-        trainer = pl.Trainer(
-            accelerator=device.accelerator,
-            devices=1,
-            precision=device.precision,  # type: ignore[arg-type]
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        self.runner = FeaturePass(
-            network.network, Normalise(network.preprocessing).to(trainer.strategy.root_device), trainer
-        )
+        self.runner = runner_of(config, network)
         self.data = ImageDataModule(
             Splits((), images, images, images, source=source),
             network.preprocessing,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from graft.config.metrics import direction
@@ -79,14 +79,7 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
     headers, cells = table(found)
     # no "</script>" or "<!--" can appear in it
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: printable(value) if type(value) is str else value,  # control characters are escaped
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template(TEMPLATE.name).render(
+    text = template_of(TEMPLATE).render(
         title=title,
         summary=summary_line(found),
         unreadable=[str(each) for each in ignored],
@@ -100,6 +93,18 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
         script_hash=_hash_of_script(TEMPLATE.read_text(encoding="utf-8")),
     )
     return Page(text, damaged)
+
+
+def template_of(file: Path) -> Template:
+    """The template of a page; values are escaped, control characters in them too."""
+    environment = Environment(
+        loader=FileSystemLoader(file.parent, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(file.name)
 
 
 def _hash_of_script(template: str) -> str:

@@ -43,23 +43,26 @@ def new_folder(path: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def claimed_folder(folder: Path, generated_name: bool, results: Mapping[str, str]) -> Path:
+def claimed_folder(
+    folder: Path, generated_name: bool, results: Mapping[str, str], *, key: str = "hydra.run.dir"
+) -> Path:
     """The folder for the results of a command: a new one of a generated name, else `folder`, which holds none yet.
 
     Args:
-        folder: the value of hydra.run.dir.
+        folder: the value of `key`.
         generated_name: whether Graft has chosen its name.
         results: file of a result -> what it is a result of, e.g. {"summary.json": "a run"}.
+        key: the configuration key that sets the folder.
 
     Raises:
         ConfigError: the folder cannot be written to, or has a result.
     """
     if generated_name:
         return new_folder(folder)
-    require_writable(folder, "hydra.run.dir")
+    require_writable(folder, key)
     for name, what in results.items():
         if (folder / name).exists():
-            raise ConfigError(f"hydra.run.dir={folder}: holds {name} of {what}.\nGive another folder.")
+            raise ConfigError(f"{key}={folder}: holds {name} of {what}.\nGive another folder.")
     return folder
 
 

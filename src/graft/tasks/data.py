@@ -8,7 +8,8 @@ from typing import Any
 from graft.config import COPIES
 from graft.config.commands import InspectConfig, PackConfig
 from graft.config.schema import DataConfig, TrainConfig
-from graft.data.loading import load_splits, locate
+from graft.data.images import ImageSet
+from graft.data.loading import load_published, load_splits, locate
 from graft.data.scan import exclude_unreadable
 from graft.data.sources import is_data_module, source_arguments
 from graft.data.sources.base import Source
@@ -164,6 +165,21 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         corrections=data.corrections,
         prepare=grouped if data.duplicates == "group" else lambda source: source,
     )
+
+
+def groups_of(config: TrainConfig, images: ImageSet) -> list[str] | None:
+    """The group of each image of the configured data set, e.g. the patient; None if it has no groups."""
+    published, _ = load_published(
+        config.data._target_,
+        root=data_root(config),
+        seed=config.seed,
+        group_pattern=config.data.group_pattern,
+        download=False,
+        arguments=source_arguments(config.data, DataConfig),
+    )
+    if config.data.duplicates == "group":
+        published = with_groups_of_copies(published, copies_file(config))
+    return None if published.group_of is None else [published.group_of(name) for name in images.names]
 
 
 def copies_file(config: TrainConfig | InspectConfig) -> Path | None:
