@@ -30,6 +30,7 @@ TASKS = {
     "soup": "average the weights of several checkpoints of the same network",
     "predict": "predict the classes of images with a checkpoint or an ImageNet network",
     "export": "export a checkpoint as ONNX, torch.export or state dict, and compare it with the original",
+    "improve": "find wrong labels and bad images, forecast what more images would buy, choose what to label next",
     "inspect": "check a data set for broken, duplicate and unbalanced images; exit code 1 on an error",
     "pack": "write a data set as shards, for training from a folder, a web server or S3",
     "compare": "compare all finished runs in a table",

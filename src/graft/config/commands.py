@@ -6,6 +6,7 @@ from typing import Any
 from graft.config.fields import Open, Parts, bounded, choice, literal, same_range
 from graft.config.schema import (
     AugmentConfig,
+    CacheConfig,
     DataConfig,
     DownloadConfig,
     FreezeConfig,
@@ -246,3 +247,51 @@ class AdviseConfig(TrainConfig):
     from the command line."""
     folder: str = literal("outputs/advise")
     advise: AdviceConfig = field(default_factory=AdviceConfig)
+
+
+@dataclass
+class ImprovementConfig:
+    """What `graft improve` looks for."""
+
+    folds: int = bounded(5, least=2, most=20)
+    """Folds of the cross-validation: each image is judged by heads that were fitted to the other folds."""
+    kinds: Any = None
+    """Kinds of proposals, [label,outlier]; null: all."""
+    test: bool = False
+    """Whether test images are looked at, too."""
+    curve: bool = True
+    """Whether to forecast what more images would buy."""
+    count: int = bounded(100, least=1)
+    """Number of images of `unlabelled` to label next."""
+    page: int = bounded(300, least=1, most=2000)
+    """Largest number of proposals on the page; proposals.csv has all."""
+
+
+@dataclass
+class ImproveConfig:
+    """The whole configuration of `graft improve`."""
+
+    run: str | None = literal(None)
+    """A run's folder or checkpoint: its data and its network."""
+    unlabelled: str | None = literal(None)
+    """Folder of images without labels, of which to choose those to label next."""
+    seed: int | None = same_range(TrainConfig, "seed")
+    folder: str = literal("outputs/improve")
+    improve: ImprovementConfig = field(default_factory=ImprovementConfig)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=None))
+    """A pretrained network for the features; without a `_target_` that of the run, or `DEFAULT_NETWORK`."""
+    models: Any = None
+    """Names of several pretrained networks, whose features are joined: [squeezenet1_1,vgg16]."""
+    weights: Any = None
+    """Network of `models` -> its weights, as in model.weights: {vgg16: FILE}."""
+    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    trainer: InferenceConfig = field(default_factory=InferenceConfig)
+    cache: CacheConfig = field(default_factory=lambda: CacheConfig(views=None))
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    trust: list[str] = field(default_factory=list)
+    """Packages that may be imported where the checkpoint names them, e.g. [my_package]."""
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+
+    def evaluation(self) -> EvaluateConfig:
+        """The keys that `graft evaluate` has, too."""
+        return EvaluateConfig(data=self.data, trainer=self.trainer, paths=self.paths, trust=self.trust)

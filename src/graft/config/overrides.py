@@ -30,6 +30,9 @@ POSITIONAL: Mapping[str, str | None] = {
 }
 """Command -> the key that an argument without a key sets, e.g. `graft predict photo.jpg`."""
 
+RUN_KEYS: Mapping[str, str] = {"inspect": "checkpoint", "improve": "run"}
+"""Command whose argument without a key is a data set or a run -> the key of the run."""
+
 OPTIONS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd",
                       "--config-dir", "-i", "--info")  # fmt: skip
 """Options of Hydra that are followed by a value."""
@@ -69,8 +72,8 @@ def _with_keys(words: Sequence[str], task: str) -> list[str]:
     if not paths:
         return list(words)
     key, listed = POSITIONAL.get(task), " ".join(paths.values())
-    if task == "inspect":
-        key = _inspected(next(iter(paths.values())))
+    if task in RUN_KEYS:
+        key = _data_or_run(next(iter(paths.values())), RUN_KEYS[task])
     if key is None:
         raise ConfigError(f"{listed}: not an override.\nWrite key=value; graft {task} --help lists the keys.")
     if any(word.startswith(f"{key}=") for word in words):
@@ -84,11 +87,11 @@ def _with_keys(words: Sequence[str], task: str) -> list[str]:
     return [*others, f"{key}=[{quoted}]" if len(paths) > 1 else f"{key}={quoted}"]
 
 
-def _inspected(path: str) -> str:
-    """The key that a path sets in `graft inspect`: a data set if it is a folder without a run, else a checkpoint."""
+def _data_or_run(path: str, run_key: str) -> str:
+    """The key that a path sets: data.root for a folder without a run, else `run_key`."""
     folder = Path(path).expanduser()
     is_run = (folder / "checkpoints").is_dir() or (folder / "summary.json").is_file()
-    return "data.root" if folder.is_dir() and not is_run else "checkpoint"
+    return "data.root" if folder.is_dir() and not is_run else run_key
 
 
 def _target_options(words: Sequence[str], task: str) -> list[str]:

@@ -15,6 +15,7 @@ from graft.config.commands import (
     CompareConfig,
     EvaluateConfig,
     ExportConfig,
+    ImproveConfig,
     InspectConfig,
     LrFindConfig,
     PackConfig,
@@ -30,6 +31,7 @@ T = TypeVar("T")
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "advise": AdviseConfig,
+    "improve": ImproveConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "export": ExportConfig,

@@ -112,6 +112,7 @@ class AppliedCorrections:
         relabelled, excluded: split -> number of images; "val and test" where both are the same images.
         kept: number of rows that confirm an image.
         unused: number of corrected images that are in no split (data.shots).
+        original: name of each relabelled image -> its class in the data set.
     """
 
     file: str
@@ -120,6 +121,7 @@ class AppliedCorrections:
     excluded: Mapping[str, int]
     kept: int
     unused: int
+    original: Mapping[str, str]
 
     def plain(self) -> dict[str, Any]:
         """The entry of summary.json."""
@@ -225,6 +227,7 @@ def corrected(splits: Splits, published: Source, corrections: Corrections) -> Sp
     counts: dict[str, dict[str, int]] = {RELABEL: {}, EXCLUDE: {}}
     excluded: list[tuple[str, str]] = []
     parts: dict[int, ImageSet] = {}
+    original: dict[str, str] = {}
     used = 0
     for name, images in splits.distinct_parts().items():
         changes = {index: rows[each] for index, each in enumerate(images.names) if each in rows}
@@ -232,6 +235,7 @@ def corrected(splits: Splits, published: Source, corrections: Corrections) -> Sp
         labels = images.labels.copy()
         for index, row in changes.items():
             if row.action == RELABEL:
+                original[images.names[index]] = splits.classes[int(labels[index])]
                 labels[index] = _class_index(row.label, splits.classes, corrections.file, row.line)
         out = [index for index, row in changes.items() if row.action == EXCLUDE]
         excluded += [(images.names[index], f"excluded by {KEY}") for index in out]
@@ -246,6 +250,7 @@ def corrected(splits: Splits, published: Source, corrections: Corrections) -> Sp
         counts[EXCLUDE],
         sum(row.action == KEEP for row in corrections.rows),
         len(rows) - used,
+        original,
     )
     train, val, test = (parts[id(part)] for part in splits.parts().values())
     return replace(

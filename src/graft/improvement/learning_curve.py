@@ -68,6 +68,19 @@ class LearningCurve:
     accuracy: tuple[float, ...]
     forecasts: tuple[Forecast, ...]
 
+    def plain(self) -> dict[str, Any]:
+        """The entry of improve.json; the class of all images is null."""
+        return {
+            "class": self.name or None,
+            "images": list(self.images),
+            "accuracy": [round(each, 4) for each in self.accuracy],
+            "forecasts": [
+                {"images": each.images, "accuracy": round(each.value, 4), "interval": [round(each.low, 4), round(each.high, 4)]}
+                for each in self.forecasts
+            ],
+            "level": LEVEL,
+        }
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -1,10 +1,14 @@
 """Which unlabelled images to label next: those that a head is unsure of, and that are unlike one another."""
 
-from dataclasses import dataclass
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from graft.system.escaping import CsvWriter
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating[Any]]
@@ -58,3 +62,35 @@ def select(unit: Matrix, labelled: Matrix, uncertainty: npt.NDArray[np.float64],
         left[best] = False
         nearest = np.maximum(nearest, unit @ unit[best])
     return Selection(chosen, uncertainty)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An image to label next.
+
+    Attributes:
+        path: relative to the folder of unlabelled images.
+        file: its path.
+        predicted: the most probable class.
+        probability: of that class.
+        uncertainty: in [0, 1], see `uncertainties`.
+    """
+
+    path: str
+    file: str
+    predicted: str
+    probability: float
+    uncertainty: float
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def as_choices(choices: Iterable[Choice]) -> str:
+    """The content of label_next.csv, the first to label first; no spreadsheet evaluates a text of it."""
+    text = io.StringIO()
+    writer = CsvWriter(text)
+    writer.writerow(("path", "predicted", "probability", "uncertainty"))
+    for each in choices:
+        writer.writerow([each.path, each.predicted, f"{each.probability:.4f}", f"{each.uncertainty:.4f}"])
+    return text.getvalue()

@@ -90,10 +90,15 @@ def find_copies(
     if not decode and not np.isin(every, known["image"]).all():
         return Copies(names, split, same_groups([identity or None for identity in every.tolist()]), near=False)
     facts = [each for images in parts.values() for each in described(images, memory, done)]
+    return Copies(names, split, copies_among(facts), near=True)
+
+
+def copies_among(facts: Sequence[ImageFacts | None]) -> Groups:
+    """Groups of images that are copies of one another, identical or near; None is an unreadable image."""
     same = same_groups([None if each is None else each.digest for each in facts])
     near = near_duplicates(facts, same)
     covered = {index for group in near for index in group}
-    return Copies(names, split, near + [group for group in same if covered.isdisjoint(group)], near=True)
+    return near + [group for group in same if covered.isdisjoint(group)]
 
 
 def described(images: ImageSet, memory: Path | None, done: Done = lambda: None) -> list[ImageFacts | None]:

@@ -77,8 +77,6 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
     }
     same, different = configurations(found)
     headers, cells = table(found)
-    # no "</script>" or "<!--" can appear in it
-    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     text = template_of(TEMPLATE).render(
         title=title,
         summary=summary_line(found),
@@ -89,8 +87,8 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
         detailed=DETAILED,
         different=different,
         same=same,
-        data=Markup(data),
-        script_hash=_hash_of_script(TEMPLATE.read_text(encoding="utf-8")),
+        data=script_data(content),
+        script_hash=script_hash(TEMPLATE),
     )
     return Page(text, damaged)
 
@@ -107,9 +105,15 @@ def template_of(file: Path) -> Template:
     return environment.get_template(file.name)
 
 
-def _hash_of_script(template: str) -> str:
+def script_data(content: object) -> Markup:
+    """Values as JSON within a script element: no "</script>" or "<!--" can appear in it."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def script_hash(template: Path) -> str:
     """The only script that the page's policy lets run, by its SHA-256."""
-    script = template.rpartition("<script>")[2].partition("</script>")[0]
+    script = template.read_text(encoding="utf-8").rpartition("<script>")[2].partition("</script>")[0]
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 

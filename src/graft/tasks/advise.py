@@ -95,7 +95,7 @@ def checked(config: DictConfig, overrides: Sequence[str]) -> tuple[AdviseConfig,
             f"data._target_={cfg.data._target_}: a LightningDataModule gives batches, and advice needs single images."
             "\nUse one of Graft's data sources, e.g. data=folder or data=table."
         )
-    models, weights = _names(cfg.models), _files(cfg.weights)
+    models, weights = names_of(cfg.models), files_of(cfg.weights)
     settle(cfg, [])
     check_locations(cfg, {"folder": cfg.folder})
     require_gpu(cfg.trainer.accelerator)
@@ -103,7 +103,8 @@ def checked(config: DictConfig, overrides: Sequence[str]) -> tuple[AdviseConfig,
     return cfg, found, missing
 
 
-def _names(models: object) -> list[str] | None:
+def names_of(models: object) -> list[str] | None:
+    """The value of `models` as names; raises ConfigError if it is no list of them."""
     if models is None:
         return None
     names = [models] if isinstance(models, str) else models
@@ -112,7 +113,8 @@ def _names(models: object) -> list[str] | None:
     return names
 
 
-def _files(weights: object) -> dict[str, str]:
+def files_of(weights: object) -> dict[str, str]:
+    """The value of `weights`, network -> its weights; raises ConfigError if it is none."""
     if weights is None:
         return {}
     if not isinstance(weights, dict) or not all(isinstance(file, str) for file in weights.values()):
