@@ -263,7 +263,7 @@ class ImprovementConfig:
     """Whether to forecast what more images would buy."""
     count: int = bounded(100, least=1)
     """Number of images of `unlabelled` to label next."""
-    page: int = bounded(300, least=1, most=2000)
+    page: int = bounded(200, least=1, most=2000)
     """Largest number of proposals on the page; proposals.csv has all."""
 
 

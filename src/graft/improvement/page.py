@@ -120,6 +120,7 @@ def as_page(report: Report, done: Callable[[], object] = lambda: None) -> str:
             }
         )  # fmt: skip
         done()
+    shown.sort(key=lambda each: KINDS.index(str(each["kind"])))  # stable: within a kind the best first
     kinds = [kind for kind in KINDS if any(each.kind == kind for each in report.proposals)]
     content = {
         "id": hashlib.sha256(json.dumps([report.fingerprint, [*report.classes]]).encode()).hexdigest()[:16],

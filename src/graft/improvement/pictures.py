@@ -10,6 +10,9 @@ from graft.inspection.examine import ImageFacts
 
 Floats = npt.NDArray[np.float64]
 
+MOST = 0.75
+"""Largest score: a poor picture harms less than a wrong label that is as certain."""
+
 FEW_GREY = 0.1
 """Grey images are odd among colour images: they are proposed if no larger share of the images is grey."""
 
@@ -31,10 +34,10 @@ class Check:
     most: float = 1.0
 
     def scores(self, facts: Sequence[ImageFacts]) -> Floats:
-        """How far each picture is beyond the limit, in [0, 1], [N]: 0.5 at the limit, less within it."""
+        """How far each picture is beyond the limit, [N]: 0.5 at the limit, `MOST` as far as can be, less within it."""
         values = self.measure(facts)
         ratio = values / self.limit if self.below else self.limit / np.maximum(values, 1e-9)
-        scores = np.clip(1 - 0.5 * ratio, 0, 1)
+        scores = np.maximum(MOST - (MOST - 0.5) * ratio, 0)
         return scores if (scores > 0.5).mean() <= self.most else np.zeros(len(values))
 
 

@@ -5,7 +5,7 @@ photographs and on ants and bees (docs/improve.md).
 """
 
 from dataclasses import astuple, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ COUNT = 5
 """Number of measures."""
 
 
-def _edges(grey: npt.NDArray[np.float32]) -> float:
+def _edges(grey: npt.NDArray[np.floating[Any]]) -> float:
     """99th percentile of the size of the Laplacian of brightness; 0 for images of less than 3 pixels on a side."""
     if min(grey.shape) < 3:
         return 0.0

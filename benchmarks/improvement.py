@@ -1,0 +1,312 @@
+"""How well `graft improve` finds wrong labels and forecasts accuracy; the tables of docs/improve.md.
+
+    python -m benchmarks.improvement run --data DATA --weights WEIGHTS --cache CACHE
+    python -m benchmarks.improvement table                                    prints the Markdown from the records
+
+DATA holds flower_photos and hymenoptera_data, and cifar10 unpacked, WEIGHTS the files of NETWORKS. Each record is
+appended to benchmarks/records/improvement.jsonl as soon as it is there; what is recorded is not run again. Features are
+computed once, about 20 ms an image and network on a core; the rest takes minutes.
+
+Labels are changed at random to another class, with a seed, among all images of a set. "found" is the share of the changed
+labels among the first proposals, as many as were changed and twice as many. "accuracy" is that of a head on frozen
+features that is fitted to four fifths of the images with these labels and tested on the untouched labels of the others:
+with the changed labels, after a person has accepted the right ones among the first (twice as many as were changed)
+proposals, and with the true labels. A forecast is made from a seeded part of a set and compared with heads that are
+fitted to larger parts and tested on all other images.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+from sklearn.preprocessing import StandardScaler
+
+from graft.config.composing import compose_config
+from graft.config.registration import typed
+from graft.config.schema import TrainConfig
+from graft.improvement.label_errors import find_label_errors, judged, spread_out
+from graft.improvement.learning_curve import LEVEL, learning_curves
+from graft.improvement.neighbours import directions, find_neighbours
+from graft.probing.features import image_features, pretrained
+from graft.probing.heads import logistic
+from graft.tasks.checks import settle
+from graft.tasks.data import open_data
+
+RECORDS = Path(__file__).resolve().parent / "records" / "improvement.jsonl"
+
+SEEDS = (0, 1, 2)
+FRACTIONS = (0.05, 0.1)
+FOLDS = 5
+
+Matrix = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "squeezenet1_1": ("model=squeezenet1_1", "model.weights={weights}/squeezenet1_1-imagenet.safetensors"),
+    "squeezenet1_0": ("model=squeezenet1_0", "model.weights={weights}/squeezenet1_0-imagenet.safetensors"),
+    "vgg16": (
+        "model=vgg16", "model.classifier=pooled", "model.weights={weights}/vgg16-features.safetensors",
+        "data.preprocess.input_size=112", "data.preprocess.resize_size=128",
+    ),
+}  # fmt: skip
+"""Name -> its overrides. VGG16 has input of 112 pixels, a quarter of its usual cost."""
+
+COMBINATIONS = (("squeezenet1_1",), ("squeezenet1_1", "squeezenet1_0"), ("squeezenet1_1", "squeezenet1_0", "vgg16"))
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """What is forecast of a set: from this number of images to these."""
+
+    start: int
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set of the benchmark.
+
+    Attributes:
+        words: overrides that choose it.
+        networks: names of the networks whose features it has.
+        images: largest number of images, a stratified sample of which is used.
+        changed: whether labels are changed.
+        forecasts: None: none.
+    """
+
+    words: tuple[str, ...]
+    combinations: tuple[tuple[str, ...], ...]
+    images: int | None = None
+    changed: bool = False
+    forecasts: Forecasts | None = None
+
+
+SETS: Mapping[str, Set] = {
+    "flowers": Set(
+        ("data=flowers",), COMBINATIONS, changed=True, forecasts=Forecasts(800, (1500, 2970))
+    ),
+    "hymenoptera": Set(("data=hymenoptera",), COMBINATIONS, changed=True, forecasts=Forecasts(100, (200, 320))),
+    "digits": Set(("data=digits",), COMBINATIONS[:1], forecasts=Forecasts(350, (700, 1400))),
+    "cifar10": Set(
+        ("data=folder", "data.root={data}/cifar10/train"), COMBINATIONS[:1], images=3000, forecasts=Forecasts(600, (1200, 2400))
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features and labels of a set, by network."""
+
+    of: Mapping[str, Matrix]
+    labels: Labels
+    classes: int
+
+    def joined(self, networks: Sequence[str]) -> Matrix:
+        """The features of several networks, [N, D]."""
+        return np.concatenate([spread_out(self.of[name]) for name in networks], axis=1)
+
+
+@cache
+def features_of(name: str, networks: tuple[str, ...], data: str, weights: str, folder: str) -> Features:
+    """The features of all images of a set, test images included; computed once, and kept in `folder`."""
+    chosen = SETS[name]
+    found: dict[str, Matrix] = {}
+    labels = np.zeros(0, np.int64)
+    classes = 0
+    for network in networks:
+        words = [word.format(data=data, weights=weights) for word in (*chosen.words, *NETWORKS[network])]
+        common = [f"paths.data={data}", f"paths.cache={folder}", "strategy=feature_extract", "data.num_workers=0"]
+        config = settle(typed(compose_config("train", [*words, *common]), TrainConfig))
+        splits = open_data(config)
+        images, classes = splits.part("all"), len(splits.classes)
+        images = images.select(np.argsort(np.array(images.names), kind="stable"))
+        if chosen.images is not None and len(images) > chosen.images:
+            random = StratifiedShuffleSplit(1, train_size=chosen.images, random_state=0)
+            images = images.select(np.sort(next(random.split(images.labels, images.labels))[0]))
+        file = Path(folder) / f"{name}-{network}.npy"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, image_features(config, pretrained(config, classes), images, splits.source))
+        found[network], labels = np.load(file), images.labels.astype(np.int64)
+    return Features(found, labels, classes)
+
+
+def changed_labels(labels: Labels, classes: int, fraction: float, seed: int) -> tuple[Labels, Labels]:
+    """(labels of which a fraction is changed to another class, indices of the changed ones)."""
+    random = np.random.RandomState(seed)
+    chosen = random.choice(len(labels), round(fraction * len(labels)), replace=False)
+    given = labels.copy()
+    given[chosen] = (labels[chosen] + random.randint(1, classes, len(chosen))) % classes
+    return given, chosen
+
+
+def found_share(suspects: Labels, changed: Labels, times: int) -> float:
+    """The share of the changed labels among the first suspects, `times` as many."""
+    return float(np.isin(suspects[: times * len(changed)], changed).sum() / len(changed))
+
+
+def accuracy(features: Matrix, given: Labels, truth: Labels) -> float:
+    """Accuracy by the true labels of heads that are fitted to given ones, by five-fold cross-validation."""
+    correct = []
+    for fit, rest in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, truth):
+        scale = StandardScaler().fit(features[fit])
+        head = logistic(scale.transform(features[fit]), given[fit], None, 0)
+        best = head.predict_proba(scale.transform(features[rest])).argmax(axis=1)
+        correct.append(head.classes_[best] == truth[rest])
+    return float(np.concatenate(correct).mean())
+
+
+def label_records(name: str, options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Share of changed labels that is found, and accuracy before and after."""
+    for networks in SETS[name].combinations:
+        for fraction, seed in itertools.product(FRACTIONS, SEEDS):
+            key = f"labels {name} {'+'.join(networks)} {fraction} {seed}"
+            if key in done:
+                continue
+            features = features_of(name, networks, options.data, options.weights, options.cache)
+            joined, truth = features.joined(networks), features.labels
+            given, changed = changed_labels(truth, features.classes, fraction, seed)
+            neighbours = find_neighbours(directions(joined))
+            probabilities = judged(joined, given, neighbours, features.classes, folds=FOLDS)
+            errors = find_label_errors(probabilities, given)
+            first = errors.suspects[: 2 * len(changed)]
+            accepted = given.copy()
+            accepted[first] = np.where(np.isin(first, changed), truth[first], given[first])  # a person decides rightly
+            yield {
+                "key": key, "kind": "labels", "set": name, "networks": list(networks), "fraction": fraction, "seed": seed,
+                "images": len(truth), "changed": len(changed), "estimated": round(errors.estimated, 1),
+                "found": found_share(errors.suspects, changed, 1), "found_twice": found_share(errors.suspects, changed, 2),
+                "before": accuracy(joined, given, truth), "after": accuracy(joined, accepted, truth),
+                "true": accuracy(joined, truth, truth),
+            }  # fmt: skip
+
+
+def measured(features: Matrix, labels: Labels, count: int, repeats: int = 3) -> float:
+    """Accuracy of heads that are fitted to `count` images and tested on all others, mean over seeded draws."""
+    found = []
+    for fit, rest in StratifiedShuffleSplit(repeats, train_size=count, random_state=7).split(labels, labels):
+        scale = StandardScaler().fit(features[fit])
+        head = logistic(scale.transform(features[fit]), labels[fit], None, 0)
+        best = head.predict_proba(scale.transform(features[rest])).argmax(axis=1)
+        found.append(float((head.classes_[best] == labels[rest]).mean()))
+    return float(np.mean(found))
+
+
+def forecast_records(name: str, options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Forecasts from several parts of a set, with what heads on more images reach."""
+    chosen, networks = SETS[name], SETS[name].combinations[0]
+    assert chosen.forecasts is not None
+    keys = {part: f"forecast {name} {'+'.join(networks)} {part}" for part in range(options.parts)}
+    if done >= set(keys.values()):
+        return
+    features = features_of(name, networks, options.data, options.weights, options.cache)
+    joined, labels = features.joined(networks), features.labels
+    truth = {count: measured(joined, labels, count) for count in chosen.forecasts.targets}
+    for part, key in keys.items():
+        if key in done:
+            continue
+        draw = StratifiedShuffleSplit(1, train_size=chosen.forecasts.start, random_state=part)
+        rows = next(draw.split(labels, labels))[0]
+        names = [str(label) for label in range(features.classes)]
+        curve = learning_curves(
+            joined[rows], labels[rows], names, folds=FOLDS, seed=part, targets=chosen.forecasts.targets
+        )[0]
+        yield {
+            "key": key, "kind": "forecast", "set": name, "networks": list(networks), "part": part,
+            "start": chosen.forecasts.start,
+            "forecasts": [
+                {"images": each.images, "value": each.value, "low": each.low, "high": each.high, "true": truth[each.images]}
+                for each in curve.forecasts
+            ],
+        }  # fmt: skip
+
+
+def recorded() -> list[dict[str, Any]]:
+    """The records so far."""
+    return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.is_file() else []
+
+
+def run(options: argparse.Namespace) -> None:
+    """Append what is not recorded yet."""
+    done = {record["key"] for record in recorded()}
+    for name in options.sets or SETS:
+        sources = [label_records] if SETS[name].changed and options.only != "forecast" else []
+        sources += [forecast_records] if SETS[name].forecasts and options.only != "labels" else []
+        for records in sources:
+            for record in records(name, options, done):
+                with RECORDS.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                print(record["key"], flush=True)
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The tables of docs/improve.md."""
+    return f"{_label_table(records)}\n{_forecast_table(records)}"
+
+
+def _label_table(records: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "| set | features | changed | found among as many | among twice as many | accuracy with changed labels | after "
+        "accepting | with true labels |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = [record for record in records if record["kind"] == "labels"]
+    for (name, networks, fraction), group in _grouped(rows, "set", "networks", "fraction"):
+        means = [np.mean([each[key] for each in group]) for key in ("found", "found_twice", "before", "after", "true")]
+        found, twice, *accuracies = means
+        figures = " | ".join([f"{found:.2f}", f"{twice:.2f}", *(f"{each:.3f}" for each in accuracies)])
+        lines.append(f"| {name} | {', '.join(networks)} | {fraction:.0%} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def _forecast_table(records: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        f"| set | from | to | measured | mean forecast | mean error in points | in its {LEVEL:.0%} interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = [record for record in records if record["kind"] == "forecast"]
+    for (name, start), group in _grouped(rows, "set", "start"):
+        for number, first in enumerate(group[0]["forecasts"]):
+            each = [record["forecasts"][number] for record in group]
+            error = 100 * np.mean([abs(one["value"] - one["true"]) for one in each])
+            inside = sum(one["low"] <= one["true"] <= one["high"] for one in each)
+            value = np.mean([one["value"] for one in each])
+            lines.append(
+                f"| {name} | {start:,} | {first['images']:,} | {first['true']:.3f} | {value:.3f} | {error:.1f} | "
+                f"{inside} of {len(each)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _grouped(
+    rows: Sequence[Mapping[str, Any]], *keys: str
+) -> Iterator[tuple[tuple[Any, ...], list[Mapping[str, Any]]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row[key] for key in keys]), []).append(row)
+    for text, group in groups.items():
+        yield tuple(json.loads(text)), group
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)}; none: all")
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--weights", default="weights")
+    parser.add_argument("--cache", default="outputs/cache", help="where features are kept")
+    parser.add_argument("--parts", type=int, default=6, help="seeded parts of a set to forecast from")
+    parser.add_argument("--only", choices=("labels", "forecast"))
+    arguments = parser.parse_args()
+    if arguments.action == "run":
+        run(arguments)
+    else:
+        print(table(recorded()))
