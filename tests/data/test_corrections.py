@@ -61,7 +61,9 @@ def test_corrected_images_stay_in_their_split_with_the_new_class(photos: Path, t
 def test_the_order_of_the_rows_does_not_matter_and_repeated_rows_are_counted(photos: Path, tmp_path: Path) -> None:
     rows = ("cat/0.png,cat,relabel,dog", "dog/1.png,dog,exclude,", "cat/0.png,,,dog")
     first = load("folder", photos, corrections=corrections(tmp_path, *rows, header="path,given,action,label"))
-    second = load("folder", photos, corrections=corrections(tmp_path, *reversed(rows), header="path,given,action,label"))
+    second = load(
+        "folder", photos, corrections=corrections(tmp_path, *reversed(rows), header="path,given,action,label")
+    )
     assert (first.fingerprint(), first.source) == (second.fingerprint(), second.source)
     assert any("1 rows repeat others" in note for note in first.notes)
 
@@ -87,7 +89,7 @@ def test_images_that_shots_leave_out_are_counted(photos: Path, tmp_path: Path) -
         fill(tmp_path / "split", {f"{part}/{name}": 4 for part in ("train", "val", "test") for name in ("cat", "dog")})
         photos = tmp_path / "split"
         used = load("folder", photos, shots=2)
-        unused = sorted({name for name in load("folder", photos).train.names} - set(used.train.names))
+        unused = sorted(set(load("folder", photos).train.names) - set(used.train.names))
     splits = load("folder", photos, shots=2, corrections=corrections(tmp_path, f"{unused[0]},,exclude,,"))
     assert splits.corrections is not None
     assert splits.corrections.unused == 1
@@ -109,7 +111,7 @@ def test_images_that_shots_leave_out_are_counted(photos: Path, tmp_path: Path) -
     ],
 )
 def test_rows_that_do_not_fit_are_refused_by_line(photos: Path, tmp_path: Path, rows: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match="data.corrections=") as raised:
+    with pytest.raises(ConfigError, match=r"data\.corrections=") as raised:
         load("folder", photos, corrections=corrections(tmp_path, *rows))
     assert message in str(raised.value)
 

@@ -102,6 +102,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published, _ = load_published("folder", root=root / "photos", seed=0)
     pack(Packing.of(published, Options(), (), {}), root / "shards")
     write_images(root / "insects", published.train)
+    (root / "corrections.csv").write_text(f"path,given,action,label\n{published.train.names[0]},,exclude,\n")
     return root
 
 
@@ -223,6 +224,8 @@ def test_an_example_of_the_other_commands_runs(
         overrides = [word.replace(f"{folders}/labels.csv", f"{folders}/tables/labels.csv") for word in overrides]
     if task == "predict" and "model=" in words:
         overrides += ["model=squeezenet1_0", f"model.weights={shared_weights}/squeezenet1_0-imagenet.safetensors"]
+    if task == "improve" and not any(word.startswith(("run=", "models=")) for word in overrides):
+        overrides += ["model=squeezenet1_1", f"model.weights={shared_weights}/squeezenet1_1-imagenet.safetensors"]
     if task == "compare":
         shutil.copytree(digits_run, tmp_path / "outputs" / "sweep" / "0")
     done = command(tmp_path / "run", "-m", "graft.cli", task, *overrides)

@@ -89,7 +89,7 @@ def test_opinions_are_pooled_by_their_geometric_mean_and_roots_keep_signs() -> N
 def test_an_image_far_from_all_others_is_an_outlier_and_a_wrong_label_is_none() -> None:
     features, _ = blobs(count=90)
     features[7] = -40
-    scores = outlier_scores(find_neighbours(directions(features)))
+    scores = outlier_scores(features)
     assert np.flatnonzero(scores > LIMIT).tolist() == [7]
 
 

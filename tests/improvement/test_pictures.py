@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from graft.data.images import ImageSet
 from graft.improvement.pictures import CHECKS
 from graft.inspection.copies import described
 from graft.inspection.examine import ImageFacts, describe_file
-from graft.data.images import ImageSet
 
 
-def picture(seed: int, low: int = 20, high: int = 235, size: tuple[int, int] = (96, 72), grey: bool = False) -> Image.Image:
+def picture(
+    seed: int, low: int = 20, high: int = 235, size: tuple[int, int] = (96, 72), grey: bool = False
+) -> Image.Image:
     """Coloured squares between two brightnesses."""
     values = np.random.RandomState(seed).randint(low, high, (size[1] // 8, size[0] // 8, 1 if grey else 3))
     pixels = np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)

@@ -204,8 +204,7 @@ def test_corrections_are_applied_in_training_compared_evaluated_and_checked_on_r
 )
 def test_mistakes_are_refused_before_torch_is_imported(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     code = f"import sys; sys.argv = ['graft', 'improve', {', '.join(map(repr, words))}]\n" + (
-        "from graft.cli import main\n"
-        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)\n"
+        "from graft.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)\n"
     )
     done = command(tmp_path / "run", "-c", code.replace("'improve', ]", "'improve']"))
     assert message in done.err

@@ -1,8 +1,8 @@
 """Corrections of a data set (data.corrections): a CSV file that gives images another class, or excludes them.
 
-Its columns are `path` (name of the image: its path relative to data.root), `given` (its class in the data set), `action`
-("relabel", "exclude" or "keep") and `label` (the class to give it); others, such as `kind`, are ignored. An empty
-`action` means "relabel"; an empty `given` is not compared.
+Its columns are `path` (name of the image: its path relative to data.root), `given` (its class in the data set),
+`action` ("relabel", "exclude" or "keep") and `label` (the class to give it); others are ignored but for `kind`, which
+says of which proposal a row is the decision. An empty `action` means "relabel"; an empty `given` is not compared.
 """
 
 import csv
@@ -305,8 +305,8 @@ def _class_index(label: str, classes: Sequence[str], file: str, line: int) -> in
         if name in classes:
             return classes.index(name)
     raise ConfigError(
-        f"{KEY}={file}: line {line}: label={label}: the data set has no such class.{nearest(label, classes)} There are: "
-        f"{listed(classes, 20)}."
+        f"{KEY}={file}: line {line}: label={label}: the data set has no such class.{nearest(label, classes)}\n"
+        f"There are: {listed(classes, 20)}."
     )
 
 

@@ -1,1 +1,1 @@
-"""Proposals that improve a data set: wrong labels, images out of place, what to label next, what more data would buy."""
+"""Proposals that improve a data set: wrong labels, odd images, what to label next, what more images would buy."""

@@ -81,7 +81,7 @@ def pooled_opinion(*judges: Floats) -> Floats:
 def spread_out(features: Matrix) -> Matrix:
     """Features whose large values count less: their square roots, with the sign kept.
 
-    Means of rectified maps are skewed; after the root, Euclidean distances and linear heads depend less on few channels.
+    Means of rectified maps are skewed; after the root, distances and linear heads depend less on few channels.
     """
     return (np.sign(features) * np.sqrt(np.abs(features))).astype(np.float32)
 
@@ -107,8 +107,8 @@ def confident_joint(probabilities: Floats, labels: Labels) -> Floats:
     """Estimated number of images by given class and true class, [C, C].
 
     An image counts for a class if its probability reaches the class's threshold, the mean probability of that class
-    among the images that are labelled so; for several such classes it counts for the most probable one. Each row is then
-    scaled to the number of images that have its label.
+    among the images that are labelled so; for several such classes it counts for the most probable one. Each row is
+    then scaled to the number of images that have its label.
 
     Args:
         probabilities: out-of-fold, [N, C].

@@ -75,7 +75,11 @@ class LearningCurve:
             "images": list(self.images),
             "accuracy": [round(each, 4) for each in self.accuracy],
             "forecasts": [
-                {"images": each.images, "accuracy": round(each.value, 4), "interval": [round(each.low, 4), round(each.high, 4)]}
+                {
+                    "images": each.images,
+                    "accuracy": round(each.value, 4),
+                    "interval": [round(each.low, 4), round(each.high, 4)],
+                }
                 for each in self.forecasts
             ],
             "level": LEVEL,

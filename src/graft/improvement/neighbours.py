@@ -11,7 +11,7 @@ Matrix = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
 
 NEAREST = 10
-"""Neighbours that vote on a label and measure how far an image is from the others."""
+"""Neighbours that vote on a label, and whose distances say how far an image is from the others."""
 
 BLOCK = 1024
 """Images that are compared with all others at a time."""
@@ -38,18 +38,16 @@ class Neighbours:
     indices: npt.NDArray[np.int64]
     cosines: Matrix
 
-    @property
-    def distances(self) -> npt.NDArray[np.float64]:
-        """Mean distance (1 - cosine) to the neighbours, [N]."""
-        there = self.cosines > -1
-        totals = np.where(there, 1.0 - self.cosines, 0).sum(axis=1)
-        found: npt.NDArray[np.float64] = totals / np.maximum(there.sum(axis=1), 1)
-        return found
+
+def standardised(features: Matrix) -> Matrix:
+    """Features with mean 0 and standard deviation 1 over the images, float32 [N, D]."""
+    found: Matrix = ((features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)).astype(np.float32)
+    return found
 
 
 def directions(features: Matrix) -> Matrix:
     """Standardised features of length 1, float32 [N, D], whose scalar products are cosines."""
-    standard = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
+    standard = standardised(features)
     return (standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
@@ -62,7 +60,11 @@ def find_neighbours(unit: Matrix, groups: Sequence[str] | None = None, count: in
         count: K.
     """
     total = len(unit)
-    numbers = np.arange(total) if groups is None else np.unique(np.asarray(groups, object).astype(str), return_inverse=True)[1]
+    numbers = (
+        np.arange(total)
+        if groups is None
+        else np.unique(np.asarray(groups, object).astype(str), return_inverse=True)[1]
+    )
     count = min(count, max(1, total - 1))
     indices, cosines = np.zeros((total, count), np.int64), np.zeros((total, count), np.float32)
     for start in range(0, total, BLOCK):

@@ -131,7 +131,12 @@ def as_page(report: Report, done: Callable[[], object] = lambda: None) -> str:
         "earlier": [_row(report, row) for row in report.earlier.rows] if report.earlier else [],
         "curves": [curve.plain() for curve in _curves(report.curves)],
         "next": [
-            {"path": each.path, "predicted": each.predicted, "probability": round(each.probability, 2), "src": _jpeg(each)}
+            {
+                "path": each.path,
+                "predicted": each.predicted,
+                "probability": round(each.probability, 2),
+                "src": _jpeg(each),
+            }
             for each in report.choices[:NEXT]
         ],
     }

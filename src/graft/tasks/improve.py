@@ -128,7 +128,7 @@ def _check_data(config: ImproveConfig) -> None:
         data.name = checked_name(data.name, data._target_)
         if is_data_module(data._target_):
             raise ConfigError(
-                f"data._target_={data._target_}: a LightningDataModule gives batches, and single images are needed here."
+                f"data._target_={data._target_}: a LightningDataModule gives batches, and single images are needed."
                 "\nUse one of Graft's data sources, e.g. data=folder or data=table."
             )
         check_source(data._target_, source_arguments(data, DataConfig))

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from rich.table import Table
 
 from graft.advice.candidates import Source
@@ -28,7 +27,7 @@ from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError, WeightsError, listed
 from graft.improvement.label_errors import LabelErrors, find_label_errors, judged, spread_out
 from graft.improvement.learning_curve import SHARES, LearningCurve, learning_curves
-from graft.improvement.neighbours import Neighbours, directions, find_neighbours
+from graft.improvement.neighbours import directions, find_neighbours
 from graft.improvement.outliers import LIMIT, outlier_scores
 from graft.improvement.overlaps import Overlap, overlaps
 from graft.improvement.page import Report, as_page
@@ -135,7 +134,7 @@ def run(command: Command, folder: Path) -> dict[str, Any]:
         train_config.seed,
     )  # fmt: skip
     errors = find_label_errors(probabilities, examined.labels)
-    proposals = all_proposals(examined, errors, neighbours, kinds)
+    proposals = all_proposals(examined, errors, kinds)
     curves = forecast(examined, train_config.seed, options.folds) if options.curve else []
     pairs = overlaps(probabilities, examined.labels, errors.joint, examined.classes)
     choices = choose_next(command.config, train_config, networks, examined) if command.config.unlabelled else []
@@ -168,7 +167,9 @@ def run(command: Command, folder: Path) -> dict[str, Any]:
         write_atomically(folder / "label_next.csv", as_choices(choices).encode("utf-8", "surrogateescape"))
     with progress_bar("page", len(report.proposals)) as bar:
         write_atomically(folder / "improve.html", as_page(report, bar.advance).encode("utf-8", "backslashreplace"))
-    write_atomically(folder / RESULT, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+    write_atomically(
+        folder / RESULT, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    )
     log_result(result, proposals, curves, pairs, command, folder)
     return result
 
@@ -332,9 +333,7 @@ def examine_images(config: TrainConfig, splits: Splits, networks: Sequence[Pretr
 # -- proposals -----------------------------------------------------------------------------------------------
 
 
-def all_proposals(
-    examined: Examined, errors: LabelErrors, neighbours: Neighbours, kinds: Sequence[str]
-) -> list[Proposal]:
+def all_proposals(examined: Examined, errors: LabelErrors, kinds: Sequence[str]) -> list[Proposal]:
     """The proposals of these kinds, the best first, without those that a person has rejected before."""
     labels, classes = examined.labels, examined.classes
     own = errors.probabilities[np.arange(len(labels)), labels]
@@ -356,7 +355,7 @@ def all_proposals(
                 score = 0.5 + 0.5 * (1 - own[index])
                 like = [other for other in group if labels[other] != labels[index]]
                 found.append(proposal(index, DUPLICATE, score, likely, like))
-    distances = outlier_scores(neighbours)
+    distances = outlier_scores(examined.features)
     found += [
         proposal(index, OUTLIER, 1 - 0.5 * LIMIT / distances[index])
         for index in np.flatnonzero(distances > LIMIT).tolist()
@@ -433,12 +432,22 @@ def log_result(
         result["wrong_labels"], f"{sum(result['images'].values()):,}",
     )  # fmt: skip
     for pair in pairs[:SHOWN]:
-        log.info("overlap  %s: %d images are taken for the other class (%.1f%%)", " and ".join(pair.classes), pair.confused, 100 * pair.share)
+        log.info(
+            "overlap  %s: %d images are taken for the other class (%.1f%%)",
+            " and ".join(pair.classes),
+            pair.confused,
+            100 * pair.share,
+        )
     for curve in curves[:1]:
         ahead = ", ".join(
             f"{each.value:.3f} ({each.low:.3f} to {each.high:.3f}) with {each.images:,}" for each in curve.forecasts
         )
-        log.info("more images  accuracy of a head %.3f with %s; forecast: %s", curve.accuracy[-1], f"{curve.images[-1]:,}", ahead)
+        log.info(
+            "more images  accuracy of a head %.3f with %s; forecast: %s",
+            curve.accuracy[-1],
+            f"{curve.images[-1]:,}",
+            ahead,
+        )
     if result["label_next"]:
         log.info("label next  %s images: %s", len(result["label_next"]), folder / "label_next.csv")
     log.info("%s in all", duration(result["seconds"]))

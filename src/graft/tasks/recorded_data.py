@@ -119,7 +119,8 @@ def notes_on_changed_data(splits: Splits, summary: dict[str, Any]) -> list[str]:
         return []
     before = ascii(recorded[:8])[1:-1]
     return [
-        f"the data are not those of the run: images were added, removed, changed or relabelled ({before} then, {current[:8]} now)"
+        "the data are not those of the run: images were added, removed, changed or relabelled "
+        f"({before} then, {current[:8]} now)"
     ]
 
 

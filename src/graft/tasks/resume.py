@@ -49,7 +49,7 @@ class Resumption:
         checkpoint: the file.
         classes: names of its classes.
         fingerprint: of its data; None in checkpoints of earlier versions.
-        corrections: hash of what data.corrections had changed in them; None if nothing, or if the run's summary is gone.
+        corrections: hash of what data.corrections had changed in them; None if nothing, or without a summary.
         notes: changes of the configuration, one sentence each.
         free: changes without an effect on any result.
         has_best: whether the run already has a best checkpoint, next to `checkpoint`.
