@@ -34,7 +34,7 @@ from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.improvement.label_errors import find_label_errors, judged, spread_out
 from graft.improvement.learning_curve import LEVEL, learning_curves
-from graft.improvement.neighbours import directions, find_neighbours
+from graft.improvement.neighbours import directions, find_neighbours, voters
 from graft.probing.features import image_features, pretrained
 from graft.probing.heads import logistic, strengthened
 from graft.tasks.checks import settle
@@ -177,7 +177,7 @@ def label_records(name: str, options: argparse.Namespace, done: set[str]) -> Ite
             features = features_of(name, networks, options.data, options.weights, options.cache)
             joined, truth = features.joined(networks), features.labels
             given, changed = changed_labels(truth, features.classes, fraction, seed)
-            neighbours = find_neighbours(directions(joined))
+            neighbours = find_neighbours(directions(joined), count=voters(len(joined), features.classes))
             probabilities = judged(joined, given, neighbours, features.classes, folds=FOLDS)
             errors = find_label_errors(probabilities, given)
             first = errors.suspects[: 2 * len(changed)]

@@ -17,6 +17,9 @@ Labels = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
+HARDNESS = 0.25
+"""How much less suspect a label is if all classes are as probable: the image is rather hard than its label wrong."""
+
 FLOOR = 1e-4
 """Smallest probability in a product: one judge alone rules nothing out."""
 
@@ -28,12 +31,14 @@ class LabelErrors:
     Attributes:
         probabilities: of each image by heads and neighbours that do not know its label, [N, C].
         joint: estimated number of images by given class and true class, [C, C]; its sum is N.
+        scores: how suspect each label is, in [0, 1], [N].
         proposed: the most probable other class of each image, [N].
-        suspects: indices of the images whose given class is not the more probable one, the most suspect first.
+        suspects: indices of the images whose given class has less than half of the probability, the most suspect first.
     """
 
     probabilities: Floats
     joint: Floats
+    scores: Floats
     proposed: npt.NDArray[np.int64]
     suspects: npt.NDArray[np.int64]
 
@@ -89,6 +94,8 @@ def spread_out(features: Matrix) -> Matrix:
 def find_label_errors(probabilities: Floats, labels: Labels) -> LabelErrors:
     """Labels that look wrong.
 
+    A label is the more suspect the less probable it is, and a little less so where no other class is clearly meant.
+
     Args:
         probabilities: out-of-fold, [N, C].
         labels: given class indices, [N].
@@ -98,9 +105,16 @@ def find_label_errors(probabilities: Floats, labels: Labels) -> LabelErrors:
     others = probabilities.copy()
     others[rows, labels] = -1
     proposed = others.argmax(axis=1)
-    order = np.argsort(own, kind="stable")
+    scores = (1 - own) * (1 - HARDNESS * entropies(probabilities))
+    order = np.argsort(-scores, kind="stable")
     suspects = order[(own < 0.5)[order]]
-    return LabelErrors(probabilities, confident_joint(probabilities, labels), proposed, suspects)
+    return LabelErrors(probabilities, confident_joint(probabilities, labels), scores, proposed, suspects)
+
+
+def entropies(probabilities: Floats) -> Floats:
+    """Entropy of each row as a share of the largest possible one, in [0, 1], [N]."""
+    found: Floats = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+    return found / np.log(probabilities.shape[1])
 
 
 def confident_joint(probabilities: Floats, labels: Labels) -> Floats:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
 
-NEAREST = 10
-"""Neighbours that vote on a label, and whose distances say how far an image is from the others."""
+NEAREST = 30
+"""Largest number of neighbours that vote on a label."""
 
 BLOCK = 1024
 """Images that are compared with all others at a time."""
@@ -37,6 +37,11 @@ class Neighbours:
 
     indices: npt.NDArray[np.int64]
     cosines: Matrix
+
+
+def voters(total: int, num_classes: int) -> int:
+    """The number of neighbours that vote on a label: half of the mean class, at least 3 and at most `NEAREST`."""
+    return int(np.clip(total // (2 * num_classes), 3, NEAREST))
 
 
 def standardised(features: Matrix) -> Matrix:

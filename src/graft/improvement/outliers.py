@@ -3,7 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
-from graft.improvement.neighbours import BLOCK, NEAREST, Matrix, standardised
+from graft.improvement.neighbours import BLOCK, Matrix, standardised
+
+NEAREST = 10
+"""Neighbours whose mean distance counts."""
 
 LIMIT = 2.5
 """Distance from the median above which an image is proposed, as a multiple of the upper spread (`outlier_scores`).

@@ -27,7 +27,7 @@ from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError, WeightsError, listed
 from graft.improvement.label_errors import LabelErrors, find_label_errors, judged, spread_out
 from graft.improvement.learning_curve import SHARES, LearningCurve, learning_curves
-from graft.improvement.neighbours import directions, find_neighbours
+from graft.improvement.neighbours import directions, find_neighbours, voters
 from graft.improvement.outliers import LIMIT, outlier_scores
 from graft.improvement.overlaps import Overlap, overlaps
 from graft.improvement.page import Report, as_page
@@ -128,7 +128,7 @@ def run(command: Command, folder: Path) -> dict[str, Any]:
     examined = examine_images(train_config, splits, networks, test=options.test)
     kinds = tuple(options.kinds or KINDS)
     unit = directions(examined.features)
-    neighbours = find_neighbours(unit, examined.groups)
+    neighbours = find_neighbours(unit, examined.groups, voters(len(unit), len(examined.classes)))
     probabilities = judged(
         examined.features, examined.labels, neighbours, len(examined.classes), examined.groups, options.folds,
         train_config.seed,
@@ -345,7 +345,9 @@ def all_proposals(examined: Examined, errors: LabelErrors, kinds: Sequence[str])
             index, examined.images.names[index], kind, given, proposed, round(float(score), 6), split, tuple(like)
         )
 
-    found = [proposal(index, LABEL, 1 - own[index], errors.proposed[index]) for index in errors.suspects.tolist()]
+    found = [
+        proposal(index, LABEL, errors.scores[index], int(errors.proposed[index])) for index in errors.suspects.tolist()
+    ]
     for group in copies_among(examined.facts):
         present = Counter(labels[group].tolist())
         if len(present) > 1:
