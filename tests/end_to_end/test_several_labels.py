@@ -102,6 +102,7 @@ def test_tensorboard_shows_labels_and_no_confusion_matrix(run: Finished) -> None
     assert not {"visuals/confusion", "visuals/calibration"} & tags
     assert (run.folder / "labels.png").is_file()
     assert not (run.folder / "confusion.png").exists()
+    assert (run.folder / "review.npz").is_file()
     assert "review: no" not in run.out
 
 
