@@ -10,8 +10,8 @@ computed once, about 20 ms an image and network on a core; the rest takes minute
 Labels are changed at random to another class, with a seed, among all images of a set. "found" is the share of the
 changed labels among the first proposals, as many as were changed and twice as many. "accuracy" is that of a head on
 frozen features that is fitted to four fifths of the images with these labels and tested on the untouched labels of the
-others: with the changed labels, after a person has accepted the right ones among the first (twice as many as were changed)
-proposals, and with the true labels. A forecast is made from a seeded part of a set and compared with heads that are
+others: with the changed labels, after a person has accepted the right ones among twice as many proposals as labels were
+changed, and with the true labels. A forecast is made from a seeded part of a set and compared with heads that are
 fitted to larger parts and tested on all other images.
 """
 

@@ -172,10 +172,9 @@ def _sides(report: Report, proposal: Proposal) -> list[tuple[str, list[int]]]:
         return [("its copies", list(proposal.like[: 2 * SIDE]))]
     if proposal.proposed is None:
         return [("the nearest images", report.neighbours.indices[index][: 2 * SIDE].tolist())]
-    names = (proposal.given, proposal.proposed)
     return [
-        (name, nearest_of_class(report.unit, report.labels, index, report.classes.index(name)))
-        for name in dict.fromkeys(names)
+        (f"{what} class: {name}", nearest_of_class(report.unit, report.labels, index, report.classes.index(name)))
+        for what, name in (("given", proposal.given), ("proposed", proposal.proposed))
     ]
 
 
