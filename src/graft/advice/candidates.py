@@ -60,7 +60,7 @@ class Candidate:
         return self.frozen[-1] if self.frozen else NOTHING
 
     @property
-    def trained(self) -> float:
+    def unfrozen(self) -> float:
         """Fraction of the stages before the head that train."""
         return 1 - len(self.frozen) / self.stages
 
