@@ -127,47 +127,37 @@ def start_seconds() -> float:
     return float(_measured()["start_seconds"])
 
 
-def inputs(converged: float, head: float, unfrozen: float, steps: float) -> dict[str, float]:
-    """What a gain may depend on.
+@dataclass(frozen=True)
+class Way:
+    """What is known of a way to train a network, besides the probe of its features.
 
-    Args:
-        converged, head: accuracies of heads on the frozen features, see `Probe`.
-        unfrozen: fraction of the stages before the head that train.
-        steps: number of optimizer steps.
-    """
-    values = {
-        "head": log_odds(head),
-        "room": log_odds(converged) - log_odds(head),
-        "steps": math.log10(max(steps, 1.0)) - 2,
-    }
-    return {
-        "constant": 1.0,
-        "unfrozen": unfrozen,
-        **values,
-        **{f"unfrozen {k}": unfrozen * v for k, v in values.items()},
-    }
-
-
-def predict(probe: Probe, strategy: str, *, images: int, tested: int, unfrozen: float, steps: float) -> Prediction:
-    """The test accuracy of a candidate.
-
-    Args:
-        probe: of its network.
+    Attributes:
         strategy: a key of `gains`.
+        unfrozen: fraction of the stages before the head that train.
         images: number of training images.
         tested: number of test images, whose choice makes the measured accuracy vary.
-        unfrozen, steps: as for `inputs`.
     """
-    return predict_by(gains()[strategy], probe, images=images, tested=tested, unfrozen=unfrozen, steps=steps)
+
+    strategy: str
+    unfrozen: float
+    images: int
+    tested: int
 
 
-def predict_by(gain: Gain, probe: Probe, *, images: int, tested: int, unfrozen: float, steps: float) -> Prediction:
-    """The prediction by a gain; see `predict`."""
-    converged, head = probe.at(images)
-    accuracy = from_log_odds(log_odds(head) + gain.of(inputs(converged, head, unfrozen, steps)))
+def inputs(probe: Probe, way: Way) -> dict[str, float]:
+    """What a gain may depend on, by name."""
+    converged, head = map(log_odds, probe.at(way.images))
+    return {"constant": 1.0, "unfrozen": way.unfrozen, "head": head, "room": converged - head}
+
+
+def predict(probe: Probe, way: Way, gain: Gain | None = None) -> Prediction:
+    """The test accuracy of a network trained in a way, by a gain; None: the measured one of the strategy."""
+    gain = gain or gains()[way.strategy]
+    _, head = probe.at(way.images)
+    accuracy = from_log_odds(log_odds(head) + gain.of(inputs(probe, way)))
     slope = accuracy * (1 - accuracy)
     own = gain.deviation * slope
-    sampled = math.sqrt(slope / max(1, tested))
+    sampled = math.sqrt(slope / max(1, way.tested))
     extrapolated = abs(head - probe.trained) / 2
     deviation = math.sqrt(own**2 + sampled**2 + extrapolated**2 + probe.deviation**2)
     interval = (max(0.0, accuracy - QUANTILE * deviation), min(1.0, accuracy + QUANTILE * deviation))

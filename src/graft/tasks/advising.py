@@ -18,7 +18,7 @@ from graft.advice import costs
 from graft.advice.advice import Advice, Assessed, Confusion, confusions, ranked, table, within_error
 from graft.advice.candidates import Source, candidates_of
 from graft.advice.page import as_page
-from graft.advice.prediction import Probe, predict, start_seconds
+from graft.advice.prediction import Probe, Way, predict, start_seconds
 from graft.config.commands import AdviseConfig
 from graft.config.composing import compose_config
 from graft.config.registration import typed
@@ -449,11 +449,9 @@ def assessed(probed: Probed, examined: Examined, command: Command) -> list[Asses
     network, source, counts = probed.network, probed.prepared.source, examined.counts
     found = []
     for candidate in candidates_of(source, [stage.name for stage in network.backbone]):
-        config = command.config(candidate.overrides)
-        prediction = predict(
-            probed.probe, candidate.strategy, images=counts["train"], tested=counts["test"],
-            unfrozen=candidate.unfrozen, steps=steps_of(config, examined),
-        )  # fmt: skip
+        config = command.config(candidate.overrides)  # settled, so its command runs
+        way = Way(candidate.strategy, candidate.unfrozen, counts["train"], counts["test"])
+        prediction = predict(probed.probe, way)
         cost = costs.cost(candidate, network, config, probed.speed, counts, probed.activations, start_seconds())
         found.append(
             Assessed(
