@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from graft.review.predictions import Prediction
     from graft.tasks.predict import Images, Predictor
 
-__all__ = ["Built", "Experiment", "FinishedRun", "build", "compose", "load", "predict", "train"]
+__all__ = ["Built", "Experiment", "FinishedRun", "advise", "build", "compose", "load", "predict", "train"]
 
 Source = str | os.PathLike[str]
 
@@ -165,6 +165,34 @@ def train(*experiment: Experiment | str, folder: Source | None = None, echo: boo
         with _log_of(command.folder, echo):
             run_to_its_end(config, command, prepared)
     return FinishedRun(command.folder)
+
+
+def advise(*overrides: str, folder: Source | None = None, echo: bool = True) -> dict[str, Any]:
+    """Predict, as `graft advise` does, how accurate networks would be on a data set, before any of them is trained.
+
+        advice = graft.advise("data=flowers", "models=[squeezenet1_1,resnet18]")
+        advice["candidates"][0]["predicted_accuracy"], advice["candidates"][0]["command"]
+
+    Args:
+        overrides: of `graft advise`.
+        folder: for advise.json and advise.html; by default a new one, `outputs/advise/DATE_TIME`.
+        echo: write the log to stdout, as the command does; advise.log has it either way.
+
+    Returns:
+        The content of advise.json: the candidates, the best first, and what they rest on.
+
+    Raises:
+        ConfigError, DataError, WeightsError, …: as for the command.
+    """
+    from graft.system.folder_lock import is_generated
+    from graft.tasks import advise as task
+
+    config = compose(*overrides, task="advise").config
+    if folder is not None:
+        config.folder = os.fspath(folder)
+    where = task.claimed(config, overrides, Path(config.folder).expanduser(), is_generated(config, "folder"))
+    with _log_of(where, echo, "advise.log"):
+        return task.advise(config, overrides, where)
 
 
 class Built(NamedTuple):
@@ -419,9 +447,9 @@ def _write_configuration(experiment: Experiment, folder: Path) -> None:
 
 
 @contextmanager
-def _log_of(folder: Path, echo: bool) -> Iterator[None]:
-    """A context whose log goes to train.log, and to stdout if `echo` is set, as with the command."""
-    handlers: list[logging.Handler] = [logging.FileHandler(folder / "train.log", encoding="utf-8")]
+def _log_of(folder: Path, echo: bool, name: str = "train.log") -> Iterator[None]:
+    """A context whose log goes to a file in `folder`, and to stdout if `echo` is set, as with the command."""
+    handlers: list[logging.Handler] = [logging.FileHandler(folder / name, encoding="utf-8")]
     handlers += [logging.StreamHandler(sys.stdout)] if echo else []
     level, propagate = log.level, log.propagate
     log.setLevel(logging.INFO)

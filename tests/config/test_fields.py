@@ -31,7 +31,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-LIKE_TRAIN = ("train", "lr_find")
+LIKE_TRAIN = ("train", "lr_find", "advise")
 """Commands whose defaults are those of the option files, not of the schema alone."""
 
 

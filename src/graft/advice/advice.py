@@ -30,7 +30,7 @@ class Assessed:
         prediction: of its test accuracy.
         cost: of its training.
         command: that trains it.
-        probe: accuracy of a cross-validated head on the features at the end of the backbone.
+        probe: accuracy of a head that was cross-validated on the frozen features.
         logme: score of these features.
         images: number of images that were looked at.
     """

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from graft.config import conf_dir
 from graft.config.overrides import quoted_text
@@ -12,6 +13,7 @@ from graft.models.families import ours, timm, torchvision
 from graft.models.published import torchvision_address
 from graft.models.recipe import Recipe
 from graft.models.registry import suggest_model, torchvision_name
+from graft.system.files import why_unreadable
 
 DEFAULT, BUNDLED_WEIGHTS = "default", "bundled"
 
@@ -60,7 +62,7 @@ class Candidate:
         return self.frozen[-1] if self.frozen else NOTHING
 
     @property
-    def trained(self) -> float:
+    def unfrozen(self) -> float:
         """Fraction of the stages before the head that train."""
         return 1 - len(self.frozen) / self.stages
 
@@ -113,6 +115,9 @@ def sources(
         raise ConfigError("advise.download=true: which networks?\nGive their names: models=[resnet18,vgg16].")
     for name in {**dict.fromkeys(models or ()), **weights}:
         _require_known(name, options)
+    for name, file in weights.items():
+        if _is_file(file) and (reason := why_unreadable(Path(file).expanduser())):
+            raise ConfigError(f"weights.{name}={file}: {reason}.\nGive a .pth, .safetensors or .ckpt file.")
     found, missing = [], []
     for name in dict.fromkeys([*weights, *(known if models is None else models)]):
         if models is not None and name not in models:
@@ -141,6 +146,11 @@ def _require_known(name: str, options: Sequence[str]) -> None:
     recipe = name in options or name in torchvision.classifiers() or name.partition(".")[0] in timm.architectures()
     if not recipe:
         raise ConfigError(f"models: there is no network {name}.{suggest_model(name, options)}")
+
+
+def _is_file(weights: str) -> bool:
+    """Whether weights are named by a path, not by a word such as `default`, a repository or a folder like one."""
+    return bool(Path(weights).suffix) and not weights.startswith("hf://") and not Path(weights).expanduser().is_dir()
 
 
 def _at_hand(name: str) -> str | None:

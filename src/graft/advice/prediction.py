@@ -1,9 +1,9 @@
 """Predicts the test accuracy of a candidate from probes of its network's features, with an interval.
 
-The accuracy of a head that was cross-validated on the features at the end of the backbone is corrected for the number
-of training images by a power law, and on the scale of log odds a gain is added: what training in the candidate's way
-has gained over such a head in the runs of `python -m benchmarks.advice`, which fits the gains and writes them to
-`GAINS`.
+The network's head is trained on the features at the end of the backbone, as in a run, and cross-validated. Its accuracy
+is corrected for the number of training images by a power law, and on the scale of log odds a gain is added: what
+training in the candidate's way has gained over such a head in the runs of `python -m benchmarks.advice`, which fits the
+gains and writes them to `GAINS`.
 """
 
 import json
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from graft.probing.heads import Integers, Probabilities
+import numpy.typing as npt
 
 GAINS = Path(__file__).with_name("gains.json")
 
@@ -30,43 +29,52 @@ STEEPEST = 0.5
 
 @dataclass(frozen=True)
 class Probe:
-    """The accuracy of a head on the features at the end of a backbone.
+    """Accuracies of heads on the features at the end of a backbone, of images that the heads were not fitted to.
 
     Attributes:
-        accuracy: of images that the head was not fitted to.
-        deviation: standard deviation of that estimate: of its images, and of its folds.
-        images: number of images that the head was fitted to.
+        converged: of a logistic regression.
+        trained: of the network's own head, trained in the number of steps of the run with its optimizer.
+        deviation: standard deviation of `trained` over the choice of the images.
+        images: number of images that the heads were fitted to.
         exponent: of the power law of the error over that number.
     """
 
-    accuracy: float
+    converged: float
+    trained: float
     deviation: float
     images: float
     exponent: float
 
     @classmethod
-    def of(cls, labels: Integers, whole: Probabilities, half: Probabilities, folds: int) -> "Probe":
-        """The probe of out-of-fold probabilities.
+    def of(
+        cls,
+        converged: npt.NDArray[np.bool_],
+        half: npt.NDArray[np.bool_],
+        trained: npt.NDArray[np.bool_],
+        folds: int,
+    ) -> "Probe":
+        """The probe of correct (true) and wrong predictions.
 
         Args:
-            labels: class indices [N].
-            whole: probabilities [N, C] by heads that were fitted to all folds but one.
-            half: those by heads that were fitted to half of the images.
-            folds: number of folds of `whole`.
+            converged: by logistic regressions that were fitted to all folds but one.
+            half: by logistic regressions that were fitted to half of the images.
+            trained: by heads that were trained as in a run on all folds but one; maybe of some of the images only.
+            folds: number of folds.
         """
-        count = len(labels)
-        correct = whole.argmax(1) == labels
-        error, larger = (
-            (1 - np.mean(each) + 1 / count) / (1 + 2 / count) for each in (correct, half.argmax(1) == labels)
-        )
+        count = len(converged)
+        error, larger, own = (
+            (float((~each).sum()) + 0.5) / (len(each) + 1) for each in (converged, half, trained)
+        )  # never 0 or 1
         used = count * (folds - 1) / folds
         exponent = math.log(larger / error) / math.log(used / (count / 2)) if used > count / 2 else 0.0
-        variance = error * (1 - error) / count
-        return cls(1 - float(error), math.sqrt(float(variance)), used, min(max(exponent, 0.0), STEEPEST))
+        return cls(
+            1 - error, 1 - own, math.sqrt(own * (1 - own) / len(trained)), used, min(max(exponent, 0.0), STEEPEST)
+        )
 
-    def at(self, images: float) -> float:
-        """The accuracy of a head that is fitted to this number of images."""
-        return 1 - (1 - self.accuracy) * float(images / self.images) ** -self.exponent
+    def at(self, images: float) -> tuple[float, float]:
+        """(`converged`, `trained`) of heads that are fitted to this number of images."""
+        factor = float(images / self.images) ** -self.exponent
+        return 1 - (1 - self.converged) * factor, 1 - (1 - self.trained) * factor
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Gain:
-    """What training gains over a cross-validated head, in log odds of the accuracy.
+    """What training gains over a cross-validated head on frozen features, in log odds of the accuracy.
 
     Attributes:
         coefficients: name of an input (see `inputs`) -> its factor.
@@ -119,46 +127,38 @@ def start_seconds() -> float:
     return float(_measured()["start_seconds"])
 
 
-def inputs(head: float, chance: float, trained: float, steps: float) -> dict[str, float]:
-    """What a gain may depend on.
+@dataclass(frozen=True)
+class Way:
+    """What is known of a way to train a network, besides the probe of its features.
 
-    Args:
-        head: accuracy of a head on the frozen features.
-        chance: accuracy of a guess: the share of the largest class.
-        trained: fraction of the stages before the head that train.
-        steps: number of optimizer steps.
-    """
-    room = log_odds(head) - log_odds(chance)
-    return {
-        "constant": 1.0,
-        "trained": trained,
-        "steps": math.log10(max(steps, 1.0)) - 2,
-        "head": log_odds(head),
-        "room": room,
-        "trained_head": trained * log_odds(head),
-        "trained_steps": trained * (math.log10(max(steps, 1.0)) - 2),
-    }
-
-
-def predict(
-    probe: Probe, strategy: str, *, images: int, tested: int, chance: float, trained: float, steps: float
-) -> Prediction:
-    """The test accuracy of a candidate.
-
-    Args:
-        probe: of its network.
+    Attributes:
         strategy: a key of `gains`.
+        unfrozen: fraction of the stages before the head that train.
         images: number of training images.
         tested: number of test images, whose choice makes the measured accuracy vary.
-        chance, trained, steps: as for `inputs`.
     """
-    gain = gains()[strategy]
-    head = probe.at(images)
-    accuracy = from_log_odds(log_odds(head) + gain.of(inputs(head, chance, trained, steps)))
+
+    strategy: str
+    unfrozen: float
+    images: int
+    tested: int
+
+
+def inputs(probe: Probe, way: Way) -> dict[str, float]:
+    """What a gain may depend on, by name."""
+    converged, head = map(log_odds, probe.at(way.images))
+    return {"constant": 1.0, "unfrozen": way.unfrozen, "head": head, "room": converged - head}
+
+
+def predict(probe: Probe, way: Way, gain: Gain | None = None) -> Prediction:
+    """The test accuracy of a network trained in a way, by a gain; None: the measured one of the strategy."""
+    gain = gain or gains()[way.strategy]
+    _, head = probe.at(way.images)
+    accuracy = from_log_odds(log_odds(head) + gain.of(inputs(probe, way)))
     slope = accuracy * (1 - accuracy)
     own = gain.deviation * slope
-    sampled = math.sqrt(slope / max(1, tested))
-    extrapolated = abs(head - probe.accuracy) / 2
+    sampled = math.sqrt(slope / max(1, way.tested))
+    extrapolated = abs(head - probe.trained) / 2
     deviation = math.sqrt(own**2 + sampled**2 + extrapolated**2 + probe.deviation**2)
     interval = (max(0.0, accuracy - QUANTILE * deviation), min(1.0, accuracy + QUANTILE * deviation))
     return Prediction(accuracy, interval, own)

@@ -46,6 +46,9 @@ Matrix = npt.NDArray[np.float32]
 
 Batches = Generator[tuple[Tensor, ...], None, None]
 
+Use = Callable[[Cut, Features, npt.NDArray[np.int64]], None]
+"""(the cut at the end of the backbone, the tensors there, indices of their images) -> None."""
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -148,6 +151,7 @@ def stage_features(
     source: str = "",
     *,
     stages: Sequence[Stage] | None = None,
+    use: Use | None = None,
 ) -> StageFeatures:
     """The features of images at the stages of a network, in one pass over the images.
 
@@ -160,6 +164,8 @@ def stage_features(
         images: of any split.
         source: `Splits.source` of the data set; runs with the same wait for one another's features.
         stages: stages of the backbone to cut after, besides the last; None: all.
+        use: called once with the stored tensors at the end of the backbone, while they are protected from removal; not
+            called if they cannot be stored.
 
     Raises:
         DataError: an image cannot be read, and data.on_error=raise.
@@ -167,7 +173,7 @@ def stage_features(
     """
     lower = network.backbone[:-1] if stages is None else stages
     with tempfile.TemporaryDirectory() as folder:
-        reader = _Reader(config, network, images, source, lower, Path(folder) / "unreadable.jsonl")
+        reader = _Reader(config, network, images, source, lower, Path(folder) / "unreadable.jsonl", use)
         read = np.arange(len(images))
         while True:
             try:
@@ -215,8 +221,9 @@ class _Reader:
         source: str,
         stages: Sequence[Stage],
         record: Path,
+        use: Use | None,
     ) -> None:
-        self.config, self.network, self.images, self.source = config, network, images, source
+        self.config, self.network, self.images, self.source, self.use = config, network, images, source, use
         self.runner = runner_of(config, network)
         self.data = ImageDataModule(
             Splits((), images, images, images, source=source),
@@ -300,6 +307,8 @@ class _Reader:
             stored = [store.obtain([each])[0] for each in requests]  # in this order: one pass gives both
             found = [tensor.numpy() for tensor in _read(requests[1], stored[1])] if lower else []
             found += [tensor.numpy() for tensor in _read(requests[0], stored[0], lambda *maps: (pooled(*maps),))]
+            if self.use is not None:
+                self.use(cut, Features(cut.name, requests[0].layouts, stored[0].segments, stored[0].rows), rows)
         return found, stored[0].computed, sum(each.seconds for each in stored)
 
     def _pass(self, rows: npt.NDArray[np.int64]) -> Batches:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -24,6 +25,9 @@ from graft.tasks.train import data_line
 
 log = logging.getLogger("graft")
 
+RESULTS = {"advise.json": "advice", "summary.json": "a run"}
+"""Files that a folder for advice must not have yet, and what they are a result of."""
+
 CHOSEN = ("model", "strategy", "freeze", "experiment", "sweep")
 """Groups that the advice is about, or that choose one of those."""
 
@@ -41,8 +45,10 @@ def main(config: DictConfig) -> None:
     advise(config, list(hydra.overrides.task), Path(hydra.runtime.output_dir), directories)
 
 
-def advise(config: DictConfig, overrides: Sequence[str], folder: Path, directories: Sequence[str] = ()) -> None:
-    """Compare the networks and write the advice to `folder`.
+def advise(
+    config: DictConfig, overrides: Sequence[str], folder: Path, directories: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Compare the networks and write the advice to `folder`; returns the content of advise.json.
 
     Args:
         config: an AdviseConfig.
@@ -60,7 +66,8 @@ def advise(config: DictConfig, overrides: Sequence[str], folder: Path, directori
         log.info("data  %s", data_line(splits))
         from graft.tasks import advising  # imports torch, now that every check has passed
 
-    advising.run(cfg, splits, found, missing, advising.Command(tuple(overrides), tuple(directories)), folder)
+    command = advising.Command(tuple(overrides), tuple(directories))
+    return advising.run(cfg, splits, found, missing, command, folder).to_json()
 
 
 def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
@@ -69,9 +76,16 @@ def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
     Raises:
         ConfigError: the configuration, or a folder that is already used.
     """
-    checked(config, list(config.hydra.overrides.task))
     generated_name = generated_name or (str(folder) == str(config.folder) and is_generated(config, "folder"))
-    return claimed_folder(folder, generated_name, {"advise.json": "advice", "summary.json": "a run"}, key="folder")
+    return claimed(config, list(config.hydra.overrides.task), folder, generated_name)
+
+
+def claimed(config: DictConfig, overrides: Sequence[str], folder: Path, generated_name: bool) -> Path:
+    """Check the configuration and claim a folder; see `claim`."""
+    checked(config, overrides)
+    folder = claimed_folder(folder, generated_name, RESULTS, key="folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def checked(config: DictConfig, overrides: Sequence[str]) -> tuple[AdviseConfig, list[Source], list[str]]:

@@ -18,23 +18,25 @@ from graft.advice import costs
 from graft.advice.advice import Advice, Assessed, Confusion, confusions, ranked, table, within_error
 from graft.advice.candidates import Source, candidates_of
 from graft.advice.page import as_page
-from graft.advice.prediction import Probe, predict, start_seconds
+from graft.advice.prediction import Probe, Way, predict, start_seconds
 from graft.config.commands import AdviseConfig
 from graft.config.composing import compose_config
 from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.config.task import MULTI_LABEL
+from graft.data.feature_batches import Features
 from graft.data.images import ImageSet
 from graft.data.sampler import stratified_order
 from graft.data.splits import Splits
 from graft.data.transforms import eval_transform
 from graft.errors import DataError, UnreadableImage, listed
-from graft.features.cut import NoCut
+from graft.features.cut import Cut, NoCut
 from graft.features.passes import FeaturePass
 from graft.models.normalise import is_channels_last
 from graft.probing.features import Matrix, Pretrained, pretrained, runner_of, stage_features
-from graft.probing.heads import Probabilities, out_of_fold
+from graft.probing.heads import Fold, Probabilities, out_of_fold, split
 from graft.probing.logme import logme
+from graft.probing.training import trained_head
 from graft.system.files import write_atomically
 from graft.system.terminal import log_table
 from graft.tasks.checks import settle
@@ -61,8 +63,9 @@ SCORED = 2000
 LISTED = 5
 """Number of pairs of confused classes in the log."""
 
-SHARE = 0.8
-"""Fraction of a network's time for its features; the rest is for heads and measured steps."""
+SHARE, HEAD_SHARE = 0.7, 0.15
+"""Fractions of a network's time for its features and for the training of its head; the rest is for other heads and
+measured steps."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Probed:
         labels: of the images that were read, class indices [N].
         rows: their indices among the examined images.
         out_of_fold: probabilities of a head on the features at the end of the backbone [N, C].
-        probe: its accuracy.
+        probe: accuracies of heads.
         stages: name of each stage -> accuracy of a head on the features after it.
         logme: score of the features at the end.
         speed: on this machine.
@@ -336,31 +339,87 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
             "it (advise.minutes)"
         )
     network = pretrained(prepared.config, len(examined.classes))
-    features = stage_features(prepared.config, network, examined.images.select(range(count)), examined.source)
+    heads = Heads(examined, config)
+    trained: list[npt.NDArray[np.bool_]] = []
+
+    def train_head(cut: Cut, features: Features, rows: npt.NDArray[np.int64]) -> None:
+        labels, folds = heads.labels(rows), heads.folds(rows)
+        steps = round(steps_of(prepared.config, examined))
+        runner = runner_of(prepared.config, network)
+        found, predicted = trained_head(
+            prepared.config, network, runner, cut, features, labels, folds, steps, HEAD_SHARE * seconds
+        )
+        trained.append(found.argmax(1) == labels[predicted])
+
+    chosen = examined.images.select(range(count))
+    features = stage_features(prepared.config, network, chosen, examined.source, use=train_head)
     rows = np.flatnonzero(np.isfinite(features.end).all(1))
-    labels = examined.images.labels[rows].astype(np.int64)
-    groups = None if examined.groups is None else [examined.groups[row] for row in rows]
-    classes, folds = len(examined.classes), config.advise.folds
-
-    def accuracy(found: Probabilities) -> float:
-        return float((found.argmax(1) == labels).mean())
-
-    def cross_validated(vectors: Matrix, folds: int, head: str) -> Probabilities:
-        return out_of_fold(vectors[rows], labels, groups, folds, config.seed, head, classes)
-
-    end = cross_validated(features.end, folds, "logistic")
-    half = cross_validated(features.end, 2, "logistic")
+    labels = heads.labels(rows)
+    end = heads.out_of_fold(features.end, rows)
+    half = heads.out_of_fold(features.end, rows, folds=2)
     stages = {
-        name: accuracy(cross_validated(vectors, folds, "lda" if vectors.shape[1] <= WIDEST else "logistic"))
+        name: float((heads.out_of_fold(vectors, rows, closed=True).argmax(1) == labels).mean())
         for name, vectors in list(features.stages.items())[:-1]
     }
-    stages[list(features.stages)[-1]] = accuracy(end)
+    correct = end.argmax(1) == labels
+    stages[list(features.stages)[-1]] = float(correct.mean())
+    measured = Probe.of(correct, half.argmax(1) == labels, trained[-1] if trained else correct, config.advise.folds)
     score = logme(features.end[rows][:SCORED], labels[:SCORED])
     speed, activations = measured_speed(prepared, network, seconds)
     return Probed(
-        prepared, network, labels, rows, end, Probe.of(labels, end, half, folds), stages, score, speed, activations,
-        time.monotonic() - started, features.unreadable,
+        prepared, network, labels, rows, end, measured, stages, score, speed, activations, time.monotonic() - started,
+        features.unreadable,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Cross-validation over the examined images."""
+
+    examined: Examined
+    config: AdviseConfig
+
+    def labels(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Class indices of the images at the indices `rows`."""
+        return self.examined.images.labels[rows].astype(np.int64)
+
+    def groups(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """A number for the group of each of these images; None without groups."""
+        if self.examined.groups is None:
+            return None
+        numbers: npt.NDArray[np.int64] = np.unique([self.examined.groups[row] for row in rows], return_inverse=True)[1]
+        return numbers
+
+    def folds(self, rows: npt.NDArray[np.int64]) -> list[Fold]:
+        """The folds of these images."""
+        return split(self.labels(rows), self.groups(rows), self.config.advise.folds, self.config.seed)
+
+    def out_of_fold(
+        self, features: Matrix, rows: npt.NDArray[np.int64], *, folds: int | None = None, closed: bool = False
+    ) -> Probabilities:
+        """The probabilities of these images by heads that were fitted to the others.
+
+        Args:
+            features: of all examined images.
+            rows: indices of the images.
+            folds: None: as configured.
+            closed: use a head in closed form where that is fast.
+        """
+        return out_of_fold(
+            features[rows],
+            self.labels(rows),
+            self.groups(rows),
+            folds or self.config.advise.folds,
+            self.config.seed,
+            "lda" if closed and features.shape[1] <= WIDEST else "logistic",
+            len(self.examined.classes),
+        )
+
+
+def steps_of(config: TrainConfig, examined: Examined) -> float:
+    """Number of optimizer steps of a run."""
+    images = examined.counts["train"]
+    return costs.epochs_of(config, images) * costs.steps_per_epoch(config, images)
 
 
 def measured_speed(prepared: Prepared, network: Pretrained, seconds: float) -> tuple[costs.Speed, list[int]]:
@@ -373,7 +432,7 @@ def measured_speed(prepared: Prepared, network: Pretrained, seconds: float) -> t
     """
     runner = runner_of(prepared.config, network)
     candidates = candidates_of(prepared.source, [stage.name for stage in network.backbone])
-    slowest = min(costs.SLOWEST, seconds * (1 - SHARE) / (4 * len(candidates)))
+    slowest = min(costs.SLOWEST, seconds * (1 - SHARE - HEAD_SHARE) / (3 * len(candidates)))
     count = min(max(2, int(slowest / (3 * prepared.forward))), int(prepared.config.data.batch_size))
     images = random_images(runner, network, count)
     with runner.computing(training=True):
@@ -388,19 +447,15 @@ def measured_speed(prepared: Prepared, network: Pretrained, seconds: float) -> t
 def assessed(probed: Probed, examined: Examined, command: Command) -> list[Assessed]:
     """The candidates of a network with their predictions and costs."""
     network, source, counts = probed.network, probed.prepared.source, examined.counts
-    chance = float(np.bincount(probed.labels).max() / len(probed.labels))
     found = []
     for candidate in candidates_of(source, [stage.name for stage in network.backbone]):
-        config = command.config(candidate.overrides)
-        steps = costs.epochs_of(config, counts["train"]) * costs.steps_per_epoch(config, counts["train"])
-        prediction = predict(
-            probed.probe, candidate.strategy, images=counts["train"], tested=counts["test"], chance=chance,
-            trained=candidate.trained, steps=steps,
-        )  # fmt: skip
+        config = command.config(candidate.overrides)  # settled, so its command runs
+        way = Way(candidate.strategy, candidate.unfrozen, counts["train"], counts["test"])
+        prediction = predict(probed.probe, way)
         cost = costs.cost(candidate, network, config, probed.speed, counts, probed.activations, start_seconds())
         found.append(
             Assessed(
-                candidate, prediction, cost, command.training(candidate.overrides), probed.probe.accuracy, probed.logme,
+                candidate, prediction, cost, command.training(candidate.overrides), probed.probe.trained, probed.logme,
                 len(probed.labels),
             )
         )  # fmt: skip
@@ -452,7 +507,8 @@ def described(probed: Probed) -> dict[str, Any]:
         "seconds": round(probed.seconds, 2),
         "stages": {name: round(accuracy, 4) for name, accuracy in probed.stages.items()},
         "logme": round(probed.logme, 4),
-        "accuracy": round(probed.probe.accuracy, 4),
+        "converged": round(probed.probe.converged, 4),
+        "trained": round(probed.probe.trained, 4),
         "deviation": round(probed.probe.deviation, 4),
         "exponent": round(probed.probe.exponent, 3),
         "fitted": round(probed.probe.images),
