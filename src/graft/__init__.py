@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graft.api import Built, Experiment, FinishedRun, advise, build, compose, load, predict, train
+    from graft.api import Built, Experiment, FinishedRun, advise, build, compose, improve, load, predict, train
 
 for switch, value in {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
     os.environ.setdefault(switch, value)  # no library sends telemetry unless the user enables it
 
 __version__ = "0.1.0"
 
-__all__ = ["Built", "Experiment", "FinishedRun", "advise", "build", "compose", "load", "predict", "train"]
+__all__ = ["Built", "Experiment", "FinishedRun", "advise", "build", "compose", "improve", "load", "predict", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from graft.review.predictions import Prediction
     from graft.tasks.predict import Images, Predictor
 
-__all__ = ["Built", "Experiment", "FinishedRun", "advise", "build", "compose", "load", "predict", "train"]
+__all__ = ["Built", "Experiment", "FinishedRun", "advise", "build", "compose", "improve", "load", "predict", "train"]
 
 Source = str | os.PathLike[str]
 
@@ -184,15 +184,43 @@ def advise(*overrides: str, folder: Source | None = None, echo: bool = True) -> 
     Raises:
         ConfigError, DataError, WeightsError, …: as for the command.
     """
-    from graft.system.folder_lock import is_generated
-    from graft.tasks import advise as task
+    return _written_to("advise", overrides, folder, echo)
 
-    config = compose(*overrides, task="advise").config
+
+def improve(*overrides: str, folder: Source | None = None, echo: bool = True) -> dict[str, Any]:
+    """Propose, as `graft improve` does, what to correct in a data set, and forecast what more images would buy.
+
+        found = graft.improve("run=RUN_FOLDER")
+        found["wrong_labels"], found["proposals"], found["learning_curve"][0]["forecasts"]
+
+    Args:
+        overrides: of `graft improve`.
+        folder: for proposals.csv, improve.html and improve.json; by default a new one, `outputs/improve/DATE_TIME`.
+        echo: write the log to stdout, as the command does; improve.log has it either way.
+
+    Returns:
+        The content of improve.json.
+
+    Raises:
+        ConfigError, DataError, TrainingError, WeightsError, …: as for the command.
+    """
+    return _written_to("improve", overrides, folder, echo)
+
+
+def _written_to(name: str, overrides: Sequence[str], folder: Source | None, echo: bool) -> dict[str, Any]:
+    """Run the command `name`, "advise" or "improve", with its results in `folder`, which it returns as values."""
+    from importlib import import_module
+
+    from graft.system.folder_lock import is_generated
+
+    task = import_module(f"graft.tasks.{name}")
+    config = compose(*overrides, task=name).config
     if folder is not None:
         config.folder = os.fspath(folder)
     where = task.claimed(config, overrides, Path(config.folder).expanduser(), is_generated(config, "folder"))
-    with _log_of(where, echo, "advise.log"):
-        return task.advise(config, overrides, where)
+    with _log_of(where, echo, f"{name}.log"):
+        result: dict[str, Any] = getattr(task, name)(config, overrides, where)
+        return result
 
 
 class Built(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -56,8 +57,8 @@ def main(config: DictConfig) -> None:
     improve(config, list(hydra.overrides.task), Path(hydra.runtime.output_dir))
 
 
-def improve(config: DictConfig, overrides: Collection[str], folder: Path) -> None:
-    """Look for proposals and write them to `folder`.
+def improve(config: DictConfig, overrides: Collection[str], folder: Path) -> dict[str, Any]:
+    """Look for proposals and write them to `folder`; returns the content of improve.json.
 
     Args:
         config: an ImproveConfig.
@@ -69,7 +70,7 @@ def improve(config: DictConfig, overrides: Collection[str], folder: Path) -> Non
     with garbage_collection_paused():
         from graft.tasks import improving  # imports torch, now that every check has passed
 
-    improving.run(command, folder)
+    return improving.run(command, folder)
 
 
 def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
@@ -78,9 +79,16 @@ def claim(config: DictConfig, folder: Path, generated_name: bool) -> Path:
     Raises:
         ConfigError, TrainingError: the configuration, the run, or a folder that is already used.
     """
-    checked(config, list(config.hydra.overrides.task))
     generated_name = generated_name or (str(folder) == str(config.folder) and is_generated(config, "folder"))
-    return claimed_folder(folder, generated_name, {RESULT: "proposals", "summary.json": "a run"}, key="folder")
+    return claimed(config, list(config.hydra.overrides.task), folder, generated_name)
+
+
+def claimed(config: DictConfig, overrides: Collection[str], folder: Path, generated_name: bool) -> Path:
+    """Check the configuration and claim a folder; see `claim`."""
+    checked(config, overrides)
+    folder = claimed_folder(folder, generated_name, {RESULT: "proposals", "summary.json": "a run"}, key="folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def checked(config: DictConfig, overrides: Collection[str]) -> Command:
