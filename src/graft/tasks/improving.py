@@ -51,7 +51,7 @@ from graft.system.terminal import log_table
 from graft.tasks.data import copies_file, groups_of, missing_data, open_data
 from graft.tasks.improve import RESULT, Command
 from graft.tasks.locations import check_locations
-from graft.tasks.recorded_data import run_config
+from graft.tasks.recorded_data import open_splits, run_config
 from graft.tasks.run import versions
 from graft.tasks.train import data_line, duration
 from graft.tasks.trainer import silence_lightning
@@ -117,12 +117,14 @@ def run(command: Command, folder: Path) -> dict[str, Any]:
     """
     silence_lightning()
     started = time.perf_counter()
-    config, options = configuration_of(command), command.config.improve
-    check_locations(config[0], {"folder": folder})
-    train_config, restored = config
+    options = command.config.improve
+    train_config, restored = configuration_of(command)
+    check_locations(train_config, {"folder": folder})
     splits = opened(train_config, restored)
     log.info("data  %s", data_line(splits))
     networks, notes = networks_of(command, train_config, restored, len(splits.classes))
+    if splits.val is splits.test:
+        notes = [*notes, "the validation images are the test images, too: correcting them changes the measure"]
     for note in (*splits.notes, *notes):
         log.info("note  %s", note)
     examined = examine_images(train_config, splits, networks, test=options.test)
@@ -204,10 +206,12 @@ def opened(config: TrainConfig, restored: Restored | None) -> Splits:
         DataError, NotAvailable: it is neither on this machine nor downloadable.
         ConfigError: its images have several labels.
     """
-    missing = missing_data(config)
-    if missing is not None:
+    if restored is not None:
+        splits = open_splits(config)
+    elif (missing := missing_data(config)) is not None:
         raise missing
-    splits = open_data(config)
+    else:
+        splits = open_data(config)
     if splits.task is MULTI_LABEL:
         raise ConfigError(
             f"data={config.data.name}: its images have several labels, and graft improve judges one class per image."
@@ -435,7 +439,7 @@ def log_result(
     )  # fmt: skip
     for pair in pairs[:SHOWN]:
         log.info(
-            "overlap  %s: %d images are taken for the other class (%.1f%%)",
+            "overlap  %s: %d images are predicted as the other class (%.1f%%)",
             " and ".join(pair.classes),
             pair.confused,
             100 * pair.share,
