@@ -14,6 +14,7 @@ from graft.config.registration import plain as plain_config
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
 from graft.data.augment import Augment
+from graft.data.image_format import ImageFormat
 from graft.data.labels import has_class
 from graft.data.loading import checked_group_pattern, undivided
 from graft.data.sources import check_source, checked_name, source_arguments
@@ -150,7 +151,7 @@ def open_collection(config: InspectConfig) -> Collection:
         return Collection.of(divide_data(config))
     except DataError as error:
         root, arguments = data_root(config), source_arguments(config.data, DataConfig)
-        found = undivided(config.data._target_, root, config.seed, arguments)
+        found = undivided(config.data._target_, root, config.seed, arguments, ImageFormat.of(config.data))
         if found is None:
             raise
         classes, parts, notes, unused = found
