@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def test_tensorboard_shows_labels_and_no_confusion_matrix(run: Finished) -> None
     assert not {"visuals/confusion", "visuals/calibration"} & tags
     assert (run.folder / "labels.png").is_file()
     assert not (run.folder / "confusion.png").exists()
+    assert (run.folder / "review.npz").is_file()
     assert "review: no" not in run.out
 
 
@@ -186,6 +188,55 @@ def test_two_processes_score_like_one_that_evaluates_their_checkpoint(table: Pat
             assert metrics[f"{split}/{name}"] == pytest.approx(run.summary["metrics"][f"{split}/{name}"], abs=1e-5), (
                 name
             )
+
+
+def test_packed_images_keep_their_labels_and_train_to_the_same_weights(
+    run: Finished, table: Path, tmp_path: Path
+) -> None:
+    words = ("pack", *of(table), f"output={tmp_path / 'shards'}", f"paths.outputs={tmp_path / 'outputs'}")
+    graft_command(tmp_path / "c", *words)
+    words = ("data=shards", f"data.root={tmp_path / 'shards'}", *NETWORK, "trainer.max_epochs=3", "review=none",
+             "metrics=[auroc,f1_macro]")  # fmt: skip
+    packed = succeeded(train(tmp_path / "packed", *words))
+    found = weights(packed)
+    for name, tensor in weights(run).items():
+        assert torch.equal(found[name], tensor), name
+    with tarfile.open(tmp_path / "shards" / "train-000000.tar") as tar:
+        described = [json.load(tar.extractfile(each)) for each in tar if each.name.endswith(".json")]  # type: ignore[arg-type]
+    expected = {row["file"]: [label for label in row["labels"].split(";") if label] for row in read(table)}
+    assert {each["name"]: each["labels"] for each in described} == expected
+
+
+def test_a_soup_chooses_its_own_thresholds_and_teaches_a_student(run: Finished, table: Path, tmp_path: Path) -> None:
+    content = torch.load(run.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    other = tmp_path / "other" / "checkpoints" / "best.ckpt"
+    other.parent.mkdir(parents=True)
+    head = next(name for name in reversed(content["state_dict"]) if name.endswith("bias"))
+    torch.save(content | {"state_dict": content["state_dict"] | {head: content["state_dict"][head] + 1}}, other)
+    words = ("soup", str(run.folder), str(other), "method=uniform", f"hydra.run.dir={tmp_path / 'soup'}")
+    assert "test/map" in graft_command(tmp_path, *words).out
+    soup = json.loads((tmp_path / "soup" / "summary.json").read_text())
+    assert soup["soup"]["metric"] == "val/map"
+    assert set(soup["thresholds"]) == set(NAMES)
+    for name, threshold in soup["thresholds"].items():  # the logits of the mean are half a unit above the run's
+        logit, before = (np.log(each / (1 - each)) for each in (threshold, run.summary["thresholds"][name]))
+        assert logit == pytest.approx(before + 0.5, abs=0.01)
+    for name in ("map", "f1_micro", "exact_match"):
+        assert soup["metrics"][f"test/{name}"] == pytest.approx(run.summary["metrics"][f"test/{name}"]), name
+    evaluated = graft_command(tmp_path / "c", "evaluate", f"checkpoint={tmp_path / 'soup'}",
+                              f"hydra.run.dir={tmp_path / 'e'}")  # fmt: skip
+    assert "equal to the run's metrics" in evaluated.out
+
+    distill = (
+        "loss=distill",
+        f"loss.teacher={tmp_path / 'soup'}",
+        "trainer.log_every_n_steps=2",
+        "trainer.max_epochs=1",
+        "review=none",
+    )
+    student = succeeded(train(tmp_path / "student", *of(table), *NETWORK, *distill))
+    assert "so the loss is BinaryCrossEntropy" in student.out
+    assert any("train/loss_distill" in row for row in graft.FinishedRun(student.folder).table)
 
 
 def test_cached_features_give_the_same_run(table: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from commands import SMALL
 
 import graft
 from graft.config.schema import LossConfig
+from graft.config.task import MULTI_LABEL, SINGLE_LABEL
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, TrainingError
 from graft.learning.distillation import Teacher
@@ -33,7 +34,7 @@ def test_a_teacher_sees_the_images_in_its_own_normalisation_and_answers_in_the_s
     ours = Preprocessing(size, size, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     classes = restored.classes[::-1]
     both = [restored, replace(restored, classes=restored.classes)]
-    teacher = Teacher(both, classes, ours, temperature=3.0, alpha=0.5)
+    teacher = Teacher(both, SINGLE_LABEL, classes, ours, temperature=3.0, alpha=0.5)
     probabilities = teacher.probabilities(Normalise(ours)(images))
     torch.testing.assert_close(probabilities, (logits / 3).softmax(1).flip(1), rtol=1e-3, atol=1e-5)
     assert not restored.network.training
@@ -41,8 +42,24 @@ def test_a_teacher_sees_the_images_in_its_own_normalisation_and_answers_in_the_s
     student = torch.randn(4, len(classes))
     expected = 9 * (probabilities * (probabilities.log() - (student / 3).log_softmax(1))).sum(1).mean()
     torch.testing.assert_close(teacher.loss(student, probabilities), expected)
-    smaller = Teacher(both, classes, replace(ours, input_size=size // 2), 1.0, 0.5)
+    smaller = Teacher(both, SINGLE_LABEL, classes, replace(ours, input_size=size // 2), 1.0, 0.5)
     assert smaller.probabilities(torch.zeros(2, 3, size // 2, size // 2)).shape == (2, len(classes)), "resized for it"
+
+
+def test_labels_are_learned_as_decisions_of_their_own(digits_run: Path) -> None:
+    restored = replace(from_checkpoint(digits_run / "checkpoints" / "best.ckpt"), task=MULTI_LABEL)
+    ours = restored.preprocessing
+    images = torch.randn(4, 3, *ours.size)
+    teacher = Teacher([restored], MULTI_LABEL, restored.classes, ours, temperature=2.0, alpha=0.5)
+    probabilities = teacher.probabilities(images)
+    with torch.no_grad():
+        torch.testing.assert_close(probabilities, (restored.network(images) / 2).sigmoid(), rtol=1e-3, atol=1e-5)
+    student = torch.randn(4, len(restored.classes))
+    taught, own = torch.distributions.Bernoulli(probabilities), torch.distributions.Bernoulli(logits=student / 2)
+    expected = 4 * torch.distributions.kl_divergence(taught, own).mean()
+    torch.testing.assert_close(teacher.loss(student, probabilities), expected)
+    with pytest.raises(ConfigError, match="is a multi-label network, and the data are single-label"):
+        Teacher([restored], SINGLE_LABEL, restored.classes, ours, 1.0, 0.5)
 
 
 def test_a_student_learns_from_both_and_its_checkpoint_does_not_contain_the_teacher(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from graft.errors import ConfigError, DataError
-from graft.report.comparison import Row, as_csv, as_markdown, as_terminal, differing, rows, significance
+from graft.report.comparison import Row, as_csv, as_markdown, differing, rows, significance
 from graft.report.page import as_page
 from graft.report.summary import find_summaries
 from graft.system.escaping import FORMULA, from_csv_cell, printable
@@ -97,17 +97,22 @@ def test_every_key_that_was_searched_is_shown_first(tmp_path: Path) -> None:
     searched = ["augment", "freeze", "optimizer.lr", "strategy.lr_multipliers.features"]
     assert differing(found) == [*searched, "trainer.max_epochs", "freeze.every"]
     console = io.StringIO()
-    PlainConsole(file=console, width=240).print(as_terminal(found, "runs"))
+    show_table(PlainConsole(file=console, width=240), found, "runs")
     for text in (as_markdown(found), as_page(found, "runs").text, console.getvalue()):
         assert all(name in text for name in [*searched, "trainer.max_epochs", "epochs"])
 
 
-def test_a_narrow_terminal_names_the_columns_that_it_cannot_show(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "omitted"), [(100, "freeze, strategy.x, strategy.y"), (130, "strategy.y")])
+def test_a_narrow_terminal_names_the_columns_that_it_cannot_show(width: int, omitted: str, tmp_path: Path) -> None:
     for name in "ab":
-        a_run(tmp_path / name, seed=0, acc=0.5, strategy=name, **{f"strategy.{key}": name * 20 for key in "xyz"})
+        keys = {f"strategy.{key}": name * 20 for key in "xy"}
+        a_run(tmp_path / name, seed=0, acc=0.5, strategy=name, freeze=name * 40, **keys)
     text = io.StringIO()
-    show_table(PlainConsole(file=text, width=100), rows_of(tmp_path), "runs")
-    assert "different too (see compare.md): strategy.x, strategy.y, strategy.z" in text.getvalue()
+    show_table(PlainConsole(file=text, width=width), rows_of(tmp_path), "runs")
+    *table, last = text.getvalue().splitlines()
+    assert last == f"different too (see compare.md): {omitted}"
+    assert "0.500" in "".join(table)
+    assert max(map(len, table)) <= width
 
 
 # -- what is an experiment ---------------------------------------------------------------------------------------------

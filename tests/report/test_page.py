@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graft.learning.predictions import Predictions
+from graft.learning.predictions import LabelPredictions, Predictions
 from graft.report import page as module
 from graft.report.comparison import Row, rows
 from graft.report.page import as_page, learning_curves
@@ -48,6 +48,17 @@ def a_run(folder: Path, *, acc: float, seed: int = 0, wrong: tuple[int, ...] = (
     return folder
 
 
+def labelled_run(folder: Path, *, acc: float, scores: list[list[float]]) -> None:
+    """As `a_run`, with any number of labels per image; of two images the first has both labels, the second none."""
+    a_run(folder, acc=acc, strategy=folder.name)
+    none, labels = np.zeros(0, int), np.array([[True, True], [False, False]])
+    predictions = LabelPredictions(
+        15, 2, np.arange(2), labels, np.array(scores, np.float32), (0.5, 0.25), np.zeros((0, 1)), none
+    )
+    images = [(number, np.full((64, 64, 3), 90, np.uint8)) for number in range(2)]
+    write_record(folder, record_of(predictions, "test", ("ants", "bees"), ["both.jpg", "none.jpg"], images))
+
+
 def rows_of(folder: Path) -> list[Row]:
     return rows(find_summaries(folder)[0])
 
@@ -72,7 +83,8 @@ def test_the_page_loads_nothing_and_escapes_every_name(runs: Path) -> None:
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     assert text.count("<script") == 2
     assert "@@" not in text
-    assert content(text)["classes"][json.dumps(CLASSES, ensure_ascii=False)]["names"] == list(CLASSES)
+    [classes] = content(text)["classes"].values()
+    assert classes["names"] == list(CLASSES)
 
 
 def test_the_content_security_policy_blocks_other_scripts(runs: Path) -> None:
@@ -152,6 +164,20 @@ def test_the_page_of_two_thousand_runs_stays_small(tmp_path: Path) -> None:
     assert text.count("<tr>") > 2000
     assert "best 50" in text
     assert len(text) < 3_000_000
+
+
+def test_images_with_several_labels_are_compared_by_their_labels(tmp_path: Path) -> None:
+    labelled_run(tmp_path / "a", acc=0.9, scores=[[0.9, 0.3], [0.1, 0.1]])
+    labelled_run(tmp_path / "b", acc=0.8, scores=[[0.8, 0.2], [0.3, 0.2]])
+    shown = content(as_page(rows_of(tmp_path), "runs").text)
+    [image] = shown["disagreements"]
+    assert (image["name"], image["true"]) == ("both.jpg", "ants, bees")
+    assert image["predictions"] == [
+        {"class": "ants, bees", "correct": True, "runs": [[0, 0.3]]},
+        {"class": "ants", "correct": False, "runs": [[1, 0.8]]},
+    ]
+    assert [run["accuracy"] for run in shown["runs"]] == [[1.0, 1.0], [1.0, 0.0]], "recall of each label"
+    assert not any("confusion" in run or "mixed" in run for run in shown["runs"])
 
 
 def test_a_run_without_record_and_curves_is_in_the_table(tmp_path: Path) -> None:

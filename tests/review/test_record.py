@@ -96,6 +96,9 @@ BROKEN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "classes that are numbers": lambda arrays: described(arrays, classes=[1, 2, 3]),
     "a length below 0": lambda arrays: described(arrays, lengths=[-1]),
     "a length beyond the end": lambda arrays: described(arrays, lengths=[10**9]),
+    "a set with an unknown label": lambda arrays: described(arrays, sets=[[0], [1], [3]]),
+    "a set that is a number": lambda arrays: described(arrays, sets=[0, 1, 2]),
+    "fewer sets than are predicted": lambda arrays: described(arrays, sets=[[0], [1]]),
     "no description": lambda arrays: arrays | {"description": np.frombuffer(b"[]", np.uint8)},
     "a description nested too deeply": lambda arrays: arrays | {"description": np.frombuffer(b"[" * 10**5, np.uint8)},
 }

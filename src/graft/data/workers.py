@@ -81,6 +81,7 @@ def _awaited(action: Callable[[], Any], batches: Iterator[Any] | None, watch: "W
     except BaseException as error:
         reason = watch.failure or _failure_behind(error, watch.workers)
         stop(batches, watch.workers)
+        continue_workers()
         if reason is None:
             raise
         raise DataError(reason) from error
@@ -263,8 +264,8 @@ def shared_memory() -> str:
     )
 
 
-def _continue_workers() -> None:
-    """Continue stopped workers at exit, because multiprocessing waits for them without a limit."""
+def continue_workers() -> None:
+    """Continue the stopped workers of all loaders: torch waits 5 seconds for each, multiprocessing without a limit."""
     import multiprocessing
 
     for child in multiprocessing.active_children():
@@ -273,4 +274,4 @@ def _continue_workers() -> None:
                 os.kill(child.pid, signal.SIGCONT)
 
 
-util.Finalize(None, _continue_workers, exitpriority=10)
+util.Finalize(None, continue_workers, exitpriority=10)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from graft.config.task import MULTI_LABEL, SINGLE_LABEL, Task
 from graft.learning.confusion_counts import ClassCounts, EvaluationCounts
@@ -40,6 +41,10 @@ class Decisions(ABC):
         each then weighs the same however large its logits are, and the loss is at most the mean of theirs (Jensen). Of
         a single one: its logits.
         """
+
+    @abstractmethod
+    def divergence(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Mean Kullback-Leibler divergence of the probabilities of `logits` from `probabilities`, both [B, C]."""
 
     @abstractmethod
     def targets(self, labels: Tensor) -> Tensor:
@@ -75,6 +80,9 @@ class OneClass(Decisions):
             return logits[0]
         return _log_mean_exp([each.log_softmax(1) for each in logits])
 
+    def divergence(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        return functional.kl_div(logits.log_softmax(1), probabilities, reduction="batchmean")
+
     def targets(self, labels: Tensor) -> Tensor:
         return labels
 
@@ -102,8 +110,13 @@ class EachLabel(Decisions):
     def logits_of_mean(self, logits: Sequence[Tensor]) -> Tensor:
         if len(logits) == 1:
             return logits[0]
-        yes, no = (_log_mean_exp([torch.nn.functional.logsigmoid(sign * each) for each in logits]) for sign in (1, -1))
+        yes, no = (_log_mean_exp([functional.logsigmoid(sign * each) for each in logits]) for sign in (1, -1))
         return yes - no
+
+    def divergence(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        both = torch.stack([functional.logsigmoid(logits), functional.logsigmoid(-logits)])
+        truth = torch.stack([probabilities, 1 - probabilities])
+        return functional.kl_div(both, truth, reduction="sum") / logits.numel()  # as binary cross-entropy: per decision
 
     def targets(self, labels: Tensor) -> Tensor:
         return labels.float()

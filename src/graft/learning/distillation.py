@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graft.config.task import SINGLE_LABEL
+from graft.config.task import Task
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError, listed
+from graft.learning.decisions import decisions_of
 from graft.learning.restore import Restored
 from graft.models.normalise import is_channels_last
 
@@ -24,18 +25,20 @@ class Teacher:
 
     Args:
         networks: the teachers, of which the mean of the probabilities is learned.
+        task: of the student, and of the teachers.
         classes: of the student; those of the teachers may be in another order.
         preprocessing: of the student's images.
         temperature: that logits are divided by, of teachers and student.
         alpha: weight of the distillation, in [0, 1]; the other loss has 1 - alpha.
 
     Raises:
-        ConfigError: a teacher has other classes, names those that differ; or its images are of another format.
+        ConfigError: a teacher has another task, other classes, or images of another format; names what differs.
     """
 
     def __init__(
         self,
         networks: Sequence[Restored],
+        task: Task,
         classes: Sequence[str],
         preprocessing: Preprocessing,
         temperature: float,
@@ -43,7 +46,8 @@ class Teacher:
     ) -> None:
         self.networks, self.preprocessing = list(networks), preprocessing
         self.temperature, self.alpha = temperature, alpha
-        self._orders = [_order(each, classes) for each in networks]
+        self.decisions = decisions_of(task)
+        self._orders = [_order(each, task, classes) for each in networks]
         for each in networks:
             if (theirs := each.preprocessing.image_format) != preprocessing.image_format:
                 raise ConfigError(
@@ -68,7 +72,7 @@ class Teacher:
             logits: Tensor = network(inputs).float()
             if order is not None:
                 logits = logits[:, order.to(logits.device)]
-            means = means.to(logits) + (logits / self.temperature).softmax(1) / len(self.networks)
+            means = means.to(logits) + self.decisions.probabilities(logits / self.temperature) / len(self.networks)
         return means
 
     def loss(self, logits: Tensor, probabilities: Tensor) -> Tensor:
@@ -80,8 +84,7 @@ class Teacher:
             logits: of the student, [B, C].
             probabilities: as from `probabilities`.
         """
-        own = (logits.float() / self.temperature).log_softmax(1)
-        return F.kl_div(own, probabilities, reduction="batchmean") * self.temperature**2
+        return self.decisions.divergence(logits.float() / self.temperature, probabilities) * self.temperature**2
 
     def _for(self, theirs: Preprocessing, images: Tensor) -> Tensor:
         """The images at the input size and with the normalisation of a teacher."""
@@ -96,11 +99,11 @@ class Teacher:
         return images
 
 
-def _order(teacher: Restored, classes: Sequence[str]) -> Tensor | None:
+def _order(teacher: Restored, task: Task, classes: Sequence[str]) -> Tensor | None:
     """Positions of the student's classes among the teacher's; None if they are in the same order."""
-    if teacher.task is not SINGLE_LABEL:
+    if teacher.task is not task:
         raise ConfigError(
-            f"loss.teacher: {teacher.source} gives an image several labels, and the data one.\n"
+            f"loss.teacher: {teacher.source} is a {teacher.task.name} network, and the data are {task.name}.\n"
             "A teacher needs the same kind of labels."
         )
     if teacher.classes == tuple(classes):

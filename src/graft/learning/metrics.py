@@ -168,7 +168,7 @@ class ScoresOfLabels:
     Args:
         classes: names of the labels.
         device: of the logits.
-        thresholds: of the labels.
+        thresholds: of the labels; None: those with the highest F1 of each on these images.
         loss: of the run; None for binary cross-entropy.
         metrics: of the run, by name, as from `build_metrics`.
     """
@@ -177,7 +177,7 @@ class ScoresOfLabels:
         self,
         classes: Sequence[str],
         device: torch.device,
-        thresholds: Sequence[float],
+        thresholds: Sequence[float] | None,
         loss: Loss | None = None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
@@ -197,6 +197,21 @@ class ScoresOfLabels:
         by_class = without_split(found.by_class("", self.classes))
         configured = self.configured.compute(self.classes, found.images)
         return Scored(overall, scores_of_labels(found), by_class, None, configured, found.count)
+
+
+def scores_for(
+    task: Task,
+    classes: Sequence[str],
+    device: torch.device,
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> SplitScores:
+    """Empty scores of a task, with their own copy of the metrics; see `Scores` and `ScoresOfLabels`."""
+    metrics = copy.deepcopy(dict(metrics or {}))
+    if task is MULTI_LABEL:
+        return ScoresOfLabels(classes, device, thresholds, loss, metrics)
+    return Scores(classes, device, loss, metrics)
 
 
 def scores_of_labels(found: LabelScores) -> list[LabelScore]:

@@ -34,6 +34,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """True and predicted class, or set of labels, of some images, as they are recorded.
+
+    Attributes:
+        labels, predicted: class indices, or indices into `sets`, int [M].
+        confidence: probability of what is predicted, of several labels that of the least certain decision, [M].
+        sets: indices of the labels in each set; None for one label per image.
+    """
+
+    labels: Array
+    predicted: Array
+    confidence: Array
+    sets: tuple[tuple[int, ...], ...] | None = None
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Predictions of a network for N labelled images of one part of a data set.
 
@@ -80,6 +96,10 @@ class Predictions:
     def texts(self, position: int, classes: Sequence[str]) -> tuple[str, str]:
         """(predicted, true) class of an image."""
         return classes[self.predicted[position]], classes[self.labels[position]]
+
+    def answers(self, positions: Array) -> Answers:
+        """What is recorded of the images at `positions`."""
+        return Answers(self.labels[positions], self.predicted[positions], self.confidence[positions])
 
     def curve(self, number: int) -> tuple[Array, Array]:
         """(whether each image is of a class, its probability), of one of the first K classes."""
@@ -185,6 +205,22 @@ class LabelPredictions:
         """(predicted, true) labels of an image, each on one line."""
         predicted, true = (text_of(row[position], classes) for row in (self.predicted, self.labels))
         return predicted, true
+
+    def answers(self, positions: Array) -> Answers:
+        """What is recorded of the images at `positions`."""
+        labels, predicted, scores = self.labels[positions], self.predicted[positions], self.scores[positions]
+        rows, inverse = np.unique(np.concatenate([labels, predicted]), axis=0, return_inverse=True)
+        true, decided = inverse.reshape(2, len(positions))
+        certain = np.where(predicted, scores, 1 - scores).min(axis=1, initial=1.0)
+        return Answers(true, decided, certain, tuple(tuple(np.flatnonzero(row).tolist()) for row in rows))
+
+    def per_class(self, classes: int) -> tuple[Array, Array]:
+        """(correct, totals): number of images with a label for which it is predicted, and of all with it, int [C]."""
+        return (self.labels & self.predicted).sum(axis=0), self.labels.sum(axis=0)
+
+    def confusion_cells(self, classes: int) -> tuple[Array, Array]:
+        """No cells: with several labels per image no class is confused with another."""
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def curve(self, number: int) -> tuple[Array, Array]:
         """(whether each image has a label, its probability)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,10 @@ UNFINISHED = ("failed", "pruned", "interrupted")
 
 LONGEST = 160
 """Largest number of characters in a cell; compare.csv has whole values."""
+WRAPPED = 24
+"""Largest number of characters of a choice that a console's table makes room for on one line."""
+FRAME = 3
+"""Characters around a cell on a console."""
 
 
 @dataclass(frozen=True)
@@ -280,13 +285,15 @@ class Column:
         text: the cell of a row.
         value: the value by which the cell is sorted.
         numeric: whether its values are numbers.
-        minor: whether it follows from other columns; it is omitted where the table is too wide.
+        choice: whether it is a key of the configuration; where the table is too wide, such columns are omitted.
+        minor: whether it follows from other columns.
     """
 
     name: str
     text: Callable[[Row], str]
     value: Callable[[Row], Json]
     numeric: bool = False
+    choice: bool = False
     minor: bool = False
 
 
@@ -327,7 +334,9 @@ def _checkpoint(row: Row, root: str) -> str:
 
 
 def _choice(key: str, *, minor: bool = False) -> Column:
-    return Column(key, lambda row: short(row.choices.get(key)), lambda row: row.choices.get(key), minor=minor)
+    return Column(
+        key, lambda row: short(row.choices.get(key)), lambda row: row.choices.get(key), choice=True, minor=minor
+    )
 
 
 def _metric(name: str) -> Column:
@@ -349,10 +358,31 @@ def _with_checkpoint(found: Sequence[Row]) -> list[Column]:
     return [*major, Column("best checkpoint", path, path), *shown[len(major) :]]
 
 
-def as_terminal(found: Sequence[Row], title: str, *, minor: bool = True) -> Table:
-    """A table for a console; `minor` says whether it has the minor columns."""
+def fitting(found: Sequence[Row], width: int) -> tuple[list[Column], list[str]]:
+    """The columns for a console, and the names of those omitted because it has only `width` characters.
+
+    Choices are omitted from the least important on; the first of them, the metrics and the checkpoint stay.
+    """
+    chosen = _with_checkpoint(found)
+    need = {column.name: _width(column, found) for column in chosen}
+    omitted: list[str] = []
+    for column in reversed([column for column in chosen if column.choice][1:]):
+        if sum(need[each.name] for each in chosen) <= width:
+            break
+        chosen.remove(column)
+        omitted.insert(0, column.name)
+    return chosen, omitted
+
+
+def _width(column: Column, found: Sequence[Row]) -> int:
+    """Characters of a column with its frame; a choice may be wrapped at WRAPPED."""
+    widest = max(cell_len(printable(text)) for text in (column.name, *(column.text(row) for row in found)))
+    return FRAME + (min(widest, WRAPPED) if column.choice else widest)
+
+
+def as_terminal(chosen: Sequence[Column], found: Sequence[Row], title: str) -> Table:
+    """A table for a console."""
     table = Table(title=Text(printable(title)), title_justify="left")
-    chosen = [column for column in _with_checkpoint(found) if minor or not column.minor]
     for column in chosen:
         table.add_column(
             Text(printable(column.name)), justify="right" if column.numeric else "left", no_wrap="/" in column.name

@@ -122,11 +122,14 @@ class Detail:
         if self.record is None:
             return shown
         record = self.record
-        shown |= {"part": record.part, "images": record.images, "set": class_set(record)}
+        several = record.sets is not None
+        shown |= {"part": record.part, "images": record.images, "set": class_set(record), "several": several}
         shown["accuracy"] = [
             round(int(correct) / int(total), 4) if total else None
             for correct, total in zip(record.correct, record.totals, strict=True)
         ]
+        if several:
+            return shown
         count = len(record.classes)
         cells = zip(record.cells.tolist(), record.counts.tolist(), strict=True)
         if count <= CELLED:
@@ -191,8 +194,8 @@ def thinned(points: list[list[float]]) -> list[list[float]]:
 
 
 def class_set(record: Record) -> str:
-    """A key for the classes of a record: predictions are compared only between runs of the same classes."""
-    return json.dumps(record.classes, ensure_ascii=False)
+    """A key for the classes of a record: predictions are compared only between runs of the same classes and task."""
+    return json.dumps([record.sets is None, *record.classes], ensure_ascii=False)
 
 
 def classes_of(records: Mapping[int, Record]) -> dict[str, dict[str, Any]]:
@@ -240,17 +243,16 @@ def disagreements(records: Mapping[int, Record]) -> list[dict[str, Any]]:
         if len(counts) < 2:
             continue
         name, picture = records[holders[0]].thumbnails[key]
-        names = records[holders[0]].classes
         disagreement = 1 - max(counts.values()) / len(predictions)
         found.append(
             {
                 "disagreement": disagreement,
                 "name": name,
-                "true": names[predictions[0][1]],
+                "true": predictions[0][1],
                 "picture": base64.b64encode(picture).decode(),
                 "predictions": [
                     {
-                        "class": names[answer],
+                        "class": answer,
                         "correct": answer == predictions[0][1],
                         "runs": [[number, round(sure, 2)] for number, _, other, sure in predictions if other == answer],
                     }
@@ -261,10 +263,11 @@ def disagreements(records: Mapping[int, Record]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda image: (-image["disagreement"], image["name"]))[:DISAGREEMENTS]
 
 
-def _answers(record: Record) -> dict[int, tuple[int, int, float]]:
+def _answers(record: Record) -> dict[int, tuple[str, str, float]]:
+    """Digest -> (true class or labels, predicted ones, confidence)."""
     columns = (record.digests, record.labels, record.predicted, record.confidence)
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    return {key: (label, predicted, sure) for key, label, predicted, sure in rows}
+    return {key: (record.text(label), record.text(predicted), sure) for key, label, predicted, sure in rows}
 
 
 def summary_line(found: Sequence[Row]) -> str:

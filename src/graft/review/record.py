@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from graft.data.labels import NONE
 from graft.errors import DataError
-from graft.learning.predictions import Array, Predictions, digest
+from graft.learning.predictions import AnyPredictions, Array, digest
 from graft.review.grids import thumbnail
 from graft.system.files import read_regular, write_atomically
 
@@ -42,11 +43,13 @@ class Record:
         part: "test", or "val" if nothing was tested.
         classes: names.
         images: number of predicted images.
-        correct, totals: per class, int [C].
+        correct, totals: per class, int [C]; of images with several labels those for which the label is predicted, and
+            all that have it.
         cells, counts: the non-zero cells of the confusion matrix (true * C + predicted) and their values.
-        digests, labels, predicted: of the images whose predictions are kept, [M]; ascending by digest.
-        confidence: of the predicted class, in [0, 1], [M].
+        digests, labels, predicted, confidence: of the images whose predictions are kept, see `Answers`, [M]; ascending
+            by digest.
         thumbnails: digest to (name, JPEG).
+        sets: of labels, see `Answers`.
     """
 
     part: str
@@ -61,6 +64,13 @@ class Record:
     predicted: Array
     confidence: Array
     thumbnails: dict[int, tuple[str, bytes]]
+    sets: tuple[tuple[int, ...], ...] | None = None
+
+    def text(self, answer: int) -> str:
+        """The class, or the labels, of one of `labels` or `predicted`."""
+        if self.sets is None:
+            return self.classes[answer]
+        return ", ".join(self.classes[index] for index in self.sets[answer]) or NONE
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +80,7 @@ class Record:
 
 
 def record_of(
-    predictions: Predictions,
+    predictions: AnyPredictions,
     part: str,
     classes: Sequence[str],
     names: Sequence[str],
@@ -85,6 +95,7 @@ def record_of(
     correct, totals = predictions.per_class(len(classes))
     cells, counts = predictions.confusion_cells(len(classes))
     positions = predictions.sample(ANSWERS, names)
+    answers = predictions.answers(positions)
     return Record(
         part=part,
         classes=tuple(classes),
@@ -94,9 +105,10 @@ def record_of(
         cells=cells[:CELLS],
         counts=counts[:CELLS],
         digests=np.array([digest(names[i]) for i in predictions.indices[positions]], dtype=np.uint64),
-        labels=predictions.labels[positions],
-        predicted=predictions.predicted[positions],
-        confidence=predictions.confidence[positions],
+        labels=answers.labels,
+        predicted=answers.predicted,
+        confidence=answers.confidence,
+        sets=answers.sets,
         thumbnails={
             digest(name): (name, jpeg(thumbnail(image, SIDE)))
             for position, image in pictures
@@ -116,12 +128,13 @@ def write_record(folder: Path, record: Record) -> None:
     """Write review.npz into a run's folder: plain arrays, no pickled objects."""
     pictures = list(record.thumbnails.values())
     description = {
-        "version": 2,
+        "version": 2 if record.sets is None else 3,
         "part": record.part,
         "classes": record.classes,
         "images": record.images,
         "names": [name for name, _ in pictures],
         "lengths": [len(content) for _, content in pictures],
+        **({} if record.sets is None else {"sets": record.sets}),
     }
     buffer = io.BytesIO()
     arrays: dict[str, Array] = {
@@ -205,6 +218,10 @@ def _record(description: Any, arrays: dict[str, Array]) -> Record:
     numbers = [images, *lengths]
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in numbers):
         raise DataError("its description has values of other types")
+    sets = None if description.get("sets") is None else tuple(tuple(each) for each in description["sets"])
+    if any(type(index) is not int or not 0 <= index < count for each in sets or () for index in each):
+        raise DataError("its sets of labels name unknown classes")
+    answers = count if sets is None else len(sets)
     pictures = arrays["pictures"].tobytes()
     ends = list(itertools.accumulate(lengths))
     sound = (
@@ -213,7 +230,7 @@ def _record(description: Any, arrays: dict[str, Array]) -> Record:
         and len({len(arrays[name]) for name in ("digests", "labels", "predicted", "confidence")}) == 1
         and len(names) == len(lengths)
         and (ends[-1] if ends else 0) == len(pictures)
-        and all(arrays[name].max(initial=0) < count for name in ("labels", "predicted"))
+        and all(arrays[name].size == 0 or arrays[name].max() < answers for name in ("labels", "predicted"))
         and int(arrays["cells"].max(initial=0)) < count**2
         and bool((arrays["correct"] <= arrays["totals"]).all())
     )
@@ -222,4 +239,5 @@ def _record(description: Any, arrays: dict[str, Array]) -> Record:
     jpegs = [pictures[end - length : end] for length, end in zip(lengths, ends, strict=True)]
     thumbnails = {digest(name): (name, jpeg) for name, jpeg in zip(names, jpegs, strict=True)}
     columns = {name: arrays[name] for name in TYPES if name not in ("description", "pictures", "confidence")}
-    return Record(part, tuple(classes), images, confidence=arrays["confidence"] / 255, thumbnails=thumbnails, **columns)
+    confidence = arrays["confidence"] / 255
+    return Record(part, tuple(classes), images, confidence=confidence, thumbnails=thumbnails, sets=sets, **columns)

@@ -349,7 +349,7 @@ class Review:
 
     def _record(self, best: AnyPredictions | None, test: AnyPredictions | None) -> None:
         part, predictions = ("test", test) if test is not None else ("val", best)
-        if predictions is None or isinstance(predictions, LabelPredictions):  # the record is of one class per image
+        if predictions is None:
             return
         names = self.data.splits.parts()[part].names
         hardest = predictions.worst(self.own.record // 3)

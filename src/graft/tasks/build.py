@@ -119,7 +119,7 @@ def assemble(
         network,
         plan,
         starting_point=starting_point(config, network, weights),
-        teacher=teacher_of(config, splits.classes, preprocessing),
+        teacher=teacher_of(config, splits, preprocessing),
         classes=splits.classes,
         preprocessing=preprocessing,
         objective=objective,
@@ -148,7 +148,7 @@ def assemble(
     return Experiment(config, module, data, weights, notes)
 
 
-def teacher_of(config: TrainConfig, classes: Sequence[str], preprocessing: Preprocessing) -> Teacher | None:
+def teacher_of(config: TrainConfig, splits: Splits, preprocessing: Preprocessing) -> Teacher | None:
     """The teacher of loss.teacher; None without one.
 
     Raises:
@@ -160,7 +160,8 @@ def teacher_of(config: TrainConfig, classes: Sequence[str], preprocessing: Prepr
         return None
     own = [str(config.model._target_).partition(".")[0]]  # the configuration names it, so it is trusted
     networks = [from_file(file, own) for file in teacher_files(config)]
-    return Teacher(networks, classes, preprocessing, float(loss.temperature or 1), float(loss.alpha or 0))
+    temperature, alpha = float(loss.temperature or 1), float(loss.alpha or 0)
+    return Teacher(networks, splits.task, splits.classes, preprocessing, temperature, alpha)
 
 
 def teacher_files(config: TrainConfig) -> list[Path]:

@@ -1,11 +1,9 @@
 """`graft compare`: a table and a page of all finished runs in a folder."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.measure import Measurement
 
 from graft.config.commands import CompareConfig
 from graft.config.fields import one_of
@@ -16,7 +14,7 @@ from graft.report.comparison import (
     as_csv,
     as_markdown,
     as_terminal,
-    columns,
+    fitting,
     ordering,
     rows,
     significance,
@@ -78,14 +76,11 @@ def show(folder: Path, *, sort: str | None = None, output: Path | None = None) -
 
 
 def show_table(console: PlainConsole, found: Sequence[Row], title: str) -> None:
-    """Print the table, and the names of the columns that it is too narrow for."""
-    table = as_terminal(found, title)
-    minor = [column.name for column in columns(found) if column.minor]
-    unbounded = console.options.update(max_width=sys.maxsize)
-    cut = bool(minor) and Measurement.get(console, unbounded, table).maximum > console.width
-    console.print(as_terminal(found, title, minor=False) if cut else table)
-    if cut:
-        console.print(f"different too (see compare.md): {', '.join(minor)}", soft_wrap=True)
+    """Print the table, and the names of the columns that the console is too narrow for."""
+    chosen, omitted = fitting(found, console.width)
+    console.print(as_terminal(chosen, found, title))
+    if omitted:
+        console.print(f"different too (see compare.md): {', '.join(omitted)}", soft_wrap=True)
 
 
 def notes_on(found: Sequence[Row], metric: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Evaluate checkpoints on a split of a data set: the part of `graft evaluate` that imports torch."""
 
-import copy
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -26,7 +26,7 @@ from graft.errors import ConfigError, DataError
 from graft.learning.ensemble import Ensemble
 from graft.learning.inference import Inference
 from graft.learning.losses import CROSS_ENTROPY, Loss
-from graft.learning.metrics import Scored, Scores, ScoresOfLabels, SplitScores, build_metrics
+from graft.learning.metrics import Scored, SplitScores, build_metrics, scores_for
 from graft.learning.restore import Restored, from_file
 from graft.learning.views import View, build_views
 from graft.review.evaluation_tables import (
@@ -143,8 +143,9 @@ def run(config: EvaluateConfig, checkpoints: Sequence[Path], overrides: Collecti
 
     unreadable = UnreadableImages(folder / "unreadable.jsonl") if evaluated.data.on_error == "skip" else None
     data = [data_module(evaluated, splits, config.split, each, unreadable) for each in ensemble.preparations]
-    scores = scores_for(ensemble, ensemble.thresholds, loss, metrics)
-    single = [scores_for(ensemble, each, loss, metrics) for each in ensemble.members_thresholds] if others else []
+    empty = functools.partial(scores_for, task, ensemble.classes, ensemble.device, loss, metrics)
+    scores = empty(thresholds=ensemble.thresholds)
+    single = [empty(thresholds=each) for each in ensemble.members_thresholds] if others else []
     scored, *alone = measure(ensemble, data, config.split, scores, single, folder / "predictions.csv", config.topk)
     result: dict[str, Any] = {
         "task": task.name,
@@ -173,22 +174,6 @@ def run(config: EvaluateConfig, checkpoints: Sequence[Path], overrides: Collecti
         write_atomically(folder / "confusion_matrix.csv", confusion_csv(ensemble.classes, scored.confusion).encode())
     log_result(result, scored, ensemble.classes, folder)
     return scored.overall[task.headline]
-
-
-def scores_for(
-    ensemble: Ensemble, thresholds: Sequence[float] | None, loss: Loss | None, metrics: Mapping[str, Metric]
-) -> SplitScores:
-    """Empty scores of the ensemble's task.
-
-    Args:
-        ensemble: the networks.
-        thresholds: of the labels; None with one class per image.
-        loss, metrics: of the run; each scores get their own copy of the metrics.
-    """
-    metrics = copy.deepcopy(dict(metrics))
-    if thresholds is None:
-        return Scores(ensemble.classes, ensemble.device, loss, metrics)
-    return ScoresOfLabels(ensemble.classes, ensemble.device, thresholds, loss, metrics)
 
 
 def notes_on_ensemble(members: Sequence[Member], splits: Splits, config: EvaluateConfig) -> list[str]:

@@ -38,11 +38,6 @@ def follow_task(cfg: TrainConfig, task: Task) -> list[str]:
             "data.sampler=balanced: draws as many images of each class, and these images have several labels.\n"
             "Use data.sampler=shuffle with loss=binary_cross_entropy loss.positive_weights=balanced."
         )
-    if cfg.loss.teacher is not None:
-        raise ConfigError(
-            "loss.teacher: a teacher of one class per image, and these images have several labels.\n"
-            "Train without it; an ensemble of runs is possible (checkpoint=[A,B] of graft evaluate and predict)."
-        )
     notes = [*_follow_loss(cfg, task)]
     cfg.metrics, dropped = metrics_of_task(cfg.metrics, task)
     notes += dropped + _follow_monitored(cfg, task)

@@ -19,7 +19,7 @@ from graft.config.commands import SoupConfig
 from graft.config.fields import one_of
 from graft.config.metrics import direction, known_directions
 from graft.config.registration import plain
-from graft.config.task import SINGLE_LABEL
+from graft.config.task import Task
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
 from graft.data.unreadable import UnreadableImages
@@ -29,7 +29,7 @@ from graft.learning.averaging import differing_statistics, mean_of, measure_stat
 from graft.learning.checkpoints import BEST, read_checkpoint
 from graft.learning.inference import Inference
 from graft.learning.losses import Loss
-from graft.learning.metrics import Scores
+from graft.learning.metrics import LabelScore, scores_for
 from graft.learning.restore import PREFIX, Restored, from_checkpoint
 from graft.system.device import inference_device
 from graft.system.escaping import printable
@@ -95,16 +95,11 @@ def run(config: SoupConfig, files: Sequence[Path], overrides: Collection[str], f
     started = time.perf_counter()
     restored, ingredients = read_ingredients(files, config.trust)
     first = restored[0]
-    if first.task is not SINGLE_LABEL:
-        raise ConfigError(
-            f"runs: {first.source} gives an image several labels, of which no soup is made yet.\n"
-            "An ensemble can be: graft evaluate 'checkpoint=[A,B]'."
-        )
     refuse_many_classes(first, files[0])
     evaluated = run_config(config.evaluation(), first.config, overrides, first.source)
     first.preprocessing.image_format.configure(evaluated.data)
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
-    splits = open_splits(evaluated).relabelled(first.classes)
+    splits = open_splits(evaluated).relabelled(first.classes).of_task(first.task)
     notes = notes_on_origin(restored)
     for each in restored[1:]:
         notes += notes_on_training_images(config.evaluation(), each, evaluated, splits)
@@ -114,7 +109,7 @@ def run(config: SoupConfig, files: Sequence[Path], overrides: Collection[str], f
         notes.append("this data set has no test images of its own: those that test the soup have also chosen it")
     for note in notes:
         log.warning("note  %s", note)
-    metric = metric_of(config, files[0], metrics)
+    metric = metric_of(config, files[0], metrics, first.task)
     nodes = evaluated.metrics.parts() | config.metrics.parts()
     better = 1 if direction(metric, known_directions(nodes)) == "max" else -1
 
@@ -129,11 +124,15 @@ def run(config: SoupConfig, files: Sequence[Path], overrides: Collection[str], f
         kept = [each for each in ingredients if any(step.kept and step.file == each.file for step in steps)]
         best = max(steps, key=lambda step: better * step.alone)
         figures = mean.figures(kept, "val")
+        thresholds = mean.thresholds
         weights = {name: tensor.cpu().clone() for name, tensor in inference.network.state_dict().items()}
         tests: dict[str, dict[str, float]] = {}
         if config.test:
             figures |= (tests := {"soup": mean.figures(kept, "test")})["soup"]
-            tests["best alone"] = mean.figures([each for each in ingredients if each.file == best.file], "test")
+            alone = [each for each in ingredients if each.file == best.file]
+            if thresholds is not None:
+                mean.figures(alone, "val")  # chooses its own thresholds
+            tests["best alone"] = mean.figures(alone, "test")
     summary = summary_of(config, files[0], splits, figures) | {
         "soup": {
             "method": config.method,
@@ -145,11 +144,12 @@ def run(config: SoupConfig, files: Sequence[Path], overrides: Collection[str], f
             "statistics": differing_statistics(inference.network, [each.weights for each in kept]),
         },
         "device": dataclasses.asdict(device) | {"threads": torch.get_num_threads()},
+        **({} if thresholds is None else {"thresholds": dict(zip(first.classes, thresholds, strict=True))}),
         "notes": notes,
         "seconds": round(time.perf_counter() - started, 2),
     }
-    write(folder, files[0], weights, figures, summary)
-    log_result(steps, metric, figures, tests, better, folder)
+    write(folder, files[0], weights, figures, thresholds, summary)
+    log_result(steps, metric, figures, tests, better, folder, f"test/{first.task.headline}")
     return figures[metric]
 
 
@@ -189,6 +189,7 @@ def refuse_unlike(networks: Sequence[Restored]) -> None:
                 "'checkpoint=[A,B]'."
             )
         for what, ours, theirs in (
+            ("task", {"task": first.task.name}, {"task": other.task.name}),
             ("network", first.recipe.to_dict(), other.recipe.to_dict()),
             ("preprocessing", first.preprocessing.to_dict(), other.preprocessing.to_dict()),
         ):
@@ -213,15 +214,16 @@ def notes_on_origin(networks: Sequence[Restored]) -> list[str]:
     return []
 
 
-def metric_of(config: SoupConfig, file: Path, configured: Mapping[str, Metric]) -> str:
+def metric_of(config: SoupConfig, file: Path, configured: Mapping[str, Metric], task: Task) -> str:
     """The full name of the metric that the soup is chosen by.
 
     Raises:
         ConfigError: it is not measured.
     """
     recorded = read_checkpoint(file)["graft"]["config"].get("optimized_metric")
-    name = config.optimized_metric or (recorded if isinstance(recorded, str) and recorded[:4] == "val/" else "val/acc")
-    one_of("optimized_metric", name, [f"val/{each}" for each in ("acc", "loss", *configured)])
+    usual = recorded if isinstance(recorded, str) and recorded[:4] == "val/" else f"val/{task.headline}"
+    name = config.optimized_metric or usual
+    one_of("optimized_metric", name, [f"val/{each}" for each in (*task.measured, *configured)])
     return name
 
 
@@ -233,6 +235,9 @@ class MeanNetwork:
         data: the images.
         loss, metrics: of the first run.
         statistics_images: number of training images for BatchNorm's statistics.
+
+    Attributes:
+        thresholds: of the labels, chosen by the last validation; None with one class per image.
     """
 
     def __init__(
@@ -245,22 +250,30 @@ class MeanNetwork:
     ) -> None:
         self.inference, self.data, self.loss, self.metrics = inference, data, loss, metrics
         self.statistics_images = statistics_images
+        self.thresholds: tuple[float, ...] | None = None
         self._sample: Tensor | None = None
 
     def figures(self, parts: Sequence[Ingredient], split: str) -> dict[str, float]:
-        """The metrics of the mean of `parts` on "val" or "test", by their full names; the network keeps its weights."""
+        """The metrics of the mean of `parts` on "val" or "test", by their full names; the network keeps its weights.
+
+        Labels are tested with the thresholds of the last validation.
+        """
         states = [each.weights for each in parts]
         self.inference.network.load_state_dict(mean_of(states))
         if layers := differing_statistics(self.inference.network, states):
             if self._sample is None:
                 self._sample = self.data.sample(self.statistics_images)
             measure_statistics(self.inference, layers, self._sample.split(self.data.batch_size))
-        scores = Scores(self.inference.classes, self.inference.device, self.loss, self.metrics)
+        thresholds = self.thresholds if split == "test" else None
+        task, classes, device = self.inference.decisions.task, self.inference.classes, self.inference.device
+        scores = scores_for(task, classes, device, self.loss, self.metrics, thresholds)
         for batch in self.data.eval_loader(split):
             real = batch.real()
             if len(real.labels):
                 scores.update(self.inference(real.images), real.labels.to(self.inference.device))
         scored = scores.compute()
+        chosen = tuple(each.threshold for each in scored.classes if isinstance(each, LabelScore))
+        self.thresholds = chosen or None
         return {f"{split}/{name}": value for name, value in (scored.overall | scored.configured).items()}
 
 
@@ -312,13 +325,20 @@ def summary_of(config: SoupConfig, file: Path, splits: Splits, figures: Mapping[
 
 
 def write(
-    folder: Path, first: Path, weights: Mapping[str, Tensor], figures: Mapping[str, float], summary: Mapping[str, Any]
+    folder: Path,
+    first: Path,
+    weights: Mapping[str, Tensor],
+    figures: Mapping[str, float],
+    thresholds: Sequence[float] | None,
+    summary: Mapping[str, Any],
 ) -> None:
     """Write the checkpoint, with the description of the first, and the summary."""
     content = read_checkpoint(first)
     own = {f"{PREFIX}{name}": tensor for name, tensor in weights.items()}
     checkpoint = {
-        "graft": content["graft"] | {"metrics": dict(figures)},
+        "graft": content["graft"]
+        | {"metrics": dict(figures)}
+        | ({} if thresholds is None else {"thresholds": list(thresholds)}),
         "state_dict": {name: own.get(name, tensor) for name, tensor in content["state_dict"].items()},
         "global_step": content["global_step"],
         "epoch": content["epoch"],
@@ -337,6 +357,7 @@ def log_result(
     tests: Mapping[str, Mapping[str, float]],
     better: int,
     folder: Path,
+    headline: str,
 ) -> None:
     """Log the steps as a table, and the figures of the soup next to those of the best checkpoint alone."""
     table = Table(title=f"{metric} of each checkpoint, and of the soup with it", title_justify="left")
@@ -351,5 +372,5 @@ def log_result(
     best = max((step.alone for step in steps), key=lambda value: better * value)
     log.info("%s  soup %.4f  best alone %.4f", metric, figures[metric], best)
     for name, values in tests.items():
-        log.info("%s  test/loss %.4f  test/acc %.4f", name, values["test/loss"], values["test/acc"])
+        log.info("%s  test/loss %.4f  %s %.4f", name, values["test/loss"], headline, values[headline])
     log.info("written to  %s", folder)

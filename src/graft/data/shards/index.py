@@ -2,8 +2,8 @@
 
 `index.json` lists the shards in the form that WebDataset's `wids` reads, and describes the data set. The tables are
 NumPy files: `images.npy` has a `ROW` per image in the order of the data set, `names.npy` the names, concatenated, and
-`name_ends.npy` the end of each. Groups are stored likewise. Mapped files are shared by all processes, and stay on disk
-until they are read.
+`name_ends.npy` the end of each. Groups are stored likewise, and several labels per image in `labels.npy`. Mapped files
+are shared by all processes, and stay on disk until they are read.
 """
 
 import hashlib
@@ -37,14 +37,15 @@ from graft.system.values import (
 INDEX = "index.json"
 FORMAT = "graft-shards-1"
 SPLITS = ("train", "val", "test")
-IMAGES = "images.npy"
+IMAGES, LABELS = "images.npy", "labels.npy"
 TEXTS = {"names": ("names.npy", "name_ends.npy"), "groups": ("groups.npy", "group_ends.npy")}
 """Column of texts → files of the texts, concatenated, and of the end of each."""
 
 ROW = np.dtype(
     [("label", "<i4"), ("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("digest", "V16"), ("identity", "S16")]
 )
-"""Class index, index of the shard, where the file of the image is in it, and the hashes of `graft.data.contents`."""
+"""Class index (-1 with several labels per image), index of the shard, where the file of the image is in it, and the
+hashes of `graft.data.contents`."""
 
 MANY = 10**9
 NATURAL = integer(0, 2**62)
@@ -78,6 +79,7 @@ class Index:
         rows: `ROW` [N].
         names: of the images, length N.
         groups: of the images, length N; None where the data set has none.
+        labels: zeros and ones, int8 [N, C]; None with one class per image.
         faults: row → (kind, reason) of the images that are unreadable.
         split: test_fraction, split_seed and test_on_rest of the `Source`.
         notes, unused: of the `Source`.
@@ -93,6 +95,7 @@ class Index:
     split: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
+    labels: npt.NDArray[np.int8] | None = None
 
     def write(self, folder: Path, described: Mapping[str, Any]) -> None:
         """Write the tables, and then index.json, which makes the data set complete.
@@ -102,6 +105,8 @@ class Index:
             described: further entries of index.json, for people.
         """
         files = {IMAGES: write_array(folder / IMAGES, self.rows)}
+        if self.labels is not None:
+            files[LABELS] = write_array(folder / LABELS, self.labels.reshape(-1))
         columns = {"names": self.names} | ({} if self.groups is None else {"groups": self.groups})
         for column, packed in columns.items():
             texts, ends = TEXTS[column]
@@ -170,7 +175,8 @@ def read_index(content: bytes, where: str, table: Callable[[str, int, str], Path
         return Packed(content.data, ends, str)
 
     rows = array(IMAGES, ROW)
-    _check_rows(rows, counts, shards, len(checked["classes"]), where)
+    labels = array(LABELS, "i1") if LABELS in tables else None
+    _check_rows(rows, labels, counts, shards, len(checked["classes"]), where)
     return Index(
         classes=checked["classes"],
         counts=counts,
@@ -182,6 +188,7 @@ def read_index(content: bytes, where: str, table: Callable[[str, int, str], Path
         split={key: checked[key] for key in SPLIT},
         notes=checked["notes"],
         unused=checked["unused"],
+        labels=None if labels is None else labels.reshape(len(rows), -1),
     )
 
 
@@ -203,14 +210,22 @@ def read_array(file: Path, digest: str, kind: npt.DTypeLike) -> npt.NDArray[Any]
 
 
 def _check_rows(
-    rows: npt.NDArray[np.void], counts: Mapping[str, int], shards: Sequence[Shard], classes: int, where: str
+    rows: npt.NDArray[np.void],
+    labels: npt.NDArray[np.int8] | None,
+    counts: Mapping[str, int],
+    shards: Sequence[Shard],
+    classes: int,
+    where: str,
 ) -> None:
-    """Refuse rows that name no class, or bytes outside of a shard."""
+    """Refuse rows that name no class, labels of other images, or bytes outside of a shard."""
     sizes = np.array([shard.filesize for shard in shards], dtype=np.int64)
     inside = len(rows) == sum(counts.values())
     if inside and len(rows):
         inside = rows["shard"].min() >= 0 and rows["shard"].max() < len(shards)
-        inside = inside and rows["label"].min() >= 0 and rows["label"].max() < classes
+        if labels is None:
+            inside = inside and rows["label"].min() >= 0 and rows["label"].max() < classes
+        else:
+            inside = inside and len(labels) == len(rows) * classes and bool(np.isin(labels, (0, 1)).all())
         inside = inside and min(rows["offset"].min(), rows["size"].min()) >= 0
         inside = inside and bool((rows["offset"] + rows["size"] <= sizes[rows["shard"]]).all())
     if not inside:

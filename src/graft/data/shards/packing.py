@@ -24,6 +24,7 @@ from PIL import Image
 
 from graft.data.contents import identity_of, row_of
 from graft.data.images import ENDINGS, ImageSet, to_rgb
+from graft.data.labels import names_of
 from graft.data.packed import Packed
 from graft.data.scan import quick_check
 from graft.data.shards.index import INDEX, ROW, Index, Shard
@@ -87,14 +88,7 @@ class Packing:
     def of(
         cls, source: Source, options: Options, unused: Sequence[tuple[str, str]], described: Mapping[str, Any]
     ) -> "Packing":
-        """The plan for a data set; reads `SAMPLED` images.
-
-        Raises:
-            DataError: images with several labels.
-        """
-        for images in source.parts():
-            if np.ndim(images.labels) != 1:
-                raise DataError("images with several labels cannot be packed; WebDataset's layout has one class each.")
+        """The plan for a data set; reads `SAMPLED` images."""
         images = source.train
         sizes = []
         for index in images.spread(SAMPLED).tolist():
@@ -196,6 +190,9 @@ def pack(
         },
         notes=packing.source.notes,
         unused=tuple(packing.unused),
+        labels=None
+        if packing.source.train.labels.ndim == 1
+        else np.concatenate([images.labels for images in parts.values()]).astype(np.int8),
     )
     index.write(folder, packing.described or {})
     shutil.rmtree(folder / UNFINISHED)
@@ -241,9 +238,12 @@ def _shard(
             if fault is not None:
                 faults[row] = fault
             start = tar.add(f"{row:09d}{_ending(images, index, content)}", content)
-            label = int(images.labels[index])
-            tar.add(f"{row:09d}.cls", str(label).encode())
-            tar.add(f"{row:09d}.json", _description(packing.source, split, images.names[index], label))
+            label, labels = -1, dict[str, Any](labels=names_of(images.labels[index], packing.source.classes))
+            if images.labels.ndim == 1:
+                label = int(images.labels[index])
+                labels = {"class": packing.source.classes[label], "label": label}
+                tar.add(f"{row:09d}.cls", str(label).encode())
+            tar.add(f"{row:09d}.json", _description(packing.source, split, images.names[index], labels))
             rows[position] = (label, 0, start, len(content), row_of(content)[2], identity_of(content))
         tar.close()
     shard = Shard(name, len(indices), tar.offset, tar.sha256.hexdigest())
@@ -254,8 +254,8 @@ def _shard(
     return shard, rows, faults
 
 
-def _description(source: Source, split: str, name: str, label: int) -> bytes:
-    described = {"name": name, "class": source.classes[label], "label": label, "split": split}
+def _description(source: Source, split: str, name: str, labels: Mapping[str, Any]) -> bytes:
+    described = {"name": name, **labels, "split": split}
     if source.group_of is not None:
         described["group"] = source.group_of(name)
     return json.dumps(described).encode()

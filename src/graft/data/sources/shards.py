@@ -7,6 +7,7 @@ import numpy as np
 
 from graft.config.fields import one_of
 from graft.data.images import ImageSet
+from graft.data.labels import Labels
 from graft.data.packed import Packed
 from graft.data.shards.cache import ShardCache
 from graft.data.shards.index import INDEX, SPLITS, Index
@@ -128,7 +129,10 @@ def _parts(index: Index, shards: Shards) -> dict[str, ImageSet]:
         if not (count := index.counts.get(split, 0)) and split != "train":
             continue
         numbers = np.arange(begin, begin + count)
-        labels = index.rows["label"][begin : begin + count].astype(np.int64)
+        if index.labels is None:
+            labels: Labels = index.rows["label"][begin : begin + count].astype(np.int64)
+        else:
+            labels = index.labels[begin : begin + count].astype(np.int8)
         whole = count == len(index.names)
         names: Packed[str] = index.names if whole else index.names.select(numbers)
         parts[split] = ImageSet(names, labels, paths=StoredImages(shards, numbers))
