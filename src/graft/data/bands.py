@@ -6,7 +6,7 @@ levels of its `ImageFormat`.
 
 import io
 import itertools
-import warnings
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from PIL import Image
 
 from graft.data.image_format import MOST_CHANNELS, ImageFormat
 from graft.errors import pip_install
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files, which raise or are checked here
 
 NUMPY_SIGNATURE = b"\x93NUMPY"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -202,17 +204,25 @@ def size_of_tiff(file: io.BufferedReader, length: int, wanted: ImageFormat) -> S
     """
     with tifffile.TiffFile(file) as opened:
         series = _same_series(opened)
-        pages = itertools.islice((page for each in series for page in each.pages), MOST_CHANNELS)
-        ends = [
-            begin + size
-            for page in pages
-            if page is not None  # of a contiguous series
-            for begin, size in zip(page.dataoffsets, page.databytecounts, strict=True)
-        ]
-        if (end := max(ends, default=0)) > length:
-            raise NotInFormat("truncated", f"{length:,} bytes of {end:,}")
+        _require_complete(series, length)
         _, size = _axes(*_layout(series), wanted)
         return size
+
+
+def _require_complete(series: list[tifffile.TiffPageSeries], length: int) -> None:
+    """Refuse a file of this length that ends before its pixels do, which tifffile would read as zeros.
+
+    Raises:
+        NotInFormat: it does.
+    """
+    pages = (page for each in series for page in each.pages if page is not None)  # None: of a contiguous series
+    ends = [
+        begin + size
+        for page in itertools.islice(pages, MOST_CHANNELS)
+        for begin, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ]
+    if (end := max(ends, default=0)) > length:
+        raise NotInFormat("truncated", f"{length:,} bytes of {end:,}")
 
 
 def read_tiff(file: io.BufferedReader, wanted: ImageFormat) -> npt.NDArray[Any]:
@@ -221,9 +231,11 @@ def read_tiff(file: io.BufferedReader, wanted: ImageFormat) -> npt.NDArray[Any]:
     Raises:
         NotInFormat: its compression needs a package that is not installed.
     """
-    with warnings.catch_warnings(), tifffile.TiffFile(file) as opened:
-        warnings.simplefilter("ignore")
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    with tifffile.TiffFile(file) as opened:
         series = _same_series(opened)
+        _require_complete(series, length)
         order, size = _axes(*_layout(series), wanted)
         try:
             arrays = [each.asarray(maxworkers=1) for each in series]
