@@ -25,7 +25,9 @@ from graft.data.bands import Bands, NotInFormat
 from graft.data.display import visible
 from graft.data.image_format import ImageFormat
 from graft.data.images import ImageSet, load_file
+from graft.data.loading import load_published
 from graft.data.preprocessing import Preprocessing
+from graft.data.shards.packing import Options, Packing, pack
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError, DataError, UnreadableImage
 from graft.tasks.evaluation import run as evaluate
@@ -137,6 +139,16 @@ def _png_of_16_bits() -> bytes:
     rows = b"".join(b"\0" + bytes(6 * 4) for _ in range(4))
     head = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_shards_hold_the_files_and_are_read_in_the_format(tmp_path: Path) -> None:
+    images = write_set(tmp_path / "images", "bands")
+    files, _ = load_published("folder", root=images, seed=0, image_format=FIVE)
+    pack(Packing.of(files, Options(), (), {}), tmp_path / "shards")
+    shards, _ = load_published("shards", root=tmp_path / "shards", seed=0, image_format=FIVE)
+    assert sorted(shards.train.names) == sorted(files.train.names)
+    for index, name in enumerate(files.train.names):
+        assert np.array_equal(shards.train.load(list(shards.train.names).index(name)), files.train.load(index))
 
 
 # -- pixels

@@ -204,17 +204,23 @@ def size_of_tiff(file: io.BufferedReader, length: int, wanted: ImageFormat) -> S
     """
     with tifffile.TiffFile(file) as opened:
         series = _same_series(opened)
-        _require_complete(series, length)
+        _require_readable(series, length)
         _, size = _axes(*_layout(series), wanted)
         return size
 
 
-def _require_complete(series: list[tifffile.TiffPageSeries], length: int) -> None:
+def _require_readable(series: list[tifffile.TiffPageSeries], length: int) -> None:
     """Refuse a file of this length that ends before its pixels do, which tifffile would read as zeros.
 
     Raises:
-        NotInFormat: it does.
+        NotInFormat: it does, or its compression needs a package that is not installed.
     """
+    compression = series[0].keyframe.compression
+    try:
+        tifffile.TIFF.DECOMPRESSORS[compression]
+    except KeyError as error:
+        name = getattr(compression, "name", compression)
+        raise NotInFormat("refused", f"its compression, {name}, needs imagecodecs: {pip_install('tiff')}") from error
     pages = (page for each in series for page in each.pages if page is not None)  # None: of a contiguous series
     ends = [
         begin + size
@@ -235,17 +241,9 @@ def read_tiff(file: io.BufferedReader, wanted: ImageFormat) -> npt.NDArray[Any]:
     file.seek(0)
     with tifffile.TiffFile(file) as opened:
         series = _same_series(opened)
-        _require_complete(series, length)
+        _require_readable(series, length)
         order, size = _axes(*_layout(series), wanted)
-        try:
-            arrays = [each.asarray(maxworkers=1) for each in series]
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            compression = getattr(series[0].keyframe.compression, "name", "")
-            raise NotInFormat(
-                "refused", f"its compression, {compression}, needs imagecodecs: {pip_install('tiff')}"
-            ) from error
+        arrays = [each.asarray(maxworkers=1) for each in series]
     return _ordered(arrays[0] if len(arrays) == 1 else np.stack(arrays), order, size)
 
 

@@ -38,7 +38,6 @@ def recipe_of(config: HasModel | DictConfig) -> Recipe:
     data = getattr(config, "data", None)
     if isinstance(data, DataConfig):
         recipe = replace(recipe, channels=ImageFormat.of(data).channels)
-        facts_of(recipe)
     return recipe
 
 

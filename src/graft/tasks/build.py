@@ -293,7 +293,7 @@ def resolve_preprocessing(
         return preprocessing, []
     with progress_bar("measuring images", min(MEASURED, len(splits.train))) as bar:
         measured, notes = with_statistics(preprocessing, splits.train, unreadable, bar.advance)
-    return (preprocessing if known else measured.changed(changes, "data.preprocess")), notes
+    return (preprocessing, notes[1:]) if known else (measured.changed(changes, "data.preprocess"), notes)
 
 
 def augment_of(config: TrainConfig) -> Augment:

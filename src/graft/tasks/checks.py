@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from graft.config import conf_dir
+from graft.config.commands import InspectConfig
 from graft.config.duration import seconds_of
 from graft.config.fields import check_ranges, one_of
 from graft.config.metrics import ALWAYS, HIGHER, known_directions
@@ -71,7 +72,7 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     return cfg
 
 
-def check_augment(cfg: TrainConfig) -> None:
+def check_augment(cfg: TrainConfig | InspectConfig) -> None:
     """Refuse an augmentation that is out of range, or that cannot change images of the run's format.
 
     Raises:

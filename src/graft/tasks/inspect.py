@@ -34,6 +34,7 @@ from graft.system.folder_lock import output_folder
 from graft.system.progress import progress_bar
 from graft.system.startup import garbage_collection_paused
 from graft.system.terminal import PlainConsole
+from graft.tasks.checks import check_augment
 from graft.tasks.command_checks import overridden_keys
 from graft.tasks.data import copies_file, data_root, divide_data, missing_data
 from graft.tasks.locations import check_locations
@@ -130,6 +131,7 @@ def check(config: InspectConfig) -> None:
     config.data.name = checked_name(config.data.name, config.data._target_)
     check_source(config.data._target_, source_arguments(config.data, DataConfig))
     checked_group_pattern(config.data.group_pattern)
+    check_augment(config)
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
     require_writable(Path(config.folder), "folder")
