@@ -128,6 +128,10 @@ def test_a_damaged_or_strange_file_is_named_with_the_reason(tmp_path: Path) -> N
     for name, reason in reasons.items():
         with pytest.raises(UnreadableImage, match=rf"{name}: cannot be read as an image \(.*{reason}"):
             load_file(tmp_path / name, ImageFormat(3, 16) if name == "deep.png" else FIVE)
+    Image.fromarray(noise(4, 4, 4, dtype=np.uint8)).save(tmp_path / "rgba.png")
+    with pytest.raises(UnreadableImage, match=r"4 bands, not data\.channels=5") as error:
+        load_file(tmp_path / "rgba.png", FIVE)
+    assert error.value.kind == "channels"
 
 
 def _png_of_16_bits() -> bytes:

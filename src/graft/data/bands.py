@@ -8,17 +8,17 @@ import io
 import itertools
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
 from PIL import Image
 
 from graft.data.image_format import MOST_CHANNELS, ImageFormat
 from graft.errors import pip_install
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files, which raise or are checked here
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPageSeries
 
 NUMPY_SIGNATURE = b"\x93NUMPY"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -202,22 +202,31 @@ def size_of_tiff(file: io.BufferedReader, length: int, wanted: ImageFormat) -> S
     Raises:
         NotInFormat: no image, or shorter than its header says.
     """
-    with tifffile.TiffFile(file) as opened:
+    with _tiff(file) as opened:
         series = _same_series(opened)
         _require_readable(series, length)
         _, size = _axes(*_layout(series), wanted)
         return size
 
 
-def _require_readable(series: list[tifffile.TiffPageSeries], length: int) -> None:
+def _tiff(file: io.BufferedReader) -> "TiffFile":
+    from tifffile import TiffFile  # takes a sixth of a second, which only such files should cost
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files, which raise or are checked here
+    return TiffFile(file)
+
+
+def _require_readable(series: "list[TiffPageSeries]", length: int) -> None:
     """Refuse a file of this length that ends before its pixels do, which tifffile would read as zeros.
 
     Raises:
         NotInFormat: it does, or its compression needs a package that is not installed.
     """
+    from tifffile import TIFF
+
     compression = series[0].keyframe.compression
     try:
-        tifffile.TIFF.DECOMPRESSORS[compression]
+        TIFF.DECOMPRESSORS[compression]
     except KeyError as error:
         name = getattr(compression, "name", compression)
         raise NotInFormat("refused", f"its compression, {name}, needs imagecodecs: {pip_install('tiff')}") from error
@@ -239,7 +248,7 @@ def read_tiff(file: io.BufferedReader, wanted: ImageFormat) -> npt.NDArray[Any]:
     """
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
-    with tifffile.TiffFile(file) as opened:
+    with _tiff(file) as opened:
         series = _same_series(opened)
         _require_readable(series, length)
         order, size = _axes(*_layout(series), wanted)
@@ -247,7 +256,7 @@ def read_tiff(file: io.BufferedReader, wanted: ImageFormat) -> npt.NDArray[Any]:
     return _ordered(arrays[0] if len(arrays) == 1 else np.stack(arrays), order, size)
 
 
-def _same_series(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
+def _same_series(file: "TiffFile") -> "list[TiffPageSeries]":
     """The first series of pages, and all others like it if it is a single band; not a thumbnail or a mask."""
     first, *others = list(file.series)
     if len(first.shape) != 2:
@@ -255,7 +264,7 @@ def _same_series(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     return [first, *(each for each in others if (each.shape, each.dtype) == (first.shape, first.dtype))]
 
 
-def _layout(series: list[tifffile.TiffPageSeries]) -> tuple[tuple[int, ...], str]:
+def _layout(series: "list[TiffPageSeries]") -> tuple[tuple[int, ...], str]:
     """(shape, tifffile's letters of the axes where the file says which is which: "YXS", "SYX"; else "")."""
     shape, axes = tuple(series[0].shape), str(series[0].axes)
     if len(series) > 1:
@@ -274,7 +283,7 @@ def _axes(shape: tuple[int, ...], names: str, wanted: ImageFormat) -> tuple[tupl
     number of channels, or else the shorter one.
 
     Raises:
-        NotInFormat: two or three axes are longer than 1, or there are too many pixels or bands.
+        NotInFormat: not two or three axes are longer than 1, or there are too many pixels or bands.
     """
     axes = [axis for axis, length in enumerate(shape) if length != 1 or names[axis : axis + 1] in ("Y", "X")]
     if len(axes) < 2:

@@ -62,7 +62,7 @@ def with_statistics(
     image_format = preprocessing.image_format
     transform = eval_transform(preprocessing)
 
-    def measure(index: int) -> tuple[_Sums, float | None] | None:
+    def measure(index: int) -> tuple[_Sums, bool, float, float] | None:
         try:
             bands = images.bands(index)
             levels = images.scaled(index, bands)
@@ -71,14 +71,14 @@ def with_statistics(
                 raise
             unreadable.note(images.names[index], error)
             return None
-        largest = None if image_format.max_value is None else float(bands.values.max(initial=0))
         pixels = transform(levels).numpy().reshape(image_format.channels, -1).astype(np.int64)
         sums = _Sums(pixels.shape[1], pixels.sum(1).astype(object), (pixels**2).sum(1).astype(object))
-        return sums, largest if largest is not None and largest > (image_format.max_value or 0) else None
+        low, high = float(bands.values.min()), float(bands.values.max())
+        return sums, low < 0 or high > bands.most(image_format), low, high
 
     rows = images.spread(MEASURED).tolist()
     total: _Sums | None = None
-    clipped: list[tuple[str, float]] = []
+    clipped: list[tuple[str, float, float]] = []
     count = 0
     with ThreadPoolExecutor(available_cores(), "measure") as pool:
         for index, found in zip(rows, pool.map(measure, rows), strict=True):
@@ -86,9 +86,10 @@ def with_statistics(
             if found is None:
                 continue
             count += 1
-            total = found[0] if total is None else total + found[0]
-            if found[1] is not None:
-                clipped.append((images.names[index], found[1]))
+            sums, outside, low, high = found
+            total = sums if total is None else total + sums
+            if outside:
+                clipped.append((images.names[index], low, high))
     if total is None:
         raise DataError(f"none of {len(rows)} training images can be read.")
     highest = image_format.levels
@@ -104,9 +105,14 @@ def with_statistics(
     if constant := [str(number) for number, value in enumerate(variance, 1) if not value]:
         notes.append(f"channel {', '.join(constant)} is the same in all pixels of these images, and teaches nothing")
     if clipped:
-        names = listed([name for name, _ in clipped], LISTED, counted=False)
+        names, lows, highs = zip(*clipped, strict=True)
+        most = (
+            "the value that is white"
+            if image_format.max_value is None
+            else f"data.max_value={image_format.max_value:g}"
+        )
         notes.append(
-            f"{len(clipped):,} of these {count:,} images have values above data.max_value={image_format.max_value:g}, "
-            f"up to {max(largest for _, largest in clipped):g}, which are clipped: {names}"
+            f"{len(clipped):,} of these {count:,} images have values below 0 or above {most}, from {min(lows):g} to "
+            f"{max(highs):g}, which are clipped: {listed(names, LISTED, counted=False)}"
         )
     return replace(preprocessing, mean=tuple(mean), std=tuple(std)), notes

@@ -306,7 +306,7 @@ def opened(path: ImageFile, min_side: int = 0) -> Iterator[Image.Image]:
             if min_side:
                 image.draft(None, (min_side, min_side))
             yield image
-    except GraftError:  # of an archive
+    except (GraftError, NotInFormat):  # of an archive, of what is done with the image
         raise
     except Exception as error:  # Pillow raises any error for damaged files
         kind, reason = _diagnose(path, error)
