@@ -82,3 +82,18 @@ def test_a_recipe_in_a_checkpoint_knows_its_channels() -> None:
     made = family_of(again).constructor(again, network, 7).make()
     assert made.state_dict()["conv1.weight"].shape == (64, 13, 7, 7)
     assert Recipe("vgg_mini", channels=3) == Recipe("vgg_mini")
+
+
+def test_a_custom_network_is_made_for_the_channels_if_it_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net_of_channels.py").write_text(
+        "from torch import nn\n\n\ndef net(num_classes, in_channels=3):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.Flatten(), nn.Linear(16, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for channels in (3, 5):
+        recipe = Recipe("net", target="net_of_channels.net", channels=channels)
+        network = build_network(recipe, 2)
+        assert network(torch.zeros(1, channels, 4, 4)).shape == (1, 2)
+        assert family_of(recipe).constructor(recipe, network, 2).make()[0].in_channels == channels  # type: ignore[index]

@@ -97,7 +97,11 @@ class Augmenter:
         if steps:
             device = self.device or torch.device("cpu")
             changed = operations.apply(
-                torch.as_tensor(images), steps, self._interpolation.value, lambda array: to_device(array, device)
+                torch.as_tensor(images),
+                steps,
+                self._interpolation.value,
+                lambda array: to_device(array, device),
+                colours=self.preprocessing.image_format.is_rgb,
             )
             images = changed.numpy() if self.device is None else changed
         spans = self.draws.erased(epoch, indices) if self.augment.random_erasing else None

@@ -72,6 +72,13 @@ class ImageFormat:
         most = "" if self.max_value is None else f", values up to {self.max_value:g}"
         return f"{channels}{bands} of {self.bits} bits{most}"
 
+    def overrides(self) -> str:
+        """The keys of `data` that configure it, as on the command line; "" for 8-bit RGB."""
+        bands = None if self.bands is None else f"[{','.join(map(str, self.bands))}]"
+        most = None if self.max_value is None else f"{self.max_value:g}"
+        keys = {"channels": self.channels, "bits": self.bits, "bands": bands, "max_value": most}
+        return "" if self.is_rgb else " ".join(f"data.{key}={value}" for key, value in keys.items() if value)
+
     def to_dict(self) -> dict[str, Any]:
         """The values as plain types."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

@@ -23,14 +23,15 @@ ToDevice = Callable[[npt.NDArray[np.generic]], Tensor]
 _GREY = (0.2989, 0.587, 0.114)
 
 
-def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_device: ToDevice) -> Tensor:
+def apply(
+    images: Tensor, steps: Sequence[Operations], interpolation: str, to_device: ToDevice, *, colours: bool = True
+) -> Tensor:
     """Apply one operation per image and step to `images`, uint8 or uint16 [B, H, W, C], which may be modified.
 
-    Operations of colour and of 8 bits are left out for images that are not 8-bit RGB: all but brightness, contrast,
-    and those of the shape.
+    Without `colours`, as for images other than 8-bit RGB, only brightness, contrast, and those of the shape.
     """
     groups = [group for step in steps for group in _groups(step, (images.shape[1], images.shape[2]))]
-    if images.shape[-1] != 3 or images.dtype != torch.uint8:
+    if not colours:
         groups = [group for group in groups if group[0] in ANY_FORMAT]
     if not groups:
         return images

@@ -115,7 +115,7 @@ def run(config: PackConfig) -> Index:
         require_output(folder)
         with progress_bar("packing images", packing.total) as bar:
             index = pack(packing, folder, bar.advance, refuse=_refusal if config.data.on_error == "raise" else None)
-    _report(index, folder)
+    _report(index, folder, ImageFormat.of(config.data))
     return index
 
 
@@ -139,7 +139,7 @@ def _refusal(unreadable: Collection[str]) -> str:
     )
 
 
-def _report(index: Index, folder: Path) -> None:
+def _report(index: Index, folder: Path, image_format: ImageFormat) -> None:
     counts = ", ".join(f"{count:,} {split}" for split, count in index.counts.items())
     size = readable_size(sum(shard.filesize for shard in index.shards))
     log.info(
@@ -149,4 +149,5 @@ def _report(index: Index, folder: Path) -> None:
         log.info("note  %s unreadable images are packed as they are (%s)", f"{count:,}", kind)
     for reason, count in Counter(reason for _, reason in index.unused).most_common():
         log.info("note  %s not packed (%s)", f"{count:,}", reason)
-    log.info("train on them: graft train data=shards data.root=%s", folder)
+    words = ["graft train data=shards", f"data.root={folder}", *filter(None, [image_format.overrides()])]
+    log.info("train on them: %s", " ".join(words))
