@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from graft.data.corrections import Corrections
+from graft.data.display import as_picture
 from graft.data.images import ImageFile, ImageSet, opened, to_rgb
 from graft.errors import UnreadableImage
 from graft.improvement.learning_curve import LEVEL, LearningCurve
@@ -186,8 +187,8 @@ def _curves(curves: Sequence[LearningCurve]) -> list[LearningCurve]:
 def thumbnail(images: ImageSet, index: int, side: int) -> str:
     """An image of at most `side` pixels as the address of its data (JPEG); empty if it cannot be read."""
     try:
-        if images.paths is None:
-            return _encoded(images.load(index), side)
+        if images.paths is None or not images.image_format.is_rgb:
+            return _encoded(as_picture(images.load(index)), side)
         return _from_file(images.paths[index], side)
     except UnreadableImage:
         return ""

@@ -216,6 +216,11 @@ def opened(config: TrainConfig, restored: Restored | None) -> Splits:
         raise ConfigError(
             f"data={config.data.name}: its images have several labels, and graft improve judges one class per image."
         )
+    if not splits.train.image_format.is_rgb:
+        raise ConfigError(
+            f"data={config.data.name}: images of {splits.train.image_format}; graft improve judges images in 8-bit RGB."
+            "\nLeave data.channels, data.bits and data.bands out, so that they are read as RGB."
+        )
     return splits
 
 
@@ -233,6 +238,11 @@ def networks_of(
     if restored is None or model._target_ is not None:
         run.model = model if model._target_ is not None else _default_model()
         return [pretrained(run, num_classes)], []
+    if not restored.preprocessing.image_format.is_rgb:
+        raise ConfigError(
+            f"run={command.config.run}: its network takes images of {restored.preprocessing.image_format}, and graft "
+            f"improve judges images in 8-bit RGB.\nGive a network for these: model={DEFAULT_NETWORK}."
+        )
     start = restored.config.get("model", {}).get("weights")
     if start is not None and at_hand(restored.recipe, start):
         network = build_network(restored.recipe, len(restored.classes))
