@@ -70,7 +70,7 @@ def plain(config: Any, splits: Splits, epochs: int, workers: int, device: torch.
     timed = train_plainly(
         network,
         splits,
-        resolve_preprocessing(config, weights),
+        resolve_preprocessing(config, weights, splits, None)[0],
         augment_of(config),
         plan=plan,
         epochs=epochs,

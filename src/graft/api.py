@@ -294,7 +294,7 @@ def predict(source: "Images", *overrides: str) -> "list[Prediction]":
 
     Args:
         source: one or several of: a path (a file, a folder at any depth, a pattern), a PIL image, a uint8 array
-            [H, W, 3] (RGB) or [H, W] (grey).
+            [H, W, 3] (RGB) or [H, W] (grey); for a network of another format any array [H, W, bands].
         overrides: by what, e.g. "checkpoint=RUN_FOLDER", or "model=vgg16" for ImageNet's classes; "topk=3".
 
     Returns:

@@ -65,8 +65,8 @@ class UnreadableImage(DataError):
 
     Args:
         path: the file, or a description of where it is in an archive.
-        kind: "empty", "no image", "truncated", "damaged", "too large", "missing", "refused" or
-            "not a regular file".
+        kind: "empty", "no image", "truncated", "damaged", "too large", "missing", "refused",
+            "not a regular file", or with another format than 8-bit RGB "channels" or "values".
         reason: details, e.g. "image file is truncated (12 bytes not processed)".
     """
 

@@ -60,6 +60,7 @@ def evaluated(folder: Path, *words: str) -> dict[str, Any]:
     ("words", "message"),
     [
         (["data.shots=5"], "data.shots=5 and data._target_=data_parts.Digits disagree"),
+        (["data.channels=5"], "data.channels=5 and data._target_=data_parts.Digits disagree"),
         (["data.batch_size=auto"], "data.batch_size=auto and data._target_=data_parts.Digits disagree"),
         (["data.preprocess.fit=crop"], "data.preprocess.fit=crop: does not change the images"),
         (["data.preprocess.input_size=64"], "are 32 x 32 pixels"),

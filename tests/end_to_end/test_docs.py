@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import ROOT, command, succeeded
 from hydra import initialize_config_dir
@@ -15,6 +16,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from one_training_step import ONE_STEP, composed_small, make_small_sets, run_one_step
+from PIL import Image
 
 from graft.cli import TASKS
 from graft.config import conf_dir
@@ -102,7 +104,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published, _ = load_published("folder", root=root / "photos", seed=0)
     pack(Packing.of(published, Options(), (), {}), root / "shards")
     write_images(root / "insects", published.train)
+    write_bands(root, published.train)
     return root
+
+
+def write_bands(root: Path, images: ImageSet) -> None:
+    """xrays/, photographs in grey, and satellite/, the same in five bands."""
+    for name, path in zip(images.names, images.files, strict=True):
+        for folder, ending in (("xrays", ".png"), ("satellite", ".npy")):
+            (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            file = (root / folder / name).with_suffix(ending)
+            grey = Image.open(path).convert("L")
+            grey.save(file) if ending == ".png" else np.save(file, np.stack([np.asarray(grey, np.uint16)] * 5))
 
 
 def write_tables(folder: Path, photos: Path) -> None:
@@ -210,7 +223,7 @@ def test_an_example_of_the_other_commands_runs(
     overrides = [
         str(folders / word) if word == "photos" else word.replace("=photos", f"={folders}/photos") for word in overrides
     ]
-    for table in ("labels.csv", "tags.csv"):
+    for table in ("labels.csv", "tags.csv", "satellite"):
         overrides = [word.replace(f"={table}", f"={folders}/{table}") for word in overrides]
     if "other/checkpoints" in words:
         shutil.copytree(digits_run / "checkpoints", tmp_path / "other" / "checkpoints")

@@ -14,7 +14,7 @@ def test_the_layers_of_vgg11_are_those_of_the_paper() -> None:
     with torch.device("meta"):
         network = get_model("vgg11")
     trains = [name for name, _ in network.named_parameters() if name.startswith("classifier.6")]
-    layers = layers_of(network.to_empty(device="cpu"), (224, 224), trains)
+    layers = layers_of(network.to_empty(device="cpu"), (3, 224, 224), trains)
     assert (layers[0].name, layers[0].kind, layers[0].shape) == ("features.0", "Conv2d", (64, 224, 224))
     assert (layers[-1].name, layers[-1].shape, layers[-1].trainable) == ("classifier.6", (1000,), 4_097_000)
     assert sum(layer.parameters for layer in layers) == 132_863_336
@@ -31,7 +31,7 @@ def test_a_parameter_outside_of_a_leaf_is_counted() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.head(images * self.scale)
 
-    layers = layers_of(Scaled(), (2, 2), ["scale"])
+    layers = layers_of(Scaled(), (3, 2, 2), ["scale"])
     assert [(layer.name, layer.parameters, layer.trainable) for layer in layers if layer.parameters] == [
         ("", 3, 3),
         ("head.1", 26, 0),

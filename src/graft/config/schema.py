@@ -17,7 +17,9 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 class ModelConfig(Part):
     """`_target_`: class or function that builds the network; called with its arguments and `num_classes`."""
 
-    own: ClassVar[tuple[str, ...]] = ("weights", "classes", "keep_head", "head_from", "gradient_clip_val", "sgd_lr")
+    own: ClassVar[tuple[str, ...]] = (
+        "weights", "classes", "keep_head", "head_from", "first_conv", "gradient_clip_val", "sgd_lr",
+    )  # fmt: skip
     name: str | None = MISSING
     """Name of the network in its library; for a custom network its name in summaries, by default that of the target."""
     weights: str | None = literal("default")
@@ -42,6 +44,10 @@ class ModelConfig(Part):
     """Keep the head of the weights, whose classes must be those of the data in the same order; false: a new head."""
     head_from: Any = None
     """Class -> class or classes of the weights that initialise its row of the new head: {ants: ant, bees: bee}."""
+    first_conv: str = choice("mean", "mean", "repeat", "keep", "random")
+    """How the first convolution of the weights fits another number of channels (data.channels): "mean" gives each the
+    mean over theirs, "repeat" theirs in order (both scaled to keep the size of the sum, and the same for one channel),
+    "keep" theirs to the first and 0 to the others; "random": not from the weights."""
     gradient_clip_val: float | None = bounded(None, above=0)
     """Default of trainer.gradient_clip_val for this network."""
     sgd_lr: float = bounded(0.01, above=0)
@@ -56,8 +62,9 @@ class PreprocessConfig:
     """Side of the square input in pixels, or [height,width]."""
     resize_size: int | None = bounded(None, least=1, most=32_768)
     fit: str | None = choice(None, "crop", "squash")
-    mean: list[float] | None = bounded(None, least=0, most=1, length=3)
-    std: list[float] | None = bounded(None, above=0, length=3)
+    mean: list[float] | None = bounded(None, least=0, most=1)
+    std: list[float] | None = bounded(None, above=0)
+    """Of values in [0, 1], one per channel."""
     interpolation: str | None = choice(None, "nearest", "bilinear", "bicubic")
 
 
@@ -96,6 +103,14 @@ class DataConfig(Open):
     from training, "group" draws splits that keep copies together."""
     resident_gb: float = bounded(2.0, least=0, infinite=True)
     """Sets whose decoded images need at most this memory, in 2**30 bytes, are decoded once and kept in memory."""
+    channels: int | None = bounded(None, least=1, most=256)
+    """Channels of the images: 1 for grey ones, more for multispectral ones; null: as many as data.bands, or 3."""
+    bits: int | None = bounded(None, least=8, most=16)
+    """Bits of the levels in memory, 8 or 16; null: 8 for RGB, else 16, in which those of 8 bits are exact."""
+    bands: list[int] | None = bounded(None, least=1, most=256)
+    """Numbers, from 1, of the bands of a file that become the channels, as in [4,3,2]; null: all of them."""
+    max_value: float | None = bounded(None, above=0)
+    """Value in a file that is white, e.g. 4095 for 12 bits; larger ones are clipped. null: the largest of its type."""
     horizontal_flip: float = bounded(0.5, least=0, most=1)
     """Probability of a mirror image in the augment options that flip; 0 where its class is another (digits, text)."""
     draft: bool = True

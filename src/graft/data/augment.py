@@ -33,14 +33,14 @@ class Augment:
         horizontal_flip, vertical_flip: probabilities, in [0, 1].
         policy: torchvision's "trivial" (TrivialAugmentWide), "rand" (RandAugment) or "auto" (AutoAugment, ImageNet).
         color_jitter: strength of brightness, contrast and saturation changes, at least 0; hue changes by a quarter of
-            it. 0: none.
+            it; brightness and contrast alone where images are not 8-bit RGB. 0: none.
         random_erasing: probability, in [0, 1], that a rectangle is filled with the mean colour.
         transforms: further transforms, applied in this order after all of the above. Each is a mapping of `_target_`,
             e.g. torchvision.transforms.v2.GaussianBlur, and its arguments. The object it builds, or with
-            `_partial_: true` the target itself, is called with the image, a uint8 tensor [3, H, W] on the CPU, and
-            returns one of the same type and shape. Numbers that it draws from the global generators of torch, NumPy
-            and Python depend on (seed, epoch, image) alone. It gets `seed`,
-            `epoch` and `index` (a number of the image, from its name) if it has parameters of these names.
+            `_partial_: true` the target itself, is called with the image, a uint8 tensor [3, H, W] on the CPU (uint8 or
+            uint16 [C, H, W] in another `graft.data.image_format`), and returns one of the same type and shape. Numbers
+            that it draws from the global generators of torch, NumPy and Python depend on (seed, epoch, image) alone. It
+            gets `seed`, `epoch` and `index` (a number of the image, from its name) if it has parameters of these names.
 
             A transform with a method `batch` is called through it instead, with images uint8 [B, 3, H, W] and, by
             name, with those of `seed`, `epoch` and `indices` (int64 [B], NumPy) that it takes. The images are on the

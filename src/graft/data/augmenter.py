@@ -21,7 +21,7 @@ from graft.data import operations
 from graft.data.augment import BATCH_ARGUMENTS, PURPOSE, Augment
 from graft.data.draws import Draws, Ints
 from graft.data.preprocessing import Preprocessing
-from graft.data.transforms import Picture, as_pixels, eval_transform
+from graft.data.transforms import Picture, as_pixels, eval_transform, pixel_type, resized
 from graft.errors import ConfigError, DataError, GraftError
 from graft.seeding import seeded_everywhere
 
@@ -55,7 +55,8 @@ class Augmenter:
         self._resize_and_crop = eval_transform(preprocessing)
         self._shifts_or_flips = bool(augment.random_crop_padding or augment.horizontal_flip or augment.vertical_flip)
         self._positions_1d = tuple(self._to_device(np.arange(side)) for side in self.size)
-        self._colour = self._to_device(np.array(preprocessing.mean_colour, dtype=np.uint8))
+        levels = np.uint8 if pixel_type(preprocessing.image_format) == torch.uint8 else np.uint16
+        self._colour = self._to_device(np.array(preprocessing.mean_colour, dtype=levels))
         self._transforms = CustomTransforms(augment, seed) if augment.transforms else None
 
     @property
@@ -63,7 +64,7 @@ class Augmenter:
         return np if self.device is None else torch
 
     def picture(self, picture: Picture, epoch: int, index: int) -> Tensor:
-        """One image, augmented in main memory: uint8 [3, H, W].
+        """One image, augmented in main memory: uint8 or uint16 [C, H, W].
 
         Random crops are resized by torchvision, which is three times as fast as PIL and differs by at most one grey
         level (bicubic: two).
@@ -79,12 +80,15 @@ class Augmenter:
             # torchvision resizes a contiguous channels-last image in half the time
             cut = whole.permute(1, 2, 0)[top : top + crop_height, left : left + crop_width]
             cut = cut.contiguous().permute(2, 0, 1)
-            image = functional.resize(cut, list(self.size), self._interpolation, antialias=True)
+            if self.preprocessing.image_format.is_rgb:
+                image = functional.resize(cut, list(self.size), self._interpolation, antialias=True)
+            else:
+                image = resized(cut, self.size, self.preprocessing.interpolation)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())[None]
         return torch.from_numpy(self.batch(pixels, np.zeros(1, dtype=np.int64), epoch, indices)[0]).permute(2, 0, 1)
 
     def batch(self, pixels: Any, rows: Ints, epoch: int, indices: Ints) -> Any:
-        """Augmented copies, uint8 [B, H, W, 3] on the device, of the `rows` of `pixels` [N, H, W, 3].
+        """Augmented copies, uint8 or uint16 [B, H, W, C] on the device, of the `rows` of `pixels` [N, H, W, C].
 
         Each is shifted, flipped, distorted and erased with the random parameters of its index.
         """
@@ -93,7 +97,11 @@ class Augmenter:
         if steps:
             device = self.device or torch.device("cpu")
             changed = operations.apply(
-                torch.as_tensor(images), steps, self._interpolation.value, lambda array: to_device(array, device)
+                torch.as_tensor(images),
+                steps,
+                self._interpolation.value,
+                lambda array: to_device(array, device),
+                colours=self.preprocessing.image_format.is_rgb,
             )
             images = changed.numpy() if self.device is None else changed
         spans = self.draws.erased(epoch, indices) if self.augment.random_erasing else None
@@ -102,7 +110,7 @@ class Augmenter:
         return images if self._transforms is None else self._transformed(images, epoch, indices)
 
     def _transformed(self, images: Any, epoch: int, indices: Ints) -> Any:
-        """The images after `augment.transforms`, uint8 [B, H, W, 3], on the device."""
+        """The images after `augment.transforms`, [B, H, W, C], on the device."""
         assert self._transforms is not None
         changed = self._transforms(torch.as_tensor(images).permute(0, 3, 1, 2), epoch, indices)
         changed = changed.permute(0, 2, 3, 1).contiguous()
@@ -121,7 +129,7 @@ class Augmenter:
         )
         height, width = self.size
         source = (table[:, :1, None] * height + ys[:, :, None]) * width + xs[:, None, :]  # [B, H, W]
-        colours = pixels.reshape(-1, 3)
+        colours = pixels.reshape(-1, pixels.shape[-1])
         return colours.take(source, axis=0) if self.device is None else colours[source]  # NumPy's take is faster
 
     def _source_positions(self, outputs: Any, offsets: Any, flips: Any) -> Any:
@@ -194,7 +202,7 @@ class CustomTransforms:
             self._steps.append(_Step(f"{key} ({node[TARGET]})", built, function, batched, supplied))
 
     def __call__(self, images: Tensor, epoch: int, indices: Ints) -> Tensor:
-        """The images of these indices in `epoch`, uint8 [B, 3, H, W], after all transforms, on the same device.
+        """The images of these indices in `epoch`, [B, C, H, W], after all transforms, on the same device.
 
         Raises:
             DataError: a transform fails, or returns anything but images of the same type and shape; names it.
@@ -254,21 +262,22 @@ def _parameters(step: Callable[..., Any]) -> frozenset[str]:
 
 
 def _checked(step: _Step, image: Tensor, supplied: Mapping[str, Any]) -> Tensor:
-    """The result of a transform for an image [3, H, W] or a batch [B, 3, H, W], which must have the same shape."""
+    """The result of a transform for an image [C, H, W] or a batch [B, C, H, W], which must have the same shape."""
     try:
         changed = step.function(image, **{name: supplied[name] for name in step.supplied})
     except GraftError:
         raise
     except Exception as error:  # of somebody else's code
         raise DataError(f"{step.name}: failed on an image ({type(error).__name__}: {error}).") from error
-    if not isinstance(changed, Tensor) or changed.dtype != torch.uint8 or changed.shape != image.shape:
+    if not isinstance(changed, Tensor) or changed.dtype != image.dtype or changed.shape != image.shape:
         found = (
             f"a {str(changed.dtype).removeprefix('torch.')} tensor {list(changed.shape)}"
             if isinstance(changed, Tensor)
             else f"a {type(changed).__name__}"
         )
         raise DataError(
-            f"{step.name}: returned {found}, where a uint8 tensor {list(image.shape)} is expected: the size of the "
+            f"{step.name}: returned {found}, where a {str(image.dtype).removeprefix('torch.')} tensor "
+            f"{list(image.shape)} is expected: the size of the "
             "input is data.preprocess's, and Graft normalises after augmentation."
         )
     return changed

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from graft.data.images import ImageFile, ImageSet, opened
-from graft.data.transforms import as_pixels
+from graft.data.image_format import ImageFormat
+from graft.data.images import ImageFile, ImageSet, size_of
+from graft.data.transforms import as_pixels, pixel_type
 from graft.errors import UnreadableImage
 from graft.system.cpu import available_cores
 
@@ -20,20 +21,21 @@ SAMPLE = 256
 
 
 def bytes_when_decoded(images: ImageSet) -> int:
-    """Bytes that the images of a set in files take as RGB; for more than `SAMPLE` images a cautious estimate."""
+    """Bytes that the images of a set in files take in memory; for more than `SAMPLE` images a cautious estimate."""
     assert images.paths is not None
     step = max(1, len(images) // SAMPLE)
-    sizes = [_bytes_of(images.paths[index], images.min_side) for index in range(0, len(images), step)]
+    indices = range(0, len(images), step)
+    sizes = [_bytes_of(images.paths[index], images.image_format, images.min_side) for index in indices]
     margin = 1.0 if step == 1 else 1.05
     return round(margin * len(images) * sum(sizes) / max(1, len(sizes)))
 
 
-def _bytes_of(path: ImageFile, min_side: int) -> int:
+def _bytes_of(path: ImageFile, image_format: ImageFormat, min_side: int) -> int:
     try:
-        with opened(path, min_side) as picture:
-            return 3 * picture.width * picture.height
+        size = size_of(path, image_format, min_side)
     except UnreadableImage:
         return 0
+    return image_format.channels * image_format.bits // 8 * size.width * size.height
 
 
 class CachedImages:
@@ -49,9 +51,11 @@ class CachedImages:
 
     def __init__(self, images: ImageSet, max_bytes: int) -> None:
         self.images, self.names, self.labels = images, images.names, images.labels
-        self._block = torch.empty(max_bytes, dtype=torch.uint8)  # pages are allocated when they are written to
+        dtype, self._channels = pixel_type(images.image_format), images.image_format.channels
+        # pages are allocated when they are written to
+        self._block = torch.empty(max_bytes // dtype.itemsize, dtype=dtype)
         self._used = 0
-        # offset, height and width of each image; height 0: not cached
+        # offset in the block, height and width of each image; height 0: not cached
         self._regions = np.zeros((len(images), 3), dtype=np.int64)
         self._lock = threading.Lock()
 
@@ -59,10 +63,11 @@ class CachedImages:
         return len(self.images)
 
     def load(self, index: int) -> Tensor:
-        """The pixels of image `index`, upright RGB, uint8 [3, H, W]; must not be modified."""
+        """The pixels of image `index`, upright, uint8 or uint16 [C, H, W]; must not be modified."""
         start, height, width = self._regions[index].tolist()
         if height:
-            return self._block[start : start + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
+            count = self._channels * height * width
+            return self._block[start : start + count].view(height, width, self._channels).permute(2, 0, 1)
         pixels = as_pixels(self.images.load(index))
         self._keep(index, pixels)
         return pixels
@@ -72,7 +77,7 @@ class CachedImages:
         return self.images.reading_ahead([index for index in indices if not self._regions[index, 1]])
 
     def contents(self) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        """(block of pixels, uint8; offset in it, height and width of each image, [N, 3]; height 0: not cached)."""
+        """(block of pixels; offset in it, height and width of each image, [N, 3]; height 0: not cached)."""
         return self._block[: self._used], self._regions
 
     def decode(self) -> Iterator[int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graft.data.augment import Augment
 from graft.data.augmenter import CustomTransforms
+from graft.data.bands import Levels
 from graft.data.cached_images import CachedImages, bytes_when_decoded
 from graft.data.datasets import Batch, FileDataset, Sample, collate, decode_cached
 from graft.data.decoding import decode_readable
@@ -26,7 +27,7 @@ from graft.data.resident import CroppedDataset, DecodedDataset, ResidentDataset,
 from graft.data.sampler import EpochSampler, stratified_order
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
-from graft.data.transforms import Picture, eval_transform
+from graft.data.transforms import Picture, black, eval_transform, for_computing
 from graft.data.unreadable import UnreadableImages, replace_unreadable
 from graft.errors import ConfigError, DataError, GraftError
 from graft.seeding import seed_of
@@ -44,7 +45,7 @@ Images = FileDataset | DecodedDataset
 
 
 class ImageDataModule(TrainingData):
-    """Training, validation and test loaders of `Batch`es: uint8, not normalised, independent of the number of workers.
+    """Training, validation and test loaders of `Batch`es, not normalised, independent of the number of workers.
 
     In epochs for which a split has features (`use_features`), its loader yields `FeatureBatch`es.
 
@@ -95,6 +96,7 @@ class ImageDataModule(TrainingData):
         if batch_size < 1:
             raise ConfigError(f"data.batch_size={batch_size}: must be at least 1.")
         self.splits, self.preprocessing, self.augment = splits, preprocessing, augment
+        self.image_format = preprocessing.image_format
         self.batch_size, self.seed, self.avoid_single = batch_size, seed, avoid_single
         self.eval_batch_size = eval_batch_size or max(batch_size, min(2 * batch_size, MAX_EVAL_BATCH))
         self.num_workers = _valid_workers(num_workers)
@@ -105,6 +107,10 @@ class ImageDataModule(TrainingData):
         self._eval_datasets: dict[int, Images] = {}
         self._train_images: Images | None = None
         self._features: dict[str, FeatureTable] = {}
+
+    def on_after_batch_transfer(self, batch: Batch | FeatureBatch, dataloader_idx: int) -> Batch | FeatureBatch:
+        """The batch with its images in a type to compute with; called by Lightning."""
+        return batch._replace(images=for_computing(batch.images)) if isinstance(batch, Batch) else batch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -156,7 +162,7 @@ class ImageDataModule(TrainingData):
         return self._loader(dataset, sampler, batch_size, keep_workers=False)
 
     def training_images(self, epoch: int, indices: Sequence[int]) -> Tensor:
-        """These training images, augmented as in `epoch`: uint8 [B, 3, H, W]; no other images are decoded."""
+        """These training images, augmented as in `epoch`: [B, C, H, W]; no other images are decoded."""
         dataset = self._train_images or self._train_dataset(only=indices)
         keys = [(epoch, index) for index in indices]
         if isinstance(dataset, DecodedDataset):
@@ -164,7 +170,7 @@ class ImageDataModule(TrainingData):
         return collate([dataset[key] for key in keys]).images
 
     def sample(self, count: int) -> Tensor:
-        """`count` training images, or all if there are fewer, spread evenly: uint8 [N, 3, H, W], not augmented."""
+        """`count` training images, or all if there are fewer, spread evenly: [N, C, H, W], not augmented."""
         images = self.splits.train
         rows = images.spread(count).tolist()
         pixels, unread = decode_readable(
@@ -202,8 +208,8 @@ class ImageDataModule(TrainingData):
             self._eval_datasets.pop(id(self.splits.parts()[part]), None)
             self._train_images = None if part == "train" else self._train_images
 
-    def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
-        """Image `index` of "train", "val" or "test", resized and cropped: uint8 [H, W, 3], zero if unreadable."""
+    def picture(self, part: str, index: int) -> Levels:
+        """Image `index` of "train", "val" or "test", resized and cropped: [H, W, C], zero if unreadable."""
         images = self.splits.parts()[part]
         dataset = self._eval_datasets.get(id(images))
         if isinstance(dataset, ResidentDataset):
@@ -213,7 +219,7 @@ class ImageDataModule(TrainingData):
         else:
             picture, _ = self.unreadable.load(images, index, replace=False)
         if picture is None:
-            return np.zeros((*self.preprocessing.size, 3), np.uint8)
+            return black(self.preprocessing, 1)[0].permute(1, 2, 0).numpy()
         return eval_transform(self.preprocessing)(picture).permute(1, 2, 0).numpy()
 
     def _choose_resident(self, resident_gb: float) -> tuple[frozenset[str], int]:
@@ -226,7 +232,7 @@ class ImageDataModule(TrainingData):
         }
         for name, images in splits.parts().items():
             shared = name == "test" and images is splits.val
-            need = 0 if shared else len(images) * 3 * math.prod(self.preprocessing.size)
+            need = 0 if shared else len(images) * math.prod(self.preprocessing.shape) * self.image_format.bits // 8
             if eligible[name] and need <= free and (need or "val" in chosen):
                 free -= need
                 chosen.add(name)
@@ -314,7 +320,7 @@ class ImageDataModule(TrainingData):
         """The GPU that crops the training images; None: they are cropped on the CPU."""
         if self._train_images is not None:
             return self._train_images.device if isinstance(self._train_images, CroppedDataset) else None
-        if self.augment.batchable or self._processes() >= ENOUGH_PROCESSES:
+        if self.augment.batchable or not self.image_format.is_rgb or self._processes() >= ENOUGH_PROCESSES:
             return None
         need = self._cache_bytes
         return None if need is None else self._device_for(need)
@@ -425,7 +431,7 @@ class ImageDataModule(TrainingData):
 
     def _device_for(self, size: int) -> torch.device | None:
         """The training GPU if `size` bytes of decoded images are at most GPU_SHARE of its free memory, else None."""
-        if self.trainer is None or not self._on_gpu():
+        if self.trainer is None or not self._on_gpu() or self.image_format.bits > 8:  # few operations take uint16 there
             return None
         device = self.trainer.strategy.root_device
         free, _ = torch.cuda.mem_get_info(device)

@@ -17,7 +17,7 @@ from graft.data.decoding import Progress
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.sampler import PADDING
-from graft.data.transforms import Picture, eval_transform
+from graft.data.transforms import Picture, black, eval_transform
 from graft.data.unreadable import UnreadableImages
 from graft.errors import GraftError
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     """Images before normalisation, with their labels and indices.
 
     Attributes:
-        images: uint8 [B, 3, H, W].
+        images: uint8 or uint16 [B, C, H, W].
         labels: int64 [B], or int8 [B, C] with several labels per image; -1 for padding, which losses and metrics
             ignore.
         indices: int64 [B], into the data set; -1 for padding.
@@ -79,7 +79,7 @@ class FileDataset(Dataset[Sample]):
         keys: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.keys = np.arange(len(images)) if keys is None else keys
-        self.images, self.size = images, preprocessing.size
+        self.images, self.preprocessing = images, preprocessing
         self.unreadable, self.replace = unreadable, replace
         self._eval_transform = eval_transform(preprocessing)
         self._augmenter = Augmenter(augment, seed, preprocessing) if augment else None
@@ -92,7 +92,7 @@ class FileDataset(Dataset[Sample]):
         picture, index = self._load(requested if requested == PADDING else requested % len(self))
         if picture is None:
             padding = np.full_like(self.images.labels[0], PADDING)
-            return torch.zeros(3, *self.size, dtype=torch.uint8), padding, PADDING
+            return black(self.preprocessing, 1)[0], padding, PADDING
         if self._augmenter is None:
             return self._eval_transform(picture), self.images.labels[index], index
         (key_of_image,) = keys_of_repetitions(self.keys, np.array([requested])).tolist()

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from graft.data.bands import Levels
 from graft.data.images import ImageSet
 from graft.data.parcels import pack
 from graft.data.preprocessing import Preprocessing
-from graft.data.transforms import Picture, eval_transform
+from graft.data.transforms import Picture, eval_transform, pixel_type
 from graft.data.unreadable import UnreadableImages
 from graft.data.workers import batches_of
 from graft.errors import GraftError
@@ -32,8 +32,8 @@ CHUNK_BYTES = 1 << 18
 
 def decode_resident(
     images: ImageSet, preprocessing: Preprocessing, *, what: str = "images", only: Sequence[int] | None = None
-) -> npt.NDArray[np.uint8]:
-    """All images, resized and cropped as in evaluation: uint8 [N, H, W, 3].
+) -> Levels:
+    """All images, resized and cropped as in evaluation: uint8 or uint16 [N, H, W, C].
 
     Args:
         images: the images.
@@ -55,7 +55,7 @@ def decode_readable(
     what: str = "images",
     only: Sequence[int] | None = None,
     timeout: float | None = None,
-) -> tuple[npt.NDArray[np.uint8], list[int]]:
+) -> tuple[Levels, list[int]]:
     """(images as from `decode_resident`, rows of unreadable images, which are zero).
 
     Args:
@@ -67,11 +67,12 @@ def decode_readable(
         UnreadableImage: an image cannot be read, and `unreadable` is None; names the file.
         DataError: a worker process was killed, or sent nothing for `timeout` seconds.
     """
-    size = preprocessing.size
-    if images.pixels is not None and images.pixels.shape[1:3] == size == preprocessing.box:
+    size, image_format = preprocessing.size, preprocessing.image_format
+    if image_format.is_rgb and images.pixels is not None and images.pixels.shape[1:3] == size == preprocessing.box:
         return images.pixels, []
     with torch.inference_mode(False):  # Lightning requests loaders in inference mode
-        pixels = np.zeros((len(images), *size, 3), dtype=np.uint8)
+        dtype = np.uint8 if image_format.bits == 8 else np.uint16
+        pixels: Levels = np.zeros((len(images), *size, image_format.channels), dtype=dtype)
     rows = list(range(len(images)) if only is None else only)
     decoder = _Decoder(images, preprocessing, unreadable, rows)
     failed_rows: list[int] = []
@@ -88,17 +89,19 @@ def decode_readable(
 class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
     """Decodes `rows` of `images` in chunks.
 
-    An item is (uint8 [n, H, W, 3], its unreadable rows), or an error, which a worker process cannot raise unchanged.
+    An item is (images [n, H, W, C], its unreadable rows), or an error, which a worker process cannot raise unchanged.
     """
 
     def __init__(
         self, images: ImageSet, preprocessing: Preprocessing, unreadable: UnreadableImages | None, rows: Sequence[int]
     ) -> None:
         self.images, self.unreadable, self.size = images, unreadable, preprocessing.size
+        self.channels, self.dtype = preprocessing.image_format.channels, pixel_type(preprocessing.image_format)
         self.transform = eval_transform(preprocessing)
         cores = available_cores()
         self.processes = cores if max(self.size) <= SMALL_SIDE and len(rows) >= MANY and cores > 1 else 0
-        count = max(1, CHUNK_BYTES // (3 * math.prod(self.size))) if self.processes else 1
+        pixel_bytes = self.channels * self.dtype.itemsize
+        count = max(1, CHUNK_BYTES // (pixel_bytes * math.prod(self.size))) if self.processes else 1
         self.chunks = [rows[start : start + count] for start in range(0, len(rows), count)]
 
     def __len__(self) -> int:
@@ -106,7 +109,7 @@ class _Decoder(Dataset[tuple[Tensor, list[int]] | GraftError]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, list[int]] | GraftError:
         chunk = self.chunks[number]
-        decoded = torch.zeros(len(chunk), *self.size, 3, dtype=torch.uint8)
+        decoded = torch.zeros(len(chunk), *self.size, self.channels, dtype=self.dtype)
         failed = []
         for position, index in enumerate(chunk):
             try:

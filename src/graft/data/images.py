@@ -1,4 +1,4 @@
-"""Labelled images, and the conversion of every kind of image file to RGB."""
+"""Labelled images, and the conversion of every kind of image file to RGB or to another format of a run."""
 
 import contextlib
 import errno
@@ -7,17 +7,20 @@ import io
 import os
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
+from graft.data import bands
+from graft.data.bands import MAX_PIXELS, Bands, Levels, NotInFormat
 from graft.data.contents import IDENTITY, Rows, contents, identities
+from graft.data.image_format import RGB, ImageFormat
 from graft.data.labels import Labels, counts_of
 from graft.data.packed import Packed
 from graft.data.stored import Blocks, StoredImage, StoredImages
@@ -54,9 +57,6 @@ FORMATS = tuple(ENDINGS)
 """The only formats that Pillow may try, regardless of a file's ending: for others it starts programs (Ghostscript for
 EPS) or has parsers that are not needed here."""
 
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Pixels of the largest image that Pillow opens (178,956,970): it needs 0.5 GB, and a tiny file can claim any size."""
-
 BYTES_PER_PIXEL = 12
 """Largest size of a pixel in a file: three uncompressed floats."""
 MAX_EXTRA_BYTES = 1 << 28
@@ -83,9 +83,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     floating-point grey is in [0, 1] if no value exceeds 1, else in [0, 255]; only the first frame of an animation is
     used.
     """
-    image.load()  # reads the pixels before the file is closed
-    with contextlib.suppress(Exception):  # Pillow raises any error for damaged EXIF data
-        image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith(("I", "F")):
@@ -96,6 +94,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # reads the pixels before the file is closed
+    with contextlib.suppress(Exception):  # Pillow raises any error for damaged EXIF data
+        return ImageOps.exif_transpose(image)
+    return image
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":
@@ -103,6 +108,45 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:  # "I;16" has 16 bits; of the 32 of "I" files use 8 or 16
         scale = 255 / 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+_BANDS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4}
+"""Pillow's modes whose bands are kept as they are -> their number; of "I" and "F" it is 1, others become RGB."""
+
+_GREY = ("1", "L", "LA", "La", "F")
+"""Pillow's modes without colour, besides those of integers ("I", "I;16", …)."""
+
+
+def to_bands(image: Image.Image, wanted: ImageFormat) -> Bands:
+    """The upright bands of a PIL image; one channel is grey, colours by their luminance (ITU-R 601), on white.
+
+    Raises:
+        NotInFormat: it has other bands than those of the format, or Pillow reads 8 of its 16 bits only.
+    """
+    require_whole_bits(image)
+    from_grey_file = image.format in ("PNG", "PPM")  # whose "I" is 16 bits, scaled to the full range
+    image = _upright(image)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        full = 65535.0 if image.mode.startswith("I;16") or (image.mode == "I" and from_grey_file) else None
+        return Bands.of(values[..., None], wanted, full)
+    if wanted.channels == 1 and wanted.bands is None:
+        return Bands.of(np.asarray(to_rgb(image).convert("L"))[..., None], wanted)
+    if image.mode not in _BANDS:
+        image = to_rgb(image)
+    values = np.asarray(image)
+    return Bands.of(values if values.ndim == 3 else values[..., None], wanted)
+
+
+def require_whole_bits(image: Image.Image) -> None:
+    """Refuse an opened PNG of 16-bit colours, of which Pillow drops the lower 8 bits.
+
+    Raises:
+        NotInFormat: it is one.
+    """
+    tiles = getattr(image, "tile", None) or [()]
+    if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and ";16" in str(tiles[0]):
+        raise NotInFormat("refused", "PNG of 16-bit colours, of which 8 bits would be read; convert it to TIFF or .npy")
 
 
 def orientation(image: Image.Image) -> int:
@@ -128,6 +172,123 @@ def read_image(path: ImageFile, min_side: int = 0) -> Image.Image:
         return to_rgb(image)
 
 
+def read_bands(path: ImageFile, wanted: ImageFormat, min_side: int = 0) -> Bands:
+    """Read the bands of an image file that are the channels of a format, upright, before they are scaled.
+
+    Args:
+        path: the file: an array (.npy), a TIFF file, or any picture.
+        wanted: the format, not 8-bit RGB.
+        min_side: as in `read_image`.
+
+    Raises:
+        UnreadableImage: as `read_image`; or the file has other bands or values than those of the format.
+    """
+    with _explained(path):
+        if (read := _reader(path, wanted)) is not None:
+            with _open(path) as file:
+                return Bands.of(read[1](file, wanted), wanted)
+        with opened(path, min_side) as image:
+            return to_bands(image, wanted)
+
+
+def load_file(path: ImageFile, image_format: ImageFormat = RGB, min_side: int = 0) -> Image.Image | Levels:
+    """The image in a file, upright: a PIL image in RGB, else the levels [H, W, C] of the format.
+
+    Raises:
+        UnreadableImage: as `read_image`; or the file has other bands or values than those of the format.
+    """
+    if image_format.is_rgb:
+        return read_image(path, min_side)
+    found = read_bands(path, image_format, min_side)
+    with _explained(path):
+        return found.scaled(image_format)
+
+
+def load_picture(image: Image.Image | npt.NDArray[Any], image_format: ImageFormat, name: str) -> Image.Image | Levels:
+    """An image in memory, a PIL image or an array [H, W, C], as `load_file` returns that of a file.
+
+    Raises:
+        UnreadableImage: it has other bands or values than those of the format; names `name`.
+    """
+    if image_format.is_rgb:
+        return to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
+    with _explained(name):
+        found = to_bands(image, image_format) if isinstance(image, Image.Image) else Bands.of(image, image_format)
+        return found.scaled(image_format)
+
+
+def size_of(path: ImageFile, wanted: ImageFormat = RGB, min_side: int = 0) -> bands.Size:
+    """Size at which a file is decoded in a format, from its header.
+
+    Raises:
+        UnreadableImage: the header is damaged, or it shows other bands than those of the format.
+    """
+    with _explained(path):
+        if not wanted.is_rgb and (read := _reader(path, wanted)) is not None:
+            with _open(path) as file:
+                size = read[0](file, _length(path, file), wanted)
+            bands.require_bands(size.bands, wanted)
+            return size
+        with opened(path, min_side) as image:
+            found = 1 if image.mode.startswith(("I", "F")) else _BANDS.get(image.mode, 3)
+            if not wanted.is_rgb:
+                require_whole_bits(image)
+                if wanted.bands is not None or wanted.channels != 1:
+                    bands.require_bands(found, wanted)
+            return bands.Size(image.height, image.width, found)
+
+
+def is_colour(path: ImageFile) -> bool:
+    """Whether a picture has colours, by its header; False for arrays, and for TIFF files that Pillow cannot read."""
+    with contextlib.suppress(UnreadableImage), opened(path) as image:
+        return not (image.mode in _GREY or image.mode.startswith("I"))
+    return False
+
+
+def is_picture(path: ImageFile, wanted: ImageFormat) -> bool:
+    """Whether Pillow reads a file; not an array, and not a TIFF file of several bands."""
+    return _reader(path, wanted) is None
+
+
+def _reader(path: ImageFile, wanted: ImageFormat) -> "tuple[Callable[..., bands.Size], Callable[..., Any]] | None":
+    """The functions that read size and bands of an array or a TIFF file; None for what Pillow reads.
+
+    Grey TIFF files are Pillow's, unless it does not know their pixels.
+    """
+    with _open(path) as file:
+        signature = file.read(8)
+    if bands.is_array(signature):
+        return bands.size_of_array, bands.read_array
+    if not bands.is_tiff(signature):
+        return None
+    if wanted.channels == 1 and wanted.bands is None:
+        with contextlib.suppress(UnreadableImage), opened(path):
+            return None
+    return bands.size_of_tiff, bands.read_tiff
+
+
+@contextmanager
+def _explained(path: ImageFile | str) -> Iterator[None]:
+    """Context in which any exception becomes an UnreadableImage."""
+    try:
+        yield
+    except GraftError:
+        raise
+    except NotInFormat as error:
+        raise UnreadableImage(_shown(path), error.kind, str(error)) from error
+    except Exception as error:  # tifffile and Pillow raise any error for damaged files
+        kind, reason = ("damaged", str(error)) if isinstance(path, str) else _diagnose(path, error)
+        raise UnreadableImage(_shown(path), kind, reason) from error
+
+
+def _shown(path: ImageFile | str) -> Path | str:
+    return path if isinstance(path, Path) else str(path)
+
+
+def _length(path: ImageFile, file: io.BufferedReader) -> int:
+    return path.size if isinstance(path, StoredImage) else os.fstat(file.fileno()).st_size
+
+
 @contextmanager
 def opened(path: ImageFile, min_side: int = 0) -> Iterator[Image.Image]:
     """Context with the file opened by Pillow: only the header is read, and any exception becomes UnreadableImage.
@@ -141,17 +302,15 @@ def opened(path: ImageFile, min_side: int = 0) -> Iterator[Image.Image]:
     try:
         with _Bounded(_open(path)) as file, Image.open(file, formats=FORMATS) as image:
             file.remaining = None
-            _require_plausible_size(
-                image, path.size if isinstance(path, StoredImage) else os.fstat(file.fileno()).st_size
-            )
+            _require_plausible_size(image, _length(path, file))
             if min_side:
                 image.draft(None, (min_side, min_side))
             yield image
-    except GraftError:  # of an archive
+    except (GraftError, NotInFormat):  # of an archive, of what is done with the image
         raise
     except Exception as error:  # Pillow raises any error for damaged files
         kind, reason = _diagnose(path, error)
-        raise UnreadableImage(path if isinstance(path, Path) else str(path), kind, reason) from error
+        raise UnreadableImage(_shown(path), kind, reason) from error
 
 
 def _open(path: ImageFile) -> io.BufferedReader:
@@ -227,6 +386,7 @@ class ImageSet:
         paths: of the files, length N, or where else their bytes are; None if the images are in memory.
         pixels: uint8 [N, H, W, 3]; None if the images are in files.
         min_side: limit for decoding JPEGs at a reduced size, in pixels, as in `read_image`.
+        image_format: what the images are converted to.
     """
 
     names: Sequence[str]
@@ -234,6 +394,7 @@ class ImageSet:
     paths: Sequence[Path] | StoredImages | None = None
     pixels: npt.NDArray[np.uint8] | None = None
     min_side: int = 0
+    image_format: ImageFormat = RGB
 
     def __post_init__(self) -> None:
         if (self.paths is None) == (self.pixels is None):
@@ -245,12 +406,30 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def load(self, index: int) -> Image.Image:
-        """Image `index` as upright RGB; raises UnreadableImage, which names the file."""
+    def load(self, index: int) -> Image.Image | Levels:
+        """Image `index`, upright: a PIL image in RGB, else the levels [H, W, C] of the format.
+
+        Raises:
+            UnreadableImage: names the file.
+        """
         if self.pixels is not None:
-            return Image.fromarray(self.pixels[index])
+            picture = Image.fromarray(self.pixels[index])
+            return picture if self.image_format.is_rgb else self.scaled(index, self.bands(index))
         assert self.paths is not None
-        return read_image(self.paths[index], self.min_side)
+        return load_file(self.paths[index], self.image_format, self.min_side)
+
+    def bands(self, index: int) -> Bands:
+        """The channels of image `index` before they are scaled, in a format other than 8-bit RGB; raises as `load`."""
+        if self.pixels is not None:
+            with _explained(self.names[index]):
+                return to_bands(Image.fromarray(self.pixels[index]), self.image_format)
+        assert self.paths is not None
+        return read_bands(self.paths[index], self.image_format, self.min_side)
+
+    def scaled(self, index: int, found: Bands) -> Levels:
+        """The channels of image `index`, as `bands` returns them, in the levels of the format; raises as `load`."""
+        with _explained(self.names[index] if self.paths is None else self.paths[index]):
+            return found.scaled(self.image_format)
 
     def spread(self, count: int) -> npt.NDArray[np.int64]:
         """Indices of `count` images spread evenly over the set, or of all images if there are fewer."""
@@ -265,6 +444,7 @@ class ImageSet:
             paths=None if self.paths is None else _selected_files(self.paths, chosen),
             pixels=None if self.pixels is None else self.pixels[chosen],
             min_side=self.min_side,
+            image_format=self.image_format,
         )
 
     def join(self, other: "ImageSet") -> "ImageSet":
@@ -275,6 +455,7 @@ class ImageSet:
             paths=None if self.paths is None else _joined_files(self.paths, other.paths or ()),
             pixels=None if self.pixels is None else np.concatenate([self.pixels, other.pixels]),
             min_side=self.min_side,
+            image_format=self.image_format,
         )
 
     def content(self, index: int) -> bytes:

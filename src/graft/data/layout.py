@@ -35,15 +35,20 @@ def image_files(folder: Path) -> list[tuple[str, Path]]:
     return list(walk_images(folder))
 
 
-def walk_images(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Iterate over what `image_files` lists, with only the names in the current folders in memory."""
-    return ((name, Path(path)) for name, path in _walk(str(folder), "", set()))
+def walk_images(folder: Path, more: tuple[str, ...] = ()) -> Iterator[tuple[str, Path]]:
+    """Iterate over what `image_files` lists, with only the names in the current folders in memory.
+
+    Args:
+        folder: where to look.
+        more: endings of image files besides EXTENSIONS.
+    """
+    return ((name, Path(path)) for name, path in _walk(str(folder), "", more))
 
 
-def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
-    return (
-        (name, path) for name, path, entry in _all_files(folder, prefix, visited) if entry.lower().endswith(EXTENSIONS)
-    )
+def _walk(folder: str, prefix: str, more: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    endings = (*EXTENSIONS, *more)
+    files = _all_files(folder, prefix, set())
+    return ((name, path) for name, path, entry in files if entry.lower().endswith(endings))
 
 
 def _all_files(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
@@ -175,7 +180,9 @@ def _is_class_folder(folder: Path) -> bool:
     )
 
 
-def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str] | None = None) -> ImageSet:
+def read_class_folders(
+    folder: Path, *, prefix: str = "", classes: Sequence[str] | None = None, more: tuple[str, ...] = ()
+) -> ImageSet:
     """All images in the class folders of `folder`, by class and then by name.
 
     Args:
@@ -183,6 +190,7 @@ def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str]
         prefix: of each image's name, e.g. "train/".
         classes: class names; labels are indices into them. None: the names of the folders, sorted. A missing folder is
             no error.
+        more: endings of image files besides EXTENSIONS.
 
     Raises:
         DataError: no class folders, a class folder without images, or one that is not among `classes`.
@@ -197,11 +205,11 @@ def read_class_folders(folder: Path, *, prefix: str = "", classes: Sequence[str]
             f'{folders[unknown[0]]}: class "{unknown[0]}" is not among the training classes '
             f"({', '.join(order)}).\nRename or remove that folder, or add training images of the class."
         )
-    files = {name: _packed(path, f"{prefix}{name}/") for name, path in folders.items()}
+    files = {name: _packed(path, f"{prefix}{name}/", more) for name, path in folders.items()}
     empty = [name for name, (names, _) in files.items() if not len(names)]
     if empty:
         raise DataError(
-            f"{folders[empty[0]]}: no images in this class folder (looked for {', '.join(EXTENSIONS)}).\n"
+            f"{folders[empty[0]]}: no images in this class folder (looked for {', '.join((*EXTENSIONS, *more))}).\n"
             "Add images to it, or remove the folder."
         )
     return _labelled(files, order)
@@ -230,9 +238,9 @@ Files = tuple[Packed[str], Packed[Path]]
 """Names and paths of image files."""
 
 
-def _packed(folder: Path, prefix: str) -> Files:
+def _packed(folder: Path, prefix: str, more: tuple[str, ...] = ()) -> Files:
     """All images in `folder` at any depth, sorted by name; `prefix` is added to their names."""
-    found = list(_walk(str(folder), prefix, set()))
+    found = list(_walk(str(folder), prefix, more))
     return Packed.of((name for name, _ in found), str), Packed.of((path for _, path in found), Path)
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 from graft.config.targets import TARGET, accepts
 from graft.data.division import divide, require_whole_groups, with_fold
+from graft.data.image_format import RGB, ImageFormat
 from graft.data.images import ImageSet
 from graft.data.layout import UNUSED, read_as_found, unused_files
 from graft.data.sources import ResolvedSource, check_source, resolve_source, suggest_data
@@ -33,6 +34,7 @@ def load_splits(
     group_pattern: str | None = None,
     download: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    image_format: ImageFormat = RGB,
     prepare: Callable[[Source], Source] = lambda source: source,
 ) -> Splits:
     """The training, validation and test images of a data set.
@@ -50,6 +52,7 @@ def load_splits(
             "^(cam[0-9]+)_"; no group is in two splits. None: the groups of the source, if it has any.
         download: whether to download a data set that is not in `root`.
         arguments: of the source.
+        image_format: what the images are converted to when they are read.
         prepare: called with the published data set before it is split, e.g. to group its images.
 
     Raises:
@@ -61,7 +64,13 @@ def load_splits(
     _check_numbers(shots, val_fraction)
     _check_fold(fold, folds)
     published, root = load_published(
-        source, root=root, seed=seed, group_pattern=group_pattern, download=download, arguments=arguments
+        source,
+        root=root,
+        seed=seed,
+        group_pattern=group_pattern,
+        download=download,
+        arguments=arguments,
+        image_format=image_format,
     )
     resolved = resolve_source(source)
     try:
@@ -83,6 +92,7 @@ def load_published(
     group_pattern: str | None = None,
     download: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    image_format: ImageFormat = RGB,
 ) -> tuple[Source, Path | None]:
     """(a data set as it is published, its folder), before any draw; arguments and errors as in `load_splits`."""
     arguments = arguments or {}
@@ -91,7 +101,7 @@ def load_published(
     root = _folder(resolved, root, arguments)
     if not resolved.embedded:
         ensure(source, root, download)
-    published = _published(resolved, root, seed, arguments)
+    published = _published(resolved, root, seed, arguments, image_format)
     if pattern is None:
         return published, root
     try:
@@ -104,14 +114,17 @@ def _key(resolved: ResolvedSource, root: Path | None) -> str:
     return f"data={resolved.name}" if root is None else f"data.root={root}"
 
 
-def _published(resolved: ResolvedSource, root: Path | None, seed: int, arguments: Mapping[str, Any]) -> Source:
-    """What the source function returns.
+def _published(
+    resolved: ResolvedSource, root: Path | None, seed: int, arguments: Mapping[str, Any], image_format: ImageFormat
+) -> Source:
+    """What the source function returns, to be read in a format.
 
     Raises:
         ConfigError: no Source.
         DataError: what the function reads cannot be read.
     """
-    supplied = {name: value for name, value in (("root", root), ("seed", seed)) if accepts(resolved.target, name)}
+    known = {"root": root, "seed": seed, "more_endings": image_format.extensions}
+    supplied = {name: value for name, value in known.items() if accepts(resolved.target, name)}
     try:
         published = resolved.function(**supplied, **arguments)
     except OSError as error:
@@ -120,7 +133,7 @@ def _published(resolved: ResolvedSource, root: Path | None, seed: int, arguments
         raise ConfigError(
             f"data.{TARGET}={resolved.target}: returned a {type(published).__name__}, not a graft.data.sources.Source."
         )
-    return published
+    return published if image_format.is_rgb else published.in_format(image_format)
 
 
 def _folder(resolved: ResolvedSource, root: Path | None, arguments: Mapping[str, Any]) -> Path | None:
@@ -205,17 +218,18 @@ def unused_of(published: Source, root: Path | None) -> list[tuple[str, str]]:
 
 
 def undivided(
-    source: str, root: Path | None, seed: int, arguments: Mapping[str, Any]
+    source: str, root: Path | None, seed: int, arguments: Mapping[str, Any], image_format: ImageFormat = RGB
 ) -> tuple[tuple[str, ...], dict[str, ImageSet], tuple[str, ...], tuple[tuple[str, str], ...]] | None:
     """(classes, split → images, notes, unused) of a data set that `load_splits` refuses; None if it cannot be read."""
     resolved = resolve_source(source)
     root = _folder(resolved, root, arguments)
     if root is not None and root.is_dir() and getattr(resolved.module, "CLASS_FOLDERS", False):
         classes, parts = read_as_found(root)
+        parts = {name: replace(part, image_format=image_format) for name, part in parts.items()}
         paths = [path for part in parts.values() for path in part.files]
         return (classes, parts, (), tuple(unused_files(root, paths))) if classes else None
     try:
-        published = _published(resolved, root, seed, arguments)
+        published = _published(resolved, root, seed, arguments, image_format)
     except DataError:
         return None
     parts = {name: part for name, part in published.named_parts().items() if len(part)}

@@ -23,9 +23,16 @@ ToDevice = Callable[[npt.NDArray[np.generic]], Tensor]
 _GREY = (0.2989, 0.587, 0.114)
 
 
-def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_device: ToDevice) -> Tensor:
-    """Apply one operation per image and step to `images`, uint8 [B, H, W, 3], which may be modified."""
+def apply(
+    images: Tensor, steps: Sequence[Operations], interpolation: str, to_device: ToDevice, *, colours: bool = True
+) -> Tensor:
+    """Apply one operation per image and step to `images`, uint8 or uint16 [B, H, W, C], which may be modified.
+
+    Without `colours`, as for images other than 8-bit RGB, only brightness, contrast, and those of the shape.
+    """
     groups = [group for step in steps for group in _groups(step, (images.shape[1], images.shape[2]))]
+    if not colours:
+        groups = [group for group in groups if group[0] in ANY_FORMAT]
     if not groups:
         return images
     rows = to_device(np.concatenate([rows for _, rows, _ in groups]))
@@ -40,8 +47,16 @@ def apply(images: Tensor, steps: Sequence[Operations], interpolation: str, to_de
         else:
             changed = _KERNELS[kind](group.permute(0, 3, 1, 2), numbers[part, :1, None, None])
         changed = changed.permute(0, 2, 3, 1)
-        images = changed if group is images else images.index_copy_(0, rows[part], changed)
+        if group is images:
+            images = changed
+        else:
+            _signed(images).index_copy_(0, rows[part], _signed(changed))
     return images.contiguous()
+
+
+def _signed(images: Tensor) -> Tensor:
+    """The same memory as a type that torch can copy by index, which it cannot with uint16."""
+    return images.view(torch.int16) if images.dtype == torch.uint16 else images
 
 
 def _groups(step: Operations, size: Size) -> list[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
@@ -92,13 +107,13 @@ def affine(images: Tensor, maps: Tensor, interpolation: str) -> Tensor:
     planes = images.contiguous().float()
     sampled = grid_sample(planes, grid, mode=interpolation, padding_mode="zeros", align_corners=False).round_()
     if interpolation == "bicubic":
-        sampled.clamp_(0, 255)
-    return sampled.to(torch.uint8)
+        sampled.clamp_(0, torch.iinfo(images.dtype).max)
+    return sampled.to(images.dtype)
 
 
 def brightness(images: Tensor, change: Tensor) -> Tensor:
     """Multiply grey levels by 1 + change."""
-    return (images * (1 + change)).clamp_(0, 255).to(torch.uint8)
+    return (images.float() * (1 + change)).clamp_(0, torch.iinfo(images.dtype).max).to(images.dtype)
 
 
 def saturation(images: Tensor, change: Tensor) -> Tensor:
@@ -108,7 +123,8 @@ def saturation(images: Tensor, change: Tensor) -> Tensor:
 
 def contrast(images: Tensor, change: Tensor) -> Tensor:
     """Move grey levels away from the mean grey, or towards it where `change` is negative."""
-    total = _grey(images).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
+    grey = _grey(images) if images.shape[1] == 3 else images.long().sum(1, keepdim=True) // images.shape[1]
+    total = grey.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
     return _blend(images, (total / images[0, 0].numel()).float(), change)
 
 
@@ -177,14 +193,18 @@ def invert(images: Tensor, _: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    red, green, blue = (images[:, channel : channel + 1] * weight for channel, weight in enumerate(_GREY))
+    red, green, blue = (images[:, channel : channel + 1].float() * weight for channel, weight in enumerate(_GREY))
     return (red + green + blue).floor_()
 
 
 def _blend(images: Tensor, other: Tensor, change: Tensor) -> Tensor:
     # no fused multiply-add: its rounding depends on the kernel, and so on the batch
-    return (images * (1 + change) + other * -change).clamp_(0, 255).to(torch.uint8)
+    mixed = images.float() * (1 + change) + other * -change
+    return mixed.clamp_(0, torch.iinfo(images.dtype).max).to(images.dtype)
 
+
+ANY_FORMAT = frozenset({_AFFINE, "Brightness", "Contrast"})
+"""Kinds of operations for images of any number of channels and bits."""
 
 _KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Brightness": brightness,

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from graft.errors import ConfigError
-from graft.system.values import Check, UnexpectedValue, among, integer, number, read_values, sequence
+from graft.data.image_format import MOST_CHANNELS, RGB, ImageFormat
+from graft.errors import ConfigError, RecordError
+from graft.system.values import Check, UnexpectedValue, among, integer, mapping, number, read_values, sequence
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,9 +28,10 @@ RECORDED: dict[str, Check] = {
     "input_size": _input_size,
     "resize_size": integer(1, 2 * LARGEST_INPUT),
     "fit": among("crop", "squash"),
-    "mean": sequence(number(-1000, 1000), 3, least=3),
-    "std": sequence(number(1e-6, 1000), 3, least=3),
+    "mean": sequence(number(-1000, 1000), MOST_CHANNELS, least=1),
+    "std": sequence(number(1e-6, 1000), MOST_CHANNELS, least=1),
     "interpolation": among("nearest", "bilinear", "bicubic"),
+    "image_format": mapping,
 }
 """Allowed values of a preprocessing in a file."""
 
@@ -43,16 +45,18 @@ class Preprocessing:
         resize_size: with fit="crop", the short side before the centre crop, in pixels (at least that of `input_size`).
         fit: "crop" keeps the aspect ratio: the image is resized until it just covers `box`, of which the centre is
             cropped to `input_size`; "squash" resizes both sides to `input_size`, so that nothing is cut off.
-        mean, std: per RGB channel, of values in [0, 1].
+        mean, std: per channel, of values in [0, 1].
         interpolation: "bilinear", "bicubic" or "nearest".
+        image_format: channels and levels of the images.
     """
 
     input_size: int | Size = 224
     resize_size: int = 256
     fit: Literal["crop", "squash"] = "crop"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    image_format: ImageFormat = RGB
 
     def __post_init__(self) -> None:
         if not isinstance(self.input_size, int):
@@ -72,14 +76,20 @@ class Preprocessing:
         return height, width
 
     @property
-    def mean_colour(self) -> tuple[int, int, int]:
-        """`mean` as RGB grey levels, rounded, in [0, 255]."""
-        red, green, blue = (round(255 * channel) for channel in self.mean)
-        return red, green, blue
+    def mean_colour(self) -> tuple[int, ...]:
+        """`mean` as levels of each channel, rounded."""
+        return tuple(round(self.image_format.levels * channel) for channel in self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the network's input."""
+        return self.image_format.channels, *self.size
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as plain types, for a checkpoint, a summary or a JSON file."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The values as plain types, for a checkpoint, a summary or a JSON file; without the format if it is RGB."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        image_format = {} if self.image_format.is_rgb else {"image_format": self.image_format.to_dict()}
+        return {key: value for key, value in values.items() if key != "image_format"} | image_format
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "preprocessing") -> "Preprocessing":
@@ -92,7 +102,23 @@ class Preprocessing:
         Raises:
             RecordError: a value of a wrong type or out of range.
         """
-        return cls(**read_values(values, RECORDED, source, "preprocessing"))
+        found = read_values(values, RECORDED, source, "preprocessing")
+        if "image_format" in found:
+            found["image_format"] = ImageFormat.from_dict(found["image_format"], source)
+        read = cls(**found)
+        if not len(read.mean) == len(read.std) == read.image_format.channels:
+            raise RecordError(
+                f"{source}: preprocessing.mean and std have {len(read.mean)} and {len(read.std)} values for "
+                f"{read.image_format.channels} channels."
+            )
+        return read
+
+    def in_format(self, image_format: ImageFormat) -> "Preprocessing":
+        """The same resizing and cropping of images of another format; mean and std are 0.5 until they are measured."""
+        if image_format == self.image_format:
+            return self
+        half = (0.5,) * image_format.channels
+        return replace(self, image_format=image_format, mean=half, std=half)
 
     def changed(self, changes: Mapping[str, Any], key: str) -> "Preprocessing":
         """A copy with those of `changes` that are not None; with input_size alone, resize_size is scaled with it.
@@ -110,6 +136,12 @@ class Preprocessing:
         if "input_size" in values:
             size = require_size(values["input_size"], f"{key}.input_size")
             values = {"resize_size": round(self.resize_size * min(pair(size)) / min(self.size))} | values
+        for name in ("mean", "std"):
+            if len(values.get(name, self.mean)) != self.image_format.channels:
+                raise ConfigError(
+                    f"{key}.{name}: has {len(values[name])} values; the images have {self.image_format.channels} "
+                    "channels."
+                )
         changed = replace(self, **values)
         if changed.resize_size < min(changed.size):
             raise ConfigError(

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from graft.data.augment import Augment
 from graft.data.augmenter import Augmenter, to_device
+from graft.data.bands import Levels
 from graft.data.cached_images import CachedImages
 from graft.data.datasets import Batch, Key, epoch_and_indices, keys_of_repetitions
 from graft.data.draws import Ints
@@ -74,14 +74,14 @@ class DecodedDataset(Dataset[Batch]):
 
     @abstractmethod
     def _images(self, epoch: int, rows: Ints, keys: Ints) -> Any:
-        """New images of these rows, uint8 [B, H, W, 3], augmented by (epoch, key)."""
+        """New images of these rows, uint8 or uint16 [B, H, W, C], augmented by (epoch, key)."""
 
 
 class ResidentDataset(DecodedDataset):
     """All images of a set, resized and cropped once as in evaluation.
 
     Args:
-        pixels: uint8 [N, H, W, 3].
+        pixels: uint8 or uint16 [N, H, W, C].
         labels: of the images, see `graft.data.labels`; PADDING for those that losses and metrics ignore.
         preprocessing: with which `pixels` were made.
         augment: without a random resized crop; None in evaluation.
@@ -93,7 +93,7 @@ class ResidentDataset(DecodedDataset):
 
     def __init__(
         self,
-        pixels: npt.NDArray[np.uint8],
+        pixels: Levels,
         labels: Labels,
         preprocessing: Preprocessing,
         *,
@@ -105,7 +105,7 @@ class ResidentDataset(DecodedDataset):
         super().__init__(labels, device, keys=keys)
         if augment is not None and not augment.batchable:
             raise ValueError("a random resized crop needs the original images")
-        self.pixels = np.ascontiguousarray(pixels)
+        self.pixels: Levels = np.ascontiguousarray(pixels)
         self._pixels: Any = self.pixels if device is None else torch.from_numpy(self.pixels).to(device)
         self._augmenter = Augmenter(augment, seed, preprocessing, device) if augment else None
 
@@ -116,7 +116,7 @@ class ResidentDataset(DecodedDataset):
 
 
 class CroppedDataset(DecodedDataset):
-    """Images of different sizes on a GPU, where they are randomly cropped, resized and augmented.
+    """RGB images of different sizes on a GPU, where they are randomly cropped, resized and augmented.
 
     Crops are resized bit-identically to torchvision on a CPU with AVX2, unless an image shrinks so far that sums are
     rounded; on other CPUs torchvision rounds differently, by at most two grey levels.

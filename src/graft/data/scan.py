@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from graft.data.images import ImageFile, ImageSet, opened, read_image
+from graft.data.image_format import RGB, ImageFormat
+from graft.data.images import ImageFile, ImageSet, is_colour, is_picture, opened, read_bands, read_image, size_of
 from graft.data.layout import NO_FILE
 from graft.data.splits import Splits
 from graft.data.stored import StoredImage
@@ -51,7 +52,12 @@ def exclude_unreadable(splits: Splits, on_error: str, done: Callable[[int], obje
         raise ConfigError(f"data.on_error={on_error}: must be {' or '.join(ON_ERROR)}.")
     parts = {id(part): part for part in splits.parts().values()}
     step = -(-sum(map(len, parts.values())) // MAX_CHECKED)
-    faults = {key: scan(part, step or 1, done) for key, part in parts.items()}
+    colours: list[str] = []
+    faults = {key: scan(part, step or 1, done, colours) for key, part in parts.items()}
+    if colours:
+        names = listed(sorted(colours), 3, counted=False)
+        note = f"{_images(len(colours))} in colour converted to grey by luminance (data.channels=1): {names}"
+        splits = replace(splits, notes=(*splits.notes, note))
     unreadable = [(parts[key].names[index], fault) for key, found in faults.items() for index, fault in found.items()]
     missing = [
         (row, UnreadableImage(Path(row), "missing", "no such file")) for row, why in splits.unused if why == NO_FILE
@@ -101,22 +107,33 @@ def _require_images(splits: Splits, before: Splits) -> Splits:
     return splits
 
 
-def scan(images: ImageSet, step: int = 1, done: Callable[[int], object] = lambda count: None) -> Faults:
+def scan(
+    images: ImageSet,
+    step: int = 1,
+    done: Callable[[int], object] = lambda count: None,
+    colours: list[str] | None = None,
+) -> Faults:
     """Check every `step`-th file; index → error of the files that cannot be read.
 
     Args:
         images: the images; those in memory are not checked.
         step: 1 checks all files.
         done: called with the number of further files checked.
+        colours: gets the names of coloured files where the images are to be grey.
     """
-    paths = images.paths
+    paths, image_format = images.paths, images.image_format
     if paths is None:
         return {}
+    grey = image_format.channels == 1 and image_format.bands is None
     chosen = range(0, len(paths), step)
 
     def check(start: int) -> list[tuple[int, UnreadableImage]]:
-        checked = ((index, quick_check(paths[index])) for index in chosen[start : start + CHUNK])
-        return [(index, fault) for index, fault in checked if fault is not None]
+        indices = chosen[start : start + CHUNK]
+        checked = [(index, fault) for index in indices if (fault := quick_check(paths[index], image_format))]
+        if grey and colours is not None:
+            readable = (index for index in indices if index not in dict(checked))
+            colours.extend(images.names[index] for index in readable if is_colour(paths[index]))
+        return checked
 
     faults: Faults = {}
     with ThreadPoolExecutor(min(32, 4 * available_cores()), "scan") as pool:  # they wait for the disk
@@ -126,19 +143,26 @@ def scan(images: ImageSet, step: int = 1, done: Callable[[int], object] = lambda
     return faults
 
 
-def quick_check(path: ImageFile) -> UnreadableImage | None:
+def quick_check(path: ImageFile, image_format: ImageFormat = RGB) -> UnreadableImage | None:
     """The error of a file, as far as its header and its last bytes show; None if it seems complete.
 
-    What an archive already knows about its images is not read again.
+    What an archive already knows about its images is not read again, so that its images of other bands than those of
+    the format are found when they are read.
     """
     if isinstance(path, StoredImage) and path.archive.faults is not None:
         known = path.archive.faults.get(path.number)
         return None if known is None else UnreadableImage(str(path), *known)
     try:
+        if not image_format.is_rgb:
+            size_of(path, image_format)
+            if not is_picture(path, image_format):
+                return None
         with opened(path) as image:
             complete = _seems_complete(image)
-        if not complete:
+        if not complete and image_format.is_rgb:
             read_image(path)
+        elif not complete:
+            read_bands(path, image_format)
     except UnreadableImage as error:
         return UnreadableImage(error.path, error.kind, error.reason)
     return None

@@ -8,11 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy.typing as npt
 from PIL import Image
 
-from graft.data.images import EXTENSIONS, read_image, to_rgb
+from graft.data.bands import Levels
+from graft.data.image_format import RGB, ImageFormat
+from graft.data.images import EXTENSIONS, load_file, load_picture
 from graft.data.layout import walk_images
 from graft.data.sources.table import listed_images
 from graft.data.tables import TABLES
@@ -28,9 +31,9 @@ class Found:
     path: Path
     relative: str
 
-    def read(self) -> Image.Image:
-        """The picture as upright RGB; raises UnreadableImage."""
-        return read_image(self.path)
+    def read(self, image_format: ImageFormat = RGB) -> Image.Image | Levels:
+        """The upright picture in a format, as `ImageSet.load`; raises UnreadableImage."""
+        return load_file(self.path, image_format)
 
     def __str__(self) -> str:
         """The path as text; bytes that are not UTF-8 are escaped."""
@@ -39,14 +42,14 @@ class Found:
 
 @dataclass(frozen=True)
 class InMemory:
-    """A picture in memory, called `name`."""
+    """A picture, or an array [H, W, C] of another format than 8-bit RGB, in memory, called `name`."""
 
-    image: Image.Image
+    image: Image.Image | npt.NDArray[Any]
     name: str
 
-    def read(self) -> Image.Image:
-        """The picture as upright RGB."""
-        return to_rgb(self.image)
+    def read(self, image_format: ImageFormat = RGB) -> Image.Image | Levels:
+        """The upright picture in a format; raises UnreadableImage if it has other bands."""
+        return load_picture(self.image, image_format, self.name)
 
     def __str__(self) -> str:
         return self.name
@@ -55,7 +58,7 @@ class InMemory:
 P = TypeVar("P", Found, Found | InMemory)
 
 
-def find_images(sources: Sequence[str]) -> Iterator[Found]:
+def find_images(sources: Sequence[str], more: tuple[str, ...] = ()) -> Iterator[Found]:
     """Iterate over the image files that `sources` name.
 
     A source is a file (with any ending), a folder (all images in it at any depth), a pattern such as `photos/*.jpg`
@@ -65,44 +68,50 @@ def find_images(sources: Sequence[str]) -> Iterator[Found]:
     Images are sorted by name within each source, those of a table by row; only the names in the current folders are in
     memory. Hidden files and folders are ignored.
 
+    Args:
+        sources: as described.
+        more: endings of image files besides EXTENSIONS.
+
     Raises:
         DataError: a source does not exist (before the first image), or a folder cannot be listed.
     """
     for source in sources:
         if not os.path.lexists(os.path.expanduser(source)) and not glob.has_magic(source):
             raise DataError(f"source={source}: no such file or folder.")
-    return _find(sources)
+    return _find(sources, more)
 
 
-def _find(sources: Sequence[str]) -> Iterator[Found]:
+def _find(sources: Sequence[str], more: tuple[str, ...]) -> Iterator[Found]:
     for source in sources:
         path = Path(source).expanduser()
         try:
             if path.is_dir():
-                yield from _in_folder(path)
+                yield from _in_folder(path, more)
             elif path.suffix.lower() in TABLES and path.is_file():
                 yield from (Found(image, name) for name, image in listed_images(path))
             elif os.path.lexists(path):
                 yield Found(path, path.name)
             else:
-                yield from _matching(path)
+                yield from _matching(path, more)
         except OSError as error:
             raise DataError(f"source={source}: {error.filename} cannot be listed ({error.strerror}).") from error
 
 
-def _in_folder(folder: Path) -> Iterator[Found]:
-    return (Found(path, name) for name, path in walk_images(folder))
+def _in_folder(folder: Path, more: tuple[str, ...]) -> Iterator[Found]:
+    return (Found(path, name) for name, path in walk_images(folder, more))
 
 
-def _matching(pattern: Path) -> Iterator[Found]:
+def _matching(pattern: Path, more: tuple[str, ...]) -> Iterator[Found]:
     parts = pattern.parts
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     start = Path(*parts[:first])
     whole_folders = "**" not in parts
     for path in _expand(start, parts[first:]):
         if path.is_dir() and whole_folders:
-            yield from (Found(found.path, f"{path.relative_to(start)}/{found.relative}") for found in _in_folder(path))
-        elif path.name.lower().endswith(EXTENSIONS) and not path.is_dir():
+            yield from (
+                Found(found.path, f"{path.relative_to(start)}/{found.relative}") for found in _in_folder(path, more)
+            )
+        elif path.name.lower().endswith((*EXTENSIONS, *more)) and not path.is_dir():
             yield Found(path, path.relative_to(start).as_posix())
 
 
@@ -132,20 +141,21 @@ def _names(folder: Path) -> list[str]:
 
 
 def read_ahead(
-    found: Iterable[P], transform: Callable[..., T], *, workers: int, ahead: int
+    found: Iterable[P], transform: Callable[..., T], *, workers: int, ahead: int, image_format: ImageFormat = RGB
 ) -> Generator[tuple[P, T | DataError]]:
     """Decode and transform images in threads; yields (image, result or the error that makes it unreadable) in order.
 
     Args:
         found: the image files, consumed only as far as needed.
-        transform: called with RGB PIL images.
+        transform: called with images as `ImageSet.load` returns them.
         workers: number of threads.
         ahead: number of results kept in memory at most.
+        image_format: in which the images are read.
     """
 
     def read(picture: P) -> T | DataError:
         try:
-            image = picture.read()
+            image = picture.read(image_format)
         except DataError as error:
             return error
         return transform(image)

@@ -4,11 +4,10 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from graft.data.bands import Levels
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
 from graft.data.unreadable import UnreadableImages
@@ -31,7 +30,7 @@ class TrainingData(LightningDataModule):
 
     Attributes:
         splits: the classes and the images of each split.
-        preprocessing: of the images; uint8 batches are normalised with its mean and std.
+        preprocessing: of the images; integer batches are normalised with its mean and std.
         batch_size: images per training step and device.
         avoid_single: whether a last training batch of one image is dropped.
         unreadable: replaces unreadable images; None: they are an error.
@@ -61,8 +60,8 @@ class TrainingData(LightningDataModule):
 
     @abstractmethod
     def sample(self, count: int) -> Tensor:
-        """`count` training images, or all if there are fewer: [N, 3, H, W]."""
+        """`count` training images, or all if there are fewer: [N, C, H, W]."""
 
     @abstractmethod
-    def picture(self, part: str, index: int) -> npt.NDArray[np.uint8]:
-        """One image of "train", "val" or "test", [H, W, 3]."""
+    def picture(self, part: str, index: int) -> Levels:
+        """One image of "train", "val" or "test", [H, W, C]."""

@@ -1,4 +1,4 @@
-"""Resizing and cropping an image to the uint8 tensor of a batch; normalisation follows on the device."""
+"""Resizing and cropping an image to the integer tensor of a batch; normalisation follows on the device."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +10,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from graft.data.bands import Levels
+from graft.data.image_format import ImageFormat
 from graft.data.preprocessing import Preprocessing, Size
 
-Picture = Image.Image | Tensor
-"""An upright RGB image: a PIL image, or its pixels, uint8 [3, H, W]."""
+Picture = Image.Image | Levels | Tensor
+"""An upright image: a PIL image in RGB, or in another format its levels [H, W, C]; or either as a tensor [C, H, W]."""
 
 Transform = Callable[[Picture], Tensor]
 
@@ -23,11 +25,14 @@ MAX_ASPECT = 16
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """The deterministic transform of evaluation: an image → uint8 [3, H, W] of the network's input.
+    """The deterministic transform of evaluation: an image → uint8 or uint16 [C, H, W] of the network's input.
 
     With fit="crop" and a square input it gives the same pixels as torchvision's `ImageClassification` preset before
-    normalisation, except for images with an aspect ratio of MAX_ASPECT or more.
+    normalisation, except for images with an aspect ratio of MAX_ASPECT or more. RGB images are resized by Pillow, those
+    of other formats in float32.
     """
+    if not preprocessing.image_format.is_rgb:
+        return partial(_transformed, preprocessing=preprocessing)
     interpolation = InterpolationMode(preprocessing.interpolation)
     steps: list[v2.Transform] = [v2.Lambda(as_image)]
     if preprocessing.fit == "squash":
@@ -38,32 +43,81 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
     return v2.Compose([*steps, v2.PILToTensor()])
 
 
+def _transformed(picture: Picture, preprocessing: Preprocessing) -> Tensor:
+    """See `eval_transform`, for the levels of a format other than 8-bit RGB."""
+    pixels = as_pixels(picture)
+    if preprocessing.fit == "squash":
+        return resized(pixels, preprocessing.size, preprocessing.interpolation)
+    _, height, width = pixels.shape
+    left, top, right, bottom = _middle_box((width, height))
+    pixels = pixels[:, top:bottom, left:right]
+    size = _covering((bottom - top, right - left), preprocessing.box)
+    covering = resized(pixels, size, preprocessing.interpolation)
+    cropped: Tensor = functional.center_crop(covering, list(preprocessing.size))
+    return cropped
+
+
+def resized(pixels: Tensor, size: Size, interpolation: str) -> Tensor:
+    """Levels [C, H, W] resized with antialiasing in float32, and rounded to the same type."""
+    if tuple(pixels.shape[1:]) == size:
+        return pixels
+    resized = functional.resize(pixels.float(), list(size), InterpolationMode(interpolation), antialias=True)
+    return resized.round_().clamp_(0, torch.iinfo(pixels.dtype).max).to(pixels.dtype)
+
+
 def _cover(image: Image.Image, box: Size, interpolation: InterpolationMode) -> Image.Image:
     """The image resized, with its aspect ratio, until it just covers a box; a square as by torchvision's Resize."""
-    (height, width), (least_height, least_width) = (image.height, image.width), box
-    if least_height * width >= least_width * height:  # at least as wide as the box: its height decides
-        size = [least_height, max(least_width, least_height * width // height)]
-    else:
-        size = [max(least_height, least_width * height // width), least_width]
-    resized: Image.Image = functional.resize(image, size, interpolation, antialias=True)
+    size = _covering((image.height, image.width), box)
+    resized: Image.Image = functional.resize(image, list(size), interpolation, antialias=True)
     return resized
 
 
+def _covering(size: Size, box: Size) -> Size:
+    """Height and width of an image of this size that is enlarged or reduced until it just covers a box."""
+    (height, width), (least_height, least_width) = size, box
+    if least_height * width >= least_width * height:  # at least as wide as the box: its height decides
+        return least_height, max(least_width, least_height * width // height)
+    return max(least_height, least_width * height // width), least_width
+
+
 def as_pixels(picture: Picture) -> Tensor:
-    """Pixels of an image, uint8 [3, H, W], in channels-last memory format."""
+    """Pixels of an image, uint8 or uint16 [C, H, W], in channels-last memory format."""
     return picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def pixel_type(image_format: ImageFormat) -> torch.dtype:
+    """The type of an image in memory."""
+    return torch.uint8 if image_format.bits == 8 else torch.uint16
+
+
+def for_computing(images: Tensor) -> Tensor:
+    """The same levels in a type that every operation on a GPU takes: int32 instead of uint16, which few do."""
+    return images.int() if images.is_cuda and images.dtype == torch.uint16 else images
+
+
+def black(preprocessing: Preprocessing, count: int, device: torch.device | None = None) -> Tensor:
+    """Black images [count, C, H, W] of the network's input before normalisation."""
+    return torch.zeros(count, *preprocessing.shape, dtype=pixel_type(preprocessing.image_format), device=device)
 
 
 def as_image(picture: Picture) -> Image.Image:
     """A PIL image; the inverse of `as_pixels`."""
-    return Image.fromarray(picture.permute(1, 2, 0).numpy()) if isinstance(picture, Tensor) else picture
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray(picture.permute(1, 2, 0).numpy() if isinstance(picture, Tensor) else picture)
 
 
 def middle(image: Image.Image) -> Image.Image:
     """The middle of an image with an aspect ratio of MAX_ASPECT or more; any other image unchanged."""
-    short, long = sorted(image.size)
+    box = _middle_box(image.size)
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the middle of an image of this (width, height), see `middle`."""
+    short, long = sorted(size)
     if long < MAX_ASPECT * short:
-        return image
+        return 0, 0, *size
     kept = short * MAX_ASPECT // 2
-    left, top = (max(0, (side - kept) // 2) for side in image.size)
-    return image.crop((left, top, left + min(image.width, kept), top + min(image.height, kept)))
+    left, top = (max(0, (side - kept) // 2) for side in size)
+    return left, top, left + min(size[0], kept), top + min(size[1], kept)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from graft.data.bands import Levels
 from graft.data.cached_images import CachedImages
 from graft.data.images import ImageSet
 from graft.data.labels import PADDING, Labels
@@ -74,11 +74,11 @@ class UnreadableImages:
         return [f"{count} could not be read while training (data.on_error=skip): {names}", *damage * bool(damaged)]
 
 
-def replace_unreadable(pixels: npt.NDArray[np.uint8], labels: Labels, rows: list[int], *, replace: bool) -> Labels:
+def replace_unreadable(pixels: Levels, labels: Labels, rows: list[int], *, replace: bool) -> Labels:
     """Replace the unreadable `rows` of decoded images in place, like `UnreadableImages.load`.
 
     Args:
-        pixels: uint8 [N, H, W, 3].
+        pixels: uint8 or uint16 [N, H, W, C].
         labels: of the images, see `graft.data.labels`.
         rows: indices of the unreadable images.
         replace: by the next readable image, as in training; False: mark them as padding, as in evaluation.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.config.task import SINGLE_LABEL
+from graft.data.transforms import black
 from graft.errors import ExportError
 from graft.learning.restore import Restored
 from graft.models.families.base import Constructor
@@ -22,14 +23,14 @@ class ExportedNetwork:
 
     Args:
         restored: the network.
-        preprocess: whether to include the normalisation. Then images are uint8 [B, 3, H, W], resized and cropped; else
+        preprocess: whether to include the normalisation. Then images are levels [B, C, H, W], resized and cropped; else
             float32, normalised. Resizing is never included: what these formats have for it differs from Pillow's by up
             to one level a pixel, measured on 20 photographs of ants and bees as up to 0.39 in SqueezeNet's logits, and
             2 of the 20 got another class.
 
     Attributes:
         module: evaluation-mode network from an input called `images` to logits [B, C], on the CPU.
-        prepare: uint8 images [B, 3, H, W] -> the input of `module`.
+        prepare: levels [B, C, H, W] -> the input of `module`.
     """
 
     def __init__(self, restored: Restored, preprocess: bool) -> None:
@@ -49,7 +50,7 @@ class ExportedNetwork:
 
     def example(self) -> Tensor:
         """An input of `module`: two black images."""
-        return self.prepare(torch.zeros(2, 3, *self.restored.preprocessing.size, dtype=torch.uint8))
+        return self.prepare(black(self.restored.preprocessing, 2))
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict of the network, without the normalisation."""
@@ -86,7 +87,7 @@ def verify(run: Run, network: ExportedNetwork, images: Tensor, tolerance: float,
     Args:
         run: what was read back.
         network: the original.
-        images: uint8 [N, 3, H, W], real ones.
+        images: levels [N, C, H, W], real ones.
         tolerance: of the logits, absolute.
         file: for the error message.
 

@@ -107,7 +107,7 @@ def config_of(network: "ExportedNetwork") -> dict[str, Any]:
         "pretrained_cfg": {
             **kept,
             "num_classes": len(restored.classes),
-            "input_size": [3, height, width],
+            "input_size": list(preprocessing.shape),
             "fixed_input_size": bool(original.get("fixed_input_size")),
             "interpolation": preprocessing.interpolation,
             "crop_pct": min(height, width) / preprocessing.resize_size,
@@ -150,8 +150,9 @@ def model_card(network: "ExportedNetwork", summary: Mapping[str, Any], license: 
         )
     preprocessing = restored.preprocessing
     height, width = preprocessing.size
+    image_format = "RGB" if preprocessing.image_format.is_rgb else preprocessing.image_format
     parts.append(
-        f"Images: RGB, {preprocessing.fit} to {height} x {width} pixels (from {preprocessing.resize_size}, "
+        f"Images: {image_format}, {preprocessing.fit} to {height} x {width} pixels (from {preprocessing.resize_size}, "
         f"{preprocessing.interpolation}), mean {list(preprocessing.mean)}, standard deviation "
         f"{list(preprocessing.std)} of values in [0, 1]."
     )

@@ -19,6 +19,7 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import Features, FeatureTable, Layout
 from graft.data.training_data import TrainingData
+from graft.data.transforms import pixel_type
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
 from graft.features.passes import FeaturePass
@@ -220,7 +221,9 @@ class FeatureCache:
 
     def _cut(self, phase: Phase, *, training: bool) -> Cut | None:
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (2, 3, *self.data.preprocessing.size), dtype=torch.uint8, generator=generator)
+        preprocessing = self.data.preprocessing
+        dtype, levels = pixel_type(preprocessing.image_format), preprocessing.image_format.levels
+        images = torch.randint(levels + 1, (2, *preprocessing.shape), dtype=dtype, generator=generator)
         try:
             with self._computing(phase.first, training=training):
                 device = self.module.device

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from graft.data.display import as_picture
 from graft.data.images import ImageSet, opened, to_rgb
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UnreadableImage
@@ -74,9 +75,9 @@ def _thumbnail(images: ImageSet, index: int, preprocessing: Preprocessing) -> Im
 
 
 def _loaded(images: ImageSet, index: int) -> Image.Image:
-    """The image as RGB; a JPEG is decoded at a reduced size if that suffices."""
-    if images.paths is None:
-        return images.load(index)
+    """The image as a picture; a JPEG is decoded at a reduced size if that suffices."""
+    if images.paths is None or not images.image_format.is_rgb:
+        return as_picture(images.load(index))
     with opened(images.paths[index]) as image:
         image.draft(None, (2 * CELL, 2 * CELL))
         return to_rgb(image)

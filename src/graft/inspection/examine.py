@@ -3,14 +3,15 @@
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graft.data.images import ImageFile, ImageSet, opened, orientation, to_rgb
+from graft.data.display import as_picture
+from graft.data.images import ENDINGS, ImageFile, ImageSet, opened, orientation, to_rgb
 from graft.data.splits import Splits
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import difference_hash, thumbnail
@@ -77,11 +78,11 @@ class ImageFacts:
     Attributes:
         size: (width, height) in pixels, upright.
         format: Pillow's name of the file format, e.g. "JPEG"; "" for images in memory.
-        mode: Pillow's name of the pixel format in the file, e.g. "RGB", "CMYK", "I;16".
+        mode: Pillow's name of the pixel format in the file, e.g. "RGB", "CMYK", "I;16"; or the format of the run.
         rotated: whether it has an EXIF rotation, which is applied.
         animated: whether it has further frames, which are ignored.
         blank: whether all pixels have the same colour.
-        digest: SHA-256 of size and RGB pixels.
+        digest: SHA-256 of size and pixels.
         hash, thumb: perceptual hash and thumbnail, see `duplicates`.
     """
 
@@ -108,8 +109,10 @@ def examine(images: ImageSet, done: Callable[[], object] = lambda: None) -> list
     """
 
     def describe(index: int) -> Described:
+        if not images.image_format.is_rgb:
+            return _described_levels(images, index)
         if images.paths is None:
-            return _described(images.load(index))
+            return _described(as_picture(images.load(index)))
         return describe_file(images.paths[index])
 
     described: list[Described] = []
@@ -130,6 +133,26 @@ def describe_file(path: ImageFile) -> Described:
             return _described(to_rgb(image), image.format or "", image.mode, rotated, animated)
     except UnreadableImage as error:  # a copy without the traceback, which references the file's content
         return UnreadableImage(error.path, error.kind, error.reason)
+
+
+def _described_levels(images: ImageSet, index: int) -> Described:
+    """Describe an image of another format than 8-bit RGB: its levels, and the picture that shows them."""
+    try:
+        levels = images.load(index)
+    except UnreadableImage as error:
+        return UnreadableImage(error.path, error.kind, error.reason)
+    pixels = np.asarray(levels)
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    facts = _described(as_picture(levels), mode=str(images.image_format))
+    blank = bool((pixels == pixels[:1, :1]).all())
+    return replace(facts, format=_suffix(images.names[index]), blank=blank, digest=digest.digest())
+
+
+def _suffix(name: str) -> str:
+    """Pillow's name of the format that the ending of a file promises; "" if it is not one of a picture."""
+    ending = PurePosixPath(name).suffix.lower()
+    return next((format_ for format_, endings in ENDINGS.items() if ending in endings), "")
 
 
 def _described(

@@ -8,8 +8,6 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from graft.data.preprocessing import Size
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -30,12 +28,12 @@ class Layer:
     trainable: int
 
 
-def layers_of(network: nn.Module, size: Size, trainable: Collection[str]) -> list[Layer]:
+def layers_of(network: nn.Module, shape: tuple[int, int, int], trainable: Collection[str]) -> list[Layer]:
     """The layers of a network, in the order in which they are defined.
 
     Args:
-        network: normalised images [B, 3, H, W] to logits; it is called in evaluation mode.
-        size: (H, W) of the input.
+        network: normalised images [B, C, H, W] to logits; it is called in evaluation mode.
+        shape: (C, H, W) of the input.
         trainable: names of the parameters that train.
     """
     shapes: dict[str, tuple[int, ...]] = {}
@@ -51,7 +49,7 @@ def layers_of(network: nn.Module, size: Size, trainable: Collection[str]) -> lis
     hooks = [module.register_forward_hook(record(name)) for name, module in shown.items()]
     try:
         with torch.inference_mode():
-            network.eval()(torch.zeros(1, 3, *size))
+            network.eval()(torch.zeros(1, *shape))
     finally:
         for hook in hooks:
             hook.remove()

@@ -32,7 +32,7 @@ class Teacher:
         alpha: weight of the distillation, in [0, 1]; the other loss has 1 - alpha.
 
     Raises:
-        ConfigError: a teacher has another task or other classes; names those that differ.
+        ConfigError: a teacher has another task, other classes, or images of another format; names what differs.
     """
 
     def __init__(
@@ -49,6 +49,11 @@ class Teacher:
         self.decisions = decisions_of(task)
         self._orders = [_order(each, task, classes) for each in networks]
         for each in networks:
+            if (theirs := each.preprocessing.image_format) != preprocessing.image_format:
+                raise ConfigError(
+                    f"loss.teacher: {each.source} was trained on images of {theirs}, and the data have "
+                    f"{preprocessing.image_format}.\nA teacher needs the same format."
+                )
             each.network.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -56,7 +61,7 @@ class Teacher:
         """The mean of the teachers' probabilities at the temperature, float32 [B, C], in the student's class order.
 
         Args:
-            images: the student's input, normalised by its mean and std, [B, 3, H, W].
+            images: the student's input, normalised by its mean and std, [B, C, H, W].
         """
         means = torch.zeros(())
         for each, order in zip(self.networks, self._orders, strict=True):

@@ -38,6 +38,12 @@ class Ensemble:
         self.members = list(members)
         self.classes, self.device, self.decisions = first.classes, first.device, first.decisions
         for each in members:
+            ours, theirs = first.preparation.image_format, each.preparation.image_format
+            if ours != theirs:
+                raise ConfigError(
+                    f"checkpoint: {each.source} reads images of {theirs}, and {first.source} of {ours}.\n"
+                    "An ensemble needs one format."
+                )
             if each.decisions is not first.decisions:
                 raise ConfigError(
                     f"checkpoint: {each.source} is a {each.decisions.task.name} network, and {first.source} a "
@@ -70,7 +76,7 @@ class Ensemble:
         """Logits float32 [B, C] of each network, in the order of `classes`, on `device`.
 
         Args:
-            batches: the same images, uint8 [B, 3, H, W], in each of the `preparations`.
+            batches: the same images, levels [B, C, H, W], in each of the `preparations`.
         """
         logits = []
         for member, batch, order in zip(self.members, self._batch_of, self._orders, strict=True):

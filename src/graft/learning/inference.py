@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graft.data.transforms import for_computing
 from graft.errors import ConfigError
 from graft.learning.decisions import ONE_CLASS, Decisions, decisions_of
 from graft.learning.restore import Restored
@@ -66,8 +67,8 @@ class Inference:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images, as `preparation` makes them, to logits float32 [B, C] on the device: `mean_of_views`."""
-        images = images.to(self.device, non_blocking=True)
+        """Levels, as `preparation` makes them, to logits float32 [B, C] on the device: `mean_of_views`."""
+        images = for_computing(images.to(self.device, non_blocking=True))
         return mean_of_views(self._logits, images, self.views, self.size, self.decisions)
 
     def _logits(self, images: Tensor) -> Tensor:

@@ -171,12 +171,12 @@ class TransferModule(pl.LightningModule):
     # -- input ---------------------------------------------------------------------------------------------
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images [B, 3, H, W] by mean and std; channels-last if the network is."""
+        """Normalise images [B, C, H, W] by mean and std; channels-last if the network is."""
         images = self.normalisation(images)
         return images.contiguous(memory_format=torch.channels_last) if is_channels_last(self.network) else images
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images [B, 3, H, W] to logits [B, C]."""
+        """Images [B, C, H, W] before normalisation to logits [B, classes]."""
         return _logits(self.network(self.normalise(images)))
 
     def _forward_features(self, batch: FeatureBatch) -> Any:

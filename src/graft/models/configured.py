@@ -1,5 +1,6 @@
 """From the configuration to the descriptions of network and preprocessing that the rest of the code takes."""
 
+from dataclasses import replace
 from typing import Protocol, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -7,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from graft.config.registration import plain
 from graft.config.schema import DataConfig, ModelConfig
 from graft.config.targets import TARGET, check_target, short_name
+from graft.data.image_format import ImageFormat
 from graft.data.preprocessing import Preprocessing
 from graft.models.recipe import Recipe
 from graft.models.registry import TARGETS, facts_of, family_of
@@ -30,9 +32,13 @@ class HasModelAndData(HasModel, Protocol):
 
 
 def recipe_of(config: HasModel | DictConfig) -> Recipe:
-    """The recipe of the configured network; see `recipe_of_model`."""
+    """The recipe of the configured network, for the images of `config.data` if there are any; see `recipe_of_model`."""
     model = OmegaConf.to_object(config.model) if OmegaConf.is_config(config.model) else config.model
-    return recipe_of_model(cast(ModelConfig, model))
+    recipe = recipe_of_model(cast(ModelConfig, model))
+    data = getattr(config, "data", None)
+    if isinstance(data, DataConfig):
+        recipe = replace(recipe, channels=ImageFormat.of(data).channels)
+    return recipe
 
 
 def recipe_of_model(model: ModelConfig) -> Recipe:
@@ -63,4 +69,4 @@ def preprocessing_of(config: HasModelAndData | DictConfig) -> Preprocessing:
         from graft.models.weights import default_preprocessing
 
         own = default_preprocessing(recipe, weights)
-    return own.changed(plain(config.data.preprocess), "data.preprocess")
+    return own.in_format(ImageFormat.of(config.data)).changed(plain(config.data.preprocess), "data.preprocess")

@@ -1,22 +1,29 @@
-"""Normalisation of images on the device, from bytes to floats."""
+"""Normalisation of images on the device, from integer levels to floats."""
 
 import torch
 from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
+from graft.data.transforms import pixel_type
 
 
 class Normalise(nn.Module):
-    """uint8 images [B, 3, H, W] to float32: minus mean, divided by std; floating-point images pass unchanged."""
+    """Integer images [B, C, H, W] to float32: minus mean, divided by std; floating-point images pass unchanged.
+
+    Args:
+        preprocessing: mean and std of values in [0, 1], and the highest level of the images, 255 or 65535.
+    """
 
     mean: Tensor
     inverse_std: Tensor
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
-        scale = torch.tensor(preprocessing.std) * 255
-        self.register_buffer("mean", (torch.tensor(preprocessing.mean) * 255).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("inverse_std", (1 / scale).view(1, 3, 1, 1), persistent=False)
+        levels = preprocessing.image_format.levels
+        self.dtype = pixel_type(preprocessing.image_format)
+        scale = torch.tensor(preprocessing.std) * levels
+        self.register_buffer("mean", (torch.tensor(preprocessing.mean) * levels).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("inverse_std", (1 / scale).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.is_floating_point():  # of a LightningDataModule that normalises itself
@@ -24,8 +31,9 @@ class Normalise(nn.Module):
         return (images.float() - self.mean) * self.inverse_std
 
     def undone(self, images: Tensor) -> Tensor:
-        """The inverse, rounded: floats [B, 3, H, W] to uint8."""
-        return (images / self.inverse_std + self.mean).round().clamp(0, 255).to(torch.uint8)
+        """The inverse, rounded: floats [B, C, H, W] to levels."""
+        levels = (images / self.inverse_std + self.mean).round()
+        return levels.clamp(0, torch.iinfo(self.dtype).max).to(self.dtype)
 
 
 def is_channels_last(network: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from graft.data.image_format import MOST_CHANNELS
 from graft.data.preprocessing import LARGEST_INPUT
 from graft.errors import ConfigError, RecordError, nearest
 from graft.models.configurations import CLASSIFIERS, M
@@ -77,6 +78,7 @@ RECORDED: dict[str, Check] = {
     "family": optional(among("timm")),
     "target": optional(dotted_path),
     "arguments": optional(arguments),
+    "channels": optional(integer(1, MOST_CHANNELS)),
 }
 """The values that a recipe in a file may have; a recipe of the user's own configuration has no such limits."""
 
@@ -100,6 +102,7 @@ class Recipe:
         family: "timm" for a name of timm's; None for all others.
         target: dotted path of the class or function that makes a custom network; None for all others.
         arguments: what `target` is called with besides the number of classes, as plain values.
+        channels: of the images; None is 3.
 
     Raises:
         ConfigError: `target` or `arguments` of another type.
@@ -116,10 +119,13 @@ class Recipe:
     family: str | None = None
     target: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.table is not None:
             object.__setattr__(self, "table", tuple(self.table))
+        if self.channels == 3:
+            object.__setattr__(self, "channels", None)
         if self.family not in (None, "timm"):
             raise ConfigError(f'model.family="{self.family}": must be timm, or null for all other networks.')
         try:

@@ -21,7 +21,7 @@ class VGG(nn.Module):
     units, so that the signal keeps its size, biases 0, BatchNorm 1 and 0. Each tensor is initialised once:
     PyTorch's own initialisation is skipped.
 
-    Shapes: images [B, 3, S, S] -> logits [B, num_classes], S >= `smallest_input(table)`; exactly `input_size`
+    Shapes: images [B, channels, S, S] -> logits [B, num_classes], S >= `smallest_input(table)`; exactly `input_size`
     when there is no average pool.
 
     Args:
@@ -34,6 +34,7 @@ class VGG(nn.Module):
         average_pool: side of the pooled feature map; None or 0 leaves the map unchanged.
         hidden: width of the two hidden linear layers of classifier="vgg"; None is 4096.
         dropout: probability; None is 0.5 for "vgg" and 0 otherwise.
+        channels: of the images.
 
     Attributes:
         head: names of the modules that are re-initialised for a new set of classes.
@@ -53,6 +54,7 @@ class VGG(nn.Module):
         average_pool: int | None = 7,
         hidden: int | None = None,
         dropout: float | None = None,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         table = checked_table(table)
@@ -63,12 +65,12 @@ class VGG(nn.Module):
         if not average_pool and input_size < smallest_input(table):
             raise ConfigError(f"model.input_size={input_size}: its pools need at least {smallest_input(table)} pixels.")
         dropout = (0.5 if classifier == "vgg" else 0.0) if dropout is None else dropout
-        channels = [3, *(layer for layer in table if layer != M)]
+        widths = [int(layer) for layer in table if layer != M]
         side = average_pool or input_size // smallest_input(table)
-        width = int(channels[-1]) * side**2
+        width = widths[-1] * side**2
         self.hidden = hidden or HIDDEN
         with torch.device("meta"):
-            self.features = _convolutions(table, batch_norm)
+            self.features = _convolutions(table, batch_norm, channels)
             self.avgpool = AveragePool((side, side)) if average_pool else nn.Identity()
             self.classifier, self.head = _classifier(classifier, (width, self.hidden), num_classes, dropout)
         self.to_empty(device=torch.get_default_device())
@@ -83,7 +85,7 @@ class VGG(nn.Module):
                 module.weight.mul_((HIDDEN / self.hidden) ** 0.5)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of normalised images [B, 3, H, W]."""
+        """Logits [B, num_classes] of normalised images [B, channels, H, W]."""
         maps = self.avgpool(self.features(images))
         return self.classifier(torch.flatten(maps, 1))
 
@@ -110,9 +112,9 @@ def reset_vgg_layer(module: nn.Module) -> None:
         module.reset_parameters()
 
 
-def _convolutions(table: Sequence[int | str], batch_norm: bool) -> nn.Sequential:
+def _convolutions(table: Sequence[int | str], batch_norm: bool, channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    inputs = 3
+    inputs = channels
     for layer in table:
         if layer == M:
             layers.append(nn.MaxPool2d(kernel_size=2, stride=2))

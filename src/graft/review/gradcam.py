@@ -24,10 +24,10 @@ def grad_cam(
     The network is left as it was: no gradient, no statistic, no mode changes.
 
     Args:
-        network: images [B, 3, H, W] (normalised) to logits [B, C].
-        images: uint8 [B, 3, H, W].
+        network: images [B, C, H, W] (normalised) to logits [B, C].
+        images: levels [B, C, H, W].
         classes: the class of each image, int64 [B].
-        normalise: converts uint8 images to the network's input.
+        normalise: converts levels to the network's input.
 
     Returns:
         [B, H, W] in [0, 1] on the CPU, each image's maximum 1 (all 0 where no region raises the score); None for a

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from graft.data.display import as_picture, visible
 from graft.learning.predictions import AnyPredictions, Array, LabelPredictions
 from graft.review.drawing import (
     CORRECT,
@@ -33,7 +34,7 @@ class Tile:
     """An image with a title.
 
     Attributes:
-        image: uint8 [H, W, 3].
+        image: [H, W, C].
         lines: one or two lines of title.
         colour: of title and frame.
     """
@@ -107,6 +108,7 @@ def grid(tiles: Sequence[Tile], heading: str, *, columns: int = 4) -> Image.Imag
 
 def fitted(image: Array) -> Array:
     """Small images enlarged by a whole factor, pixel by pixel; large ones reduced to a height of `SIDE`."""
+    image = visible(image)
     height, width = image.shape[:2]
     if enlarged(height):
         factor = round(SIDE / height)
@@ -131,8 +133,8 @@ def framed(image: Array, colour: str) -> Array:
 
 
 def thumbnail(image: Array, side: int) -> Array:
-    """uint8 [H, W, 3] reduced or enlarged to [side, side, 3]."""
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+    """An image [H, W, C] reduced or enlarged to uint8 [side, side, 3]."""
+    return np.asarray(as_picture(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def encoded(image: Image.Image, *, photograph: bool) -> bytes:
@@ -149,11 +151,12 @@ def overlaid(image: Array, heat: Array) -> Array:
     """The image next to a copy under a heat map, uint8 [H, 2 W, 3].
 
     Args:
-        image: uint8 [H, W, 3].
+        image: [H, W, C].
         heat: [H, W] in [0, 1]: 0 dims the image, 1 colours it.
     """
     from matplotlib import colormaps
 
     colours = colormaps["inferno"](heat)[..., :3] * 255
+    image = visible(image)
     mixed = 0.45 * image + 0.55 * colours
     return np.concatenate([image, np.rint(mixed).astype(np.uint8)], axis=1)

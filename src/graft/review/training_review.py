@@ -24,6 +24,7 @@ from graft.config.targets import accepts, bind
 from graft.config.task import MULTI_LABEL, SINGLE_LABEL
 from graft.data.labels import text_of
 from graft.data.training_data import TrainingData
+from graft.data.transforms import black
 from graft.errors import ConfigError
 from graft.learning.callbacks.first_batch import FirstBatch
 from graft.learning.callbacks.keep_predictions import KeepPredictions
@@ -161,8 +162,7 @@ class Review:
         module.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing
-            blank = torch.zeros(1, 3, *self.data.preprocessing.size, dtype=torch.uint8)
-            self.writer.add_graph(module.network, module.normalise(blank))
+            self.writer.add_graph(module.network, module.normalise(black(self.data.preprocessing, 1)))
         for layer, training in modes.items():
             layer.training = training
 

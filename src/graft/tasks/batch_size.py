@@ -14,6 +14,7 @@ from graft.config.schema import TrainConfig
 from graft.config.task import MULTI_LABEL
 from graft.data.datasets import Batch
 from graft.data.splits import Splits
+from graft.data.transforms import black
 from graft.errors import ConfigError, TrainingError
 from graft.learning.checkpoints import read_checkpoint
 from graft.learning.module import TransferModule
@@ -107,7 +108,7 @@ def step_fits(module: TransferModule, device: torch.device, precision: str, rese
         try:
             trial.on_train_epoch_start()
             optimizer = build_optimizer(trial.plan.groups, module.optimizer_config)
-            images = torch.zeros(batch, 3, *module.preprocessing.size, dtype=torch.uint8, device=device)
+            images = black(module.preprocessing, batch, device)
             zeros = torch.zeros(batch, dtype=torch.int64, device=device)
             several = module.decisions.task is MULTI_LABEL
             labels = zeros.new_zeros((batch, len(module.classes)), dtype=torch.int8) if several else zeros

@@ -18,8 +18,10 @@ from graft.config.targets import accepts, has_methods
 from graft.config.task import MULTI_LABEL
 from graft.data.augment import Augment
 from graft.data.augmenter import CustomTransforms
+from graft.data.channel_statistics import MEASURED, with_statistics
 from graft.data.datamodule import ImageDataModule
 from graft.data.foreign import ForeignDataModule, ModuleSplits
+from graft.data.image_format import ImageFormat
 from graft.data.labels import cells_of, real
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
@@ -48,6 +50,7 @@ from graft.models.weights import WeightsReport, default_preprocessing, load_weig
 from graft.seeding import seeded_everywhere
 from graft.system.device import compile_mode
 from graft.system.files import sha256
+from graft.system.progress import progress_bar
 from graft.tasks.checks import COUNTED_POSITIVE, COUNTED_WEIGHTS, check_class_weights
 from graft.tasks.part_checks import teachers_of
 from graft.transfer import TransferPlan, plan_transfer
@@ -99,7 +102,8 @@ def assemble(
     pl.seed_everything(config.seed, workers=True, verbose=False)
     epochs = None if config.trainer.max_epochs == -1 else config.trainer.max_epochs
     network, recipe, weights = network_with_weights(config, splits, epochs)
-    preprocessing = resolve_preprocessing(config, weights)
+    unreadable = UnreadableImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
+    preprocessing, measured = resolve_preprocessing(config, weights, splits, unreadable)
     if isinstance(splits, ModuleSplits):
         preprocessing = splits.preprocessing(preprocessing, plain(config.data.preprocess))
     require_input_size(recipe, preprocessing.input_size, "data.preprocess.input_size", fixed_input_size(recipe))
@@ -108,7 +112,6 @@ def assemble(
     plan = plan_transfer(network, config.strategy, config.freeze, config.optimizer, epochs, weights.loaded)
     if config.trainer.compile:
         network.compile(mode=compile_mode(config.trainer.compile))  # in place: names in a checkpoint stay clean
-    unreadable = UnreadableImages(folder / "unreadable.jsonl") if config.data.on_error == "skip" else None
     data = loaders(config, splits, preprocessing, unreadable, avoid_single=has_batch_norm(network))
     if weights.source == "random" and hasattr(network, "fit_to"):  # what is computed, not learned
         network.fit_to(Normalise(preprocessing)(data.sample(SAMPLE)))  # type: ignore[operator]
@@ -139,7 +142,7 @@ def assemble(
         task=splits.task,
     )
     notes = (
-        *splits.notes, *weights.notes, *notes_on_random_layers(plan, weights), *notes_on_balance(config),
+        *splits.notes, *weights.notes, *measured, *notes_on_random_layers(plan, weights), *notes_on_balance(config),
         *notes_on_averaged_statistics(config, plan), *notes
     )  # fmt: skip
     return Experiment(config, module, data, weights, notes)
@@ -196,6 +199,7 @@ def network_with_weights(
         classes=splits.classes,
         head_from=config.model.head_from,
         names=class_names(config.model.classes),
+        first_conv=config.model.first_conv,
     )
     return network, recipe, weights
 
@@ -274,10 +278,22 @@ def parameters_of(plan: TransferPlan, epochs: int) -> dict[str, Any]:
     return {"total": sum(sizes.values()), "trainable": sum(sizes[name] for name in names), "names": names}
 
 
-def resolve_preprocessing(config: TrainConfig, weights: WeightsReport) -> Preprocessing:
-    """The preprocessing of the network's weights, changed by data.preprocess."""
+def resolve_preprocessing(
+    config: TrainConfig, weights: WeightsReport, splits: Splits, unreadable: UnreadableImages | None
+) -> tuple[Preprocessing, list[str]]:
+    """(the preprocessing of the network's weights, changed by data.preprocess, notes).
+
+    Mean and std of images of another format than the weights' are measured on the training images.
+    """
     own = weights.preprocessing or default_preprocessing(recipe_of(config), config.model.weights)
-    return own.changed(plain(config.data.preprocess), "data.preprocess")
+    image_format, changes = ImageFormat.of(config.data), plain(config.data.preprocess)
+    preprocessing = own.in_format(image_format).changed(changes, "data.preprocess")
+    known = preprocessing.image_format == own.image_format or None not in (changes["mean"], changes["std"])
+    if known and image_format.max_value is None:
+        return preprocessing, []
+    with progress_bar("measuring images", min(MEASURED, len(splits.train))) as bar:
+        measured, notes = with_statistics(preprocessing, splits.train, unreadable, bar.advance)
+    return (preprocessing, notes[1:]) if known else (measured.changed(changes, "data.preprocess"), notes)
 
 
 def augment_of(config: TrainConfig) -> Augment:

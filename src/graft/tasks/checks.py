@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from graft.config import conf_dir
+from graft.config.commands import InspectConfig
 from graft.config.duration import seconds_of
 from graft.config.fields import check_ranges, one_of
 from graft.config.metrics import ALWAYS, HIGHER, known_directions
@@ -16,6 +17,7 @@ from graft.config.schema import FREEZE_NOTHING, AugmentConfig, DataConfig, Train
 from graft.config.targets import TARGET, short_name
 from graft.config.task import MULTI_LABEL
 from graft.data.augment import Augment
+from graft.data.image_format import ImageFormat
 from graft.data.preprocessing import require_size
 from graft.errors import ConfigError, nearest
 from graft.models.class_names import class_names
@@ -52,7 +54,8 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     check_ranges(cfg, TrainConfig)
     cfg.model.name = recipe_of(cfg).name  # of a custom network, the last part of its target
     check_views(cfg.views.parts())
-    Augment.of(plain(cfg.augment))
+    check_augment(cfg)
+    _channels(cfg)
     check_parts(cfg)
     _metric_exists(cfg)
     check_loss_weights(cfg)
@@ -67,6 +70,33 @@ def settle(config: DictConfig | TrainConfig, overrides: Collection[str] = ()) ->
     check_locations(cfg, {})
     _data_source(cfg)
     return cfg
+
+
+def check_augment(cfg: TrainConfig | InspectConfig) -> None:
+    """Refuse an augmentation that is out of range, or that cannot change images of the run's format.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    Augment.of(plain(cfg.augment))
+    image_format = ImageFormat.of(cfg.data)
+    if cfg.augment.policy is not None and not image_format.is_rgb:
+        raise ConfigError(
+            f"augment.policy={cfg.augment.policy} and images of {image_format} disagree: its operations are those of "
+            "8-bit RGB.\nUse augment.policy=null; augment.color_jitter changes brightness and contrast of such images."
+        )
+
+
+def _channels(cfg: TrainConfig) -> None:
+    """Refuse a mean or std of another number of channels than the images have."""
+    channels = ImageFormat.of(cfg.data).channels
+    for name in ("mean", "std"):
+        values = getattr(cfg.data.preprocess, name)
+        if values is not None and len(values) != channels:
+            raise ConfigError(
+                f"data.preprocess.{name}={values}: must be a list of {channels} numbers, one per channel "
+                f"(data.channels={channels})."
+            )
 
 
 def _data_source(cfg: TrainConfig) -> None:

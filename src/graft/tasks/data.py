@@ -8,6 +8,7 @@ from typing import Any
 from graft.config import COPIES
 from graft.config.commands import InspectConfig, PackConfig
 from graft.config.schema import DataConfig, TrainConfig
+from graft.data.image_format import ImageFormat
 from graft.data.images import ImageSet
 from graft.data.loading import load_published, load_splits, locate
 from graft.data.scan import exclude_unreadable
@@ -162,6 +163,7 @@ def divide_data(config: TrainConfig | InspectConfig) -> Splits:
         group_pattern=data.group_pattern,
         download=data.download,
         arguments=source_arguments(data, DataConfig),
+        image_format=ImageFormat.of(data),
         prepare=grouped if data.duplicates == "group" else lambda source: source,
     )
 
@@ -187,6 +189,8 @@ def copies_file(config: TrainConfig | InspectConfig) -> Path | None:
     if root is not None and is_within(cache, root):
         return None
     name = config.data._target_ if root is None else os.path.abspath(root)
+    image_format = ImageFormat.of(config.data)
+    name += "" if image_format.is_rgb else f" {image_format}"
     return cache / COPIES / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.npy"
 
 

@@ -89,6 +89,7 @@ class Member:
         restored = from_file(checkpoint, config.trust, config.model).prepared(plain(config.preprocess))
         refuse_many_classes(restored, checkpoint)
         evaluated = run_config(config, restored.config, overrides, restored.source)
+        restored.preprocessing.image_format.configure(evaluated.data)
         views = views_of(config, evaluated, restored.source)
         device, channels_last = inference_device(restored.config.get("trainer", {}), plain(config.trainer))
         inference = Inference(restored, device, channels_last=channels_last, views=views)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from graft.config.commands import ExportConfig
 from graft.config.registration import typed
+from graft.data.image_format import ImageFormat
 from graft.data.images import ImageSet
 from graft.data.stream import find_images
 from graft.errors import ConfigError, DataError
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from graft.learning.restore import Restored
 
 log = logging.getLogger("graft")
-
-FLOATS = "RGB, float32 in [0, 1], minus mean, divided by std"
-BYTES = "RGB, uint8 from 0 to 255, not normalised"
 
 
 def main(config: DictConfig) -> None:
@@ -100,7 +98,7 @@ def export(config: DictConfig, overrides: Collection[str] = ()) -> None:
 
 
 def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[str]) -> "Tensor":
-    """Images to compare on, uint8 [N, 3, H, W]: of `samples`, else test images of the run.
+    """Images to compare on, levels [N, C, H, W]: of `samples`, else test images of the run.
 
     Raises:
         DataError: there are none on this machine.
@@ -109,14 +107,17 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
 
     from graft.data.transforms import eval_transform
 
+    image_format = restored.preprocessing.image_format
     if cfg.samples is not None:
-        found = list(itertools.islice(find_images([cfg.samples]), cfg.images))
+        found = list(itertools.islice(find_images([cfg.samples], image_format.extensions), cfg.images))
         paths = [picture.path for picture in found]
-        images = ImageSet([str(picture) for picture in found], np.zeros(len(found), dtype=np.int64), paths=paths)
+        names, labels = [str(picture) for picture in found], np.zeros(len(found), dtype=np.int64)
+        images = ImageSet(names, labels, paths=paths, image_format=image_format)
         if not len(images):
             raise DataError(f"samples={cfg.samples}: no image found.")
     else:
         run = run_config(cfg, restored.config, overrides, restored.source)
+        image_format.configure(run.data)
         check_written(run.data.root, cfg.paths.outputs, {"folder": cfg.folder})
         missing = missing_data(run, download=False)
         if missing is not None:
@@ -128,6 +129,14 @@ def real_images(cfg: ExportConfig, restored: "Restored", overrides: Collection[s
         images = test.select(test.spread(cfg.images))
     transform = eval_transform(restored.preprocessing)
     return torch.stack([transform(images.load(index)) for index in range(len(images))])
+
+
+def values_of(image_format: ImageFormat, *, normalised: bool) -> str:
+    """What an exported network takes, in words."""
+    channels = "RGB" if image_format.is_rgb else str(image_format)
+    if normalised:
+        return f"{channels}, float32 in [0, 1], minus mean, divided by std"
+    return f"{channels}, uint{image_format.bits} from 0 to {image_format.levels}, not normalised"
 
 
 def description(
@@ -145,8 +154,8 @@ def description(
         "classes": list(restored.classes),
         "input": {
             "name": "images",
-            "shape": ["batch", 3, *restored.preprocessing.size],
-            "values": BYTES if network.preprocess else FLOATS,
+            "shape": ["batch", *restored.preprocessing.shape],
+            "values": values_of(restored.preprocessing.image_format, normalised=not network.preprocess),
         },
         "output": {"name": "logits", "shape": ["batch", len(restored.classes)]},
         **decisions_of_network(restored),

@@ -16,6 +16,7 @@ from graft.config.schema import AugmentConfig, TrainConfig
 from graft.data.foreign import ModuleSplits
 from graft.data.splits import Splits
 from graft.data.training_data import TrainingData
+from graft.data.transforms import black
 from graft.data.workers import explaining_worker_failures
 from graft.errors import ConfigError
 from graft.features.cache import FeatureCache
@@ -302,7 +303,7 @@ def time_budget(experiment: Experiment, test_data: TrainingData) -> list[Callbac
     trainer, splits = experiment.config.trainer, experiment.data.splits
     if trainer.max_time is None:
         return []
-    images = torch.zeros(1, 3, *test_data.preprocessing.size, dtype=torch.uint8)
+    images = black(test_data.preprocessing, 1)
     views = len(variants_of(images, experiment.module.views, experiment.module.preprocessing.size))
     test = len(splits.test) * views / max(1, len(splits.val)) if trainer.test else 0.0
     return [TimeBudget(seconds_of("trainer.max_time", trainer.max_time), 1 + test)]

@@ -14,6 +14,7 @@ from graft.config.registration import plain as plain_config
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
 from graft.data.augment import Augment
+from graft.data.image_format import ImageFormat
 from graft.data.labels import has_class
 from graft.data.loading import checked_group_pattern, undivided
 from graft.data.sources import check_source, checked_name, source_arguments
@@ -33,6 +34,7 @@ from graft.system.folder_lock import output_folder
 from graft.system.progress import progress_bar
 from graft.system.startup import garbage_collection_paused
 from graft.system.terminal import PlainConsole
+from graft.tasks.checks import check_augment
 from graft.tasks.command_checks import overridden_keys
 from graft.tasks.data import copies_file, data_root, divide_data, missing_data
 from graft.tasks.locations import check_locations
@@ -129,6 +131,7 @@ def check(config: InspectConfig) -> None:
     config.data.name = checked_name(config.data.name, config.data._target_)
     check_source(config.data._target_, source_arguments(config.data, DataConfig))
     checked_group_pattern(config.data.group_pattern)
+    check_augment(config)
     if config.output is not None and Path(config.output).suffix.lower() != ".json":
         raise ConfigError(f"output={config.output}: give a name that ends in .json.")
     require_writable(Path(config.folder), "folder")
@@ -150,7 +153,7 @@ def open_collection(config: InspectConfig) -> Collection:
         return Collection.of(divide_data(config))
     except DataError as error:
         root, arguments = data_root(config), source_arguments(config.data, DataConfig)
-        found = undivided(config.data._target_, root, config.seed, arguments)
+        found = undivided(config.data._target_, root, config.seed, arguments, ImageFormat.of(config.data))
         if found is None:
             raise
         classes, parts, notes, unused = found

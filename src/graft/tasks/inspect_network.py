@@ -41,6 +41,7 @@ def network_table(config: InspectConfig, checkpoint: Path | None) -> Table:
     except ConfigError as error:
         raise ConfigError(f"model={recipe.name}: {error}") from error
     policy = config.freeze._target_ and config.freeze._target_.rpartition(".")[2]
-    title = f"{recipe.name} · {classes:,} classes · input 3 × {size[0]} × {size[1]}"
+    shape = (recipe.channels or 3, *size)
+    title = f"{recipe.name} · {classes:,} classes · input {' × '.join(map(str, shape))}"
     title += f" · trainable in epoch 1 with strategy={config.strategy.name} (freeze={policy})"
-    return layer_table(layers_of(network, size, plan.trainable(0)), title)
+    return layer_table(layers_of(network, shape, plan.trainable(0)), title)

@@ -12,6 +12,7 @@ from graft.config.commands import PackConfig
 from graft.config.fields import check_ranges
 from graft.config.registration import typed
 from graft.config.schema import DataConfig
+from graft.data.image_format import ImageFormat
 from graft.data.layout import NO_FILE
 from graft.data.loading import load_published, unused_of
 from graft.data.scan import MAX_CHECKED, scan
@@ -31,7 +32,9 @@ from graft.tasks.run import versions
 
 log = logging.getLogger("graft")
 
-READ = ("_target_", "name", "root", "download", "on_error", "group_pattern")
+READ = (
+    "_target_", "name", "root", "download", "on_error", "group_pattern", "channels", "bits", "bands", "max_value",
+)  # fmt: skip
 """Keys of DataConfig that a packed data set depends on; it is divided when it is trained on."""
 
 LISTED = 20
@@ -63,6 +66,11 @@ def check(config: PackConfig, overrides: Collection[str] = ()) -> None:
     for key in sorted(overrides):
         if key.startswith("data.") and key.split(".")[1] in known:
             raise ConfigError(f"{key}: all images are packed; this key counts when they are trained on.\nLeave it out.")
+    if config.short_side is not None and not (image_format := ImageFormat.of(config.data)).is_rgb:
+        raise ConfigError(
+            f"short_side={config.short_side} and images of {image_format} disagree: only RGB images are made smaller.\n"
+            "Leave short_side out."
+        )
     config.data.name = checked_name(config.data.name, config.data._target_)
     check_source(config.data._target_, source_arguments(config.data, DataConfig))
     if is_data_module(config.data._target_):
@@ -92,6 +100,7 @@ def run(config: PackConfig) -> Index:
         group_pattern=config.data.group_pattern,
         download=config.data.download,
         arguments=source_arguments(config.data, DataConfig),
+        image_format=ImageFormat.of(config.data),
     )
     unused = unused_of(published, root)
     without_file = [name for name, reason in unused if reason == NO_FILE]
@@ -106,7 +115,7 @@ def run(config: PackConfig) -> Index:
         require_output(folder)
         with progress_bar("packing images", packing.total) as bar:
             index = pack(packing, folder, bar.advance, refuse=_refusal if config.data.on_error == "raise" else None)
-    _report(index, folder)
+    _report(index, folder, ImageFormat.of(config.data))
     return index
 
 
@@ -130,7 +139,7 @@ def _refusal(unreadable: Collection[str]) -> str:
     )
 
 
-def _report(index: Index, folder: Path) -> None:
+def _report(index: Index, folder: Path, image_format: ImageFormat) -> None:
     counts = ", ".join(f"{count:,} {split}" for split, count in index.counts.items())
     size = readable_size(sum(shard.filesize for shard in index.shards))
     log.info(
@@ -140,4 +149,5 @@ def _report(index: Index, folder: Path) -> None:
         log.info("note  %s unreadable images are packed as they are (%s)", f"{count:,}", kind)
     for reason, count in Counter(reason for _, reason in index.unused).most_common():
         log.info("note  %s not packed (%s)", f"{count:,}", reason)
-    log.info("train on them: graft train data=shards data.root=%s", folder)
+    words = ["graft train data=shards", f"data.root={folder}", *filter(None, [image_format.overrides()])]
+    log.info("train on them: %s", " ".join(words))

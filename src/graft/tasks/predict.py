@@ -15,7 +15,9 @@ from PIL import Image
 
 from graft.config.commands import PredictConfig
 from graft.config.registration import plain, typed
-from graft.data.images import EXTENSIONS, read_image
+from graft.data.display import as_picture
+from graft.data.image_format import RGB, ImageFormat
+from graft.data.images import EXTENSIONS, load_file
 from graft.data.stream import Found, InMemory, find_images, read_ahead
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_files
@@ -36,11 +38,15 @@ from graft.tasks.data import unavailable_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from graft.data.transforms import Picture as ToTransform
     from graft.learning.restore import Restored
 
 MOST_THREADS = 16
 
-Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+ANY_ENDING = (".npy",)
+"""Endings that are images for some networks only; which, is known once the network is read."""
+
+Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 Images = Picture | Iterable[Picture]
 """What `Predictor.predict` takes."""
 
@@ -59,7 +65,7 @@ def main(config: DictConfig) -> None:
     cfg = typed(config, PredictConfig)
     check_predict(cfg)
     sources = sources_of(cfg)
-    require_images(sources)
+    require_images(sources, ANY_ENDING)
     output = None if cfg.output is None else Path(cfg.output).expanduser()
     if output is not None:
         format_of(output)
@@ -68,6 +74,8 @@ def main(config: DictConfig) -> None:
         require_writable(Path(cfg.folder), "folder")
     networks = restore(cfg)
     predictor = Predictor(networks, cfg)
+    image_format = predictor.image_format
+    require_images(sources, image_format.extensions)
     for restored in networks:
         say(f"by {restored.source}")
         for note in restored.notes:
@@ -80,8 +88,9 @@ def main(config: DictConfig) -> None:
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(writing(output)) if output is not None else None
         bar = stack.enter_context(progress_bar("images"))
-        count_in_background(sources, bar)
-        for picture, outcome in stack.enter_context(contextlib.closing(predictor.outcomes(find_images(sources)))):
+        count_in_background(sources, bar, image_format.extensions)
+        found = find_images(sources, image_format.extensions)
+        for picture, outcome in stack.enter_context(contextlib.closing(predictor.outcomes(found))):
             bar.advance()
             if isinstance(outcome, DataError):
                 unreadable += 1
@@ -94,7 +103,7 @@ def main(config: DictConfig) -> None:
                 write(outcome)
             if copies is not None:
                 assert isinstance(picture, Found)
-                annotate(picture, outcome, copies)
+                annotate(picture, outcome, copies, image_format)
     print_table(shown)
     summary = [f"and {predicted - len(shown):,} more"] if predicted > len(shown) else []
     summary += [f"all {predicted:,} in {output}"] if output is not None else []
@@ -108,12 +117,11 @@ def main(config: DictConfig) -> None:
         )
 
 
-def require_images(sources: Sequence[str]) -> None:
-    """Raise DataError unless the sources hold at least one image."""
-    if next(find_images(sources), None) is None:
-        raise DataError(
-            f"source={', '.join(sources)}: no picture found (looked for {', '.join(EXTENSIONS)}, at any depth)."
-        )
+def require_images(sources: Sequence[str], more: tuple[str, ...] = ()) -> None:
+    """Raise DataError unless the sources hold at least one image; `more` are endings besides EXTENSIONS."""
+    if next(find_images(sources, more), None) is None:
+        endings = ", ".join((*EXTENSIONS, *more))
+        raise DataError(f"source={', '.join(sources)}: no picture found (looked for {endings}, at any depth).")
 
 
 def restore(cfg: PredictConfig) -> "list[Restored]":
@@ -167,12 +175,13 @@ class Predictor:
         self.classes = self._ensemble.classes
         self.source = ", ".join(restored.source for restored in networks)
         self.topk, self.batch_size = config.topk, config.batch_size
+        self.image_format = self._ensemble.preparations[0].image_format
         self._transforms = [eval_transform(each) for each in self._ensemble.preparations]
         cores = min(available_cores(), MOST_THREADS)
         self._workers = cores if config.num_workers == "auto" else max(1, int(config.num_workers))
 
-    def _prepared(self, image: Image.Image) -> "list[Tensor]":
-        """An image in each preprocessing of the networks, uint8 [3, H, W]."""
+    def _prepared(self, image: "ToTransform") -> "list[Tensor]":
+        """An image in each preprocessing of the networks, [C, H, W]."""
         return [transform(image) for transform in self._transforms]
 
     def predict(self, images: Images, topk: int | None = None) -> list[Prediction]:
@@ -181,7 +190,8 @@ class Predictor:
 
         Args:
             images: one or several of: a path (a file, a folder at any depth, a pattern), a PIL image, a uint8 array
-                [H, W, 3] (RGB) or [H, W] (grey), or of N images [N, H, W, 3].
+                [H, W, 3] (RGB) or [H, W] (grey), or of N images [N, H, W, 3]; for a network of another format an array
+                [H, W, bands] or [N, H, W, bands] of any type that a file could have.
             topk: number of classes of each image; None: as configured.
 
         Returns:
@@ -190,11 +200,11 @@ class Predictor:
         Raises:
             DataError: no image, one that cannot be read, or an array of another type or shape.
         """
-        inputs = list(_inputs(images))
+        inputs = list(_inputs(images, self.image_format))
         if paths := [each for each in inputs if isinstance(each, str)]:
-            require_images(paths)
+            require_images(paths, self.image_format.extensions)
         predictions = []
-        for _, outcome in self.outcomes(_found(inputs), topk):
+        for _, outcome in self.outcomes(_found(inputs, self.image_format.extensions), topk):
             if isinstance(outcome, DataError):
                 raise outcome
             predictions.append(outcome)
@@ -208,7 +218,7 @@ class Predictor:
 
         count = min(self.topk if topk is None else topk, len(self.classes))
         ahead = 2 * self.batch_size + self._workers
-        read = read_ahead(pictures, self._prepared, workers=self._workers, ahead=ahead)
+        read = read_ahead(pictures, self._prepared, workers=self._workers, ahead=ahead, image_format=self.image_format)
         with contextlib.closing(read), self._ensemble.many():
             while batch := list(itertools.islice(read, self.batch_size)):
                 names = [str(picture) for picture, pixels in batch if not isinstance(pixels, DataError)]
@@ -221,7 +231,7 @@ class Predictor:
                     yield picture, pixels if isinstance(pixels, DataError) else next(predictions)
 
 
-def _inputs(images: Any) -> Iterator[str | InMemory]:
+def _inputs(images: Any, image_format: ImageFormat) -> Iterator[str | InMemory]:
     """The paths and pictures of what `Predictor.predict` takes; files that Pillow has opened keep their names."""
     single = (
         not isinstance(images, Iterable)
@@ -234,20 +244,23 @@ def _inputs(images: Any) -> Iterator[str | InMemory]:
         elif isinstance(each, Image.Image):
             yield InMemory(each, str(getattr(each, "filename", "") or f"image {position}"))
         else:
-            yield InMemory(_from_array(each, position), f"image {position}")
+            yield InMemory(_from_array(each, position, image_format), f"image {position}")
 
 
-def _found(inputs: Iterable[str | InMemory]) -> Iterator[Found | InMemory]:
+def _found(inputs: Iterable[str | InMemory], more: tuple[str, ...]) -> Iterator[Found | InMemory]:
     """The pictures of each path, and those in memory."""
     for each in inputs:
         if isinstance(each, str):
-            yield from find_images([each])
+            yield from find_images([each], more)
         else:
             yield each
 
 
-def _from_array(array: Any, position: int) -> Image.Image:
-    """A uint8 array [H, W, 3] or [H, W] as a PIL image; raises DataError for anything else."""
+def _from_array(array: Any, position: int, image_format: ImageFormat) -> Image.Image | npt.NDArray[Any]:
+    """An array as it is read: for RGB a PIL image from uint8 [H, W, 3] or [H, W], else [H, W, bands]; raises DataError
+    for anything else."""
+    if not image_format.is_rgb and isinstance(array, np.ndarray) and array.ndim in (2, 3) and array.size:
+        return array if array.ndim == 3 else array[..., None]
     fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.size
     if not fits or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         shape = f" of {array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else ""
@@ -258,18 +271,18 @@ def _from_array(array: Any, position: int) -> Image.Image:
     return Image.fromarray(array)
 
 
-def count_in_background(sources: Sequence[str], bar: Bar) -> None:
+def count_in_background(sources: Sequence[str], bar: Bar, more: tuple[str, ...] = ()) -> None:
     """Count the images in a background thread and give `bar` the total once it is known."""
 
     def count() -> None:
         with contextlib.suppress(DataError):
-            bar.set_total(sum(1 for _ in find_images(sources)))
+            bar.set_total(sum(1 for _ in find_images(sources, more)))
 
     if bar.visible:
         threading.Thread(target=count, daemon=True).start()
 
 
-def annotate(picture: Found, prediction: Prediction, folder: Path) -> None:
+def annotate(picture: Found, prediction: Prediction, folder: Path, image_format: ImageFormat = RGB) -> None:
     """Save a copy of the image with its prediction below it under the same path in `folder`, overwriting nothing."""
     from graft.review.annotate import annotated
 
@@ -279,7 +292,7 @@ def annotate(picture: Found, prediction: Prediction, folder: Path) -> None:
             break
         file = (folder / picture.relative).with_suffix(f".{number}.jpg")
     file.parent.mkdir(parents=True, exist_ok=True)
-    annotated(read_image(picture.path), prediction).save(file, quality=90)
+    annotated(as_picture(load_file(picture.path, image_format)), prediction).save(file, quality=90)
 
 
 def print_table(shown: Sequence[Prediction]) -> None:

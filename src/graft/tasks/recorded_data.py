@@ -141,6 +141,7 @@ def notes_on_training_images(
     if config.split not in ("val", "test") or recorded != evaluated.data._target_ or is_data_module(recorded):
         return []
     own = run_config(dataclasses.replace(config, data=EvaluateDataConfig()), restored.config, (), restored.source)
+    restored.preprocessing.image_format.configure(own.data)
     own.data.root = evaluated.data.root
     if (vars(own.data), own.seed) == (vars(evaluated.data), evaluated.seed):
         return []

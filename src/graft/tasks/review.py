@@ -33,6 +33,7 @@ def review(checkpoint: Path, part: str, trust: Sequence[str] = ()) -> EvaluatedI
     one_of("part", part, ("train", "val", "test"))
     content, restored = read_checkpoint(checkpoint), from_checkpoint(checkpoint, trust)
     run = run_config(EvaluateConfig(trust=list(trust)), restored.config, (), restored.source)
+    restored.preprocessing.image_format.configure(run.data)
     splits = open_splits(run)
     device, channels_last = inference_device(restored.config.get("trainer", {}), {})
     inference = Inference(restored, device, channels_last=channels_last)

@@ -97,6 +97,7 @@ def run(config: SoupConfig, files: Sequence[Path], overrides: Collection[str], f
     first = restored[0]
     refuse_many_classes(first, files[0])
     evaluated = run_config(config.evaluation(), first.config, overrides, first.source)
+    first.preprocessing.image_format.configure(evaluated.data)
     check_written(evaluated.data.root, config.paths.outputs, {"hydra.run.dir": folder})
     splits = open_splits(evaluated).relabelled(first.classes).of_task(first.task)
     notes = notes_on_origin(restored)

@@ -30,6 +30,7 @@ NOT_FOR_MODULES = {
     "data.resident_gb": _LOADS,
     "data.timeout": _LOADS,
     "data.sampler": _LOADS,
+    **dict.fromkeys(("data.channels", "data.bits", "data.bands", "data.max_value"), _LOADS),
     "augment.transforms": "a LightningDataModule augments its images itself",
     "cache.mode": "features are cached for single images, but a LightningDataModule yields batches",
 }

@@ -278,11 +278,11 @@ def _read_ahead(
 def encoded(images: ImageSet, index: int, options: Options) -> tuple[bytes, tuple[str, str] | None]:
     """(file of an image, why it is unreadable or None); an image in memory becomes a PNG file."""
     if images.pixels is not None:
-        content, fault = _png(images.load(index)), None
+        content, fault = _png(Image.fromarray(images.pixels[index])), None
     else:
         assert images.paths is not None
         file = images.paths[index]
-        error = quick_check(file)
+        error = quick_check(file, images.image_format)
         fault = None if error is None else (error.kind, error.reason)
         try:
             content = file.archive.read(file.number) if isinstance(file, StoredImage) else read_regular(file, LARGEST)

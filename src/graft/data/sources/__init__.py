@@ -48,7 +48,7 @@ __all__ = [
     "suggest_data",
 ]
 
-SUPPLIED = ("root", "seed", "batch_size", "num_workers")
+SUPPLIED = ("root", "seed", "batch_size", "num_workers", "more_endings")
 """Arguments that Graft supplies to a target if it has parameters of these names."""
 
 

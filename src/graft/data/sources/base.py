@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
+    from graft.data.image_format import ImageFormat
     from graft.data.images import ImageSet
 
 SAMPLED = 10_000
@@ -69,6 +70,11 @@ class Source:
         """The images of each published split."""
         return list(self.named_parts().values())
 
+    def in_format(self, image_format: "ImageFormat") -> "Source":
+        """The same data set whose images are read in this format."""
+        parts = {name: replace(part, image_format=image_format) for name, part in self.named_parts().items()}
+        return replace(self, train=parts["train"], val=parts.get("val"), test=parts.get("test"))
+
     def fingerprint(self) -> str:
         """Hash of the data set, independent of seed, fold, number of shots, root folder and file order.
 
@@ -90,8 +96,9 @@ class Source:
 class SourceFunction(Protocol):
     """Reads a data set in its published splits.
 
-    Graft supplies `root` (data.root, a Path) and `seed` (of the run) if the function has parameters of these names. Its
-    other parameters are keys of the `data` group; those with a default are optional, and annotations of int, float,
+    Graft supplies `root` (data.root, a Path), `seed` (of the run) and `more_endings` (of files that are images too in
+    the format of the run, e.g. (".npy",)) if the function has parameters of these names. Its other parameters are keys
+    of the `data` group; those with a default are optional, and annotations of int, float,
     str, bool or None are checked before the call::
 
         def load(root: Path, *, seed: int, test_fraction: float = 0.2) -> Source: ...

@@ -106,7 +106,7 @@ class ModelFamily(Protocol):
     def build(self, recipe: "Recipe", num_classes: int) -> "nn.Module":
         """The network, initialised from torch's global generator.
 
-        Shapes: images [B, 3, H, W] -> logits [B, num_classes].
+        Shapes: images [B, C, H, W] -> logits [B, num_classes], with C = 3 unless `recipe.channels` is another number.
 
         Raises:
             ConfigError: it cannot be built with these options.
@@ -144,6 +144,12 @@ class ModelFamily(Protocol):
         """Re-initialise the head from torch's global generator, as a new `nn.Linear` or `nn.Conv2d` is."""
         for name in self.head(network):
             network.get_submodule(name).reset_parameters()  # type: ignore[operator]
+
+    def first_conv(self, network: "nn.Module") -> str | None:
+        """Name of the convolution that reads the image: by default the first; None if there is none."""
+        from torch import nn
+
+        return next((name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)), None)
 
     def classifier(self, network: "nn.Module") -> tuple[str, ...]:
         """Names of the modules between trunk and head, which a file of the trunk's weights may lack."""
@@ -221,6 +227,35 @@ def at_input_size(preprocessing: Preprocessing, size: int | None) -> Preprocessi
         return preprocessing
     margin = preprocessing.resize_size / min(preprocessing.size)
     return replace(preprocessing, input_size=size, resize_size=round(size * margin))
+
+
+def take_channels(network: "nn.Module", first_conv: str | None, recipe: "Recipe") -> None:
+    """Replace the first convolution of a network for RGB by a new one, as torch initialises it, for other channels.
+
+    Raises:
+        ConfigError: it has no first convolution that reads 3 channels.
+    """
+    from torch import nn
+
+    if recipe.channels is None:
+        return
+    old = None if first_conv is None else network.get_submodule(first_conv)
+    if first_conv is None or not isinstance(old, nn.Conv2d) or (old.in_channels, old.groups) != (3, 1):
+        raise ConfigError(
+            f"data.channels={recipe.channels} and model={recipe.name} disagree: it has no first convolution of 3 "
+            "channels that could be replaced.\nChoose another network."
+        )
+    new = type(old)(
+        recipe.channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        stride=old.stride,  # type: ignore[arg-type]
+        padding=old.padding,  # type: ignore[arg-type]
+        dilation=old.dilation,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+        padding_mode=old.padding_mode,
+    )
+    network.set_submodule(first_conv, new)
 
 
 VGG_OPTIONS = ("table", "batch_norm", "classifier", "average_pool", "hidden")

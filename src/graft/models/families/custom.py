@@ -22,10 +22,10 @@ KEY = "model"
 class CustomNetwork(Protocol):
     """What a custom network may declare about itself; each attribute is optional.
 
-    Its class or function is called with the arguments in `model`, with `num_classes`, and with `input_size` (pixels)
-    if it has such an argument and model.input_size is set. It takes images [B, 3, H, W] and returns logits
-    [B, num_classes]. An attribute of these names that is itself a module, such as `self.head = nn.Linear(…)`, declares
-    nothing.
+    Its class or function is called with the arguments in `model`, with `num_classes`, and, if it has such arguments,
+    with `input_size` (pixels) where model.input_size is set, and `in_channels` where the images are not of 3 channels.
+    It takes images [B, C, H, W] and returns logits [B, num_classes]. An attribute of these names that is itself a
+    module, such as `self.head = nn.Linear(…)`, declares nothing.
 
     Attributes:
         head: names of the modules that compute the logits, re-initialised for new classes; the main one first. By
@@ -63,6 +63,11 @@ class Custom(ModelFamily):
         supplied = self._supplied(recipe, 1)
         check_target(KEY, _node(recipe), supplied=tuple(supplied))
         known = arguments_of(_target(recipe))
+        if recipe.channels is not None and not accepts(_target(recipe), "in_channels"):
+            raise ConfigError(
+                f"data.channels={recipe.channels} and {KEY}.{TARGET}={recipe.target} disagree: it does not take "
+                "in_channels.\nAdd it as an argument, which Graft sets to the number of channels of the images."
+            )
         if known is not None and not known.any and "num_classes" not in known.names:
             raise ConfigError(
                 f"{KEY}.{TARGET}={recipe.target}: does not take num_classes, the number of logits. "
@@ -130,6 +135,8 @@ class Custom(ModelFamily):
         supplied = {"num_classes": num_classes}
         if recipe.input_size is not None and accepts(_target(recipe), "input_size"):
             supplied["input_size"] = recipe.input_size
+        if recipe.channels is not None and "in_channels" not in recipe.arguments:
+            supplied["in_channels"] = recipe.channels
         return supplied
 
 

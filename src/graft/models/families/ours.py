@@ -150,13 +150,14 @@ class Ours(ModelFamily):
             average_pool=facts.average_pool,
             hidden=facts.hidden,
             dropout=facts.dropout,
+            channels=recipe.channels or 3,
         )
 
     def constructor(self, recipe: "Recipe", network: "nn.Module", num_classes: int) -> Constructor:
         """torchvision's where it has a network with these very tensors."""
         from graft.models.families.torchvision import library_constructor
 
-        if (name := self.torchvision_name(recipe)) is not None:
+        if recipe.channels is None and (name := self.torchvision_name(recipe)) is not None:
             theirs = library_constructor(name, recipe.input_size, num_classes)
             if _shapes(theirs.make()) == _shapes(network):
                 return theirs

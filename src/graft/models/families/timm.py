@@ -89,9 +89,10 @@ class Timm(ModelFamily):
         try:
             built = _timm().create_model(recipe.name, num_classes=num_classes, **_builder_arguments(recipe, config))
             if recipe.input_size is not None:
-                _run_once(built, recipe.input_size)
+                _run_once(built, recipe.input_size, recipe.channels or 3)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             options = [f"model.{key}={value}" for key in ("input_size", "dropout") if (value := getattr(recipe, key))]
+            options += [] if recipe.channels is None else [f"data.channels={recipe.channels}"]
             raise ConfigError(
                 f"model=timm model.name={recipe.name} {' '.join(options)}: timm cannot build it with these options "
                 f"({error})."
@@ -112,6 +113,10 @@ class Timm(ModelFamily):
     def head(self, network: "nn.Module") -> tuple[str, ...]:
         """As timm's configuration of the network has it; several where a network was distilled."""
         return _classifiers(getattr(network, "pretrained_cfg", {})) or super().head(network)
+
+    def first_conv(self, network: "nn.Module") -> str | None:
+        name = getattr(network, "pretrained_cfg", {}).get("first_conv")
+        return name if isinstance(name, str) and name else super().first_conv(network)
 
     def stages(self, network: "nn.Module") -> list[Stage]:
         return by_max_pool(network, self.head(network)) if type(network).__name__ == "VGG" else _grouped(network)
@@ -149,15 +154,18 @@ class Timm(ModelFamily):
     def convert(self, network: "nn.Module", recipe: "Recipe", tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """Unless they fit, timm converts them, as it does when it loads weights.
 
-        Names in other libraries' files are translated, position embeddings interpolated. Tensors that timm cannot
-        convert are returned as they are, so that loading names what does not fit.
+        Names in other libraries' files are translated, position embeddings interpolated. The first convolution keeps
+        its number of channels. Tensors that timm cannot convert are returned as they are, so that loading names what
+        does not fit.
         """
-        if _fits(network, self.head(network), tensors):
+        apart = (*self.head(network), *filter(None, [self.first_conv(network) if recipe.channels else None]))
+        if _fits(network, apart, tensors):
             return dict(tensors)
         config = pretrained_config(recipe.name)
         classes = _rows(tensors, self.head(network)) or config.num_classes
         overlay = {"state_dict": dict(tensors), "num_classes": classes, "custom_load": False}
-        arguments = _builder_arguments(recipe, config) | {"pretrained_cfg_overlay": overlay, "num_classes": classes}
+        arguments = _builder_arguments(replace(recipe, channels=None), config)
+        arguments |= {"pretrained_cfg_overlay": overlay, "num_classes": classes}
         try:
             return _timm().create_model(recipe.name, pretrained=True, **arguments).state_dict()
         except Exception:  # converting the file of another network may fail in any way
@@ -243,27 +251,26 @@ def _classifiers(config: "PretrainedCfg | Mapping[str, Any]") -> tuple[str, ...]
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
-def _run_once(network: "nn.Module", size: int) -> None:
+def _run_once(network: "nn.Module", size: int, channels: int) -> None:
     """Evaluate one black image: only then do some networks notice that their windows do not fit into the map."""
     import torch
 
     with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+        network.eval()(torch.zeros(1, channels, size, size, device=next(network.parameters()).device))
     network.train()
 
 
 def _builder_arguments(recipe: "Recipe", config: "PretrainedCfg") -> dict[str, Any]:
     """The recipe's changes to the network, as arguments of timm's builder."""
     sized = recipe.input_size is not None and config.fixed_input_size
-    return ({"img_size": recipe.input_size} if sized else {}) | (
-        {} if recipe.dropout is None else {"drop_rate": recipe.dropout}
-    )
+    given = {"img_size": recipe.input_size if sized else None, "drop_rate": recipe.dropout, "in_chans": recipe.channels}
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def _fits(network: "nn.Module", head: tuple[str, ...], tensors: "Mapping[str, Tensor]") -> bool:
-    """Whether the trunk is complete, and nothing else is there but a head of any size."""
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items() if not belongs(key, head)}
-    found = {key: tuple(value.shape) for key, value in tensors.items() if not belongs(key, head)}
+def _fits(network: "nn.Module", apart: tuple[str, ...], tensors: "Mapping[str, Tensor]") -> bool:
+    """Whether the trunk is complete, and nothing else is there but modules `apart`, of any size."""
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items() if not belongs(key, apart)}
+    found = {key: tuple(value.shape) for key, value in tensors.items() if not belongs(key, apart)}
     return expected == found
 
 

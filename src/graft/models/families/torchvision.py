@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from graft.data.preprocessing import Preprocessing
 from graft.errors import ConfigError
 from graft.models.configurations import Facts, check_dropout_and_size, registered_models
-from graft.models.families.base import Constructor, ModelFamily, refuse_vgg_options, usual_preprocessing
+from graft.models.families.base import (
+    Constructor,
+    ModelFamily,
+    refuse_vgg_options,
+    take_channels,
+    usual_preprocessing,
+)
 from graft.models.layouts import (
     AUXILIARY,
     CLASSIFIER,
@@ -129,6 +135,11 @@ class Torchvision(ModelFamily):
         changes = {key: value for key in ("dropout", "input_size") if (value := getattr(recipe, key)) is not None}
         facts = replace(facts, **changes)
         check_dropout_and_size(facts)
+        if recipe.channels is not None and "transform_input" in ARGUMENTS.get(recipe.name, {}):
+            raise ConfigError(
+                f"data.channels={recipe.channels} and model={recipe.name} disagree: it normalises RGB images itself.\n"
+                "Choose another network."
+            )
         return facts
 
     def torchvision_name(self, recipe: "Recipe") -> str | None:
@@ -151,6 +162,7 @@ class Torchvision(ModelFamily):
         except ValueError as error:
             raise ConfigError(f"model.input_size={size}: {name} cannot be built for it ({error}).") from error
         self.reset_head(built)
+        take_channels(built, self.first_conv(built), recipe)
         if recipe.dropout is not None:
             layers = [module for module in built.modules() if isinstance(module, nn.Dropout)]
             if not layers:
@@ -162,6 +174,8 @@ class Torchvision(ModelFamily):
         return built
 
     def constructor(self, recipe: "Recipe", network: "nn.Module", num_classes: int) -> Constructor:
+        if recipe.channels is not None:
+            return super().constructor(recipe, network, num_classes)
         return library_constructor(recipe.name, recipe.input_size, num_classes)
 
     def head(self, network: "nn.Module") -> tuple[str, ...]:

@@ -69,6 +69,7 @@ def load_weights(
     classes: Sequence[str] = (),
     head_from: Mapping[Any, Any] | None = None,
     names: Sequence[str] | None = None,
+    first_conv: str = "mean",
 ) -> WeightsReport:
     """Load `weights` into `network`, converted to the network's precision.
 
@@ -85,6 +86,8 @@ def load_weights(
         classes: names of the network's classes, for `keep_head` and `head_from`.
         head_from: class → the class or classes of the weights whose rows initialise its own (see `graft_head`).
         names: names of the classes of the weights (`model.classes`); None: as the weights name them.
+        first_conv: how the first convolution is adapted to another number of channels: "mean", "repeat", "keep" or
+            "random", see `fitting.adapted`.
 
     Returns:
         What was loaded from where, and what stayed random.
@@ -99,7 +102,7 @@ def load_weights(
     if weights is None:
         return WeightsReport("random", None, (), tuple(parameters), None, None)
     source = _read(recipe, weights)
-    chosen, notes = fit(network, recipe, source, keep_head)
+    chosen, notes = fit(network, recipe, source, keep_head, first_conv)
     if source.ignored:
         notes.append(f"Ignored, because they are not in the network: {listed(source.ignored, SHOWN)}.")
     card = _card(recipe, source, names)

@@ -17,8 +17,17 @@ from graft.models.weights.reading import Source
 SHOWN = 6
 
 
-def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> tuple[dict[str, Tensor], list[str]]:
+def fit(
+    network: nn.Module, recipe: Recipe, source: Source, keep_head: bool, first_conv: str = "mean"
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of `source` to load into `network`, and notes for the user about the rest.
+
+    Args:
+        network: that they are for.
+        recipe: of the network.
+        source: the weights.
+        keep_head: load the head too, if it fits.
+        first_conv: how the first convolution becomes one for another number of channels, see `adapted`.
 
     Raises:
         WeightsError: a trunk's tensor is missing, not finite or of another shape, or one is unknown.
@@ -34,6 +43,9 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
         raise WeightsError(f"{source.name}: NaN or infinity in {listed(broken, SHOWN)}.")
     found = {key: value for key, value in found.items() if key not in hollow}
 
+    found, left_random, adapting = _with_channels(family_of(recipe).first_conv(network), expected, found, first_conv)
+    notes += adapting
+
     if _another_classifier(expected, found, top, head) and _chose_classifier(recipe):
         found = {key: value for key, value in found.items() if not belongs(key, top)}
         notes.append("The file's classifier is not the one configured for this network: only its trunk is loaded.")
@@ -45,14 +57,60 @@ def fit(network: nn.Module, recipe: Recipe, source: Source, keep_head: bool) -> 
     if keep_head and not fits:
         notes.append(f"The head stays random: {_why_not(theirs)}.")
 
-    absent = [module for module in top if not any(belongs(key, (module,)) for key in found)]
+    absent = [module for module in top if not any(belongs(key, (module,)) for key in found)] + left_random
     required = [key for key in expected if not key.endswith("num_batches_tracked") and not belongs(key, absent)]
     _require_fit(source.name, recipe, expected, required, found)
 
-    bare = dict.fromkeys(key.rpartition(".")[0] for key in expected if belongs(key, absent) and not belongs(key, head))
+    apart = (*head, *left_random)
+    bare = dict.fromkeys(key.rpartition(".")[0] for key in expected if belongs(key, absent) and not belongs(key, apart))
     if bare:
         notes.append(f"{listed(bare, SHOWN)} {'stay' if len(bare) > 1 else 'stays'} random: not in the file.")
     return found, notes
+
+
+def adapted(weight: Tensor, channels: int, how: str) -> Tensor:
+    """The weight of a convolution [O, I, H, W] for inputs of another number of channels: [O, channels, H, W].
+
+    The sum over the channels keeps its size. For one channel it is the sum itself: the layer computes from a grey image
+    what it did from that image repeated.
+
+    Args:
+        weight: for I channels.
+        channels: the other number.
+        how: "mean" gives each channel the mean over the I; "repeat" repeats the I in their order; "keep" gives them to
+            the first I channels, and 0 to the others.
+    """
+    if how == "keep":
+        return torch.cat([weight, weight.new_zeros(len(weight), channels - weight.shape[1], *weight.shape[2:])], 1)
+    if how == "repeat" and channels > 1:
+        repeated = weight.repeat(1, -(-channels // weight.shape[1]), 1, 1)[:, :channels].float()
+    else:
+        repeated = weight.float().mean(1, keepdim=True).repeat(1, channels, 1, 1)
+    return (repeated * (weight.shape[1] / channels)).to(weight.dtype)
+
+
+def _with_channels(
+    first_conv: str | None, expected: Mapping[str, Tensor], found: dict[str, Tensor], how: str
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """(`found` with its first convolution made for the network's channels, names of modules left random, notes)."""
+    key = f"{first_conv}.weight"
+    theirs, own = found.get(key), expected.get(key)
+    if theirs is None or own is None or theirs.ndim != 4 or theirs.shape == own.shape:
+        return found, [], []
+    if theirs.shape[:1] + theirs.shape[2:] != own.shape[:1] + own.shape[2:]:
+        return found, [], []
+    before, after = theirs.shape[1], own.shape[1]
+    if how == "keep" and after < before:
+        raise WeightsError(
+            f"model.first_conv=keep: the images have {after} channels, fewer than the {before} of the weights.\n"
+            "Use model.first_conv=mean."
+        )
+    change = f"for {after} instead of {before} channels (model.first_conv={how})"
+    if how == "random":
+        kept = {name: value for name, value in found.items() if not belongs(name, (str(first_conv),))}
+        return kept, [str(first_conv)], [f"The first convolution, {first_conv}, stays random {change}."]
+    note = f"The first convolution, {first_conv}, is adapted {change}."
+    return found | {key: adapted(theirs, after, how)}, [], [note]
 
 
 def _why_not(head: Mapping[str, Tensor]) -> str:
