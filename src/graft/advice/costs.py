@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from graft.advice.candidates import Candidate
-from graft.config.schema import TrainConfig
+from graft.config.duration import seconds_of
+from graft.config.schema import AugmentConfig, TrainConfig
 from graft.probing.features import Pretrained
 from graft.transfer.stages import Stage
 
@@ -127,14 +128,17 @@ def cost(
     memory = 4 * (total + trained * (1 + states) + kept * int(config.data.batch_size))
     epochs = epochs_of(config, counts["train"])
     view = speed.load + speed.forward
-    if candidate.strategy == "feature_extract" and config.cache.mode != "none" and config.cache.views:
-        views = epochs if config.cache.views == "all" else min(float(config.cache.views), epochs)
+    cached = config.cache.views or (1 if config.augment == AugmentConfig() else None)
+    if candidate.strategy == "feature_extract" and config.cache.mode != "none" and cached is not None:
+        views = epochs if cached == "all" else min(float(cached), epochs)
         head = max(0.0, speed.step[frozen] - speed.forward)
         seconds = (views * counts["train"] + counts["val"]) * view + epochs * counts["train"] * head
     else:
         seconds = epochs * (counts["train"] * (speed.load + speed.step[frozen]) + counts["val"] * view)
-    seconds += counts["test"] * view * config.trainer.test + start
-    return Cost(seconds / 60, memory, 4 * total)
+    seconds += counts["test"] * view * config.trainer.test
+    if config.trainer.max_time is not None:
+        seconds = min(seconds, seconds_of("trainer.max_time", config.trainer.max_time))
+    return Cost((seconds + start) / 60, memory, 4 * total)
 
 
 def epochs_of(config: TrainConfig, images: int) -> float:

@@ -21,6 +21,7 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.datasets import real_rows
 from graft.data.feature_batches import Features, Layout
+from graft.data.image_format import ImageFormat
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
@@ -87,9 +88,9 @@ def pretrained(config: TrainConfig, num_classes: int) -> Pretrained:
     recipe = sized_by_weights(recipe_of(config), config.model.weights)
     with seeded_everywhere(config.seed, "probing"):
         network = build_network(recipe, num_classes)
-    weights = load_weights(network, recipe, config.model.weights)
+    weights = load_weights(network, recipe, config.model.weights, first_conv=config.model.first_conv)
     own = weights.preprocessing or default_preprocessing(recipe, config.model.weights)
-    preprocessing = own.changed(plain(config.data.preprocess), "data.preprocess")
+    preprocessing = own.in_format(ImageFormat.of(config.data)).changed(plain(config.data.preprocess), "data.preprocess")
     if config.trainer.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return Pretrained(recipe, network, preprocessing, weights, stages_of(network))

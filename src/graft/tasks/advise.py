@@ -11,6 +11,7 @@ from graft.advice.candidates import Source, sources
 from graft.config.commands import AdviseConfig
 from graft.config.fields import check_ranges
 from graft.config.registration import typed
+from graft.data.image_format import ImageFormat
 from graft.data.sources import is_data_module
 from graft.errors import ConfigError
 from graft.system import downloads
@@ -108,6 +109,11 @@ def checked(config: DictConfig, overrides: Sequence[str]) -> tuple[AdviseConfig,
         raise ConfigError(
             f"data._target_={cfg.data._target_}: a LightningDataModule gives batches, and advice needs single images."
             "\nUse one of Graft's data sources, e.g. data=folder or data=table."
+        )
+    if ImageFormat.of(cfg.data) != ImageFormat():
+        raise ConfigError(
+            f"data.channels={cfg.data.channels}, data.bits={cfg.data.bits}: graft advise compares networks on RGB images "
+            "of 8 bits.\nLeave data.channels, data.bits, data.bands and data.max_value out."
         )
     models, weights = names_of(cfg.models), files_of(cfg.weights)
     settle(cfg, [])

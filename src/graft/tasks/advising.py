@@ -29,7 +29,7 @@ from graft.data.images import ImageSet
 from graft.data.sampler import stratified_order
 from graft.data.splits import Splits
 from graft.data.transforms import eval_transform
-from graft.errors import DataError, UnreadableImage, listed
+from graft.errors import ConfigError, DataError, UnreadableImage, listed
 from graft.features.cut import Cut, NoCut
 from graft.features.passes import FeaturePass
 from graft.models.normalise import is_channels_last
@@ -39,6 +39,7 @@ from graft.probing.logme import logme
 from graft.probing.training import trained_head
 from graft.system.files import write_atomically
 from graft.system.terminal import log_table
+from graft.tasks.batch_size import AUTO, DEFAULT
 from graft.tasks.checks import settle
 from graft.tasks.data import groups_of
 from graft.tasks.run import versions
@@ -91,8 +92,11 @@ class Command:
         return shlex.join(["graft", "train", *directories, *self.passed_on, *words])
 
     def config(self, words: Sequence[str]) -> TrainConfig:
-        """The settled configuration of that command."""
-        return settle(typed(compose_config("train", [*self.passed_on, *words]), TrainConfig))
+        """The settled configuration of that command, with a number for data.batch_size=auto."""
+        config = settle(typed(compose_config("train", [*self.passed_on, *words]), TrainConfig))
+        if config.data.batch_size == AUTO:
+            config.data.batch_size = DEFAULT
+        return config
 
 
 @dataclass(frozen=True)
@@ -270,7 +274,7 @@ def in_turn(
     for source in found:
         try:
             prepared.append(prepare(source, examined, command))
-        except Skipped as reason:
+        except (Skipped, ConfigError) as reason:
             _note(notes, f"{source.name} is left out: {reason}")
     prepared.sort(key=lambda each: each.load + each.forward)
     for number, each in enumerate(prepared):
