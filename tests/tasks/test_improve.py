@@ -9,7 +9,9 @@ import pytest
 from commands import Finished, command, succeeded, train
 from image_folders import state
 
+import graft
 from graft.data.loading import load_splits
+from graft.errors import ConfigError
 
 NETWORK = ("model=vgg_mini", "model.weights=bundled")
 SHORT = ("strategy=feature_extract", "trainer.max_epochs=1", "augment=none", "logger=none", "review=none")  # fmt: skip
@@ -87,6 +89,11 @@ def test_changed_labels_are_proposed_first_and_the_next_commands_are_printed(
     chosen = table(improved.folder / "label_next.csv")
     assert [row["path"] for row in chosen] == [row["path"] for row in result["label_next"]]
     assert len({row["path"] for row in chosen}) == 7
+
+
+def test_python_refuses_a_folder_that_holds_other_proposals(improved: Finished) -> None:
+    with pytest.raises(ConfigError, match=r"holds improve\.json"):
+        graft.improve("data=digits", folder=improved.folder)
 
 
 @pytest.fixture(scope="module")
