@@ -109,7 +109,6 @@ RUN: dict[str, dict[str, Check]] = {
         "duplicates": among("keep", "drop", "group"),
         "corrections": optional(literal()),
     },
-    "model": {"weights": optional(literal())},
     "paths": {"data": literal()},
     "trainer": {
         "accelerator": among("auto", "cpu", "gpu", "cuda", "mps"),

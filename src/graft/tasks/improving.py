@@ -36,6 +36,7 @@ from graft.improvement.proposals import DUPLICATE, KINDS, LABEL, OUTLIER, Propos
 from graft.improvement.selection import Choice, as_choices, select, uncertainties
 from graft.inspection.copies import copies_among, described
 from graft.inspection.examine import ImageFacts
+from graft.learning.checkpoints import NotACheckpoint, read_checkpoint
 from graft.learning.restore import Restored, from_file
 from graft.models import build_network
 from graft.models.published import Published
@@ -48,6 +49,7 @@ from graft.probing.heads import logistic
 from graft.system.files import write_atomically
 from graft.system.progress import progress_bar
 from graft.system.terminal import log_table
+from graft.system.values import Check, literal, optional, read_values
 from graft.tasks.data import copies_file, groups_of, missing_data, open_data
 from graft.tasks.improve import RESULT, Command
 from graft.tasks.locations import check_locations
@@ -61,6 +63,9 @@ log = logging.getLogger("graft")
 
 DEFAULT_NETWORK = "squeezenet1_1"
 """The network for the features of a data set without a run: 5 MB of weights, and 20 ms per image on a core."""
+
+START: dict[str, Check] = {"weights": optional(literal())}
+"""What is read of the recorded group `model`."""
 
 LEAST_OF_CLASS = 2
 """Least number of images of a class whose labels can be judged."""
@@ -243,7 +248,7 @@ def networks_of(
             f"run={command.config.run}: its network takes images of {restored.preprocessing.image_format}, and graft "
             f"improve judges images in 8-bit RGB.\nGive a network for these: model={DEFAULT_NETWORK}."
         )
-    start = restored.config.get("model", {}).get("weights")
+    start = None if command.checkpoint is None else start_weights(command.checkpoint)
     if start is not None and at_hand(restored.recipe, start):
         network = build_network(restored.recipe, len(restored.classes))
         report = load_weights(network, restored.recipe, start)
@@ -259,6 +264,22 @@ def networks_of(
     )
     stages = stages_of(restored.network)
     return [Pretrained(restored.recipe, restored.network, restored.preprocessing, report, stages)], [note]
+
+
+def start_weights(checkpoint: Path) -> str | None:
+    """The weights from which a run started, `model.weights`; None if they were random or it records none.
+
+    Raises:
+        RecordError: a recorded value that is no plain text.
+    """
+    try:
+        config = read_checkpoint(checkpoint)["graft"]["config"]
+    except NotACheckpoint:
+        return None
+    model = config.get("model") if isinstance(config, dict) else None
+    recorded = {"weights": model.get("weights")} if isinstance(model, dict) else {}
+    found: str | None = read_values(recorded, START, str(checkpoint), "config.model").get("weights")
+    return found
 
 
 def _default_model() -> ModelConfig:
