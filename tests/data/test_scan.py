@@ -143,7 +143,9 @@ def test_an_unknown_value_is_refused(photos: Path) -> None:
 def test_of_very_many_files_a_regular_sample_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty.png").touch()
     images = ImageSet([str(i) for i in range(40)], np.zeros(40, np.int64), paths=[tmp_path / "empty.png"] * 40)
-    assert list(scan(images, 7)) == [0, 7, 14, 21, 28, 35]
+    counts: list[int] = []
+    assert list(scan(images, 7, done=counts.append)) == [0, 7, 14, 21, 28, 35]
+    assert sum(counts) == len(images), "the progress bar ends at its end"
     monkeypatch.setattr("graft.data.scan.MAX_CHECKED", 10)
     looked: list[int] = []
     with pytest.raises(DataError, match="10 images cannot be read"):

@@ -137,9 +137,10 @@ def scan(
 
     faults: Faults = {}
     with ThreadPoolExecutor(min(32, 4 * available_cores()), "scan") as pool:  # they wait for the disk
-        for found in pool.map(check, range(0, len(chosen), CHUNK)):
+        starts = range(0, len(chosen), CHUNK)
+        for start, found in zip(starts, pool.map(check, starts), strict=True):
             faults.update(found)
-            done(CHUNK * step)
+            done(min(CHUNK * step, len(paths) - start * step))
     return faults
 
 
