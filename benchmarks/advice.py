@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 import graft
 from benchmarks.defaults import link_masks
 from graft.advice.candidates import Candidate, Source, candidates_of, sources
-from graft.advice.prediction import GAINS, Gain, Probe, Way, inputs, log_odds, predict
+from graft.advice.prediction import GAINS, STEEPEST, Gain, Probe, Way, inputs, log_odds, predict
 from graft.config.commands import AdviseConfig
 from graft.config.registration import typed
 from graft.config.schema import TrainConfig
@@ -251,7 +251,7 @@ def joined() -> list[Trained]:
     """The recorded runs of which the network has a recorded probe."""
     probes = {
         (row["set"], each["model"]): Probe(
-            each["converged"], each["trained"], each["deviation"], each["fitted"], each["exponent"]
+            each["converged"], each["trained"], each["deviation"], each["fitted"], min(each["exponent"], STEEPEST)
         )
         for row in recorded("advice")
         for each in row["networks"]

@@ -20,10 +20,10 @@ def correct(share: float, count: int = 1000) -> np.ndarray:
 
 def test_a_probe_follows_the_power_law_of_its_own_images() -> None:
     probe = Probe.of(correct(0.9), correct(0.8), correct(0.85), folds=5)
-    assert probe.exponent == 0.5, "0.2 to 0.1 of errors from 500 to 800 images is steeper than is believed"
+    assert probe.exponent == 0.25, "0.2 to 0.1 of errors from 500 to 800 images is steeper than is believed"
     converged, trained = probe.at(3200)
-    assert converged == pytest.approx(0.95, abs=0.001)
-    assert trained == pytest.approx(0.925, abs=0.001)
+    assert converged == pytest.approx(0.929, abs=0.001)
+    assert trained == pytest.approx(0.894, abs=0.001)
     assert probe.at(800) == pytest.approx((0.9, 0.85), abs=0.001)
     flat = Probe.of(correct(0.9), correct(0.95), correct(0.9), folds=5)
     assert flat.at(10_000) == flat.at(800)

@@ -166,21 +166,14 @@ class Advice:
         }
 
 
+HEADER = ("", "model", "strategy", "frozen to", "test acc. (90 %)", "minutes", "memory", "size")
+
+
 def table(advice: Advice) -> Table:
     """The candidates as a table for the terminal."""
     shown = Table(title=f"What to train on {advice.data}, best first", title_justify="left")
-    for name in (
-        "",
-        "model",
-        "strategy",
-        "frozen up to",
-        "test accuracy",
-        "90 % interval",
-        "minutes",
-        "memory",
-        "size",
-    ):
-        shown.add_column(name, justify="left" if name in ("model", "strategy", "frozen up to") else "right")
+    for name in HEADER:
+        shown.add_column(name, justify="left" if name in ("model", "strategy", "frozen to") else "right", no_wrap=True)
     within = within_error(advice.candidates)
     for rank, each in enumerate(advice.candidates, start=1):
         shown.add_row(str(rank), *cells(each), end_section=rank == within < len(advice.candidates))

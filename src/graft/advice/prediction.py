@@ -23,7 +23,7 @@ CERTAINTY = 0.9
 QUANTILE = 1.645
 """Probability of an interval, and half its width in standard deviations."""
 
-STEEPEST = 0.5
+STEEPEST = 0.25
 """Largest exponent of the power law of the error over the number of images; measured ones are noisy."""
 
 

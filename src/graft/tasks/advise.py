@@ -112,8 +112,8 @@ def checked(config: DictConfig, overrides: Sequence[str]) -> tuple[AdviseConfig,
         )
     if ImageFormat.of(cfg.data) != ImageFormat():
         raise ConfigError(
-            f"data.channels={cfg.data.channels}, data.bits={cfg.data.bits}: graft advise compares networks on RGB "
-            "images of 8 bits.\nLeave data.channels, data.bits, data.bands and data.max_value out."
+            f"data.channels={cfg.data.channels}, data.bits={cfg.data.bits}: graft advise compares networks on "
+            "RGB images of 8 bits.\nLeave data.channels, data.bits, data.bands and data.max_value out."
         )
     models, weights = names_of(cfg.models), files_of(cfg.weights)
     settle(cfg, [])
