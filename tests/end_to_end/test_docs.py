@@ -219,7 +219,8 @@ def test_an_example_of_the_other_commands_runs(
     page: str, task: str, words: str, folders: Path, digits_run: Path, tmp_path: Path, shared_weights: Path
 ) -> None:
     overrides = [
-        word.replace("RUN_FOLDER", str(digits_run)).replace("~/photos", "photos") for word in shlex.split(words)
+        word.replace("RUN_FOLDER", str(digits_run)).replace("~/photos", "photos").replace("=more", "=photos")
+        for word in shlex.split(words)
     ]
     overrides = [
         str(folders / word) if word == "photos" else word.replace("=photos", f"={folders}/photos") for word in overrides

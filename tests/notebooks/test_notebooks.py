@@ -30,6 +30,11 @@ ENDS = {
         "assert after > 0.8 > before, (before, after); assert len(margins.means) == 8\n"
         "assert module.results['test/acc'] > 0.8; assert by_image.probabilities == by_array.probabilities"
     ),
+    "8_better_labels": (
+        "assert found > 0.7 * len(mislabelled), (found, len(mislabelled))\n"
+        "assert accuracies['corrected'] > accuracies['labels as given'] > 0.8, accuracies\n"
+        "assert Path('proposals/improve.html').is_file()"
+    ),
 }
 """Run after the last cell, in the notebook's own kernel."""
 
