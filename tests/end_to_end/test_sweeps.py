@@ -14,6 +14,8 @@ import pytest
 import torch
 from commands import ROOT, TINY, Finished, command, succeeded, summaries, train
 
+from graft.system.locks import process_state
+
 
 def sweep(folder: Path, *words: str) -> Finished:
     """`python train.py -m WORDS` with everything below `folder`, the sweep in outputs/sweep/it."""
@@ -109,6 +111,10 @@ def test_a_killed_parallel_job_is_reported_and_the_others_continue(tmp_path: Pat
         time.sleep(0.01)
     started.kill()
     started.wait()
+    for name in "12":  # what a sweep has started ends with it
+        while process_state(summary(jobs / name)["process"]["pid"]) not in ("", "Z"):
+            time.sleep(0.05)
+        assert summary(jobs / name)["status"] == "interrupted"
     assert summary(jobs / "0")["status"] == "failed"
     assert "SIGKILL" in summary(jobs / "0")["error"]
 

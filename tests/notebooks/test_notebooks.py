@@ -38,7 +38,7 @@ ENDS = {
 }
 """Run after the last cell, in the notebook's own kernel."""
 
-SLOW = ENDS.keys() - {"2_flowers_vgg16", "7_build_it_yourself"}
+SLOW = ENDS.keys() - {"2_flowers_vgg16"}
 
 
 def test_the_list_of_notebooks_is_complete() -> None:

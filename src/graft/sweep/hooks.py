@@ -1,6 +1,7 @@
 """Hydra integration of sweeps: resolvers, sweepers, and the callback that reports at the end of a multirun."""
 
 import contextlib
+import os
 import shlex
 import sys
 import traceback
@@ -23,6 +24,7 @@ from graft.report.summary import FILE, find_summaries
 from graft.sweep.grid import GridSweeper
 from graft.sweep.job_folders import job_folder
 from graft.sweep.optuna_sweeper import OptunaSweeper
+from graft.sweep.subprocess_job import SWEEP
 from graft.system.escaping import printable, say
 from graft.system.slurm import slurm_tasks
 
@@ -34,6 +36,7 @@ class ShowComparison(Callback):
         self._before: dict[Path, object] = {}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        os.environ[SWEEP] = str(os.getpid())
         self._before = {job.folder: job.state for job in unfinished_jobs(_folder(config))}
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -1,12 +1,14 @@
 """Calls a function in a subprocess, so that its memory is released, on GPUs too, and a crash ends only that process."""
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
@@ -19,6 +21,9 @@ UNIX = hasattr(os, "setpgid")
 NOTICES = [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2] if UNIX else []
 """Signals that a terminal or Slurm sends to all processes of a job; the parent handles them for its child."""
 
+SWEEP = "GRAFT_SWEEP_PID"
+"""Environment variable with the process id of the sweep, for its worker processes."""
+
 GRACE_PERIOD = 60.0
 """Seconds between SIGTERM and SIGKILL for a child that must stop."""
 
@@ -26,8 +31,9 @@ GRACE_PERIOD = 60.0
 def run_in_subprocess(function: Callable[..., None], *arguments: Any, preload: Sequence[str] = ()) -> int:
     """Call `function(*arguments)` in a new process and wait until it ends.
 
-    The child ends with this process, even after kill -9. An interruption (Ctrl-C, SIGTERM, a notice of the scheduler)
-    is forwarded as SIGTERM, so that the child can save its state, and is raised again here.
+    The child ends with this process, even after kill -9, and this process with the sweep whose worker it is. An
+    interruption (Ctrl-C, SIGTERM, a notice of the scheduler) is forwarded as SIGTERM, so that the child can save its
+    state, and is raised again here.
 
     Args:
         function: importable by name.
@@ -41,6 +47,7 @@ def run_in_subprocess(function: Callable[..., None], *arguments: Any, preload: S
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(list(preload))
     child = None
+    _end_with_sweep()
     with _interrupted_by_sigterm():
         try:
             with _without_notices(), safe_path(), _platform_start_method() as start_method:
@@ -55,6 +62,20 @@ def run_in_subprocess(function: Callable[..., None], *arguments: Any, preload: S
     if child.exitcode < 0:
         _kill_group(child)  # its data loaders and DDP processes
     return child.exitcode
+
+
+@functools.cache
+def _end_with_sweep() -> None:
+    """End this process when the sweep that started it as a worker is gone: after kill -9 nobody waits for its jobs."""
+    sweep = os.getppid()
+    if os.environ.get(SWEEP) == str(sweep):
+        threading.Thread(target=_follow_sweep, args=(sweep,), daemon=True).start()
+
+
+def _follow_sweep(sweep: int) -> NoReturn:
+    while os.getppid() == sweep:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _run_child(start_method: str, function: Callable[..., None], arguments: Sequence[Any]) -> None:
