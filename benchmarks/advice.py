@@ -208,6 +208,8 @@ def advise(options: Options) -> None:
         values = {key: value for key, value in advice.to_json().items() if key in ("networks", "counts", "candidates")}
         for each in values["candidates"]:
             del each["command"]
+        for each in values["networks"]:
+            each["weights"] = Path(each["weights"]).name  # records name no folder of a machine
         append({"kind": "advice", "set": name, "seconds": seconds, "classes": len(advice.record["classes"]), **values})
 
 
