@@ -17,6 +17,8 @@ from graft.system.files import why_unreadable
 
 DEFAULT, BUNDLED_WEIGHTS = "default", "bundled"
 
+POOLED = "model.classifier=pooled"
+
 NOTHING = "none"
 """The cut of a candidate that trains every layer."""
 
@@ -38,6 +40,17 @@ class Source:
     def with_override(self, override: str) -> "Source":
         """The same with one more override."""
         return Source(self.name, self.weights, (*self.overrides, override))
+
+    def pooled(self, lacking: Sequence[str]) -> "Source | None":
+        """The same with the classifier `pooled`, which has no linear layers besides the head.
+
+        None if that does not help: the weights lack other layers than a VGG's linear ones, or it has that classifier.
+
+        Args:
+            lacking: names of the parameters that the weights lack.
+        """
+        linear = all(name.startswith("classifier.") for name in lacking)
+        return self.with_override(POOLED) if linear and POOLED not in self.overrides else None
 
 
 @dataclass(frozen=True)

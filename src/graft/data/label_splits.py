@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graft.data.labels import Labels
+from graft.data.labels import Labels, numbered
 from graft.data.splits import order_of
 from graft.errors import DataError
 
@@ -86,7 +86,7 @@ def stratified_parts(labels: Labels, shares: Sequence[float], seed: int, groups:
     counts = np.concatenate([labels, ~labels.any(axis=1, keepdims=True)], axis=1)
     sizes, item_of = np.ones(len(labels)), np.arange(len(labels))
     if groups is not None:
-        names, item_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+        names, item_of = numbered(groups)
         totals = np.zeros((len(names), counts.shape[1]), dtype=np.int64)
         np.add.at(totals, item_of, counts)
         counts, sizes = totals, np.bincount(item_of).astype(float)

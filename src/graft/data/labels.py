@@ -26,6 +26,12 @@ def task_of(labels: Labels) -> Task:
     return MULTI_LABEL if labels.ndim == 2 else SINGLE_LABEL
 
 
+def numbered(groups: Sequence[str] | npt.NDArray[Any]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
+    """(the names of the groups, ascending; the index among them of the group of each image, [N])."""
+    names, numbers = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    return names, numbers
+
+
 def multi_hot(rows: Sequence[Sequence[int]], num_classes: int) -> npt.NDArray[np.int8]:
     """Rows of class indices, each of any length, as int8 [N, C]."""
     labels = np.zeros((len(rows), num_classes), dtype=np.int8)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from graft.config.task import SINGLE_LABEL, Task
 from graft.data.images import ImageSet
 from graft.data.labels import Labels as ImageLabels
-from graft.data.labels import multi_hot, task_of
+from graft.data.labels import multi_hot, numbered, task_of
 from graft.errors import DataError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def grouped_fraction(
         DataError: no group can be drawn, because each has all images of a class.
     """
     labels = np.asarray(labels, dtype=np.int64)
-    names, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    names, group_of = numbered(groups)
     size = max(len(classes), int(labels.max(initial=-1)) + 1)
     totals = np.bincount(labels, minlength=size)
     pairs, numbers = np.unique(group_of * size + labels, return_counts=True)

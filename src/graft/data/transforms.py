@@ -100,6 +100,14 @@ def black(preprocessing: Preprocessing, count: int, device: torch.device | None 
     return torch.zeros(count, *preprocessing.shape, dtype=pixel_type(preprocessing.image_format), device=device)
 
 
+def noise(preprocessing: Preprocessing, count: int) -> Tensor:
+    """The same random images [count, C, H, W] of the network's input before normalisation at each call."""
+    image_format = preprocessing.image_format
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, *preprocessing.shape)
+    return torch.randint(image_format.levels + 1, shape, dtype=pixel_type(image_format), generator=generator)
+
+
 def as_image(picture: Picture) -> Image.Image:
     """A PIL image; the inverse of `as_pixels`."""
     if isinstance(picture, Image.Image):

@@ -19,7 +19,7 @@ from graft.data.augment import Augment
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import Features, FeatureTable, Layout
 from graft.data.training_data import TrainingData
-from graft.data.transforms import pixel_type
+from graft.data.transforms import noise
 from graft.errors import ConfigError
 from graft.features.cut import Cut, NoCut, find_cut
 from graft.features.passes import FeaturePass
@@ -220,15 +220,10 @@ class FeatureCache:
         return [Phase(epochs[0], tuple(epochs)) for (names, _), epochs in by_state.items() if names]
 
     def _cut(self, phase: Phase, *, training: bool) -> Cut | None:
-        generator = torch.Generator().manual_seed(0)
-        preprocessing = self.data.preprocessing
-        dtype, levels = pixel_type(preprocessing.image_format), preprocessing.image_format.levels
-        images = torch.randint(levels + 1, (2, *preprocessing.shape), dtype=dtype, generator=generator)
         try:
             with self._computing(phase.first, training=training):
-                device = self.module.device
-                frozen = self.module.plan.untouched(phase.first)
-                return find_cut(self.module.network, frozen, self.module.normalise(images.to(device)))
+                images = self.module.normalise(noise(self.data.preprocessing, 2).to(self.module.device))
+                return find_cut(self.module.network, self.module.plan.untouched(phase.first), images)
         except NoCut as reason:
             self._skip(str(reason))
             return None

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.preprocessing import StandardScaler
 
+from graft.data.labels import numbered
 from graft.probing.heads import logistic, split, strengthened
 
 Labels = npt.NDArray[np.integer[Any]]
@@ -120,7 +121,7 @@ def learning_curves(
         targets: numbers of training images to forecast for; None: `FACTORS` times N.
         done: called after each of `folds` times len(SHARES) heads.
     """
-    numbers = None if groups is None else np.unique(np.asarray(groups, object).astype(str), return_inverse=True)[1]
+    numbers = None if groups is None else numbered(groups)[1]
     measured = measure(features, labels, numbers, folds, seed, done)
     aims = [factor * len(labels) for factor in FACTORS] if targets is None else list(targets)
     random = np.random.RandomState(seed)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graft.data.labels import numbered
+
 Matrix = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
 
@@ -65,11 +67,7 @@ def find_neighbours(unit: Matrix, groups: Sequence[str] | None = None, count: in
         count: K.
     """
     total = len(unit)
-    numbers = (
-        np.arange(total)
-        if groups is None
-        else np.unique(np.asarray(groups, object).astype(str), return_inverse=True)[1]
-    )
+    numbers = np.arange(total) if groups is None else numbered(groups)[1]
     count = min(count, max(1, total - 1))
     indices, cosines = np.zeros((total, count), np.int64), np.zeros((total, count), np.float32)
     for start in range(0, total, BLOCK):

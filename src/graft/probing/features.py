@@ -25,6 +25,7 @@ from graft.data.image_format import ImageFormat
 from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
 from graft.data.splits import Splits
+from graft.data.transforms import noise
 from graft.data.unreadable import UnreadableImages
 from graft.errors import DataError, listed
 from graft.features.cut import Cut, Taps, find_cut, find_taps, pooled
@@ -77,6 +78,11 @@ class Pretrained:
     def parameters_in(self, stages: Sequence[Stage]) -> frozenset[str]:
         """Names of the parameters in `stages`."""
         return in_stages([name for name, _ in self.network.named_parameters()], stages)
+
+    @property
+    def lacking(self) -> list[str]:
+        """Names of the parameters of the backbone that the weights lack, sorted."""
+        return sorted(self.parameters_in(self.backbone).intersection(self.weights.random))
 
 
 def pretrained(config: TrainConfig, num_classes: int) -> Pretrained:
@@ -242,12 +248,10 @@ class _Reader:
     @cached_property
     def _cuts(self) -> tuple[Cut, Taps]:
         """The end of the backbone as training cuts it, and all stages."""
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (2, 3, *self.network.preprocessing.size), dtype=torch.uint8, generator=generator)
         backbone = self.network.backbone
         frozen = [self.network.parameters_in(backbone[: backbone.index(stage) + 1]) for stage in self.stages]
         with self.runner.computing():
-            normalised = self.runner.normalise(images.to(self.runner.device))
+            normalised = self.runner.normalise(noise(self.network.preprocessing, 2).to(self.runner.device))
             return (
                 find_cut(self.network.network, frozen[-1], normalised),
                 find_taps(self.network.network, frozen, normalised),

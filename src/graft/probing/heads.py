@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from graft.config.fields import one_of
+from graft.data.labels import numbered
 from graft.errors import DataError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -98,9 +99,7 @@ def out_of_fold(
         DataError: fewer than two classes, groups or images of a class.
     """
     one_of("head", head, HEADS)
-    numbers = (
-        None if groups is None else np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
-    )
+    numbers = None if groups is None else numbered(groups)[1]
     features = np.asarray(features, dtype=np.float32)
     if labels.ndim == 2:
         return _each_label(features, labels, numbers, folds, seed, head)

@@ -1,6 +1,7 @@
 """Heads trained on stored features as in a run, to see what its optimizer reaches in its number of steps."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,26 +20,41 @@ from graft.seeding import seeded_everywhere
 from graft.transfer.plan import plan_transfer
 
 
-def trained_head(
-    config: TrainConfig,
-    network: Pretrained,
-    runner: FeaturePass,
-    cut: Cut,
-    features: Features,
-    labels: Integers,
-    folds: list[Fold],
-    steps: int,
-    seconds: float,
-) -> tuple[Probabilities, npt.NDArray[np.int64]]:
-    """Train the head of a frozen backbone without augmentation, and predict the images of other folds.
+@dataclass(frozen=True)
+class StoredBackbone:
+    """A network with the stored outputs of its frozen backbone, so that its head can be trained.
 
-    Args:
+    Attributes:
         config: of the run, with a strategy that freezes the backbone: its optimizer, schedule, batch size and clipping.
         network: its head is trained, and then reset.
         runner: of the network.
         cut: at the end of the backbone.
         features: the tensors there, of N images.
         labels: class indices [N].
+    """
+
+    config: TrainConfig
+    network: Pretrained
+    runner: FeaturePass
+    cut: Cut
+    features: Features
+    labels: Integers
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """Float logits of the images at the indices `rows`."""
+        tensors = (tensor.to(self.runner.device) for tensor in self.features.pick(rows))
+        outputs = self.cut.suffix(self.network.network, *tensors)
+        logits: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        return logits.float()
+
+
+def trained_head(
+    backbone: StoredBackbone, folds: list[Fold], steps: int, seconds: float
+) -> tuple[Probabilities, npt.NDArray[np.int64]]:
+    """Train the head of a frozen backbone without augmentation, and predict the images of other folds.
+
+    Args:
+        backbone: the network and its features.
         folds: of the images.
         steps: number of optimizer steps.
         seconds: no further fold is begun when a fold more would take longer than this in total.
@@ -46,21 +62,21 @@ def trained_head(
     Returns:
         (probabilities [M, C], indices of the M images that were predicted, ascending).
     """
-    module = network.network
+    module = backbone.network.network
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     found: dict[int, npt.NDArray[np.float64]] = {}
     started = time.perf_counter()
-    with runner.computing(training=True), seeded_everywhere(config.seed, "trained head"):
+    with backbone.runner.computing(training=True), seeded_everywhere(backbone.config.seed, "trained head"):
         for number, (fit, rest) in enumerate(folds):
             spent = time.perf_counter() - started
             if number and spent * (number + 1) / number > seconds:
                 break
             module.load_state_dict(before)
-            _train(config, network, runner, cut, features, labels, fit, steps)
+            _train(backbone, fit, steps)
             module.eval()
             with torch.no_grad():
                 for rows in torch.from_numpy(rest).split(64):
-                    logits = _logits(module, runner, cut, features, rows)
+                    logits = backbone.logits(rows)
                     found |= dict(zip(rows.tolist(), logits.softmax(1).double().cpu().numpy(), strict=True))
     module.load_state_dict(before)
     for parameter in module.parameters():
@@ -69,17 +85,9 @@ def trained_head(
     return np.stack([found[row] for row in predicted.tolist()]), predicted
 
 
-def _train(
-    config: TrainConfig,
-    network: Pretrained,
-    runner: FeaturePass,
-    cut: Cut,
-    features: Features,
-    labels: Integers,
-    fit: npt.NDArray[np.int64],
-    steps: int,
-) -> None:
+def _train(backbone: StoredBackbone, fit: npt.NDArray[np.int64], steps: int) -> None:
     """Train the head on the images at the indices `fit`."""
+    config, network = backbone.config, backbone.network
     module, size = network.network, min(int(config.data.batch_size), len(fit))
     plan = plan_transfer(module, config.strategy, config.freeze, config.optimizer, None, network.weights.loaded)
     plan.apply(0)
@@ -98,10 +106,8 @@ def _train(
         if len(order) < size:
             order = torch.from_numpy(fit)[torch.randperm(len(fit))]
         rows, order = order[:size].sort().values, order[size:]
-        targets = torch.from_numpy(labels[rows.numpy()]).to(runner.device)
-        loss = nn.functional.cross_entropy(
-            _logits(module, runner, cut, features, rows), targets, label_smoothing=smoothing
-        )
+        targets = torch.from_numpy(backbone.labels[rows.numpy()]).to(backbone.runner.device)
+        loss = nn.functional.cross_entropy(backbone.logits(rows), targets, label_smoothing=smoothing)
         optimizer.zero_grad()
         loss.backward()
         if config.trainer.gradient_clip_val is not None:
@@ -111,10 +117,3 @@ def _train(
             schedule["scheduler"].step()
     if hasattr(optimizer, "eval"):
         optimizer.eval()
-
-
-def _logits(module: nn.Module, runner: FeaturePass, cut: Cut, features: Features, rows: torch.Tensor) -> torch.Tensor:
-    """Float logits of the images at the indices `rows`."""
-    outputs = cut.suffix(module, *(tensor.to(runner.device) for tensor in features.pick(rows)))
-    logits: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
-    return logits.float()

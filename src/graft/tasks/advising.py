@@ -16,7 +16,7 @@ import torch
 
 from graft.advice import costs
 from graft.advice.advice import Advice, Assessed, Confusion, confusions, ranked, table, within_error
-from graft.advice.candidates import Source, candidates_of
+from graft.advice.candidates import POOLED, Source, candidates_of
 from graft.advice.page import as_page
 from graft.advice.prediction import Probe, Way, predict, start_seconds
 from graft.config.commands import AdviseConfig
@@ -28,7 +28,7 @@ from graft.data.feature_batches import Features
 from graft.data.images import ImageSet
 from graft.data.sampler import stratified_order
 from graft.data.splits import Splits
-from graft.data.transforms import eval_transform
+from graft.data.transforms import eval_transform, noise
 from graft.errors import ConfigError, DataError, UnreadableImage, listed
 from graft.features.cut import Cut, NoCut
 from graft.features.passes import FeaturePass
@@ -36,7 +36,7 @@ from graft.models.normalise import is_channels_last
 from graft.probing.features import Matrix, Pretrained, pretrained, runner_of, stage_features
 from graft.probing.heads import Fold, Probabilities, out_of_fold, split
 from graft.probing.logme import logme
-from graft.probing.training import trained_head
+from graft.probing.training import StoredBackbone, trained_head
 from graft.system.files import write_atomically
 from graft.system.terminal import log_table
 from graft.tasks.batch_size import AUTO, DEFAULT
@@ -291,14 +291,12 @@ def prepare(source: Source, examined: Examined, command: Command) -> Prepared:
     """
     config = command.config((*source.overrides, "strategy=feature_extract"))
     network = pretrained(config, len(examined.classes))
-    lacking = sorted(network.parameters_in(network.backbone).intersection(network.weights.random))
-    if lacking:
-        pooled = "model.classifier=pooled"
-        convolutions = all(name.startswith("classifier.") for name in lacking) and config.model.classifier is None
-        if not convolutions or pooled in source.overrides:
-            raise Skipped(f"its weights lack {listed(lacking, 4)}")
-        log.info("note  %s: its weights lack its linear layers, so %s", source.name, pooled)
-        return prepare(source.with_override(pooled), examined, command)
+    if network.lacking:
+        pooled = source.pooled(network.lacking) if config.model.classifier is None else None
+        if pooled is None:
+            raise Skipped(f"its weights lack {listed(network.lacking, 4)}")
+        log.info("note  %s: its weights lack its linear layers, so %s", source.name, POOLED)
+        return prepare(pooled, examined, command)
     runner = runner_of(config, network)
     images = random_images(runner, network, runner.batch_size)
     with runner.computing():
@@ -308,8 +306,7 @@ def prepare(source: Source, examined: Examined, command: Command) -> Prepared:
 
 def random_images(runner: FeaturePass, network: Pretrained, count: int) -> torch.Tensor:
     """Normalised noise, on the device of `runner`."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (count, 3, *network.preprocessing.size), dtype=torch.uint8, generator=generator)
+    pixels = noise(network.preprocessing, count)
     if is_channels_last(network.network):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
     return runner.normalise(pixels.to(runner.device))
@@ -347,12 +344,10 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
     trained: list[npt.NDArray[np.bool_]] = []
 
     def train_head(cut: Cut, features: Features, rows: npt.NDArray[np.int64]) -> None:
-        labels, folds = heads.labels(rows), heads.folds(rows)
+        labels, runner = heads.labels(rows), runner_of(prepared.config, network)
+        backbone = StoredBackbone(prepared.config, network, runner, cut, features, labels)
         steps = round(steps_of(prepared.config, examined))
-        runner = runner_of(prepared.config, network)
-        found, predicted = trained_head(
-            prepared.config, network, runner, cut, features, labels, folds, steps, HEAD_SHARE * seconds
-        )
+        found, predicted = trained_head(backbone, heads.folds(rows), steps, HEAD_SHARE * seconds)
         trained.append(found.argmax(1) == labels[predicted])
 
     chosen = examined.images.select(range(count))

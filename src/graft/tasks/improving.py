@@ -294,13 +294,13 @@ def _pretrained(run: TrainConfig, source: Source, num_classes: int) -> Pretraine
     """
     config = replace(run, model=typed(compose_config("train", source.overrides), TrainConfig).model)
     network = pretrained(config, num_classes)
-    lacking = sorted(network.parameters_in(network.backbone).intersection(network.weights.random))
-    pooled = "model.classifier=pooled"
-    if lacking and all(name.startswith("classifier.") for name in lacking) and pooled not in source.overrides:
-        return _pretrained(run, source.with_override(pooled), num_classes)
-    if lacking:
+    lacking = network.lacking
+    if not lacking:
+        return network
+    pooled = source.pooled(lacking)
+    if pooled is None:
         raise WeightsError(f"weights.{source.name}={source.weights}: lacks {listed(lacking, 4)}.\nGive other weights.")
-    return network
+    return _pretrained(run, pooled, num_classes)
 
 
 def at_hand(recipe: Recipe, weights: str) -> bool:
