@@ -50,7 +50,6 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "__init__.py").write_text(PACKAGE)
     (folder / "layers.py").write_text(LAYERS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, folder.name, raising=False)
     return folder.name
 
 

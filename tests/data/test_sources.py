@@ -463,7 +463,6 @@ def test_a_single_module_in_the_working_directory_is_a_source(tmp_path: Path, mo
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     (tmp_path / "my_digits.py").write_text("from graft.data.sources.digits import load\n")
     assert len(load("my_digits.load", None).classes) == 10
-    monkeypatch.delitem(sys.modules, "my_digits")
 
 
 @pytest.mark.parametrize(

@@ -306,15 +306,14 @@ def test_a_trained_custom_network_is_restored_where_its_package_is_trusted(train
     assert restored.network.mean_image.abs().sum() > 0, "fit_to was called"
 
 
-def test_a_custom_network_is_not_imported_unless_it_is_trusted(trained: Path, package: str) -> None:
-    module = sys.modules.pop(package)
-    try:
-        for trust in ([], ["another"]):
-            with pytest.raises(ConfigError, match=rf"model\._target_='{package}\.SmallNet'.*\n.*trust=\[{package}\]"):
-                from_checkpoint(trained, trust)
-            assert package not in sys.modules
-    finally:
-        sys.modules[package] = module
+def test_a_custom_network_is_not_imported_unless_it_is_trusted(
+    trained: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    for trust in ([], ["another"]):
+        with pytest.raises(ConfigError, match=rf"model\._target_='{package}\.SmallNet'.*\n.*trust=\[{package}\]"):
+            from_checkpoint(trained, trust)
+        assert package not in sys.modules
 
 
 def with_recipe(trained: Path, folder: Path, **recipe: Any) -> Path:

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,7 +296,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trans
     """Plans of policies in a module outside of Graft, as `freeze._target_` and its keys name them."""
     (tmp_path / "my_policies.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_policies", raising=False)
 
     def planned(name: str, epochs: int | None = None, **arguments: object) -> TransferPlan:
         config = FreezeConfig(_target_=f"my_policies.{name}")
