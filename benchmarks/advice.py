@@ -24,7 +24,6 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import graft
-from benchmarks.defaults import link_masks
 from graft.advice.candidates import Candidate, Source, candidates_of, sources
 from graft.advice.prediction import GAINS, STEEPEST, Gain, Probe, Way, inputs, log_odds, predict
 from graft.config.commands import AdviseConfig
@@ -51,15 +50,15 @@ SIZES: Mapping[str, tuple[str, ...]] = {
 }
 """Overrides of a network: images small enough for a grid of a hundred runs on a processor."""
 
-TEST = 80
-"""Test images of each class of a large set."""
+TRAIN, TEST = 2_000, 1_000
+"""Images of the large sets, in equal numbers of each class (CIFAR-10 is tested on twice as many)."""
 
-RUN = (
-    "trainer.max_epochs=6", "data.batch_size=16", "data.num_workers=0", "trainer.limit_test_batches=25", "seed=0",
-    "data.val_fraction=0", "callbacks.checkpoint=last",
-)  # fmt: skip
-"""Overrides of every run and of the advice on it; the rest is Graft's defaults. The last epoch is tested: of so few
+RUN = ("data.num_workers=0", "data.val_fraction=0", "callbacks.checkpoint=last")
+"""Overrides of every run and of the advice on it; the rest is Graft's defaults. The last epoch is tested: of few
 validation images the best epoch is a matter of luck."""
+
+LARGE = ("trainer.max_epochs=4",)
+SMALL = ("trainer.max_epochs=8", "data.batch_size=16")
 
 QUIET = (
     "logger=none",
@@ -86,30 +85,36 @@ def link_folders(images: Mapping[str, Path], folder: Path, train: int, test: int
             link.symlink_to(file.resolve())
 
 
-def flowers(data: Path, folder: Path, images: int) -> tuple[str, ...]:
+def flowers(data: Path, folder: Path) -> tuple[str, ...]:
     classes = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-    link_folders({name: data / "flower_photos" / name for name in classes}, folder, images // 5, TEST)
-    return ("data=folder", f"data.root={folder}")
+    link_folders({name: data / "flower_photos" / name for name in classes}, folder, TRAIN // 5, TEST // 5)
+    return ("data=folder", f"data.root={folder}", *LARGE)
 
 
-def cifar10(data: Path, folder: Path, images: int) -> tuple[str, ...]:
-    pictures = {each.name: each for each in sorted((data / "cifar10" / "train").iterdir())}
-    link_folders(pictures, folder, images // 10, TEST)
-    return ("data=folder", f"data.root={folder}")
+def cifar10(data: Path, folder: Path) -> tuple[str, ...]:
+    unseen = sorted((data / "cifar10" / "test").iterdir())  # vgg_mini was trained on the others
+    pictures = {each.name: each for each in unseen}
+    link_folders(pictures, folder, TRAIN // 10, TEST // 5)
+    return ("data=folder", f"data.root={folder}", *LARGE)
 
 
-def masks(data: Path, folder: Path, images: int) -> tuple[str, ...]:
-    link_masks(data, folder)
-    return ("data=folder", f"data.root={folder}", f"data.shots={min(images // 3, 120)}")
+def masks(data: Path, folder: Path) -> tuple[str, ...]:
+    """Three classes of the mask set; of five persons two train, because the original test set has 138 images only."""
+    for number, person in enumerate(sorted((data / "mask").iterdir())):
+        for name in ("normal", "mask1", "incorrect_mask"):
+            link = folder / ("train" if number % 5 < 2 else "test") / name / f"{person.name}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((person / f"{name}.jpg").resolve())
+    return ("data=folder", f"data.root={folder}", *SMALL)
 
 
-SETS: Mapping[str, Callable[[Path, Path, int], tuple[str, ...]]] = {
-    "flowers": flowers,
-    "ants and bees": lambda data, folder, images: ("data=hymenoptera", f"paths.data={data}"),
-    "faces": lambda data, folder, images: ("data=faces",),
-    "digits": lambda data, folder, images: ("data=digits", f"data.shots={images // 10}"),
-    "CIFAR-10": cifar10,
+SETS: Mapping[str, Callable[[Path, Path], tuple[str, ...]]] = {
+    "faces": lambda data, folder: ("data=faces", *SMALL),
+    "ants and bees": lambda data, folder: ("data=hymenoptera", f"paths.data={data}", *SMALL),
     "masks": masks,
+    "digits": lambda data, folder: ("data=digits", "data.test_fraction=0.4", *LARGE),
+    "flowers": flowers,
+    "CIFAR-10": cifar10,
 }
 
 
@@ -119,7 +124,8 @@ class Options:
 
     data: Path
     weights: Path
-    images: int
+    sets: Sequence[str]
+    seed: int
     minutes: float
 
 
@@ -154,21 +160,19 @@ def append(row: Mapping[str, Any]) -> None:
 
 def train(options: Options) -> None:
     """Train every candidate that is not recorded yet, the fast networks first, until the minutes are over."""
-    done = {(row["set"], row["model"], row["strategy"], row["cut"]) for row in recorded("run")}
+    keys = ("set", "model", "strategy", "cut", "seed")
+    done = {tuple(row[key] for key in keys) for row in recorded("run")}
     started = time.monotonic()
     for source in networks(options):
         chosen = candidates(source)
-        for name, prepare in SETS.items():
+        for name in options.sets:
             with tempfile.TemporaryDirectory() as folder:
-                words = prepare(options.data, Path(folder) / "images", options.images)
+                words = (*SETS[name](options.data, Path(folder) / "images"), f"seed={options.seed}")
                 for candidate in chosen:
-                    key = (name, source.name, candidate.strategy, candidate.cut)
+                    key = (name, source.name, candidate.strategy, candidate.cut, options.seed)
                     if key in done or time.monotonic() - started > 60 * options.minutes:
                         continue
-                    append(
-                        dict(zip(("set", "model", "strategy", "cut"), key, strict=True))
-                        | measured(candidate, words, Path(folder))
-                    )
+                    append(dict(zip(keys, key, strict=True)) | measured(candidate, words, Path(folder)))
 
 
 def measured(candidate: Candidate, words: tuple[str, ...], folder: Path) -> dict[str, Any]:
@@ -192,12 +196,12 @@ def advise(options: Options) -> None:
     """Record what `graft advise` finds on each set, with the overrides of the runs."""
     done = {row["set"] for row in recorded("advice")}
     found = list(networks(options))
-    for name, prepare in SETS.items():
+    for name in options.sets:
         if name in done:
             continue
         with tempfile.TemporaryDirectory() as folder:
             words = [
-                *prepare(options.data, Path(folder) / "images", options.images),
+                *SETS[name](options.data, Path(folder) / "images"),
                 *RUN,
                 f"paths.cache={folder}/cache",
             ]
@@ -215,7 +219,7 @@ def advise(options: Options) -> None:
 
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "feature_extract": ("constant", "head"),
-    "finetune": ("constant", "unfrozen", "head"),
+    "finetune": ("constant", "unfrozen", "head", "converged", "best_stage"),
 }
 """Strategy -> inputs of its gain (see `graft.advice.prediction.inputs`); a hundred runs determine no more."""
 
@@ -225,15 +229,15 @@ PENALTY = 1.0
 
 @dataclass(frozen=True)
 class Trained:
-    """A run with the probe of its network."""
+    """A candidate on a set: the record of its runs, with means over the seeds, and the probe of its network."""
 
     row: Mapping[str, Any]
     probe: Probe
 
     @property
     def tested(self) -> int:
-        """Number of images that were tested (trainer.limit_test_batches)."""
-        return min(int(self.row["test"]), 25 * 32)
+        """Number of images that were tested."""
+        return int(self.row["test"])
 
     @property
     def way(self) -> Way:
@@ -244,22 +248,34 @@ class Trained:
     def gain(self) -> tuple[float, float]:
         """(measured gain over the head on frozen features in log odds, its variance by the choice of the images)."""
         accuracy = (self.row["test/acc"] * self.tested + 0.5) / (self.tested + 1)
-        head = self.probe.at(self.row["train"])[1]
+        head = self.probe.at(self.row["train"])[0]
         probed = (self.probe.deviation / (head * (1 - head))) ** 2
         return log_odds(accuracy) - log_odds(head), 1 / (self.tested * accuracy * (1 - accuracy)) + probed
 
 
 def joined() -> list[Trained]:
-    """The recorded runs of which the network has a recorded probe."""
+    """The recorded candidates of which the network has a recorded probe."""
     probes = {
         (row["set"], each["model"]): Probe(
-            each["converged"], each["trained"], each["deviation"], each["fitted"], min(each["exponent"], STEEPEST)
+            trained=each["trained"],
+            converged=list(each["stages"].values())[-1],
+            best_stage=max(each["stages"].values()),
+            deviation=each["deviation"],
+            images=each["fitted"],
+            exponent=min(each["exponent"], STEEPEST),
         )
         for row in recorded("advice")
         for each in row["networks"]
     }
-    rows = recorded("run")
-    return [Trained(row, probes[row["set"], row["model"]]) for row in rows if (row["set"], row["model"]) in probes]
+    seeds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in recorded("run"):
+        seeds.setdefault((row["set"], row["model"], row["strategy"], row["cut"]), []).append(row)
+    means = ("test/acc", "seconds")
+    return [
+        Trained(rows[0] | {key: statistics.mean(row[key] for row in rows) for key in means}, probes[name, model])
+        for (name, model, _, _), rows in seeds.items()
+        if (name, model) in probes
+    ]
 
 
 def fitted(runs: Sequence[Trained], strategy: str, deviation: float = 0.3) -> Gain:
@@ -402,10 +418,13 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--weights", type=Path, default=Path("weights"))
-    parser.add_argument("--images", type=int, default=240, help="training images of a set")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--seed", type=int, default=0, help="of the runs")
     parser.add_argument("--minutes", type=float, default=60.0, help="start no run after these minutes")
     arguments = parser.parse_args()
-    options = Options(arguments.data.absolute(), arguments.weights.absolute(), arguments.images, arguments.minutes)
+    options = Options(
+        arguments.data.absolute(), arguments.weights.absolute(), arguments.sets, arguments.seed, arguments.minutes
+    )
     COMMANDS[arguments.command](options)
 
 

@@ -123,6 +123,13 @@ def run(folder: Path, *words: str) -> Any:
     return advising.run(config, open_data(config), found, missing, advising.Command(overrides), folder)
 
 
+def test_heads_are_trained_on_the_augmentation_of_the_runs(tmp_path: Path) -> None:
+    black = "augment.transforms=[{_target_: torchvision.transforms.v2.ColorJitter, brightness: [0, 0]}]"
+    [network] = graft.advise(*QUICK, black, "trainer.max_epochs=10", folder=tmp_path / "advice")["networks"]
+    assert max(network["stages"].values()) > 0.9
+    assert network["trained"] < 0.7, "a head learns nothing from black images"
+
+
 def test_a_class_with_too_few_images_and_a_time_that_is_too_short_are_named(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "images", {"oaks": 20, "elms": 3})
     with pytest.raises(DataError, match=r"too few .* of elms; advice needs at least 4"):
@@ -139,6 +146,8 @@ def test_a_short_time_is_spent_on_a_stratified_sample(tmp_path: Path) -> None:
     slow = replace(advising.prepare(source, examined, advising.Command(words)), forward=1.0, load=0.0)
     probed = advising.probe(slow, config, examined, 51 / advising.SHARE)
     assert len(probed.labels) == 51
+    assert [examined.sample(images) for images in (None, 1000, 60, 40)] == [100, 100, 60, 40]
+    assert replace(examined, classes=("a", "b", "c", "d")).sample(60) == 80, "20 of each class"
     assert abs(int((probed.labels == 0).sum()) - 25) <= 1
 
 

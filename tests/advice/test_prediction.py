@@ -19,18 +19,19 @@ def correct(share: float, count: int = 1000) -> np.ndarray:
 
 
 def test_a_probe_follows_the_power_law_of_its_own_images() -> None:
-    probe = Probe.of(correct(0.9), correct(0.8), correct(0.85), folds=5)
+    probe = Probe.of(correct(0.9), correct(0.8), correct(0.85), folds=5, best_stage=0.9)
     assert probe.exponent == 0.25, "0.2 to 0.1 of errors from 500 to 800 images is steeper than is believed"
-    converged, trained = probe.at(3200)
-    assert converged == pytest.approx(0.929, abs=0.001)
+    trained, _, best_stage = probe.at(3200)
     assert trained == pytest.approx(0.894, abs=0.001)
-    assert probe.at(800) == pytest.approx((0.9, 0.85), abs=0.001)
-    flat = Probe.of(correct(0.9), correct(0.95), correct(0.9), folds=5)
+    assert best_stage == pytest.approx(0.929, abs=0.001)
+    assert probe.at(800) == pytest.approx((0.85, 0.9, 0.9), abs=0.001)
+    flat = Probe.of(correct(0.9), correct(0.95), correct(0.9), folds=5, best_stage=0.9)
     assert flat.at(10_000) == flat.at(800)
 
 
 def test_intervals_widen_with_what_is_not_known() -> None:
-    probe, gain = Probe.of(correct(0.9), correct(0.88), correct(0.9), folds=5), Gain({"constant": 0.0}, 0.2)
+    probe = Probe.of(correct(0.9), correct(0.88), correct(0.9), folds=5, best_stage=0.9)
+    gain = Gain({"constant": 0.0}, 0.2)
 
     def width(gain: Gain, probe: Probe = probe, images: int = 800, tested: int = 1000) -> float:
         found = predict(probe, Way("finetune", 0.0, images, tested), gain)
@@ -45,7 +46,7 @@ def test_intervals_widen_with_what_is_not_known() -> None:
 
 
 def test_measured_gains_predict_for_every_strategy_and_depth() -> None:
-    probe = Probe.of(correct(0.8), correct(0.75), correct(0.7), folds=5)
+    probe = Probe.of(correct(0.8), correct(0.75), correct(0.7), folds=5, best_stage=0.85)
     for strategy, gain in gains().items():
         assert gain.deviation > 0
         way = Way(strategy, 0.5, images=1000, tested=200)

@@ -47,6 +47,16 @@ def test_training_and_probing_compute_no_features_twice(
     assert parts(tested)["test"]["computed"] == 0, "probing has computed them"
 
 
+def test_augmented_views_are_those_of_the_first_epochs_of_a_run(shared: Workplace, network: Pretrained) -> None:
+    words = ("augment=light", "cache.views=2", "trainer.max_epochs=2")
+    config = shared.config(*words)
+    splits = open_data(config)
+    seen = stage_features(config, network, splits.train, splits.source, views=1)
+    assert seen.computed >= len(splits.train), "no run has augmented them"
+    assert parts(shared.fit("augmented", *words))["train"]["computed"] == len(splits.train), "of two views, one"
+    assert stage_features(config, network, splits.train, splits.source, views=2).computed == 0
+
+
 def test_features_are_the_means_of_what_the_network_computes(shared: Workplace, network: Pretrained) -> None:
     config = shared.config()
     images = open_data(config).train.select([3, 50])

@@ -3,7 +3,7 @@
 The network's head is trained on the features at the end of the backbone, as in a run, and cross-validated. Its accuracy
 is corrected for the number of training images by a power law, and on the scale of log odds a gain is added: what
 training in the candidate's way has gained over such a head in the runs of `python -m benchmarks.advice`, which fits the
-gains and writes them to `GAINS`.
+gains and writes them to `GAINS`. Fine-tuning gains the more, the more a lower stage tells than the end of the backbone.
 """
 
 import json
@@ -29,18 +29,21 @@ STEEPEST = 0.25
 
 @dataclass(frozen=True)
 class Probe:
-    """Accuracies of heads on the features at the end of a backbone, of images that the heads were not fitted to.
+    """Accuracies of heads on the features of a network, of images that the heads were not fitted to.
 
     Attributes:
-        converged: of a logistic regression.
-        trained: of the network's own head, trained in the number of steps of the run with its optimizer.
+        trained: of the network's own head at the end of the backbone, trained in the number of steps of the run with
+            its optimizer and augmentation.
+        converged: of a linear classifier there.
+        best_stage: of a linear classifier after the stage at which it is best.
         deviation: standard deviation of `trained` over the choice of the images.
         images: number of images that the heads were fitted to.
         exponent: of the power law of the error over that number.
     """
 
-    converged: float
     trained: float
+    converged: float
+    best_stage: float
     deviation: float
     images: float
     exponent: float
@@ -52,14 +55,16 @@ class Probe:
         half: npt.NDArray[np.bool_],
         trained: npt.NDArray[np.bool_],
         folds: int,
+        best_stage: float,
     ) -> "Probe":
         """The probe of correct (true) and wrong predictions.
 
         Args:
-            converged: by logistic regressions that were fitted to all folds but one.
+            converged: by logistic regressions at the end of the backbone that were fitted to all folds but one.
             half: by logistic regressions that were fitted to half of the images.
             trained: by heads that were trained as in a run on all folds but one; maybe of some of the images only.
             folds: number of folds.
+            best_stage: see the attribute.
         """
         count = len(converged)
         error, larger, own = (
@@ -67,14 +72,13 @@ class Probe:
         )  # never 0 or 1
         used = count * (folds - 1) / folds
         exponent = math.log(larger / error) / math.log(used / (count / 2)) if used > count / 2 else 0.0
-        return cls(
-            1 - error, 1 - own, math.sqrt(own * (1 - own) / len(trained)), used, min(max(exponent, 0.0), STEEPEST)
-        )
+        deviation = math.sqrt(own * (1 - own) / len(trained))
+        return cls(1 - own, 1 - error, best_stage, deviation, used, min(max(exponent, 0.0), STEEPEST))
 
-    def at(self, images: float) -> tuple[float, float]:
-        """(`converged`, `trained`) of heads that are fitted to this number of images."""
+    def at(self, images: float) -> tuple[float, float, float]:
+        """(`trained`, `converged`, `best_stage`) of heads that are fitted to this number of images."""
         factor = float(images / self.images) ** -self.exponent
-        return 1 - (1 - self.converged) * factor, 1 - (1 - self.trained) * factor
+        return 1 - (1 - self.trained) * factor, 1 - (1 - self.converged) * factor, 1 - (1 - self.best_stage) * factor
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,15 @@ class Way:
 
 def inputs(probe: Probe, way: Way) -> dict[str, float]:
     """What a gain may depend on, by name."""
-    converged, head = map(log_odds, probe.at(way.images))
-    return {"constant": 1.0, "unfrozen": way.unfrozen, "head": head, "room": converged - head}
+    head, converged, best_stage = map(log_odds, probe.at(way.images))
+    gains = {"converged": converged - head, "best_stage": best_stage - head}
+    return {"constant": 1.0, "unfrozen": way.unfrozen, "head": head, **gains}
 
 
 def predict(probe: Probe, way: Way, gain: Gain | None = None) -> Prediction:
     """The test accuracy of a network trained in a way, by a gain; None: the measured one of the strategy."""
     gain = gain or gains()[way.strategy]
-    _, head = probe.at(way.images)
+    head = probe.at(way.images)[0]
     accuracy = from_log_odds(log_odds(head) + gain.of(inputs(probe, way)))
     slope = accuracy * (1 - accuracy)
     own = gain.deviation * slope

@@ -229,7 +229,9 @@ class AdviceConfig:
     """How `graft advise` compares networks."""
 
     minutes: float = bounded(10.0, above=0)
-    """Time for all networks together; where it is short, a stratified sample of the images is used."""
+    """Time for all networks together; where it is short, a smaller sample of the images is used."""
+    images: int | None = bounded(1000, least=40)
+    """Size of the stratified sample of the images, but at least 20 of each class; null: all."""
     download: bool = False
     """Whether the weights of `models` may be downloaded."""
     folds: int = bounded(5, least=2, most=20)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -48,8 +48,8 @@ Matrix = npt.NDArray[np.float32]
 
 Batches = Generator[tuple[Tensor, ...], None, None]
 
-Use = Callable[[Cut, Features, npt.NDArray[np.int64]], None]
-"""(the cut at the end of the backbone, the tensors there, indices of their images) -> None."""
+Use = Callable[[Cut, Features, list[Features], npt.NDArray[np.int64]], None]
+"""(the cut at the end of the backbone, the tensors there, those of augmented views, indices of the images) -> None."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class StageFeatures:
     Attributes:
         stages: the name of a stage -> the features after it, float32 [N, D], from input to output; the last is the end
             of the backbone.
-        computed: number of images whose features at the end of the backbone were not in the cache.
+        computed: number of images, each view counted, whose features at the end of the backbone were not in the cache.
         seconds: duration of all passes.
         unreadable: names of the images that cannot be read.
     """
@@ -158,12 +158,13 @@ def stage_features(
     source: str = "",
     *,
     stages: Sequence[Stage] | None = None,
+    views: int = 0,
     use: Use | None = None,
 ) -> StageFeatures:
-    """The features of images at the stages of a network, in one pass over the images.
+    """The features of images at the stages of a network, in one pass over the images, and one more for each view.
 
-    What `strategy=feature_extract` caches without augmentation is found in and added to the same cache
-    (`paths.cache`, unless cache=none), and the features of lower stages as series of their own.
+    What `strategy=feature_extract` caches is found in and added to the same cache (`paths.cache`, unless cache=none),
+    and the features of lower stages as series of their own.
 
     Args:
         config: with the data, trainer, cache and paths with which the network would be trained.
@@ -171,6 +172,7 @@ def stage_features(
         images: of any split.
         source: `Splits.source` of the data set; runs with the same wait for one another's features.
         stages: stages of the backbone to cut after, besides the last; None: all.
+        views: number of the first epochs with whose augmentation the images are passed to `use`, too.
         use: called once with the stored tensors at the end of the backbone, while they are protected from removal; not
             called if they cannot be stored.
 
@@ -180,7 +182,7 @@ def stage_features(
     """
     lower = network.backbone[:-1] if stages is None else stages
     with tempfile.TemporaryDirectory() as folder:
-        reader = _Reader(config, network, images, source, lower, Path(folder) / "unreadable.jsonl", use)
+        reader = _Reader(config, network, images, source, lower, Path(folder) / "unreadable.jsonl", views, use)
         read = np.arange(len(images))
         while True:
             try:
@@ -228,19 +230,22 @@ class _Reader:
         source: str,
         stages: Sequence[Stage],
         record: Path,
+        views: int,
         use: Use | None,
     ) -> None:
-        self.config, self.network, self.images, self.source, self.use = config, network, images, source, use
+        self.config, self.network, self.images, self.source = config, network, images, source
+        self.views, self.use = views, use
         self.runner = runner_of(config, network)
         self.data = ImageDataModule(
             Splits((), images, images, images, source=source),
             network.preprocessing,
-            Augment(),
+            Augment.of(plain(config.augment)),
             batch_size=self.runner.batch_size,
             num_workers=config.data.num_workers,
             seed=config.seed,
             resident_gb=0,  # each image is read once
             unreadable=UnreadableImages(record) if config.data.on_error == "skip" else None,
+            draft=config.data.draft,
             timeout=config.data.timeout,
         )
         self.stages = [*stages, network.backbone[-1]]
@@ -277,7 +282,6 @@ class _Reader:
     def _from_store(self, rows: npt.NDArray[np.int64]) -> tuple[list[Matrix], int, float]:
         """(features at each depth, number of images computed at the end, seconds); raises OSError."""
         cut, taps = self._cuts
-        pixels, identities = self.data.pixels_of("val", None)
         lower = len(taps.depths) - 1
         vectors: dict[int, tuple[Tensor, ...]] = {}
 
@@ -296,15 +300,24 @@ class _Reader:
                 yield from (outputs[:lower] for outputs in self._pass(rows[missing]))
 
         def request(
-            layers: str, examples: Sequence[Tensor], batches: Callable[[npt.NDArray[np.int64]], Batches]
+            layers: str,
+            examples: Sequence[Tensor],
+            batches: Callable[[npt.NDArray[np.int64]], Batches],
+            view: int | None = None,
         ) -> FeatureRequest:
+            pixels, identities = self.data.pixels_of("val" if view is None else "train", view)
             key, layouts = self.runner.key(layers, pixels), [Layout.of(example) for example in examples]
             return FeatureRequest(key, layouts, identities[rows], self.source, batches)
 
         network = self.network.network
-        requests = [request(cut.fingerprint(network), cut.examples, at_end)]
+        end = cut.fingerprint(network)
+        requests = [request(end, cut.examples, at_end)]
         if lower:
             requests.append(request(taps.fingerprint(network), taps.examples[:lower], below))
+        first = len(requests)  # of the views
+        requests += [
+            request(end, cut.examples, partial(self._augmented, rows, view), view) for view in range(self.views)
+        ]
         store = FeatureStore(
             Path(self.config.paths.cache).expanduser().absolute(), int(self.config.cache.max_gb * 2**30)
         )
@@ -313,8 +326,11 @@ class _Reader:
             found = [tensor.numpy() for tensor in _read(requests[1], stored[1])] if lower else []
             found += [tensor.numpy() for tensor in _read(requests[0], stored[0], lambda *maps: (pooled(*maps),))]
             if self.use is not None:
-                self.use(cut, Features(cut.name, requests[0].layouts, stored[0].segments, stored[0].rows), rows)
-        return found, stored[0].computed, sum(each.seconds for each in stored)
+                layouts = requests[0].layouts
+                tensors = [Features(cut.name, layouts, each.segments, each.rows) for each in stored]
+                self.use(cut, tensors[0], tensors[first:], rows)
+        computed = sum(each.computed for each in (stored[0], *stored[first:]))
+        return found, computed, sum(each.seconds for each in stored)
 
     def _pass(self, rows: npt.NDArray[np.int64]) -> Batches:
         """The outputs of `Taps.compute` for the images at the indices `rows`, in batches, on the CPU.
@@ -335,6 +351,22 @@ class _Reader:
                 yield tuple(tensor.cpu() for tensor in outputs)
             if unreadable:
                 raise _Unreadable(unreadable)
+
+    def _augmented(self, rows: npt.NDArray[np.int64], view: int, missing: npt.NDArray[np.int64]) -> Batches:
+        """The tensors at the end of the backbone for images augmented as in the epoch `view`, in batches.
+
+        Args:
+            rows: indices of images.
+            view: number of the epoch.
+            missing: indices among `rows` of the images to compute.
+        """
+        name = self.network.recipe.name
+        log.info("features  %s: %s images, augmented (view %d)", name, f"{len(missing):,}", view + 1)
+        loader = self.data.in_order("train", view, self.runner.batch_size, rows[missing])
+        with self.runner.computing():
+            title = f"features of {name}, view {view + 1}"
+            for _, tensors in self.runner.outputs(self._cuts[0].prefix, loader, title):
+                yield tuple(tensor.cpu() for tensor in tensors)
 
 
 def _separate(*tensors: Tensor) -> tuple[Tensor, ...]:

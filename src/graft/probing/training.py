@@ -30,6 +30,8 @@ class StoredBackbone:
         runner: of the network.
         cut: at the end of the backbone.
         features: the tensors there, of N images.
+        views: those of the same images with the augmentation of the first epochs, which are trained on in turn; none:
+            `features`.
         labels: class indices [N].
     """
 
@@ -38,11 +40,13 @@ class StoredBackbone:
     runner: FeaturePass
     cut: Cut
     features: Features
+    views: list[Features]
     labels: Integers
 
-    def logits(self, rows: torch.Tensor) -> torch.Tensor:
-        """Float logits of the images at the indices `rows`."""
-        tensors = (tensor.to(self.runner.device) for tensor in self.features.pick(rows))
+    def logits(self, rows: torch.Tensor, epoch: int | None = None) -> torch.Tensor:
+        """Float logits of the images at the indices `rows`; augmented in an epoch of training."""
+        features = self.features if epoch is None or not self.views else self.views[epoch % len(self.views)]
+        tensors = (tensor.to(self.runner.device) for tensor in features.pick(rows))
         outputs = self.cut.suffix(self.network.network, *tensors)
         logits: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         return logits.float()
@@ -51,7 +55,7 @@ class StoredBackbone:
 def trained_head(
     backbone: StoredBackbone, folds: list[Fold], steps: int, seconds: float
 ) -> tuple[Probabilities, npt.NDArray[np.int64]]:
-    """Train the head of a frozen backbone without augmentation, and predict the images of other folds.
+    """Train the head of a frozen backbone, and predict the images of other folds.
 
     Args:
         backbone: the network and its features.
@@ -107,7 +111,7 @@ def _train(backbone: StoredBackbone, fit: npt.NDArray[np.int64], steps: int) -> 
             order = torch.from_numpy(fit)[torch.randperm(len(fit))]
         rows, order = order[:size].sort().values, order[size:]
         targets = torch.from_numpy(backbone.labels[rows.numpy()]).to(backbone.runner.device)
-        loss = nn.functional.cross_entropy(backbone.logits(rows), targets, label_smoothing=smoothing)
+        loss = nn.functional.cross_entropy(backbone.logits(rows, step // per_epoch), targets, label_smoothing=smoothing)
         optimizer.zero_grad()
         loss.backward()
         if config.trainer.gradient_clip_val is not None:

@@ -21,9 +21,10 @@ from graft.advice.page import as_page
 from graft.advice.prediction import Probe, Way, predict, start_seconds
 from graft.config.commands import AdviseConfig
 from graft.config.composing import compose_config
-from graft.config.registration import typed
+from graft.config.registration import plain, typed
 from graft.config.schema import TrainConfig
 from graft.config.task import MULTI_LABEL
+from graft.data.augment import Augment
 from graft.data.feature_batches import Features
 from graft.data.images import ImageSet
 from graft.data.sampler import stratified_order
@@ -51,6 +52,12 @@ OWN_KEYS = ("models=", "weights=", "folder=", "advise.", "hydra.")
 
 FEWEST, FEWEST_OF_CLASS = 40, 5
 """A network is probed on at least this number of images, and of images of each class."""
+
+SAMPLE_OF_CLASS = 20
+"""Images of each class, on the mean, that a sample has at least if the time is not short."""
+
+VIEWS = 1
+"""Number of augmented views of each image on which heads are trained, if runs augment."""
 
 LOADED = 16
 """Number of images whose loading is measured."""
@@ -141,6 +148,12 @@ class Examined:
         images = images.select(stratified_order(images.labels, config.seed))
         counts = {name: len(part) for name, part in splits.parts().items()}
         return cls(images, groups_of(config, images), splits.classes, splits.source, counts)
+
+    def sample(self, images: int | None) -> int:
+        """The largest number of images to probe a network on, by `advise.images`."""
+        if images is None:
+            return len(self.images)
+        return min(len(self.images), max(images, SAMPLE_OF_CLASS * len(self.classes)))
 
     @property
     def fewest(self) -> int:
@@ -331,8 +344,9 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
         NoCut: the network cannot be cut at the end of its backbone.
         DataError: an image cannot be read, and data.on_error=raise.
     """
-    started, each = time.monotonic(), prepared.load + prepared.forward
-    count = min(len(examined.images), int(SHARE * seconds / each))
+    views = 0 if Augment.of(plain(prepared.config.augment)) == Augment() else VIEWS
+    started, each = time.monotonic(), (1 + views) * (prepared.load + prepared.forward)
+    count = min(examined.sample(config.advise.images), int(SHARE * seconds / each))
     if count < examined.fewest:
         needed = examined.fewest * each / SHARE / 60
         raise Skipped(
@@ -343,15 +357,15 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
     heads = Heads(examined, config)
     trained: list[npt.NDArray[np.bool_]] = []
 
-    def train_head(cut: Cut, features: Features, rows: npt.NDArray[np.int64]) -> None:
+    def train_head(cut: Cut, features: Features, views: list[Features], rows: npt.NDArray[np.int64]) -> None:
         labels, runner = heads.labels(rows), runner_of(prepared.config, network)
-        backbone = StoredBackbone(prepared.config, network, runner, cut, features, labels)
+        backbone = StoredBackbone(prepared.config, network, runner, cut, features, views, labels)
         steps = round(steps_of(prepared.config, examined))
         found, predicted = trained_head(backbone, heads.folds(rows), steps, HEAD_SHARE * seconds)
         trained.append(found.argmax(1) == labels[predicted])
 
     chosen = examined.images.select(range(count))
-    features = stage_features(prepared.config, network, chosen, examined.source, use=train_head)
+    features = stage_features(prepared.config, network, chosen, examined.source, views=views, use=train_head)
     rows = np.flatnonzero(np.isfinite(features.end).all(1))
     labels = heads.labels(rows)
     end = heads.out_of_fold(features.end, rows)
@@ -362,7 +376,8 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
     }
     correct = end.argmax(1) == labels
     stages[list(features.stages)[-1]] = float(correct.mean())
-    measured = Probe.of(correct, half.argmax(1) == labels, trained[-1] if trained else correct, config.advise.folds)
+    own = trained[-1] if trained else correct
+    measured = Probe.of(correct, half.argmax(1) == labels, own, config.advise.folds, max(stages.values()))
     score = logme(features.end[rows][:SCORED], labels[:SCORED])
     speed, activations = measured_speed(prepared, network, seconds)
     return Probed(
@@ -447,8 +462,11 @@ def assessed(probed: Probed, examined: Examined, command: Command) -> list[Asses
     """The candidates of a network with their predictions and costs."""
     network, source, counts = probed.network, probed.prepared.source, examined.counts
     found = []
+    configs = {"feature_extract": probed.prepared.config}  # those of a strategy differ in freeze.patterns alone
     for candidate in candidates_of(source, [stage.name for stage in network.backbone]):
-        config = command.config(candidate.overrides)  # settled, so its command runs
+        if candidate.strategy not in configs:
+            configs[candidate.strategy] = command.config(candidate.overrides)
+        config = configs[candidate.strategy]
         way = Way(candidate.strategy, candidate.unfrozen, counts["train"], counts["test"])
         prediction = predict(probed.probe, way)
         cost = costs.cost(candidate, network, config, probed.speed, counts, probed.activations, start_seconds())
@@ -476,8 +494,8 @@ def notes_on(candidates: Sequence[Assessed], probed: Sequence[Probed], examined:
     ]
     if parts:
         notes.append(
-            f"of {len(examined.images):,} training and validation images only a sample was probed, to keep within "
-            f"advise.minutes or because some cannot be read: {', '.join(parts)}"
+            f"of {len(examined.images):,} training and validation images only a sample was probed (advise.images, "
+            f"advise.minutes, or because some cannot be read): {', '.join(parts)}"
         )
     if examined.groups is not None:
         notes.append(f"no group is divided by the cross-validation ({len(set(examined.groups)):,} groups)")
@@ -506,7 +524,6 @@ def described(probed: Probed) -> dict[str, Any]:
         "seconds": round(probed.seconds, 2),
         "stages": {name: round(accuracy, 4) for name, accuracy in probed.stages.items()},
         "logme": round(probed.logme, 4),
-        "converged": round(probed.probe.converged, 4),
         "trained": round(probed.probe.trained, 4),
         "deviation": round(probed.probe.deviation, 4),
         "exponent": round(probed.probe.exponent, 3),
