@@ -35,7 +35,7 @@ from graft.config.schema import TrainConfig
 from graft.improvement.label_errors import find_label_errors, judged, spread_out
 from graft.improvement.learning_curve import LEVEL, learning_curves
 from graft.improvement.neighbours import directions, find_neighbours, voters
-from graft.probing.features import image_features, pretrained
+from graft.probing.features import pretrained, stage_features
 from graft.probing.heads import logistic, strengthened
 from graft.tasks.checks import settle
 from graft.tasks.data import open_data
@@ -56,10 +56,9 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "squeezenet1_0": ("model=squeezenet1_0", "model.weights={weights}/squeezenet1_0-imagenet.safetensors"),
     "vgg16": (
         "model=vgg16", "model.classifier=pooled", "model.weights={weights}/vgg16-features.safetensors",
-        "data.preprocess.input_size=112", "data.preprocess.resize_size=128",
     ),
 }  # fmt: skip
-"""Name -> its overrides. VGG16 has input of 112 pixels, a quarter of its usual cost."""
+"""Name -> its overrides."""
 
 COMBINATIONS = (("squeezenet1_1",), ("squeezenet1_1", "squeezenet1_0"), ("squeezenet1_1", "squeezenet1_0", "vgg16"))
 
@@ -80,6 +79,7 @@ class Set:
         words: overrides that choose it.
         networks: names of the networks whose features it has.
         images: largest number of images, a stratified sample of which is used.
+        merged: the new class of each class; none: as they are.
         changed: whether labels are changed.
         forecasts: None: none.
     """
@@ -87,9 +87,12 @@ class Set:
     words: tuple[str, ...]
     combinations: tuple[tuple[str, ...], ...]
     images: int | None = None
+    merged: tuple[int, ...] = ()
     changed: bool = False
     forecasts: Forecasts | None = None
 
+
+CIFAR10 = ("data=folder", "data.root={data}/cifar10/train")
 
 SETS: Mapping[str, Set] = {
     "flowers": Set(
@@ -97,31 +100,33 @@ SETS: Mapping[str, Set] = {
     ),
     "hymenoptera": Set(("data=hymenoptera",), COMBINATIONS, changed=True, forecasts=Forecasts(160, (240, 320))),
     "digits": Set(("data=digits",), COMBINATIONS[:1], forecasts=Forecasts(350, (700, 1400))),
-    "cifar10": Set(
-        ("data=folder", "data.root={data}/cifar10/train"), COMBINATIONS[:1], images=3000,
-        forecasts=Forecasts(600, (1200, 2400)),
+    "cifar10": Set(CIFAR10, COMBINATIONS[:1], images=3000, forecasts=Forecasts(600, (1200, 2400))),
+    "cifar10-large": Set(CIFAR10, COMBINATIONS[:1], images=12_000, forecasts=Forecasts(2000, (4000, 8000))),
+    "cifar10-animals": Set(
+        CIFAR10, COMBINATIONS[:1], images=6000, merged=(0, 0, 1, 1, 1, 1, 1, 1, 0, 0),
+        forecasts=Forecasts(800, (1600, 3200)),
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Features:
-    """The features and labels of a set, by network."""
+    """The features of a set at the last two stages of each network before the head, and its labels."""
 
-    of: Mapping[str, Matrix]
+    of: Mapping[str, list[Matrix]]
     labels: Labels
     classes: int
 
-    def joined(self, networks: Sequence[str]) -> Matrix:
-        """The features of several networks, [N, D]."""
-        return np.concatenate([spread_out(self.of[name]) for name in networks], axis=1)
+    def joined(self, networks: Sequence[str], stage: int = -1) -> Matrix:
+        """The features of several networks at the end (-1) or a stage before (-2), [N, D]."""
+        return np.concatenate([spread_out(self.of[name][stage]) for name in networks], axis=1)
 
 
 @cache
 def features_of(name: str, networks: tuple[str, ...], data: str, weights: str, folder: str) -> Features:
     """The features of all images of a set, test images included; computed once, and kept in `folder`."""
     chosen = SETS[name]
-    found: dict[str, Matrix] = {}
+    found: dict[str, list[Matrix]] = {}
     labels = np.zeros(0, np.int64)
     classes = 0
     for network in networks:
@@ -134,11 +139,16 @@ def features_of(name: str, networks: tuple[str, ...], data: str, weights: str, f
         if chosen.images is not None and len(images) > chosen.images:
             random = StratifiedShuffleSplit(1, train_size=chosen.images, random_state=0)
             images = images.select(np.sort(next(random.split(images.labels, images.labels))[0]))
-        file = Path(folder) / f"{name}-{network}.npy"
+        file = Path(folder) / f"{name}-{network}.npz"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, image_features(config, pretrained(config, classes), images, splits.source))
-        found[network], labels = np.load(file), images.labels.astype(np.int64)
+            built = pretrained(config, classes)
+            stages = stage_features(config, built, images, splits.source, stages=built.backbone[-2:-1]).stages
+            np.savez(file, *stages.values())
+        with np.load(file) as stored:
+            found[network], labels = list(stored.values()), images.labels.astype(np.int64)
+    if chosen.merged:
+        labels, classes = np.array(chosen.merged)[labels], max(chosen.merged) + 1
     return Features(found, labels, classes)
 
 
@@ -175,10 +185,10 @@ def label_records(name: str, options: argparse.Namespace, done: set[str]) -> Ite
             if key in done:
                 continue
             features = features_of(name, networks, options.data, options.weights, options.cache)
-            joined, truth = features.joined(networks), features.labels
+            joined, truth, lower = features.joined(networks), features.labels, features.joined(networks, -2)
             given, changed = changed_labels(truth, features.classes, fraction, seed)
             neighbours = find_neighbours(directions(joined), count=voters(len(joined), features.classes))
-            probabilities = judged(joined, given, neighbours, features.classes, folds=FOLDS)
+            probabilities = judged(joined, given, neighbours, features.classes, folds=FOLDS, lower=lower)
             errors = find_label_errors(probabilities, given)
             first = errors.suspects[: 2 * len(changed)]
             accepted = given.copy()
@@ -316,7 +326,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", default="data")
     parser.add_argument("--weights", default="weights")
     parser.add_argument("--cache", default="outputs/cache", help="where features are kept")
-    parser.add_argument("--parts", type=int, default=6, help="seeded parts of a set to forecast from")
+    parser.add_argument("--parts", type=int, default=12, help="seeded parts of a set to forecast from")
     parser.add_argument("--only", choices=("labels", "forecast"))
     arguments = parser.parse_args()
     if arguments.action == "run":

@@ -51,6 +51,16 @@ def test_changed_labels_are_the_first_suspects_with_their_true_class() -> None:
     assert np.array_equal(judged(features, given, find_neighbours(directions(features)), 3), probabilities)
 
 
+def test_lower_stages_are_used_where_they_predict_more_of_the_labels() -> None:
+    features, labels = blobs()
+    noise = np.random.RandomState(1).normal(size=features.shape).astype(np.float32)
+    neighbours, rows = find_neighbours(directions(noise)), np.arange(len(labels))
+    without, with_better = (judged(noise, labels, neighbours, 3, lower=each) for each in (None, features))
+    assert with_better[rows, labels].mean() > without[rows, labels].mean() + 0.2
+    good = judged(features, labels, neighbours, 3)
+    assert np.array_equal(judged(features, labels, neighbours, 3, lower=noise), good), "noise predicts no more"
+
+
 def test_no_image_is_judged_by_others_of_its_group() -> None:
     features, labels = blobs(count=40, classes=2)
     features[20:] = features[:20]  # each image twice …

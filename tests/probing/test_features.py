@@ -14,7 +14,7 @@ from graft.data.images import ImageSet
 from graft.data.transforms import eval_transform
 from graft.errors import DataError
 from graft.models.normalise import Normalise
-from graft.probing.features import Pretrained, image_features, pretrained, stage_features
+from graft.probing.features import Pretrained, pretrained, stage_features
 from graft.tasks.data import open_data
 
 
@@ -71,7 +71,7 @@ def test_features_are_the_means_of_what_the_network_computes(shared: Workplace, 
             for rows in found.values():
                 if rows.shape[1:] == maps.shape[1:2] and isinstance(layer, torch.nn.MaxPool2d):
                     np.testing.assert_allclose(rows, maps.mean((2, 3)), atol=1e-5)
-    np.testing.assert_allclose(image_features(config, network, images), maps.mean((2, 3)), atol=1e-5)
+    np.testing.assert_allclose(stage_features(config, network, images, stages=()).end, maps.mean((2, 3)), atol=1e-5)
 
 
 def test_without_room_in_the_cache_the_features_are_the_same(

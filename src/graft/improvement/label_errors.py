@@ -56,6 +56,7 @@ def judged(
     groups: Sequence[str] | None = None,
     folds: int = 5,
     seed: int = 0,
+    lower: Matrix | None = None,
 ) -> Floats:
     """The probabilities of each image's classes by judges that do not know its label, float64 [N, C].
 
@@ -70,8 +71,15 @@ def judged(
         num_classes: C.
         groups: of each image; no group is divided between folds.
         folds, seed: of the cross-validation.
+        lower: of the same images after lower stages, [N, E]; the regression uses them too if it then predicts more of
+            the labels.
     """
     heads = out_of_fold(features, labels, groups, folds, seed, num_classes=num_classes)
+    if lower is not None:
+        joined = np.concatenate([features, lower], axis=1)
+        others = out_of_fold(joined, labels, groups, folds, seed, num_classes=num_classes)
+        if (others.argmax(axis=1) == labels).sum() > (heads.argmax(axis=1) == labels).sum():
+            heads = others
     return pooled_opinion(heads, votes(neighbours, labels, num_classes))
 
 

@@ -143,14 +143,6 @@ class StageFeatures:
         return list(self.stages.values())[-1]
 
 
-def image_features(config: TrainConfig, network: Pretrained, images: ImageSet, source: str = "") -> Matrix:
-    """The features of images at the end of the backbone, means over the positions of each map: float32 [N, D].
-
-    Rows of images that cannot be read (with data.on_error=skip) are NaN; their names are logged. See `stage_features`.
-    """
-    return stage_features(config, network, images, source, stages=()).end
-
-
 def stage_features(
     config: TrainConfig,
     network: Pretrained,

@@ -44,7 +44,7 @@ from graft.models.recipe import Recipe
 from graft.models.registry import TARGETS
 from graft.models.weights import WeightsReport, load_weights
 from graft.models.weights.finding import existing_file, find_published
-from graft.probing.features import Matrix, Pretrained, image_features, pretrained
+from graft.probing.features import Matrix, Pretrained, pretrained, stage_features
 from graft.probing.heads import logistic
 from graft.system.files import write_atomically
 from graft.system.progress import progress_bar
@@ -83,7 +83,8 @@ class Examined:
         classes: names of the classes.
         split: of each image.
         groups: of each image; None if there are none.
-        features: [N, D].
+        features: at the ends of the backbones, [N, D].
+        lower: after the stages before the last ones, [N, E]; None without such stages.
         facts: the description of each.
         source: `Splits.source`.
         original: name of a relabelled image -> its class in the data set.
@@ -95,6 +96,7 @@ class Examined:
     split: npt.NDArray[np.str_]
     groups: list[str] | None
     features: Matrix
+    lower: Matrix | None
     facts: list[ImageFacts]
     source: str
     original: dict[str, str]
@@ -138,7 +140,7 @@ def run(command: Command, folder: Path) -> dict[str, Any]:
     neighbours = find_neighbours(unit, examined.groups, voters(len(unit), len(examined.classes)))
     probabilities = judged(
         examined.features, examined.labels, neighbours, len(examined.classes), examined.groups, options.folds,
-        train_config.seed,
+        train_config.seed, examined.lower,
     )  # fmt: skip
     errors = find_label_errors(probabilities, examined.labels)
     proposals = all_proposals(examined, errors, kinds)
@@ -320,9 +322,20 @@ def network_of(network: Pretrained) -> dict[str, Any]:
     return {"model": network.recipe.name, "weights": weights.source, "sha256": weights.sha256}
 
 
-def features_of(config: TrainConfig, networks: Sequence[Pretrained], images: ImageSet, source: str) -> Matrix:
-    """The joined features of all networks, [N, D]; rows of unreadable images (data.on_error=skip) are NaN."""
-    return np.concatenate([spread_out(image_features(config, each, images, source)) for each in networks], axis=1)
+def features_of(
+    config: TrainConfig, networks: Sequence[Pretrained], images: ImageSet, source: str
+) -> tuple[Matrix, Matrix | None]:
+    """The joined features of all networks: at the ends of the backbones [N, D], and after the stages before [N, E].
+
+    Rows of unreadable images (data.on_error=skip) are NaN.
+    """
+    found = [stage_features(config, each, images, source, stages=each.backbone[-2:-1]).stages for each in networks]
+    ends, lower = [], []
+    for stages in found:
+        *others, end = map(spread_out, stages.values())
+        ends.append(end)
+        lower += others
+    return np.concatenate(ends, axis=1), np.concatenate(lower, axis=1) if lower else None
 
 
 def examine_images(config: TrainConfig, splits: Splits, networks: Sequence[Pretrained], *, test: bool) -> Examined:
@@ -338,7 +351,7 @@ def examine_images(config: TrainConfig, splits: Splits, networks: Sequence[Pretr
     split = np.repeat(list(parts), [len(part) for part in parts.values()])
     with progress_bar("examining images", len(images)) as bar:
         facts = described(images, copies_file(config), bar.advance)
-    features = features_of(config, networks, images, splits.source)
+    features, lower = features_of(config, networks, images, splits.source)
     readable = np.array([each is not None for each in facts]) & np.isfinite(features).all(axis=1)
     kept = np.flatnonzero(readable)
     images = images.select(kept)
@@ -358,6 +371,7 @@ def examine_images(config: TrainConfig, splits: Splits, networks: Sequence[Pretr
         split=split[kept],
         groups=groups_of(config, images),
         features=features[kept],
+        lower=None if lower is None else lower[kept],
         facts=[each for index in kept.tolist() if (each := facts[index]) is not None],
         source=splits.source,
         original=dict(splits.corrections.original) if splits.corrections else {},
@@ -419,7 +433,7 @@ def choose_next(
     found = list(find_images([str(Path(str(config.unlabelled)).expanduser())]))
     images = ImageSet([each.relative for each in found], np.zeros(len(found), np.int64), [each.path for each in found])
     run = replace(run, data=replace(run.data, on_error="skip"))
-    features = features_of(run, networks, images, f"unlabelled {config.unlabelled}")
+    features, _ = features_of(run, networks, images, f"unlabelled {config.unlabelled}")
     kept = np.flatnonzero(np.isfinite(features).all(axis=1))
     middle, spread = examined.features.mean(axis=0), np.maximum(examined.features.std(axis=0), 1e-6)
     labelled, new = ((each - middle) / spread for each in (examined.features, features[kept]))
