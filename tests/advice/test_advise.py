@@ -130,6 +130,11 @@ def test_heads_are_trained_on_the_augmentation_of_the_runs(tmp_path: Path) -> No
     assert network["trained"] < 0.7, "a head learns nothing from black images"
 
 
+def test_without_stored_features_a_note_says_which_heads_were_not_trained(tmp_path: Path) -> None:
+    advice = graft.advise(*QUICK, "cache=none", folder=tmp_path / "advice")
+    assert any("cache=none" in note and "vgg_mini" in note for note in advice["notes"])
+
+
 def test_a_class_with_too_few_images_and_a_time_that_is_too_short_are_named(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "images", {"oaks": 20, "elms": 3})
     with pytest.raises(DataError, match=r"too few .* of elms; advice needs at least 4"):

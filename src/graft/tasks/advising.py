@@ -178,6 +178,7 @@ class Probed:
         activations: see `costs.activations_of`.
         seconds: of all this.
         unreadable: names of images that cannot be read.
+        head_trained: whether the network's own head was trained, which needs stored features.
     """
 
     prepared: "Prepared"
@@ -192,6 +193,7 @@ class Probed:
     activations: list[int]
     seconds: float
     unreadable: tuple[str, ...]
+    head_trained: bool
 
 
 def run(
@@ -382,7 +384,7 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
     speed, activations = measured_speed(prepared, network, seconds)
     return Probed(
         prepared, network, labels, rows, end, measured, stages, score, speed, activations, time.monotonic() - started,
-        features.unreadable,
+        features.unreadable, bool(trained),
     )  # fmt: skip
 
 
@@ -499,6 +501,12 @@ def notes_on(candidates: Sequence[Assessed], probed: Sequence[Probed], examined:
         )
     if examined.groups is not None:
         notes.append(f"no group is divided by the cross-validation ({len(set(examined.groups)):,} groups)")
+    untrained = [each.prepared.source.name for each in probed if not each.head_trained]
+    if untrained:
+        notes.append(
+            "features could not be stored (cache=none, cache.max_gb, paths.cache), so converged linear heads stand for "
+            f"those that a run trains, which short runs may not reach: {', '.join(untrained)}"
+        )
     unreadable = dict.fromkeys(name for each in probed for name in each.unreadable)
     if unreadable:
         notes.append(f"{len(unreadable):,} images cannot be read (data.on_error=skip): {listed(unreadable, 20)}")
