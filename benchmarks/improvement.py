@@ -81,7 +81,7 @@ class Set:
         images: largest number of images, a stratified sample of which is used.
         merged: the new class of each class; none: as they are.
         changed: whether labels are changed.
-        forecasts: None: none.
+        forecasts: from one or more numbers of images.
     """
 
     words: tuple[str, ...]
@@ -89,22 +89,25 @@ class Set:
     images: int | None = None
     merged: tuple[int, ...] = ()
     changed: bool = False
-    forecasts: Forecasts | None = None
+    forecasts: tuple[Forecasts, ...] = ()
 
 
 CIFAR10 = ("data=folder", "data.root={data}/cifar10/train")
 
 SETS: Mapping[str, Set] = {
     "flowers": Set(
-        ("data=flowers",), COMBINATIONS, changed=True, forecasts=Forecasts(800, (1500, 2970))
+        ("data=flowers",), COMBINATIONS, changed=True,
+        forecasts=(Forecasts(800, (1500, 2970)), Forecasts(1500, (2970,))),
     ),
-    "hymenoptera": Set(("data=hymenoptera",), COMBINATIONS, changed=True, forecasts=Forecasts(160, (240, 320))),
-    "digits": Set(("data=digits",), COMBINATIONS[:1], forecasts=Forecasts(350, (700, 1400))),
-    "cifar10": Set(CIFAR10, COMBINATIONS[:1], images=3000, forecasts=Forecasts(600, (1200, 2400))),
-    "cifar10-large": Set(CIFAR10, COMBINATIONS[:1], images=12_000, forecasts=Forecasts(2000, (4000, 8000))),
+    "hymenoptera": Set(("data=hymenoptera",), COMBINATIONS, changed=True, forecasts=(Forecasts(160, (240, 320)),)),
+    "digits": Set(("data=digits",), COMBINATIONS[:1], forecasts=(Forecasts(350, (700, 1400)),)),
+    "cifar10": Set(CIFAR10, COMBINATIONS[:1], images=3000, forecasts=(Forecasts(600, (1200, 2400)),)),
+    "cifar10-large": Set(
+        CIFAR10, COMBINATIONS[:1], images=12_000, forecasts=(Forecasts(2000, (4000, 8000)), Forecasts(4000, (8000,))),
+    ),
     "cifar10-animals": Set(
         CIFAR10, COMBINATIONS[:1], images=6000, merged=(0, 0, 1, 1, 1, 1, 1, 1, 0, 0),
-        forecasts=Forecasts(800, (1600, 3200)),
+        forecasts=(Forecasts(800, (1600, 3200)),),
     ),
 }  # fmt: skip
 
@@ -208,44 +211,41 @@ TESTED = 4000
 DRAWS = 24
 
 
-def measured(features: Matrix, labels: Labels, count: int) -> float:
+@cache
+def measured(name: str, networks: tuple[str, ...], data: str, weights: str, folder: str, count: int) -> float:
     """Accuracy of heads that are fitted to `count` images and tested on all others, mean over seeded draws."""
+    features = features_of(name, networks, data, weights, folder)
+    joined, labels = features.joined(networks), features.labels
     repeats = min(DRAWS, max(3, TESTED // (len(labels) - count)))
     found = []
     for fit, rest in StratifiedShuffleSplit(repeats, train_size=count, random_state=7).split(labels, labels):
-        scale = StandardScaler().fit(features[fit])
-        head = logistic(scale.transform(features[fit]), labels[fit], None, 0)
-        best = head.predict_proba(scale.transform(features[rest])).argmax(axis=1)
+        scale = StandardScaler().fit(joined[fit])
+        head = logistic(scale.transform(joined[fit]), labels[fit], None, 0)
+        best = head.predict_proba(scale.transform(joined[rest])).argmax(axis=1)
         found.append(float((head.classes_[best] == labels[rest]).mean()))
     return float(np.mean(found))
 
 
 def forecast_records(name: str, options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
     """Forecasts from several parts of a set, with what heads on more images reach."""
-    chosen, networks = SETS[name], SETS[name].combinations[0]
-    assert chosen.forecasts is not None
-    keys = {part: f"forecast {name} {'+'.join(networks)} {part}" for part in range(options.parts)}
-    if done >= set(keys.values()):
-        return
-    features = features_of(name, networks, options.data, options.weights, options.cache)
-    joined, labels = features.joined(networks), features.labels
-    truth = {count: measured(joined, labels, count) for count in chosen.forecasts.targets}
-    for part, key in keys.items():
+    networks = SETS[name].combinations[0]
+    for forecasts, part in itertools.product(SETS[name].forecasts, range(options.parts)):
+        key = f"forecast {name} {'+'.join(networks)} {forecasts.start} {part}"
         if key in done:
             continue
-        draw = StratifiedShuffleSplit(1, train_size=chosen.forecasts.start, random_state=part)
+        features = features_of(name, networks, options.data, options.weights, options.cache)
+        joined, labels = features.joined(networks), features.labels
+        draw = StratifiedShuffleSplit(1, train_size=forecasts.start, random_state=part)
         rows = next(draw.split(labels, labels))[0]
         names = [str(label) for label in range(features.classes)]
-        curve = learning_curves(
-            joined[rows], labels[rows], names, folds=FOLDS, seed=part, targets=chosen.forecasts.targets
-        )[0]
+        curve = learning_curves(joined[rows], labels[rows], names, folds=FOLDS, seed=part, targets=forecasts.targets)[0]
         yield {
             "key": key, "kind": "forecast", "set": name, "networks": list(networks), "part": part,
-            "start": chosen.forecasts.start,
+            "start": forecasts.start,
             "forecasts": [
                 {
                     "images": each.images, "value": each.value, "low": each.low, "high": each.high,
-                    "true": truth[each.images],
+                    "true": measured(name, networks, options.data, options.weights, options.cache, each.images),
                 }
                 for each in curve.forecasts
             ],
