@@ -125,9 +125,12 @@ def run(folder: Path, *words: str) -> Any:
 
 def test_heads_are_trained_on_the_augmentation_of_the_runs(tmp_path: Path) -> None:
     black = "augment.transforms=[{_target_: torchvision.transforms.v2.ColorJitter, brightness: [0, 0]}]"
-    [network] = graft.advise(*QUICK, black, "trainer.max_epochs=10", folder=tmp_path / "advice")["networks"]
+    words = (*QUICK, black, "trainer.max_epochs=10", f"paths.cache={tmp_path}/cache")
+    [network] = graft.advise(*words, folder=tmp_path / "advice")["networks"]
     assert max(network["stages"].values()) > 0.9
     assert network["trained"] < 0.7, "a head learns nothing from black images"
+    [network] = graft.advise(*words, "cache.views=1", folder=tmp_path / "plain")["networks"]
+    assert network["trained"] > 0.9, "with one cached view, runs do not augment"
 
 
 def test_without_stored_features_a_note_says_which_heads_were_not_trained(tmp_path: Path) -> None:

@@ -346,7 +346,8 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
         NoCut: the network cannot be cut at the end of its backbone.
         DataError: an image cannot be read, and data.on_error=raise.
     """
-    views = 0 if Augment.of(plain(prepared.config.augment)) == Augment() else VIEWS
+    plain_images = prepared.config.cache.views == 1 or Augment.of(plain(prepared.config.augment)) == Augment()
+    views = 0 if plain_images else VIEWS
     started, each = time.monotonic(), (1 + views) * (prepared.load + prepared.forward)
     count = min(examined.sample(config.advise.images), int(SHARE * seconds / each))
     if count < examined.fewest:
