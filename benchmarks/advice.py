@@ -24,6 +24,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import graft
+from benchmarks.defaults import link_masks
 from graft.advice.candidates import Candidate, Source, candidates_of, sources
 from graft.advice.prediction import GAINS, STEEPEST, Gain, Probe, Way, inputs, log_odds, predict
 from graft.config.commands import AdviseConfig
@@ -100,11 +101,8 @@ def cifar10(data: Path, folder: Path) -> tuple[str, ...]:
 
 def masks(data: Path, folder: Path) -> tuple[str, ...]:
     """Three classes of the mask set; of five persons two train, because the original test set has 138 images only."""
-    for number, person in enumerate(sorted((data / "mask").iterdir())):
-        for name in ("normal", "mask1", "incorrect_mask"):
-            link = folder / ("train" if number % 5 < 2 else "test") / name / f"{person.name}.jpg"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to((person / f"{name}.jpg").resolve())
+    persons = sorted(each.name for each in (data / "mask").iterdir())
+    link_masks(data, folder, {name for number, name in enumerate(persons) if number % 5 < 2})
     return ("data=folder", f"data.root={folder}", *SMALL)
 
 

@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,19 @@ QUIET = (
 )  # fmt: skip
 
 
-def link_masks(data: Path, folder: Path) -> None:
-    """Three classes of the mask set, whose folders are persons, as class folders: 411 training images, 138 to test."""
+def link_masks(data: Path, folder: Path, train: Collection[str] | None = None) -> None:
+    """Three classes of the mask set, whose folders are persons, as class folders: 411 training images, 138 to test.
+
+    Args:
+        data: holds mask.
+        folder: for train/CLASS and test/CLASS.
+        train: names of the folders to train on; None: those whose number is below 500.
+    """
     for picture in sorted(data.glob("mask/*/*.jpg")):
-        identity = int(picture.parent.name.split("_")[0].split("-")[0])
+        person = picture.parent.name
+        trained = int(person.split("_")[0].split("-")[0]) < 500 if train is None else person in train
         if picture.stem in ("normal", "mask1", "incorrect_mask"):
-            link = folder / ("train" if identity < 500 else "test") / picture.stem / f"{picture.parent.name}.jpg"
+            link = folder / ("train" if trained else "test") / picture.stem / f"{person}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(picture.resolve())
 

@@ -77,7 +77,7 @@ class Set:
 
     Attributes:
         words: overrides that choose it.
-        networks: names of the networks whose features it has.
+        combinations: of networks whose features judge its labels together; the first forecasts.
         images: largest number of images, a stratified sample of which is used.
         merged: the new class of each class; none: as they are.
         changed: whether labels are changed.

@@ -7,9 +7,8 @@ import pytest
 import graft
 from graft.config.registration import typed
 from graft.config.schema import TrainConfig
-from graft.data.augment import Augment
+from graft.data.augment import Augment, augment_of
 from graft.errors import ConfigError
-from graft.tasks.build import augment_of
 
 
 @pytest.mark.parametrize(

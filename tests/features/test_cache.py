@@ -15,6 +15,7 @@ from PIL import Image
 
 from graft.config.choices import choices
 from graft.config.registration import plain
+from graft.data.augment import augment_of
 from graft.data.datamodule import ImageDataModule
 from graft.data.feature_batches import FeatureTable
 from graft.errors import ConfigError
@@ -23,7 +24,6 @@ from graft.learning.module import TransferModule
 from graft.models import Recipe, build_network
 from graft.models.configured import recipe_of
 from graft.models.weights import default_preprocessing
-from graft.tasks.build import augment_of
 from graft.tasks.data import open_data
 from graft.tasks.locations import FEATURES
 

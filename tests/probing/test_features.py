@@ -12,7 +12,7 @@ from PIL import Image
 
 from graft.data.images import ImageSet
 from graft.data.transforms import eval_transform
-from graft.errors import DataError
+from graft.errors import DataError, UnreadableImage
 from graft.models.normalise import Normalise
 from graft.probing.features import Pretrained, pretrained, stage_features
 from graft.tasks.data import open_data
@@ -85,6 +85,26 @@ def test_without_room_in_the_cache_the_features_are_the_same(
     for name, rows in cached.stages.items():
         np.testing.assert_array_equal(rows, plain.stages[name])
         np.testing.assert_array_equal(rows, small.stages[name])
+
+
+def test_an_image_that_only_the_augmented_pass_cannot_read_is_left_out(
+    shared: Workplace, network: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_data(shared.config()).train.select(range(8))
+    load, reads = ImageSet.load, dict.fromkeys(images.names, 0)
+
+    def failing(self: ImageSet, index: int) -> object:
+        reads[self.names[index]] += 1
+        if self.names[index] == images.names[2] and reads[images.names[2]] > 1:
+            raise UnreadableImage(images.names[2], "missing", "no such file")
+        return load(self, index)
+
+    monkeypatch.setattr(ImageSet, "load", failing)
+    used: list[np.ndarray] = []
+    config = shared.config("augment=light", "data.on_error=skip", "data.num_workers=0", f"paths.cache={tmp_path}")
+    found = stage_features(config, network, images, views=1, use=lambda cut, clean, views, rows: used.append(rows))
+    assert found.unreadable == (images.names[2],)
+    assert [rows.tolist() for rows in used] == [[0, 1, 3, 4, 5, 6, 7]], "not another image in its place"
 
 
 def test_unreadable_images_are_named_and_have_no_features(

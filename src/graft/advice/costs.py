@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from graft.advice.candidates import Candidate
 from graft.config.duration import seconds_of
-from graft.config.schema import AugmentConfig, TrainConfig
+from graft.config.schema import TrainConfig
+from graft.data.augment import Augment, augment_of
 from graft.probing.features import Pretrained
 from graft.transfer.stages import Stage
 
@@ -128,7 +129,7 @@ def cost(
     memory = 4 * (total + trained * (1 + states) + kept * int(config.data.batch_size))
     epochs = epochs_of(config, counts["train"])
     view = speed.load + speed.forward
-    cached = config.cache.views or (1 if config.augment == AugmentConfig() else None)
+    cached = cached_views(config)
     if candidate.strategy == "feature_extract" and config.cache.mode != "none" and cached is not None:
         views = epochs if cached == "all" else min(float(cached), epochs)
         head = max(0.0, speed.step[frozen] - speed.forward)
@@ -139,6 +140,13 @@ def cost(
     if config.trainer.max_time is not None:
         seconds = min(seconds, seconds_of("trainer.max_time", config.trainer.max_time))
     return Cost((seconds + start) / 60, memory, 4 * total)
+
+
+def cached_views(config: TrainConfig) -> int | str | None:
+    """Views of each training image that a frozen backbone sees: 1: without augmentation, None: a new one per epoch."""
+    if config.augment.mixup or config.augment.cutmix:
+        return None
+    return 1 if augment_of(config) == Augment() else config.cache.views
 
 
 def epochs_of(config: TrainConfig, images: int) -> float:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from graft.config.registration import plain
+from graft.config.schema import TrainConfig
 from graft.config.targets import TARGET, check_target
 from graft.data.preprocessing import Size
 from graft.errors import ConfigError, nearest
@@ -126,3 +128,8 @@ class Augment:
     def batchable(self) -> bool:
         """Whether it starts from images resized as in evaluation; random resized crops need the original ones."""
         return self.random_resized_crop is None
+
+
+def augment_of(config: TrainConfig) -> Augment:
+    """The configured augmentation of single images; MixUp and CutMix act on batches."""
+    return Augment.of(plain(config.augment))

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from graft.config.registration import plain
 from graft.config.schema import TrainConfig
-from graft.data.augment import Augment
+from graft.data.augment import augment_of
 from graft.data.datamodule import ImageDataModule
-from graft.data.datasets import real_rows
 from graft.data.feature_batches import Features, Layout
 from graft.data.image_format import ImageFormat
 from graft.data.images import ImageSet
@@ -231,7 +230,7 @@ class _Reader:
         self.data = ImageDataModule(
             Splits((), images, images, images, source=source),
             network.preprocessing,
-            Augment.of(plain(config.augment)),
+            augment_of(config),
             batch_size=self.runner.batch_size,
             num_workers=config.data.num_workers,
             seed=config.seed,
@@ -291,6 +290,9 @@ class _Reader:
             else:
                 yield from (outputs[:lower] for outputs in self._pass(rows[missing]))
 
+        def augmented(view: int, missing: npt.NDArray[np.int64]) -> Batches:
+            return self._pass(rows[missing], view)
+
         def request(
             layers: str,
             examples: Sequence[Tensor],
@@ -307,9 +309,7 @@ class _Reader:
         if lower:
             requests.append(request(taps.fingerprint(network), taps.examples[:lower], below))
         first = len(requests)  # of the views
-        requests += [
-            request(end, cut.examples, partial(self._augmented, rows, view), view) for view in range(self.views)
-        ]
+        requests += [request(end, cut.examples, partial(augmented, view), view) for view in range(self.views)]
         store = FeatureStore(
             Path(self.config.paths.cache).expanduser().absolute(), int(self.config.cache.max_gb * 2**30)
         )
@@ -324,41 +324,31 @@ class _Reader:
         computed = sum(each.computed for each in (stored[0], *stored[first:]))
         return found, computed, sum(each.seconds for each in stored)
 
-    def _pass(self, rows: npt.NDArray[np.int64]) -> Batches:
+    def _pass(self, rows: npt.NDArray[np.int64], view: int | None = None) -> Batches:
         """The outputs of `Taps.compute` for the images at the indices `rows`, in batches, on the CPU.
+
+        Args:
+            rows: indices of images.
+            view: the epoch as in which the images are augmented; then the tensors at the end of the backbone alone.
 
         Raises:
             _Unreadable: at the end, if some images cannot be read and data.on_error=skip.
         """
+        cut, taps = self._cuts
+        part, layers, note = ("val", taps.compute, "") if view is None else ("train", cut.prefix, f", view {view + 1}")
         name = self.network.recipe.name
-        log.info("features  %s: %s images", name, f"{len(rows):,}")
-        unreadable: list[int] = []
-        done = 0
-        loader = self.data.in_order("val", None, self.runner.batch_size, rows)
+        log.info("features  %s: %s images%s", name, f"{len(rows):,}", note)
+        known = self._unreadable()
+        loader = self.data.in_order(part, view, self.runner.batch_size, rows)
         with self.runner.computing():
-            for batch, outputs in self.runner.outputs(self._cuts[1].compute, loader, f"features of {name}"):
-                part = rows[done : done + len(batch.labels)]
-                unreadable += part[~real_rows(batch.labels).numpy()].tolist()
-                done += len(part)
+            for _, outputs in self.runner.outputs(layers, loader, f"features of {name}{note}"):
                 yield tuple(tensor.cpu() for tensor in outputs)
-            if unreadable:
-                raise _Unreadable(unreadable)
+        if found := self._unreadable() - known:  # padding or another image is in their place
+            raise _Unreadable([row for row in rows.tolist() if self.images.names[row] in found])
 
-    def _augmented(self, rows: npt.NDArray[np.int64], view: int, missing: npt.NDArray[np.int64]) -> Batches:
-        """The tensors at the end of the backbone for images augmented as in the epoch `view`, in batches.
-
-        Args:
-            rows: indices of images.
-            view: number of the epoch.
-            missing: indices among `rows` of the images to compute.
-        """
-        name = self.network.recipe.name
-        log.info("features  %s: %s images, augmented (view %d)", name, f"{len(missing):,}", view + 1)
-        loader = self.data.in_order("train", view, self.runner.batch_size, rows[missing])
-        with self.runner.computing():
-            title = f"features of {name}, view {view + 1}"
-            for _, tensors in self.runner.outputs(self._cuts[0].prefix, loader, title):
-                yield tuple(tensor.cpu() for tensor in tensors)
+    def _unreadable(self) -> set[str]:
+        """Names of the images that turned out to be unreadable so far (data.on_error=skip)."""
+        return set() if self.data.unreadable is None else set(self.data.unreadable.known())
 
 
 def _separate(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -21,10 +21,9 @@ from graft.advice.page import as_page
 from graft.advice.prediction import Probe, Way, predict, start_seconds
 from graft.config.commands import AdviseConfig
 from graft.config.composing import compose_config
-from graft.config.registration import plain, typed
+from graft.config.registration import typed
 from graft.config.schema import TrainConfig
 from graft.config.task import MULTI_LABEL
-from graft.data.augment import Augment
 from graft.data.feature_batches import Features
 from graft.data.images import ImageSet
 from graft.data.sampler import stratified_order
@@ -346,8 +345,7 @@ def probe(prepared: Prepared, config: AdviseConfig, examined: Examined, seconds:
         NoCut: the network cannot be cut at the end of its backbone.
         DataError: an image cannot be read, and data.on_error=raise.
     """
-    plain_images = prepared.config.cache.views == 1 or Augment.of(plain(prepared.config.augment)) == Augment()
-    views = 0 if plain_images else VIEWS
+    views = 0 if costs.cached_views(prepared.config) == 1 else VIEWS
     started, each = time.monotonic(), (1 + views) * (prepared.load + prepared.forward)
     count = min(examined.sample(config.advise.images), int(SHARE * seconds / each))
     if count < examined.fewest:

@@ -16,7 +16,7 @@ from graft.config.registration import plain
 from graft.config.schema import TrainConfig
 from graft.config.targets import accepts, has_methods
 from graft.config.task import MULTI_LABEL
-from graft.data.augment import Augment
+from graft.data.augment import augment_of
 from graft.data.augmenter import CustomTransforms
 from graft.data.channel_statistics import MEASURED, with_statistics
 from graft.data.datamodule import ImageDataModule
@@ -294,11 +294,6 @@ def resolve_preprocessing(
     with progress_bar("measuring images", min(MEASURED, len(splits.train))) as bar:
         measured, notes = with_statistics(preprocessing, splits.train, unreadable, bar.advance)
     return (preprocessing, notes[1:]) if known else (measured.changed(changes, "data.preprocess"), notes)
-
-
-def augment_of(config: TrainConfig) -> Augment:
-    """The augmentation of single images; the module does MixUp and CutMix."""
-    return Augment.of(plain(config.augment))
 
 
 def objective_of(config: TrainConfig, splits: Splits) -> Objective:
