@@ -49,7 +49,9 @@ def test_cmyk_red_stays_red(tmp_path: Path) -> None:
 def test_transparency_is_composited_over_white(mode: str) -> None:
     image = Image.new("RGBA", (2, 1), CLEAR_RED)
     image.putpixel((1, 0), (0, 0, 0, 255))
-    assert np.asarray(to_rgb(image.convert(mode)))[0].tolist() == [[255, 255, 255], [0, 0, 0]]
+    converted = image.convert(mode)
+    converted.putalpha(image.getchannel("A"))  # which Pillow before 12 loses on the way to a palette
+    assert np.asarray(to_rgb(converted))[0].tolist() == [[255, 255, 255], [0, 0, 0]]
 
 
 def test_half_transparent_black_over_white_is_grey() -> None:

@@ -29,7 +29,8 @@ def predictions(images: int = 80, labels: int = 5, seed: int = 0) -> tuple[torch
 def test_scores_are_those_of_scikit_learn() -> None:
     scores, truth = predictions()
     found = scores_of(scores, truth, (0.3, 0.4, 0.5, 0.6, 0.7))
-    decided = scores.numpy() >= np.array([0.3, 0.4, 0.5, 0.6, 0.7])
+    scores, truth = scores.numpy(), truth.numpy()
+    decided = scores >= np.array([0.3, 0.4, 0.5, 0.6, 0.7])
     expected = {
         "map": sklearn_metrics.average_precision_score(truth, scores, average="macro"),
         "f1_micro": sklearn_metrics.f1_score(truth, decided, average="micro"),
@@ -45,6 +46,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
 def test_each_threshold_gives_its_label_the_highest_possible_f1() -> None:
     scores, truth = predictions(seed=3)
     found = scores_of(scores, truth)
+    scores, truth = scores.numpy(), truth.numpy()
     for label, threshold in enumerate(found.thresholds):
         precision, recall, _ = sklearn_metrics.precision_recall_curve(truth[:, label], scores[:, label])
         possible = 2 * precision * recall / np.maximum(precision + recall, 1e-12)

@@ -121,7 +121,10 @@ class Augmenter:
         if moves is None:
             return pixels[self._to_device(rows)]
         if self.device is None and len(rows) == 1 and not moves[0, :2].any():  # ten times as fast as the lookup
-            return torch.from_numpy(pixels[rows]).flip([axis - 1 for axis in (2, 3) if moves[0, axis]]).numpy()
+            image = pixels[rows]
+            bits = image.view(np.int16) if image.dtype == np.uint16 else image  # torch 2.9 cannot flip uint16
+            axes = [axis - 1 for axis in (2, 3) if moves[0, axis]]
+            return torch.from_numpy(bits).flip(axes).numpy().view(image.dtype)
         table = self._to_device(np.concatenate([rows[:, None], moves], 1))
         ys, xs = (
             self._source_positions(positions, table[:, axis : axis + 1], table[:, axis + 2 : axis + 3])

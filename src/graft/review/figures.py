@@ -86,7 +86,7 @@ def draw_confusion(confusion: Array, classes: Sequence[str], heading: str) -> Im
         figure = new_figure(width, height)
         put_heading(figure, heading)
         axes = figure.add_axes((left / width, below / height, inner / width, inner / height))
-        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest" if count < 200 else "auto")
+        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest" if count < 200 else None)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         axes.spines[:].set_visible(False)

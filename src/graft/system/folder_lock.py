@@ -111,16 +111,13 @@ class FolderLock:
             write_atomically(self.folder / HOLDER, json.dumps(_this_process()).encode())
 
     def _acquired(self) -> FileLock | SoftFileLock:
-        lock: FileLock | SoftFileLock = FileLock(self.folder / LOCK)
+        if not _has_locks(self.folder / LOCK):
+            return self._marked()
+        lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise self._in_use() from None
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise
-            (self.folder / LOCK).unlink(missing_ok=True)
-            lock = self._marked()
         return lock
 
     def _marked(self) -> SoftFileLock:
@@ -159,6 +156,26 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _has_locks(file: Path) -> bool:
+    """Whether files on the file system of `file` can be locked; what filelock does where they cannot depends on its
+    version."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        with file.open("ab") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:  # locked by another process
+        return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        file.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def read_holder(folder: Path) -> dict[str, Any]:
