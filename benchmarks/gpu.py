@@ -5,6 +5,8 @@
     python -m benchmarks.gpu --only step input                        some of the measurements
     python -m benchmarks.gpu --device cpu --quick                     tries out the command itself, without a GPU
     python -m benchmarks.gpu table benchmarks/records/*.jsonl         writes the table of docs/performance.md
+    python -m benchmarks.gpu wheels FOLDER                            for a GPU machine without network: downloads what
+                                                                      it may lack, for pip install --no-index --no-deps
 
 Measurements run in the order of their importance, each in a separate process and with a time limit; what does not
 fit into `--minutes` is not started. Each result is appended to `--output` as soon as it is known, so that neither a
@@ -27,6 +29,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +155,7 @@ def tests(bench: Bench) -> None:
         report = Path(folder, "report.xml")
         workers = "2" if bench.quick else "12"
         words = [sys.executable, "-m", "pytest", "tests/gpu", "-n", workers, f"--junitxml={report}"]
+        words += ["-k", "do_not_mix"] if bench.quick else []
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         if not report.is_file():
             raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
@@ -370,7 +374,18 @@ def memory(bench: Bench) -> None:
     words += ["trainer.max_steps=4", "trainer.max_epochs=1", "trainer.limit_val_batches=1", "trainer.test=false"]
     found = _train(bench, *words, "callbacks.checkpoint=last", "review=none")
     (note,) = (note for note in found.summary["notes"] if "data.batch_size=auto" in note)
-    bench.record(Result("memory", "data.batch_size=auto", float(note.split(": ")[1].split()[0].strip(";")), note=note))
+    size = float(note.split("=auto: ")[1].split()[0].strip(","))
+    bench.record(Result("memory", "data.batch_size=auto", size, note=note))
+
+
+WHEELS = ("hydra-core", "omegaconf", "hydra-joblib-launcher", "rich", "markdown-it-py", "mdurl", "torchcam")
+"""Pure Python packages that Graft needs, besides those that come with PyTorch, Lightning, timm and scikit-image."""
+
+
+def write_wheels(folder: str) -> None:
+    """Download WHEELS, in the versions that are installed here."""
+    wanted = [f"{name}=={version(name)}" for name in WHEELS]
+    subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, *wanted], check=True)
 
 
 MEASUREMENTS: dict[str, tuple[Callable[[Bench], None], int]] = {
@@ -596,6 +611,9 @@ def main() -> None:
     words = sys.argv[1:]
     if words[:1] == ["table"]:
         write_table([Path(word) for word in words[1:]])
+        return
+    if words[:1] == ["wheels"]:
+        write_wheels(words[1])
         return
     if words[:1] == ["plain_loop"]:
         plain_loop(words[2], words[3:])

@@ -31,6 +31,6 @@ class StartingPoint:
             if parameter.grad is None:
                 continue
             if start.device != parameter.device:
-                start = start.to(parameter.device)
+                start = start.to(parameter.device, non_blocking=True)
                 self._start[index] = parameter, start
             parameter.grad.add_(parameter.detach() - start, alpha=self.strength)
