@@ -1,6 +1,6 @@
 """The front door: `python train.py model=vgg16 strategy=finetune`, the same as `graft train …`."""
 
-from graft.cli import main
+from graft.cli import program
 
 if __name__ == "__main__":
-    main("train")
+    program("train")

@@ -9,11 +9,12 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from graft import __version__
 from graft.config.overrides import quote_literals
 from graft.errors import AbortCommand, ConfigError, GraftError, did_you_mean, nearest, pip_install
+from graft.system.compat import end_process
 from graft.system.escaping import printable
 from graft.system.files import DISK_FULL
 from graft.system.signals import exit_on_second_signal
@@ -59,6 +60,16 @@ USAGE = """graft: transfer learning on images
   graft train model=vgg16 strategy=finetune     the default: VGG16 fine-tuned on ants and bees
   tensorboard --logdir outputs                  view the runs
 """
+
+
+def program(task: str | None = None) -> NoReturn:
+    """`main` as a whole program, which ends as soon as its work is done."""
+    code: object = None
+    try:
+        main(task)
+    except SystemExit as ending:
+        code = ending.code
+    end_process(code)
 
 
 def main(task: str | None = None) -> None:
@@ -261,4 +272,4 @@ def _options(group: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -1,5 +1,7 @@
 """Private APIs that Graft uses still do what it needs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,23 @@ from torchvision.models.inception import InceptionOutputs
 from torchvision.transforms import v2
 
 from graft.system import compat
+
+ENDING = """
+import atexit, sys, threading, time
+from graft.system.compat import end_process
+atexit.register(print, "exit handler")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+sys.stdout.write("unflushed ")
+end_process({code})
+"""
+
+
+@pytest.mark.parametrize(("given", "code"), [(None, 0), (3, 3), ("a message", 1)])
+def test_a_process_ends_after_its_threads_and_exit_handlers(given: object, code: int) -> None:
+    words = [sys.executable, "-c", ENDING.format(code=repr(given))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "unflushed thread\nexit handler\n")
+    assert done.stderr.strip() == (given if isinstance(given, str) else "")
 
 
 def test_bf16_support_is_detected() -> None:

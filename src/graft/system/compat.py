@@ -1,4 +1,4 @@
-"""Private APIs of torch, torchvision, TensorBoard and Optuna, each in one function with the reason for its use.
+"""Private APIs of Python, torch, torchvision, TensorBoard and Optuna, each in one function with the reason for its use.
 
 `tests/system/test_compat.py` fails if a new version changes one of them. Nothing is imported before a function is
 called; Lightning's private APIs are in `graft.learning.compat`.
@@ -6,13 +6,35 @@ called; Lightning's private APIs are in `graft.learning.compat`.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import Trial
     from torch import Tensor
+
+
+def end_process(code: object) -> NoReturn:
+    """End the process as `sys.exit(code)` does, but leave what it holds to the operating system.
+
+    Threads are waited for, exit handlers run and output is flushed, by private functions of Python 3.11–3.13. To unload
+    torch and CUDA's libraries, `sys.exit` takes two seconds.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone, or it is closed
+            stream.flush()
+    os._exit(code or 0)
 
 
 def cpu_has_bf16_units() -> bool:
