@@ -12,7 +12,8 @@ from torch import Tensor
 
 from graft.data.augment import Augment
 from graft.data.cached_images import CachedImages, bytes_when_decoded
-from graft.data.images import ImageSet, read_image
+from graft.data.images import ImageSet
+from graft.data.reading import read_image
 from graft.data.transforms import as_pixels
 from graft.errors import UnreadableImage
 

@@ -24,9 +24,10 @@ from graft.data.augmenter import Augmenter
 from graft.data.bands import Bands, NotInFormat
 from graft.data.display import visible
 from graft.data.image_format import ImageFormat
-from graft.data.images import ImageSet, load_file
+from graft.data.images import ImageSet
 from graft.data.loading import load_published
 from graft.data.preprocessing import Preprocessing
+from graft.data.reading import load_file
 from graft.data.shards.packing import Options, Packing, pack
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError, DataError, UnreadableImage

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.data.images import FORMATS, ImageSet, read_image, to_rgb
+from graft.data.images import ImageSet
+from graft.data.reading import FORMATS, read_image, to_rgb
 from graft.errors import UnreadableImage
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)

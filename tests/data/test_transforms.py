@@ -12,8 +12,8 @@ from torchvision.transforms._presets import ImageClassification
 
 from graft.data.augment import Augment
 from graft.data.augmenter import Augmenter
-from graft.data.images import read_image
 from graft.data.preprocessing import Preprocessing
+from graft.data.reading import read_image
 from graft.data.transforms import as_image, as_pixels, eval_transform
 
 EVERYTHING = Augment(

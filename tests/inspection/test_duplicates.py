@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from graft.data.images import read_image
 from graft.data.layout import image_files
+from graft.data.reading import read_image
 from graft.inspection.duplicates import difference_hash, near_groups, near_pairs, same_groups, thumbnail
 
 

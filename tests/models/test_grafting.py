@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import graft
 from graft.config.registration import plain
-from graft.data.images import read_image
+from graft.data.reading import read_image
 from graft.data.transforms import eval_transform
 from graft.errors import ConfigError
 from graft.models import Recipe, build_network

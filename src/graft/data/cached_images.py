@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from graft.data.image_format import ImageFormat
-from graft.data.images import ImageFile, ImageSet, size_of
+from graft.data.images import ImageSet
+from graft.data.reading import size_of
+from graft.data.stored import ImageFile
 from graft.data.transforms import as_pixels, pixel_type
 from graft.errors import UnreadableImage
 from graft.system.cpu import available_cores

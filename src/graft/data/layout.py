@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.data.images import EXTENSIONS, OTHER_IMAGES, ImageSet
+from graft.data.images import ImageSet
 from graft.data.packed import Packed
+from graft.data.reading import EXTENSIONS, OTHER_IMAGES
 from graft.errors import DataError
 
 SPLIT_NAMES = {

@@ -5,8 +5,8 @@ import posixpath
 import unicodedata
 from pathlib import Path
 
-from graft.data.images import EXTENSIONS
 from graft.data.layout import is_folder
+from graft.data.reading import EXTENSIONS
 from graft.errors import DataError, listed
 
 LISTED = 10

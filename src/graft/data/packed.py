@@ -91,3 +91,15 @@ class Packed(Sequence[T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"Packed({list(self)!r})"
+
+
+def selected(values: Sequence[T], indices: npt.NDArray[np.int64]) -> Sequence[T]:
+    """The elements at `indices`, in that order; packed if `values` are."""
+    return values.select(indices) if isinstance(values, Packed) else [values[index] for index in indices]
+
+
+def joined(first: Sequence[T], second: Sequence[T]) -> Sequence[T]:
+    """The elements of both; packed if both are."""
+    if isinstance(first, Packed) and isinstance(second, Packed):
+        return Packed.joined([first, second])
+    return [*first, *second]

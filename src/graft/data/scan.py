@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from graft.data.image_format import RGB, ImageFormat
-from graft.data.images import ImageFile, ImageSet, is_colour, is_picture, opened, read_bands, read_image, size_of
+from graft.data.images import ImageSet
 from graft.data.layout import NO_FILE
+from graft.data.reading import is_colour, is_picture, opened, read_bands, read_image, size_of
 from graft.data.splits import Splits
-from graft.data.stored import StoredImage
+from graft.data.stored import ImageFile, StoredImage
 from graft.errors import ConfigError, DataError, UnreadableImage, listed
 from graft.system.cpu import available_cores
 

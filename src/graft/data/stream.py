@@ -15,8 +15,8 @@ from PIL import Image
 
 from graft.data.bands import Levels
 from graft.data.image_format import RGB, ImageFormat
-from graft.data.images import EXTENSIONS, load_file, load_picture
 from graft.data.layout import walk_images
+from graft.data.reading import EXTENSIONS, load_file, load_picture
 from graft.data.sources.table import listed_images
 from graft.data.tables import TABLES
 from graft.errors import DataError

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graft.data.images import EXTENSIONS
 from graft.data.layout import SPLIT_NAMES
+from graft.data.reading import EXTENSIONS
 from graft.data.tables import Table
 from graft.errors import ConfigError, listed, nearest
 

@@ -183,7 +183,7 @@ def activity(workers: Sequence[BaseProcess]) -> str:
 
 
 def _open_images(pid: int) -> list[str]:
-    from graft.data.images import EXTENSIONS
+    from graft.data.reading import EXTENSIONS
 
     found = []
     with contextlib.suppress(OSError):

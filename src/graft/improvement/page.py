@@ -15,7 +15,9 @@ from PIL import Image
 
 from graft.data.corrections import Corrections
 from graft.data.display import as_picture
-from graft.data.images import ImageFile, ImageSet, opened, to_rgb
+from graft.data.images import ImageSet
+from graft.data.reading import opened, to_rgb
+from graft.data.stored import ImageFile
 from graft.errors import UnreadableImage
 from graft.improvement.learning_curve import LEVEL, LearningCurve
 from graft.improvement.neighbours import SIDE, Matrix, Neighbours, nearest_of_class

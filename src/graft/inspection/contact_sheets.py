@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from graft.data.display import as_picture
-from graft.data.images import ImageSet, opened, to_rgb
+from graft.data.images import ImageSet
 from graft.data.preprocessing import Preprocessing
+from graft.data.reading import opened, to_rgb
 from graft.errors import UnreadableImage
 from graft.inspection.dataset import visible
 

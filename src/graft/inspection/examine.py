@@ -11,8 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from graft.data.display import as_picture
-from graft.data.images import ENDINGS, ImageFile, ImageSet, opened, orientation, to_rgb
+from graft.data.images import ImageSet
+from graft.data.reading import ENDINGS, opened, orientation, to_rgb
 from graft.data.splits import Splits
+from graft.data.stored import ImageFile
 from graft.errors import UnreadableImage
 from graft.inspection.duplicates import difference_hash, thumbnail
 from graft.inspection.quality import Quality

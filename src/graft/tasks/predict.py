@@ -17,7 +17,7 @@ from graft.config.commands import PredictConfig
 from graft.config.registration import plain, typed
 from graft.data.display import as_picture
 from graft.data.image_format import RGB, ImageFormat
-from graft.data.images import EXTENSIONS, load_file
+from graft.data.reading import EXTENSIONS, load_file
 from graft.data.stream import Found, InMemory, find_images, read_ahead
 from graft.errors import DataError
 from graft.learning.checkpoints import checkpoint_files

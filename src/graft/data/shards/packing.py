@@ -23,9 +23,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from graft.data.contents import identity_of, row_of
-from graft.data.images import ENDINGS, ImageSet, to_rgb
+from graft.data.images import ImageSet
 from graft.data.labels import names_of
 from graft.data.packed import Packed
+from graft.data.reading import ENDINGS, to_rgb
 from graft.data.scan import quick_check
 from graft.data.shards.index import INDEX, ROW, Index, Shard
 from graft.data.sources.base import Source
