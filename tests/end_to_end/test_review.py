@@ -89,6 +89,12 @@ def test_every_run_has_the_same_tags(outputs: Path, events: EventAccumulator) ->
     assert events_of(outputs / "0.0005").Tags() == events.Tags()
 
 
+def test_every_metric_is_recorded_once_for_a_step(events: EventAccumulator) -> None:
+    for tag in SCALARS:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+
+
 def test_every_figure_is_drawn_once_with_a_bounded_size(run: Finished, events: EventAccumulator) -> None:
     for tag in PICTURES:
         (picture,) = events.Images(tag)
@@ -210,7 +216,8 @@ def test_hparams_compares_runs_by_their_final_metrics(tensorboard: str, outputs:
     assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [
         f"whole_run/{name}" for name in board.finals(SINGLE_LABEL)
     ]
-    assert [info["name"] for info in experiment["hparamInfos"] if info.get("differs")] == ["optimizer.lr"]
+    shown = {info["name"] for info in experiment["hparamInfos"] if info.get("differs")}
+    assert shown == {"optimizer.lr", "strategy", "model", "data", "seed"}
     columns = [{"metric": {"tag": "whole_run/test/acc"}}]
     options = {"startIndex": 0, "sliceSize": 9, "colParams": columns, "allowedStatuses": ["STATUS_SUCCESS"]}
     groups = asked(tensorboard, "hparams/session_groups", experimentName="", **options)["sessionGroups"]

@@ -45,7 +45,7 @@ def hparams(folder: Path, tag: str) -> bytes:
 def test_a_runs_row_in_hparams_has_typed_choices_final_metrics_and_its_status(success: bool, tmp_path: Path) -> None:
     choices = {"model": "vgg16", "optimizer.lr": 0.1, "seed": 3, "compile": False, "ema": None, "betas": [0.9, 0.99]}
     with SummaryWriter(tmp_path) as writer:
-        board.open_session(writer, choices, first=("seed",))
+        board.open_session(writer, choices, first=("compile",))
         board.close_session(writer, {"test/acc": 0.75, "val/acc": 0.5, "train/acc": 1.0}, 12, success=success)
     start = metadata.parse_session_start_info_plugin_data(hparams(tmp_path, metadata.SESSION_START_INFO_TAG)).hparams
     assert start["model"].string_value == "vgg16"
@@ -54,7 +54,12 @@ def test_a_runs_row_in_hparams_has_typed_choices_final_metrics_and_its_status(su
     assert start["betas"].string_value == "[0.9, 0.99]"
     assert "ema" not in start
     experiment = metadata.parse_experiment_plugin_data(hparams(tmp_path, metadata.EXPERIMENT_TAG))
-    assert [info.name for info in experiment.hparam_infos if info.differs] == ["seed"]
+    assert [info.name for info in experiment.hparam_infos if info.differs] == [
+        "model",
+        "optimizer.lr",
+        "seed",
+        "compile",
+    ]
     assert [info.name.tag for info in experiment.metric_infos][:2] == ["whole_run/val/acc", "whole_run/test/acc"]
     end = metadata.parse_session_end_info_plugin_data(hparams(tmp_path, metadata.SESSION_END_INFO_TAG))
     assert end.status == (1 if success else 2)

@@ -167,6 +167,7 @@ class TransferModule(pl.LightningModule):
         self.collapsed: str | None = None
         self.test_counts: Evaluated | None = None
         self.results: dict[str, float] = {}
+        self._written: tuple[int, frozenset[str]] = -1, frozenset()
 
     # -- input ---------------------------------------------------------------------------------------------
 
@@ -489,11 +490,15 @@ class TransferModule(pl.LightningModule):
         self._write(metrics, step)
 
     def _write(self, metrics: Mapping[str, float], step: int) -> None:
+        """Pass metrics to the loggers, each once for a step: the end of an epoch repeats some of its validation."""
         if self.trainer.is_global_zero:
             after_training = self.trainer.state.fn == "test" and self.current_epoch > 0
             epoch = self.current_epoch - after_training  # the test's row is that of the last step
+            known = self._written[1] if self._written[0] == step else frozenset()
+            new = {name: value for name, value in {**metrics, "epoch": epoch}.items() if name not in known}
+            self._written = step, known | new.keys()
             for logger in self.trainer.loggers:
-                logger.log_metrics({**metrics, "epoch": epoch}, step)
+                logger.log_metrics(new, step)
 
     # -- optimizer and checkpoint --------------------------------------------------------------------------
 

@@ -41,8 +41,8 @@ def finals(task: Task) -> tuple[str, ...]:
     return (f"val/{task.headline}", f"test/{task.headline}", "val/loss", "test/loss")
 
 
-COLUMNS = ("data", "model", "optimizer.lr", "seed", "strategy")
-"""Keys that HPARAMS shows of a run outside of a sweep: as many as TensorBoard selects by itself, in its order."""
+COLUMNS = ("strategy", "model", "optimizer.lr", "data", "seed")
+"""Keys that HPARAMS shows, as far as those that a sweep varies leave room: TensorBoard selects five."""
 
 
 def curves_layout(task: Task) -> dict[str, Any]:
@@ -102,17 +102,17 @@ def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]
 
     Args:
         choices: value of each key; None is left blank.
-        first: keys that are shown by default: those that the sweep of this run varies; COLUMNS if empty.
+        first: keys that the sweep of this run varies, which are shown.
         task: of the run.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     values = {key: plain(value) for key, value in choices.items()}
+    others = [key for key in COLUMNS if key not in first]
+    shown = {*first, *others[: max(0, len(COLUMNS) - len(first))]}
     kinds = {bool: api_pb2.DATA_TYPE_BOOL, int: api_pb2.DATA_TYPE_FLOAT64, float: api_pb2.DATA_TYPE_FLOAT64}
     columns = [
-        api_pb2.HParamInfo(
-            name=key, type=kinds.get(type(value), api_pb2.DATA_TYPE_STRING), differs=key in (first or COLUMNS)
-        )
+        api_pb2.HParamInfo(name=key, type=kinds.get(type(value), api_pb2.DATA_TYPE_STRING), differs=key in shown)
         for key, value in values.items()
     ]
     metrics = [
