@@ -133,6 +133,17 @@ def test_differences_name_their_rows(runs: Path) -> None:
     assert '<th scope="row">model</th><td>vgg16</td>' in text, "the same everywhere"
 
 
+def test_keys_that_follow_from_others_are_in_the_list_of_differences_only(tmp_path: Path) -> None:
+    a_run(tmp_path / "a", acc=0.9, **{"freeze": "none", "strategy.pretrained": True, "optimizer.lr": 0.1})
+    a_run(tmp_path / "b", acc=0.8, strategy="scratch", **{"freeze": "none", "optimizer.lr": 0.1})
+    a_run(tmp_path / "c", acc=0.7, **{"freeze": "none", "strategy.pretrained": True, "optimizer.lr": 0.2})
+    text = as_page(rows_of(tmp_path), "runs").text
+    assert [run["label"] for run in content(text)["runs"]] == [
+        "finetune, optimizer.lr=0.1", "scratch, optimizer.lr=0.1", "finetune, optimizer.lr=0.2",
+    ]  # fmt: skip
+    assert text.count("strategy.pretrained") == 1
+
+
 def test_curves_are_over_epochs_and_thin_enough(tmp_path: Path) -> None:
     curves, _ = learning_curves(a_run(tmp_path / "a", acc=0.9) / "metrics.csv")
     assert [x for x, _ in curves["val/acc"]] == [0, 1, 2, 3]

@@ -261,6 +261,23 @@ def differing(found: Sequence[Row]) -> list[str]:
     return [*first, *others]
 
 
+def telling_apart(found: Sequence[Row]) -> list[str]:
+    """As few of the `differing` keys as tell each row from the others: a key that follows from those before it is left
+    out."""
+    keys = differing(found)
+    parts, chosen = [0] * len(found), []
+    for key in keys:
+        numbers: dict[tuple[int, str], int] = {}
+        finer = [
+            numbers.setdefault((part, json.dumps(row.choices.get(key))), len(numbers))
+            for part, row in zip(parts, found, strict=True)
+        ]
+        if len(numbers) > len(set(parts)):
+            parts = finer
+            chosen.append(key)
+    return chosen or keys
+
+
 def _differing(found: Sequence[Row]) -> tuple[list[str], list[str]]:
     """(overridden or searched keys and options of groups; all others)."""
     keys = [key for key in _keys(found) if len({json.dumps(row.choices.get(key)) for row in found}) > 1]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from graft.config.metrics import direction
 from graft.errors import DataError
 from graft.learning.metrics_csv import read_metrics
-from graft.report.comparison import Column, Row, columns, differing, directions, short
+from graft.report.comparison import Column, Row, columns, directions, short, telling_apart
 from graft.report.summary import Json, Unreadable
 from graft.review.record import FILE, LARGEST, Record, read_record
 from graft.system.escaping import printable
@@ -65,7 +65,7 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
         title: plain text.
         unreadable: summaries that could not be read.
     """
-    keys = differing(found)
+    keys = telling_apart(found)
     details, damaged = read_details(found[:DETAILED])
     ignored = [*unreadable, *damaged]
     records = {number: detail.record for number, detail in enumerate(details) if detail.record is not None}
@@ -308,8 +308,10 @@ class Cell:
 
 
 def table(found: Sequence[Row]) -> tuple[list[Header], list[list[Cell]]]:
-    """The sortable table: its columns, and the cells of each row."""
-    shown = [*columns(found), Column("folder", lambda row: row.folder, lambda row: row.folder)]
+    """The sortable table: its columns, and the cells of each row; keys that follow from others are listed below it."""
+    needed = telling_apart(found)
+    shown = [column for column in columns(found) if not column.minor or column.name in needed]
+    shown.append(Column("folder", lambda row: row.folder, lambda row: row.folder))
     headers = [Header("#", numeric=True, best_is_most=False)]
     known = directions(found)
     for column in shown:
