@@ -24,10 +24,9 @@ SAMPLE = 256
 
 def bytes_when_decoded(images: ImageSet) -> int:
     """Bytes that the images of a set in files take in memory; for more than `SAMPLE` images a cautious estimate."""
-    assert images.paths is not None
     step = max(1, len(images) // SAMPLE)
     indices = range(0, len(images), step)
-    sizes = [_bytes_of(images.paths[index], images.image_format, images.min_side) for index in indices]
+    sizes = [_bytes_of(images.stored[index], images.image_format, images.min_side) for index in indices]
     margin = 1.0 if step == 1 else 1.05
     return round(margin * len(images) * sum(sizes) / max(1, len(sizes)))
 

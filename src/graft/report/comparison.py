@@ -265,15 +265,15 @@ def telling_apart(found: Sequence[Row]) -> list[str]:
     """As few of the `differing` keys as tell each row from the others: a key that follows from those before it is left
     out."""
     keys = differing(found)
-    parts, chosen = [0] * len(found), []
+    parts, told, chosen = [0] * len(found), 1, []
     for key in keys:
         numbers: dict[tuple[int, str], int] = {}
         finer = [
             numbers.setdefault((part, json.dumps(row.choices.get(key))), len(numbers))
             for part, row in zip(parts, found, strict=True)
         ]
-        if len(numbers) > len(set(parts)):
-            parts = finer
+        if len(numbers) > told:
+            parts, told = finer, len(numbers)
             chosen.append(key)
     return chosen or keys
 

@@ -76,7 +76,7 @@ def as_page(found: Sequence[Row], title: str, unreadable: Sequence[Unreadable] =
         "disagreements": disagreements(records),
     }
     same, different = configurations(found)
-    headers, cells = table(found)
+    headers, cells = table(found, keys)
     text = template_of(TEMPLATE).render(
         title=title,
         summary=summary_line(found),
@@ -307,10 +307,14 @@ class Cell:
     numeric: bool
 
 
-def table(found: Sequence[Row]) -> tuple[list[Header], list[list[Cell]]]:
-    """The sortable table: its columns, and the cells of each row; keys that follow from others are listed below it."""
-    needed = telling_apart(found)
-    shown = [column for column in columns(found) if not column.minor or column.name in needed]
+def table(found: Sequence[Row], keys: Sequence[str]) -> tuple[list[Header], list[list[Cell]]]:
+    """The sortable table: its columns, and the cells of each row.
+
+    Args:
+        found: the rows.
+        keys: that tell them apart; others that follow from these are listed below the table.
+    """
+    shown = [column for column in columns(found) if not column.minor or column.name in keys]
     shown.append(Column("folder", lambda row: row.folder, lambda row: row.folder))
     headers = [Header("#", numeric=True, best_is_most=False)]
     known = directions(found)

@@ -108,8 +108,7 @@ def open_session(writer: Any, choices: Mapping[str, Any], first: Collection[str]
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     values = {key: plain(value) for key, value in choices.items()}
-    others = [key for key in COLUMNS if key not in first]
-    shown = {*first, *others[: max(0, len(COLUMNS) - len(first))]}
+    shown = list(dict.fromkeys([*first, *COLUMNS]))[: max(len(first), len(COLUMNS))]
     kinds = {bool: api_pb2.DATA_TYPE_BOOL, int: api_pb2.DATA_TYPE_FLOAT64, float: api_pb2.DATA_TYPE_FLOAT64}
     columns = [
         api_pb2.HParamInfo(name=key, type=kinds.get(type(value), api_pb2.DATA_TYPE_STRING), differs=key in shown)

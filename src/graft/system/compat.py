@@ -1,6 +1,6 @@
 """Private APIs of Python, torch, torchvision, TensorBoard and Optuna, each in one function with the reason for its use.
 
-`tests/system/test_compat.py` fails if a new version changes one of them. Nothing is imported before a function is
+`tests/system/test_compat.py` fails if a new version changes one of them. No library is imported before a function is
 called; Lightning's private APIs are in `graft.learning.compat`.
 """
 

@@ -281,8 +281,7 @@ def encoded(images: ImageSet, index: int, options: Options) -> tuple[bytes, tupl
     if images.pixels is not None:
         content, fault = _png(Image.fromarray(images.pixels[index])), None
     else:
-        assert images.paths is not None
-        file = images.paths[index]
+        file = images.stored[index]
         error = quick_check(file, images.image_format)
         fault = None if error is None else (error.kind, error.reason)
         try:
